@@ -1,0 +1,158 @@
+"""Build the distribution and try the wheel where nothing else is installed, because users get the wheel and not this checkout.
+
+Proves, in this order:
+1. the wheel, built from the sdist, holds every file of both packages, the schemas, and nothing else;
+2. installed without dependencies, the engine, its mirrors, the attestation and the routers import, so none of them needs a
+   third-party package before it is used;
+3. installed with its dependencies, every module imports and the command answers;
+4. the engine's own tests pass next to a bare copy of nexus_control, where no third-party package but pytest and hypothesis exists.
+
+Leaves the two built files in dist/.
+"""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from zipfile import ZipFile
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("nexus_control", "nexus_attest")
+
+NEEDS_DEPENDENCIES = ("nexus_attest.cli", "nexus_attest.server", "nexus_attest.web", "nexus_attest.postgres")
+"""Modules, with everything below them, that may import third-party packages when they are imported."""
+
+TEST_TOOLS = ("hypothesis", "pytest")
+
+
+def main() -> None:
+    """Run the four steps; any failure ends in a non-zero exit code."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    _say("building sdist and wheel")
+    _run(sys.executable, "-m", "build", "--outdir", "dist", ".", cwd=ROOT, quiet=True)
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    names = _check_contents(wheel)
+    modules = sorted(_modules(names))
+    with tempfile.TemporaryDirectory(prefix="nexus-attest-wheel-") as folder:
+        work = Path(folder)
+        python = _environment(work / "bare")
+        _pip(python, "--no-deps", str(wheel))
+        light = [name for name in modules if not _below(name, NEEDS_DEPENDENCIES)]
+        _say(f"importing {len(light)} modules without any dependency")
+        _import_each(python, light, cwd=work)
+        _say("installing the dependencies")
+        _pip(python, str(wheel))
+        _say(f"importing all {len(modules)} modules, no extra installed")
+        _import_each(python, modules, cwd=work)
+        _run(str(python.with_name("nexus-attest")), "--help", cwd=work, quiet=True)
+        _check_engine_alone(work / "engine")
+    _say(f"{wheel.name} is good")
+
+
+def _check_contents(wheel: Path) -> list[str]:
+    with ZipFile(wheel) as archive:
+        names = archive.namelist()
+    expected = {path.relative_to(ROOT).as_posix() for path in _sources()}
+    expected |= {f"nexus_attest/schemas/{path.name}" for path in (ROOT / "schemas").iterdir()}
+    packed = {name for name in names if ".dist-info/" not in name}
+    _require(packed == expected, f"packed, but no source file: {sorted(packed - expected)}; not packed: {sorted(expected - packed)}")
+    _require(any(name.startswith("nexus_attest/schemas/") for name in packed), "no schema is packed")
+    for package in PACKAGES:
+        _require(f"{package}/py.typed" in packed, f"{package}/py.typed is missing")
+    tops = {name.partition("/")[0] for name in names}
+    _require(len(tops) == 3 and tops >= set(PACKAGES), f"unexpected top-level entries: {sorted(tops)}")
+    _say(f"{wheel.name}: {len(packed)} files, the two packages and nothing else")
+    return names
+
+
+def _sources() -> Iterator[Path]:
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path
+
+
+def _modules(names: list[str]) -> Iterator[str]:
+    for name in names:
+        if name.endswith(".py"):
+            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            if not module.endswith(".__main__"):  # a script: importing it proves nothing
+                yield module
+
+
+def _below(name: str, parents: tuple[str, ...]) -> bool:
+    return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
+
+
+def _check_engine_alone(folder: Path) -> None:
+    python = _environment(folder / "venv")
+    _say("installing pytest and hypothesis alone")
+    _pip(python, *TEST_TOOLS)
+    shutil.copytree(ROOT / "nexus_control", folder / "nexus_control", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    tests = _engine_tests()
+    for source in tests:
+        target = folder / source.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+    _say(f"running {len(tests)} test files of the engine")
+    _run(str(python), "-m", "pytest", "-p", "no:cacheprovider", cwd=folder)
+
+
+def _engine_tests() -> list[Path]:
+    """The files under tests/ that need the engine, the standard library and the two test tools only, helpers included."""
+    helpers = {path.stem: path for path in (ROOT / "tests").glob("*.py") if not path.stem.startswith("test_")}
+    allowed = sys.stdlib_module_names | set(TEST_TOOLS) | {"nexus_control"} | set(helpers)
+    imports = {path: _imports(path) for path in (ROOT / "tests").rglob("*.py") if path.parent.name != "contract"}
+    chosen = [path for path, names in imports.items() if names <= allowed and ("nexus_control" in names or path in helpers.values())]
+    for module in (ROOT / "nexus_control").glob("[!_]*.py"):
+        test = ROOT / "tests" / f"test_{module.name}"
+        _require(not test.exists() or test in chosen, f"{test.name} needs a third-party package; move that part to tests/conformance/")
+    return chosen
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def _environment(folder: Path) -> Path:
+    venv.create(folder, with_pip=False, symlinks=os.name != "nt")
+    return folder / "bin" / "python"
+
+
+def _pip(python: Path, *what: str) -> None:
+    _run(sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check", "install", *what, cwd=ROOT)
+
+
+def _import_each(python: Path, modules: list[str], *, cwd: Path) -> None:
+    for name in modules:  # one process each: a module must not lean on what another one has imported
+        _run(str(python), "-I", "-c", f"import {name}", cwd=cwd)
+
+
+def _run(*command: str, cwd: Path, quiet: bool = False) -> None:
+    done = subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=quiet, text=True, check=False)
+    _require(done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}\n{done.stdout or ''}{done.stderr or ''}")
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        sys.exit(f"wheel check: {problem}")
+
+
+def _say(text: str) -> None:
+    print(f"==> {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The engine needs nothing but Python, and importing the published package loads no third-party code."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = sorted((ROOT / "nexus_control").rglob("*.py"))
+
+DEPENDENCIES = {"httpx", "jsonschema", "mcp", "nacl", "rich", "typer", "xrpl"}
+"""Import names of the runtime dependencies."""
+
+NEEDING_DEPENDENCIES = {("nexus_attest", "cli"), ("nexus_attest", "postgres"), ("nexus_attest", "web")}
+"""Single-file modules of the product that may load a dependency when they are imported."""
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """Top-level name and line of every import statement of a file, at any depth; "" for a relative one."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield ("" if node.level else (node.module or "").partition(".")[0]), node.lineno
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=lambda path: path.stem)
+def test_engine_module_imports_only_the_standard_library_and_the_engine(path: Path) -> None:
+    allowed = sys.stdlib_module_names | {"nexus_control"}
+    assert [(name, line) for name, line in imported(path) if name not in allowed] == []
+
+
+@pytest.mark.parametrize("path", ENGINE, ids=lambda path: path.stem)
+def test_engine_module_hides_no_import_from_these_tests(path: Path) -> None:
+    hidden = {"importlib", "runpy", "pkgutil"} & {name for name, _ in imported(path)}
+    calls = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)} & {"__import__", "exec", "eval"}
+    assert hidden | calls == set()
+
+
+def test_only_the_database_module_imports_sqlite() -> None:
+    assert [path.name for path in ENGINE if "sqlite3" in {name for name, _ in imported(path)}] == ["database.py"]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules in `sys.modules` after a statement in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def light() -> Iterator[str]:
+    """The modules that may be imported anywhere: roots, engine, mirrors, attestation, routers."""
+    product = ROOT / "nexus_attest"
+    for path in [*ENGINE, *product.glob("*.py"), *product.glob("attestation/**/*.py"), *product.glob("routers/**/*.py")]:
+        relative = path.relative_to(ROOT).with_suffix("")
+        if relative.name != "__main__" and relative.parts[:2] not in NEEDING_DEPENDENCIES:
+            yield ".".join(relative.parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("name", sorted(light()))
+def test_importing_a_published_name_loads_no_dependency(name: str) -> None:
+    assert loaded_by(f"import {name}") & DEPENDENCIES == set()
+
+
+def test_importing_the_engine_does_not_load_the_product() -> None:
+    assert "nexus_attest" not in loaded_by("import nexus_control")
