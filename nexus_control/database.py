@@ -1,0 +1,398 @@
+"""SQLite, opened once per thread: connections, transactions, schema versions. The only module that imports `sqlite3`.
+
+A file is opened with WAL and `synchronous=FULL`: a commit that returned is on the disk. Writers take the write lock when they begin
+(`BEGIN IMMEDIATE`), so what they read cannot change under them, and wait for each other up to the busy timeout. Between operations
+no lock is held. Errors of SQLite leave this module as `StoreError`s that are `sqlite3` errors as well.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+from nexus_control.errors import (
+    DecisionExists,
+    InputError,
+    SchemaTooNew,
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnreadable,
+    TemplateExists,
+)
+
+__all__ = ["Connection", "Database", "Schema", "SqliteDecisionExists", "SqliteTemplateExists"]
+
+Connection = sqlite3.Connection
+
+_BUSY_TIMEOUT_SECONDS = 30.0
+
+_WAL_LIMIT_BYTES = 4 * 1024 * 1024
+"""From this size on the write-ahead log is copied into the database file, by a thread of its own."""
+
+_COMMITS_PER_WAL_CHECK = 64
+
+
+class SqliteDecisionExists(DecisionExists, sqlite3.IntegrityError):
+    """`DecisionExists` as SQLite raises it."""
+
+
+class SqliteTemplateExists(TemplateExists, sqlite3.IntegrityError):
+    """`TemplateExists` as SQLite raises it."""
+
+
+class _SqliteBusy(StoreBusy, sqlite3.OperationalError):
+    pass
+
+
+class _SqliteFull(StoreFull, sqlite3.OperationalError):
+    pass
+
+
+class _SqliteReadOnly(StoreReadOnly, sqlite3.OperationalError):
+    pass
+
+
+class _SqliteUnreadable(StoreUnreadable, sqlite3.DatabaseError):
+    pass
+
+
+class _SqliteError(StoreError, sqlite3.OperationalError):
+    pass
+
+
+class _SqliteClosed(StoreClosed, sqlite3.ProgrammingError):
+    pass
+
+
+# https://www.sqlite.org/rescode.html, primary codes: class and what to do next.
+_BY_PRIMARY_CODE: dict[int, tuple[Callable[[str], StoreError], str]] = {
+    5: (_SqliteBusy, "another process holds the write lock; try again"),
+    6: (_SqliteBusy, "another connection holds the lock; try again"),
+    8: (_SqliteReadOnly, "make the file and its folder writable"),
+    10: (_SqliteError, "check the disk, then run `nexus-attest log verify`"),
+    11: (_SqliteUnreadable, "the file is damaged; restore a backup"),
+    13: (_SqliteFull, "free some space, then repeat the call; nothing was written"),
+    14: (_SqliteError, "check that the folder exists and may be written"),
+    26: (_SqliteUnreadable, "the file is no SQLite database"),
+}
+
+
+def _translated(error: sqlite3.Error, path: str) -> Exception:
+    """The store's own error for one of SQLite, or the same one where a caller must see it (constraints, misuse)."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if isinstance(error, StoreError) or code is None:
+        return error
+    found = _BY_PRIMARY_CODE.get(code & 0xFF)
+    if found is None:
+        return error
+    make, advice = found
+    return make(f"{path}: {error} ({advice})")
+
+
+class Schema:
+    """The migrations of one component, applied in order, each together with its version number.
+
+    Several components may share a file: each owns eight bits of `PRAGMA user_version`, chosen by `slot` (0, 1 or 2). A migration is
+    a sequence of single SQL statements; a released one never changes.
+    """
+
+    def __init__(self, name: str, slot: int, migrations: Sequence[Sequence[str]]) -> None:
+        self.name = name
+        self._shift = 8 * slot
+        self._migrations = migrations
+
+    def apply(self, connection: Connection) -> None:
+        """Bring the file to this schema. Raises SchemaTooNew when it was written by a newer release; then nothing changed."""
+        if self._version(connection) == len(self._migrations):
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            start = self._version(connection)  # again: another process may have migrated while we waited for the lock
+            for number, statements in enumerate(self._migrations[start:], start + 1):
+                for statement in statements:
+                    connection.execute(statement)
+                self._set_version(connection, number)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _version(self, connection: Connection) -> int:
+        version = (self._all_versions(connection) >> self._shift) & 0xFF
+        if version > len(self._migrations):
+            raise SchemaTooNew(
+                f"the {self.name} schema of this file has version {version}, this release knows {len(self._migrations)}; "
+                "install the release that wrote it, or a newer one"
+            )
+        return version
+
+    def _set_version(self, connection: Connection, version: int) -> None:
+        others = self._all_versions(connection) & ~(0xFF << self._shift)
+        connection.execute(f"PRAGMA user_version = {others | version << self._shift}")
+
+    @staticmethod
+    def _all_versions(connection: Connection) -> int:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+class _Session:
+    """One open connection, and how deep its user stands in blocks of `transaction` or `snapshot`."""
+
+    __slots__ = ("__weakref__", "connection", "depth", "doomed", "owned", "writing")
+
+    def __init__(self, connection: Connection, *, owned: bool) -> None:
+        self.connection = connection
+        self.owned = owned
+        self.depth = 0
+        self.writing = False
+        self.doomed = False
+
+    def close(self) -> None:
+        if self.owned:
+            self.connection.close()
+
+    def __del__(self) -> None:  # its thread has ended
+        self.close()
+
+
+class Database:
+    """A SQLite database as the stores use it: one connection per thread for a file, one guarded by a lock for `:memory:`.
+
+    Safe to use from several threads, and in a child process after `fork`. Closing is final; it must not happen while another thread
+    is inside a call.
+    """
+
+    def __init__(self, path: str | Path, schema: Schema) -> None:
+        text = os.fspath(path)
+        if not text:
+            raise InputError("db_path must not be empty")
+        self._schema = schema
+        self._in_memory = text == ":memory:"
+        # Absolute, because a connection opened later, after a change of directory, must reach the same file.
+        self.path = text if self._in_memory else str(Path(text).absolute())
+        self._start()
+
+    @classmethod
+    def adopt(cls, connection: Connection, schema: Schema) -> "Database":
+        """A database on a connection that the caller opened and will close; a transaction open on it is joined."""
+        self = cls.__new__(cls)
+        self._schema = schema
+        self._in_memory = True
+        self.path = "<connection>"
+        self._start(connection)
+        return self
+
+    def _start(self, adopted: Connection | None = None) -> None:
+        self._pid = os.getpid()
+        self._closed = False
+        self._local = threading.local()
+        self._sessions: weakref.WeakSet[_Session] = weakref.WeakSet()
+        self._sessions_lock = threading.Lock()
+        self._checkpointer: threading.Thread | None = None
+        self._commits = 0
+        self._lock: AbstractContextManager[object] = threading.RLock() if self._in_memory else nullcontext()
+        self._shared: _Session | None = None
+        if adopted is not None:
+            self._schema.apply(adopted)
+            self._shared = _Session(adopted, owned=False)
+            return
+        session = self._open()
+        if self._in_memory:
+            self._shared = session
+
+    # -- connections ----------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> _Session:
+        connection: Connection | None = None
+        try:
+            connection = self._connect()
+            self._schema.apply(connection)
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise _translated(error, self.path) from error
+            raise
+        session = _Session(connection, owned=True)
+        with self._sessions_lock:
+            self._sessions.add(session)
+        self._local.session = session
+        return session
+
+    def _connect(self) -> Connection:
+        connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        try:
+            connection.execute("PRAGMA foreign_keys = ON")
+            if not self._in_memory:
+                _switch_to_wal(connection)
+                connection.execute("PRAGMA synchronous = FULL")
+                # Checkpoints are ours (`_keep_wal_short`): inside a commit they would add two more syncs to somebody's call.
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _session(self) -> _Session:
+        if self._pid != os.getpid():
+            self._forget_parent()
+        if self._closed:
+            raise _SqliteClosed("this store was closed; open a new one")
+        if self._shared is not None:
+            return self._shared
+        session: _Session | None = getattr(self._local, "session", None)
+        return session if session is not None else self._open()
+
+    def _forget_parent(self) -> None:
+        """In a forked child: leave the parent's connections alone (closing them would drop the parent's file locks), open our own."""
+        _parents.append((self._local, self._shared, list(self._sessions)))
+        if self._in_memory:  # memory is copied, so the connection in it is the child's own
+            self._pid = os.getpid()
+            self._lock = threading.RLock()
+            return
+        self._local = threading.local()
+        self._sessions = weakref.WeakSet()
+        self._sessions_lock = threading.Lock()
+        self._checkpointer = None
+        self._pid = os.getpid()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this thread stands in a `transaction` block."""
+        session = self._session()
+        return session.depth > 0 and session.writing
+
+    # -- blocks ---------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """The connection, for statements that each see committed data; inside a block of this thread, for that block's view."""
+        with self._lock:
+            try:
+                yield self._session().connection
+            except sqlite3.Error as error:
+                raise _translated(error, self.path) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One consistent view over several reads. Takes no write lock; inside another block it is that block."""
+        with self._lock:
+            session = self._session()
+            with self._block(session, "BEGIN", writing=False):
+                yield session.connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """All or nothing: begins with the write lock, commits at the end; any exception that leaves the block rolls all of it back.
+
+        A block inside a block joins it. An exception that left an inner block dooms the outer one, even when caught there.
+        Raises StoreBusy, StoreFull, StoreReadOnly or another StoreError when SQLite cannot.
+        """
+        with self._lock:
+            session = self._session()
+            if session.depth and not session.writing:
+                raise RuntimeError("a transaction cannot begin inside a snapshot: what was read there may be old")
+            with self._block(session, "BEGIN IMMEDIATE", writing=True):
+                yield session.connection
+            if not session.depth and not self._in_memory:
+                self._keep_wal_short()
+
+    @contextmanager
+    def _block(self, session: _Session, begin: str, *, writing: bool) -> Iterator[None]:
+        connection = session.connection
+        joined = session.depth > 0 or connection.in_transaction
+        try:
+            if session.depth == 0:
+                session.writing, session.doomed = writing, False
+            if not joined:
+                connection.execute(begin)
+            session.depth += 1
+            try:
+                yield
+            finally:
+                session.depth -= 1
+            if not joined:
+                if session.doomed:
+                    raise RuntimeError("a block inside this transaction failed; nothing of it may be committed")
+                connection.execute("COMMIT")
+        except BaseException as error:
+            session.doomed = True
+            # SQLite may have rolled back by itself (disk full, I/O error): then there is nothing left to roll back.
+            if not joined and connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise _translated(error, self.path) from error
+            raise
+
+    # -- write-ahead log ------------------------------------------------------------------------------------------------------
+
+    def _keep_wal_short(self) -> None:
+        """Now and then look at the size of the write-ahead log, and have it copied into the database beside the callers' work."""
+        self._commits += 1
+        if self._commits % _COMMITS_PER_WAL_CHECK:
+            return
+        try:
+            size = Path(self.path + "-wal").stat().st_size
+        except OSError:
+            return
+        running = self._checkpointer
+        if size >= _WAL_LIMIT_BYTES and (running is None or not running.is_alive()):
+            self._checkpointer = threading.Thread(target=self._checkpoint, name="nexus-checkpoint", daemon=True)
+            self._checkpointer.start()
+
+    def _checkpoint(self) -> None:
+        try:
+            connection = self._connect()
+            try:
+                busy, frames, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if not busy and frames == done:
+                    # The first commit after a complete checkpoint syncs the new log's header as well. Make it this one: the same
+                    # version number written again.
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.execute(f"PRAGMA user_version = {connection.execute('PRAGMA user_version').fetchone()[0]}")
+                    connection.execute("COMMIT")
+            finally:
+                connection.close()
+        except sqlite3.Error:
+            return  # nothing is lost: the log stays as it is, and a later commit tries again
+
+    # -- end ------------------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close every connection of this process. Closing again does nothing."""
+        self._closed = True
+        if self._pid != os.getpid():
+            return
+        if self._checkpointer is not None:
+            self._checkpointer.join()
+        with self._sessions_lock:
+            for session in list(self._sessions):
+                session.close()
+
+
+_parents: list[object] = []
+"""Connections inherited through fork, kept from being closed by the garbage collector."""
+
+
+def _switch_to_wal(connection: Connection) -> None:
+    """Put the file into WAL mode, which persists. Two processes doing so at once collide without waiting, hence the loop."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+                return
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != 5 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

@@ -1,0 +1,297 @@
+"""Every error of the engine: one class per decision that a caller can take, each with a stable `code`.
+
+    NexusError
+    |-- InputError (ValueError)              the caller's argument is wrong; nothing was written
+    |   |-- InvalidActor  InvalidPolicy  InvalidTemplate  InvalidExpiresAt  ModeNotAllowed  InvalidRouter
+    |   |-- DecisionNotFound  TemplateNotFound
+    |   `-- DecisionExists  TemplateExists  ConcurrencyError
+    |-- MalformedEvent (ValueError)          a stored row cannot be read as an event
+    |-- MalformedBundle (ValueError)         a bundle or package cannot be built from the data
+    |-- CommandRefused                       well-formed, but the decision's state or policy forbids it
+    |   |-- CannotApprove  AlreadyApproved  CannotRevoke  NotApproved  AlreadyRevoked
+    |   |-- PolicyViolation  NoPolicy  ActionChanged
+    |   |-- AlreadyExecuted  ExecutionInProgress  ExecutionFailed  ExecutionSuperseded
+    |   `-- NothingToRecover
+    |-- RunFailure                           the router's run failed; carries the router's own code
+    `-- StoreError                           the database cannot do it now
+        `-- StoreBusy  StoreFull  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew
+
+A text may change between releases, a code may not. The tool boundary (`nexus_control.tool`) turns these, and nothing else, into
+results; any other exception is a bug and surfaces as one.
+"""
+
+__all__ = [
+    "ActionChanged",
+    "AlreadyApproved",
+    "AlreadyExecuted",
+    "AlreadyRevoked",
+    "CannotApprove",
+    "CannotRevoke",
+    "CommandRefused",
+    "ConcurrencyError",
+    "DecisionExists",
+    "DecisionNotFound",
+    "ExecutionFailed",
+    "ExecutionInProgress",
+    "ExecutionSuperseded",
+    "InputError",
+    "InvalidActor",
+    "InvalidExpiresAt",
+    "InvalidPolicy",
+    "InvalidRouter",
+    "InvalidTemplate",
+    "MalformedBundle",
+    "MalformedEvent",
+    "ModeNotAllowed",
+    "NexusError",
+    "NoPolicy",
+    "NotApproved",
+    "NothingToRecover",
+    "PolicyViolation",
+    "RunFailure",
+    "SchemaTooNew",
+    "StoreBusy",
+    "StoreClosed",
+    "StoreError",
+    "StoreFull",
+    "StoreReadOnly",
+    "StoreUnreadable",
+    "TemplateExists",
+    "TemplateNotFound",
+]
+
+
+class NexusError(Exception):
+    """Base of everything that the engine raises on purpose."""
+
+    code: str = "NEXUS_ERROR"
+    """Stable and machine readable; published in docs/errors.md."""
+
+    def describe(self) -> str:
+        """The line that a tool result shows: the code, then the text for people."""
+        return f"{self.code}: {self}"
+
+
+class InputError(NexusError, ValueError):
+    """An argument has the wrong type, shape or value."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class InvalidActor(InputError):
+    """An actor is not `{"type": "human" | "system", "id": <non-empty string>}`."""
+
+    code = "INVALID_ACTOR"
+
+
+class InvalidPolicy(InputError):
+    """A policy value is out of range, of the wrong type or incomplete."""
+
+    code = "INVALID_POLICY"
+
+
+class InvalidTemplate(InputError):
+    """A template value is out of range, of the wrong type or incomplete."""
+
+    code = "INVALID_TEMPLATE"
+
+
+class InvalidExpiresAt(InputError):
+    """An expiry is no ISO 8601 time with an offset."""
+
+    code = "INVALID_EXPIRES_AT"
+
+
+class ModeNotAllowed(InputError):
+    """The requested mode is not among the modes of the effective policy."""
+
+    code = "MODE_NOT_ALLOWED"
+
+
+class InvalidRouter(InputError):
+    """The object given as router lacks `run` or `get_adapter_capabilities`."""
+
+    code = "INVALID_ROUTER"
+
+
+class DecisionNotFound(InputError):
+    """No decision has this id (or its newest generation is a tombstone)."""
+
+    code = "DECISION_NOT_FOUND"
+
+    def __init__(self, decision_id: object) -> None:
+        super().__init__(f"Decision not found: {decision_id}")
+
+
+class TemplateNotFound(InputError):
+    """No template has this name."""
+
+    code = "TEMPLATE_NOT_FOUND"
+
+
+class DecisionExists(InputError):
+    """A decision with this id exists already."""
+
+    code = "DECISION_EXISTS"
+
+
+class TemplateExists(InputError):
+    """A template with this name exists already; templates are immutable."""
+
+    code = "TEMPLATE_ALREADY_EXISTS"
+
+
+class ConcurrencyError(InputError):
+    """Somebody else appended first: the expected `seq` is taken. Read again, then decide again."""
+
+    code = "CONCURRENT_MODIFICATION"
+
+
+class MalformedEvent(NexusError, ValueError):
+    """A stored row cannot be read as an event (unknown type, unreadable time or payload)."""
+
+    code = "EVENT_UNREADABLE"
+
+
+class MalformedBundle(NexusError, ValueError):
+    """A bundle or audit package cannot be built from the given data."""
+
+    code = "BUNDLE_INVALID_SCHEMA"
+
+
+class CommandRefused(NexusError):
+    """The command is well-formed, but the decision as it stands does not allow it."""
+
+    code = "REFUSED"
+
+
+class CannotApprove(CommandRefused):
+    """Approvals are taken only before an execution."""
+
+    code = "CANNOT_APPROVE"
+
+
+class AlreadyApproved(CommandRefused):
+    """This actor has an approval that still counts."""
+
+    code = "ALREADY_APPROVED"
+
+
+class CannotRevoke(CommandRefused):
+    """An execution is running or done; its approvals are history."""
+
+    code = "CANNOT_REVOKE"
+
+
+class NotApproved(CommandRefused):
+    """This actor never approved the decision."""
+
+    code = "NOT_APPROVED"
+
+
+class AlreadyRevoked(CommandRefused):
+    """This actor's approval is revoked already."""
+
+    code = "ALREADY_REVOKED"
+
+
+class NoPolicy(CommandRefused):
+    """The decision has no policy; nothing can be judged against it."""
+
+    code = "NO_POLICY"
+
+
+class PolicyViolation(CommandRefused):
+    """The execution request does not satisfy the policy."""
+
+    code = "POLICY_VALIDATION_FAILED"
+
+    def describe(self) -> str:
+        """The published text of this refusal starts with the sentence, not with the code."""
+        return str(self)
+
+
+class ActionChanged(CommandRefused):
+    """Goal, plan, mode, labels or policy changed after the approvals were given."""
+
+    code = "ACTION_CHANGED"
+
+
+class AlreadyExecuted(CommandRefused):
+    """The approved run has happened; an authorization is good for one."""
+
+    code = "ALREADY_EXECUTED"
+
+
+class ExecutionInProgress(CommandRefused):
+    """Another caller holds the execution, or died holding it."""
+
+    code = "EXECUTION_IN_PROGRESS"
+
+
+class ExecutionFailed(CommandRefused):
+    """The last execution failed; a new one needs an explicit retry."""
+
+    code = "EXECUTION_FAILED"
+
+
+class ExecutionSuperseded(CommandRefused):
+    """The run ended after its execution had been abandoned and another one had begun."""
+
+    code = "EXECUTION_SUPERSEDED"
+
+
+class NothingToRecover(CommandRefused):
+    """The decision is not stuck in an execution."""
+
+    code = "NOTHING_TO_RECOVER"
+
+
+class RunFailure(NexusError):
+    """The router's run failed after the claim; an EXECUTION_FAILED event is stored under the same code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class StoreError(NexusError):
+    """The database cannot do what was asked; the transaction was rolled back."""
+
+    code = "STORE_ERROR"
+
+
+class StoreBusy(StoreError):
+    """Another process held the write lock for longer than the busy timeout."""
+
+    code = "STORE_BUSY"
+
+
+class StoreFull(StoreError):
+    """The disk or the database file's size limit is exhausted."""
+
+    code = "STORE_FULL"
+
+
+class StoreReadOnly(StoreError):
+    """The database file, or its folder, cannot be written."""
+
+    code = "STORE_READ_ONLY"
+
+
+class StoreUnreadable(StoreError):
+    """The file is no database, or is damaged."""
+
+    code = "STORE_UNREADABLE"
+
+
+class StoreClosed(StoreError):
+    """The store was closed; open a new one."""
+
+    code = "STORE_CLOSED"
+
+
+class SchemaTooNew(StoreError):
+    """The file was written by a newer release, whose schema this one does not know."""
+
+    code = "SCHEMA_TOO_NEW"

@@ -1,0 +1,383 @@
+"""Events, actors and times: what a decision's history is made of, and the exact bytes that chain it.
+
+An event is a fact that was stored; nothing here judges whether it should have been. Times are timezone-aware UTC, written with
+`datetime.isoformat()`. The records of this module are the leaves of the store's log; their composition is frozen.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Literal, TypedDict, cast
+
+from nexus_control.canonical_json import canonical_json
+from nexus_control.errors import InputError, InvalidActor, InvalidExpiresAt, MalformedEvent
+from nexus_control.integrity import sha256_digest
+
+__all__ = [
+    "ZERO_HASH",
+    "Actor",
+    "ApprovalGrantedPayload",
+    "ApprovalRevokedPayload",
+    "BaseEventPayload",
+    "Clock",
+    "DecisionCreatedPayload",
+    "EventPayload",
+    "EventType",
+    "ExecutionCompletedPayload",
+    "ExecutionFailedPayload",
+    "ExecutionMode",
+    "ExecutionRequestedPayload",
+    "ExecutionStartedPayload",
+    "PolicyAttachedPayload",
+    "PolicyFromTemplatePayload",
+    "StoredEvent",
+    "TemplateCreatedPayload",
+    "event_digest",
+    "event_record",
+    "expiry_instant",
+    "generation_record",
+    "parse_actor",
+    "parse_expires_at",
+    "parse_time",
+    "template_event_record",
+    "utc_now",
+]
+
+ZERO_HASH = "0" * 64
+"""`prev_hash` of the first row of a chain."""
+
+_ACTOR_TYPES = ("human", "system")
+
+ExecutionMode = Literal["dry_run", "apply"]
+
+Clock = Callable[[], datetime]
+"""Gives the current time, timezone-aware UTC."""
+
+
+def utc_now() -> datetime:
+    """The system clock, timezone-aware UTC. The one place of the engine that reads it."""
+    return datetime.now(UTC)
+
+
+class EventType(StrEnum):
+    """The kinds of events; the value equals the name. `TEMPLATE_CREATED` occurs only in the logs of templates."""
+
+    DECISION_CREATED = "DECISION_CREATED"
+    POLICY_ATTACHED = "POLICY_ATTACHED"
+    APPROVAL_GRANTED = "APPROVAL_GRANTED"
+    APPROVAL_REVOKED = "APPROVAL_REVOKED"
+    EXECUTION_REQUESTED = "EXECUTION_REQUESTED"
+    EXECUTION_STARTED = "EXECUTION_STARTED"
+    EXECUTION_COMPLETED = "EXECUTION_COMPLETED"
+    EXECUTION_FAILED = "EXECUTION_FAILED"
+    TEMPLATE_CREATED = "TEMPLATE_CREATED"
+
+
+class Actor(dict[str, str]):
+    """Who did it: `Actor(type="human", id="alice")`, equal to the plain dict of the same two entries.
+
+    `type` is `"human"` or `"system"`; approvals are counted by `id`. Construction does not validate: `parse_actor` does, at the
+    edges. The name alone proves nothing about who called (SECURITY.md).
+    """
+
+    def __init__(self, *, type: str, id: str) -> None:
+        super().__init__(type=type, id=id)
+
+    @property
+    def type(self) -> str:
+        """`"human"` or `"system"`."""
+        return self["type"]
+
+    @property
+    def id(self) -> str:
+        """Unique, non-empty identifier."""
+        return self["id"]
+
+
+def parse_actor(value: object) -> Actor:
+    """An `Actor` out of outside data.
+
+    Raises InvalidActor unless `value` is a mapping with exactly `type` (`human` or `system`) and `id` (a non-empty string that
+    UTF-8 can express).
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidActor(f"actor must be an object with 'type' and 'id', got {type(value).__name__}")
+    data = cast("Mapping[object, object]", value)
+    if unknown := sorted(repr(key) for key in data if key not in ("type", "id")):
+        raise InvalidActor(f"actor has unknown keys: {', '.join(unknown)}")
+    kind, name = data.get("type"), data.get("id")
+    if not isinstance(kind, str) or kind not in _ACTOR_TYPES:
+        raise InvalidActor("actor.type must be 'human' or 'system'")
+    if not isinstance(name, str) or not name:
+        raise InvalidActor("actor.id must be a non-empty string")
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InvalidActor("actor.id must not contain lone surrogates") from None
+    return Actor(type=str(kind), id=str(name))
+
+
+class BaseEventPayload(TypedDict, total=False):
+    """What every payload may carry."""
+
+    comment: str
+
+
+class DecisionCreatedPayload(BaseEventPayload):
+    """The action that is asked for."""
+
+    goal: str
+    plan: str | None
+    requested_mode: ExecutionMode
+    labels: list[str]
+
+
+class PolicyAttachedPayload(BaseEventPayload):
+    """The policy that the action must satisfy."""
+
+    min_approvals: int
+    allowed_modes: list[str]
+    require_adapter_capabilities: list[str]
+    max_steps: int | None
+    labels: list[str]
+
+
+class PolicyFromTemplatePayload(PolicyAttachedPayload):
+    """A policy that came from a template, with the template as it was then (`template_digest` is raw)."""
+
+    template_name: str
+    template_snapshot: dict[str, Any]
+    template_digest: str
+    overrides_applied: dict[str, Any]
+
+
+class ApprovalGrantedPayload(BaseEventPayload):
+    """`expires_at` is ISO 8601; absent an offset it is read as UTC."""
+
+    expires_at: str | None
+
+
+class ApprovalRevokedPayload(BaseEventPayload):
+    """Why an approval no longer stands."""
+
+    reason: str
+
+
+class ExecutionRequestedPayload(BaseEventPayload):
+    """The claim: from here on this execution, and no other, may run."""
+
+    adapter_id: str
+    dry_run: bool
+
+
+class ExecutionStartedPayload(BaseEventPayload):
+    """Raw digest of the compiled router request."""
+
+    router_request_digest: str
+
+
+class ExecutionCompletedPayload(BaseEventPayload):
+    """`response_digest` is the raw digest of what `router.run` returned."""
+
+    run_id: str
+    response_digest: str
+    steps_executed: int
+
+
+class ExecutionFailedPayload(BaseEventPayload):
+    """`run_id` is None when the router recorded nothing."""
+
+    error_code: str
+    error_message: str
+    run_id: str | None
+
+
+class TemplateCreatedPayload(BaseEventPayload):
+    """The values of a template."""
+
+    name: str
+    description: str
+    min_approvals: int
+    allowed_modes: list[str]
+    require_adapter_capabilities: list[str]
+    max_steps: int | None
+    labels: list[str]
+
+
+EventPayload = (
+    DecisionCreatedPayload
+    | PolicyAttachedPayload
+    | PolicyFromTemplatePayload
+    | ApprovalGrantedPayload
+    | ApprovalRevokedPayload
+    | ExecutionRequestedPayload
+    | ExecutionStartedPayload
+    | ExecutionCompletedPayload
+    | ExecutionFailedPayload
+    | TemplateCreatedPayload
+    | dict[str, object]
+)
+"""Any payload; a plain dict at run time."""
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One row of a decision's log.
+
+    `digest` covers type and payload only; `chain_hash` covers the whole record and its predecessor (`event_record`). The last three
+    fields are local to a store and None for an event that never was in one.
+    """
+
+    decision_id: str
+    seq: int
+    event_type: EventType
+    ts: datetime
+    actor: Actor
+    payload: dict[str, Any]
+    digest: str
+    prev_hash: str | None = None
+    chain_hash: str | None = None
+    position: int | None = None
+
+    @property
+    def event_id(self) -> str:
+        """`evt_<decision id>_<seq>`, unique within a generation."""
+        return f"evt_{self.decision_id}_{self.seq}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as JSON data; the store-local fields only when set."""
+        data: dict[str, Any] = {
+            "event_id": self.event_id,
+            "decision_id": self.decision_id,
+            "seq": self.seq,
+            "event_type": self.event_type.value,
+            "ts": self.ts.isoformat(),
+            "actor": dict(self.actor),
+            "payload": self.payload,
+            "digest": self.digest,
+        }
+        if self.prev_hash is not None:
+            data["prev_hash"] = self.prev_hash
+        if self.chain_hash is not None:
+            data["chain_hash"] = self.chain_hash
+        if self.position is not None:
+            data["position"] = self.position
+        return data
+
+
+def event_digest(event_type: str, payload_json: str) -> str:
+    """Raw digest of canonical `{"event_type": ..., "payload": ...}`; `payload_json` is the payload's canonical text."""
+    return sha256_digest(f'{{"event_type":{canonical_json(event_type)},"payload":{payload_json}}}'.encode())
+
+
+# The three records below are canonical JSON put together from canonical parts, keys in canonical order, so that a payload is
+# serialised once and not once per digest. Tests compare each with `canonical_json_bytes` of the same object.
+
+
+def generation_record(*, decision_id: str, generation: int, created_at: str, tombstone: bool, prev_hash: str) -> bytes:
+    """Canonical bytes of the chained record of a header row; `created_at` is the stored text."""
+    return (
+        f'{{"created_at":{canonical_json(created_at)},"decision_id":{canonical_json(decision_id)},"generation":{generation},'
+        f'"kind":"generation","prev_hash":"{prev_hash}","tombstone":{"true" if tombstone else "false"}}}'
+    ).encode()
+
+
+def event_record(
+    *,
+    decision_id: str,
+    generation: int,
+    seq: int,
+    event_type: str,
+    ts: str,
+    actor_type: str,
+    actor_id: str,
+    payload_json: str,
+    prev_hash: str,
+) -> bytes:
+    """Canonical bytes of the chained record of a decision event; `payload_json` is the payload's canonical text."""
+    return (
+        f'{{"actor":{{"id":{canonical_json(actor_id)},"type":{canonical_json(actor_type)}}},"decision_id":{canonical_json(decision_id)},'
+        f'"event_type":{canonical_json(event_type)},"generation":{generation},"kind":"event","payload":{payload_json},'
+        f'"prev_hash":"{prev_hash}","seq":{seq},"ts":{canonical_json(ts)}}}'
+    ).encode()
+
+
+def template_event_record(
+    *, template_name: str, seq: int, event_type: str, ts: str, actor_type: str, actor_id: str, payload_json: str, prev_hash: str
+) -> bytes:
+    """Canonical bytes of the chained record of a template event; `payload_json` is the payload's canonical text."""
+    return (
+        f'{{"actor":{{"id":{canonical_json(actor_id)},"type":{canonical_json(actor_type)}}},"event_type":{canonical_json(event_type)},'
+        f'"kind":"template_event","payload":{payload_json},"prev_hash":"{prev_hash}","seq":{seq},'
+        f'"template_name":{canonical_json(template_name)},"ts":{canonical_json(ts)}}}'
+    ).encode()
+
+
+def parse_time(text: str) -> datetime:
+    """A stored ISO 8601 time as timezone-aware UTC; without offset it is read as UTC.
+
+    Raises MalformedEvent when it is no time, or none that exists in UTC.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        raise MalformedEvent(f"not an ISO 8601 time: {text!r}") from None
+
+
+def expiry_instant(payload: Mapping[str, Any]) -> datetime | None:
+    """The `expires_at` of an approval payload as UTC, None when it does not expire.
+
+    Raises MalformedEvent when it is neither null nor a time: an expiry that cannot be read must not become "never".
+    """
+    text = payload.get("expires_at")
+    return None if text is None else parse_time(text)
+
+
+def parse_expires_at(value: object) -> datetime | None:
+    """An expiry argument as UTC: a timezone-aware datetime, ISO 8601 text with an offset, or None.
+
+    A time in the past is fine; the approval then does not count. Raises InvalidExpiresAt for a naive time, for text that is no
+    time, and for any other type.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise InvalidExpiresAt(f"expires_at is no ISO 8601 time: {value!r}") from None
+    if not isinstance(value, datetime):
+        raise InvalidExpiresAt(f"expires_at must be a time or ISO 8601 text, got {type(value).__name__}")
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise InvalidExpiresAt("expires_at must carry an offset, for example 2030-01-01T00:00:00+00:00")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidExpiresAt("expires_at lies outside the calendar of UTC") from None
+
+
+def decode_payload(text: str) -> dict[str, Any]:
+    """The payload column of a stored event. Raises MalformedEvent unless it is the JSON text of an object."""
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError):
+        raise MalformedEvent("payload is not JSON") from None
+    if not isinstance(value, dict):
+        raise MalformedEvent("payload is not a JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def require_text(value: object, name: str) -> str:
+    """A string argument that can be stored. Raises InputError for other types and for lone surrogates."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be a string, got {type(value).__name__}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{name} must not contain lone surrogates") from None
+    return value

@@ -1,0 +1,251 @@
+"""Execute an approved decision at most once: claim, run, record.
+
+    claim    judge and append EXECUTION_REQUESTED and EXECUTION_STARTED in one transaction: of all callers one gets through
+    run      call the router, outside any transaction; what it does cannot be rolled back
+    record   append EXECUTION_COMPLETED or EXECUTION_FAILED
+
+A process that dies after the claim leaves the decision in EXECUTING. Nothing is retried silently: `abandon_execution` records, on
+somebody's word, that the outcome is unknown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from nexus_control.decision import Decision
+from nexus_control.errors import ExecutionSuperseded, InvalidRouter, RunFailure, StoreError
+from nexus_control.events import Actor, EventType, ExecutionMode
+from nexus_control.integrity import content_digest
+from nexus_control.judgement import execution_mode, judge_execution, judge_recovery
+from nexus_control.store import EventItem, EventStore
+
+__all__ = ["Outcome", "RouterProtocol", "abandon_execution", "execute_decision"]
+
+_SYSTEM = Actor(type="system", id="nexus-control")
+
+_MESSAGE_LIMIT = 10_000
+"""Characters of a router's error message that are stored; a message is evidence, not a place for its output."""
+
+
+class RouterProtocol(Protocol):
+    """Who runs an approved action. Any object with these two methods will do.
+
+    `run` is called with exactly these keywords and returns a dict with `run_id` (non-empty string) and `steps_executed` (int). It
+    raises when the run failed; an exception may carry `code` (str), `run_id` (str) and `response` (dict), which are then recorded.
+    A router whose attribute `accepts_execution_id` is true also gets `execution_id`, unique per execution, to use as idempotency key.
+    """
+
+    def run(
+        self,
+        *,
+        goal: str,
+        adapter_id: str,
+        dry_run: bool,
+        plan: str | None,
+        max_steps: int | None,
+        require_capabilities: list[str] | None,
+    ) -> dict[str, Any]: ...
+
+    def get_adapter_capabilities(self, adapter_id: str) -> set[str] | None:
+        """The capabilities of an adapter, None when they are unknown."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A completed run. Both digests are raw."""
+
+    run_id: str
+    mode: ExecutionMode
+    steps_executed: int
+    request_digest: str
+    response_digest: str
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """The right to run once; `position` identifies the EXECUTION_REQUESTED event in the store."""
+
+    decision_id: str
+    execution_id: str
+    seq: int
+    position: int | None
+    mode: ExecutionMode
+    request: Mapping[str, Any]
+    request_digest: str
+
+
+def execute_decision(
+    store: EventStore, decision_id: str, adapter_id: str, actor: Actor, router: Any, dry_run: bool | None, *, retry: bool
+) -> Outcome:
+    """Run the decision's action through `router` if it may run now.
+
+    Raises a CommandRefused before anything is written; RunFailure (with the router's code, or ROUTER_ERROR or
+    ROUTER_RESPONSE_INVALID) after EXECUTION_FAILED was recorded; RunFailure OUTCOME_NOT_RECORDED when the run ended but the store
+    could not take it; ExecutionSuperseded when the run ended after another one had been claimed.
+    """
+    if not callable(getattr(router, "run", None)) or not callable(getattr(router, "get_adapter_capabilities", None)):
+        raise InvalidRouter("the router must have the methods run and get_adapter_capabilities")
+    claim = _claim(store, decision_id, adapter_id, actor, router, dry_run, retry=retry)
+    try:
+        response: object = router.run(**_arguments(claim, router))
+    except Exception as error:  # whatever a router raises is an outcome, and has to be recorded as one
+        raise _recorded_failure(store, claim, _failure_of(error)) from error
+    except BaseException as error:
+        _record(store, claim, EventType.EXECUTION_FAILED, _failure_of(error))
+        raise
+    return _completed(store, claim, response)
+
+
+def abandon_execution(store: EventStore, decision_id: str, actor: Actor, reason: str) -> Decision:
+    """Record that an execution under way will never report (its process died): EXECUTION_FAILED with EXECUTION_ABANDONED.
+
+    Whether its side effects happened stays unknown. Raises NothingToRecover unless the decision is executing.
+    """
+    with store.transaction():
+        decision = Decision.load(store, decision_id)
+        judge_recovery(decision)
+        payload = {
+            "error_code": "EXECUTION_ABANDONED",
+            "error_message": reason or "The executing process did not report; the outcome is unknown",
+            "run_id": None,
+        }
+        decision.apply_event(store.append_event(decision_id, EventType.EXECUTION_FAILED, actor, payload))
+    return decision
+
+
+def _claim(
+    store: EventStore, decision_id: str, adapter_id: str, actor: Actor, router: Any, dry_run: bool | None, *, retry: bool
+) -> _Claim:
+    # The router is asked before the lock is taken: it may take its time. Whether the decision exists and has a policy is settled first,
+    # so that a router is never bothered for nothing.
+    decision = Decision.load(store, decision_id, as_of=store.clock())
+    capabilities = None if decision.policy is None else _capabilities(router, adapter_id)
+    with store.transaction():
+        decision = Decision.load(store, decision_id, as_of=store.clock())
+        mode = execution_mode(decision, dry_run)
+        policy = judge_execution(decision, mode, capabilities, retry=retry)
+        request = policy.compile_to_router_request(decision.goal or "", decision.plan, adapter_id, mode == "dry_run")
+        digest = content_digest(request)
+        events: list[EventItem] = [
+            (EventType.EXECUTION_REQUESTED, actor, {"adapter_id": adapter_id, "dry_run": mode == "dry_run"}),
+            (EventType.EXECUTION_STARTED, _SYSTEM, {"router_request_digest": digest}),
+        ]
+        requested = store.append_events(decision_id, events)[0]
+    return _Claim(decision_id, requested.event_id, requested.seq, requested.position, mode, request, digest)
+
+
+def _capabilities(router: Any, adapter_id: str) -> set[str] | None:
+    try:
+        found: object = router.get_adapter_capabilities(adapter_id)
+    except Exception as error:  # foreign code; nothing was written yet
+        raise RunFailure("ROUTER_ERROR", f"the router could not tell its capabilities: {_text_of(error)}") from error
+    if found is None:
+        return None
+    if not isinstance(found, (set, frozenset, list, tuple)):
+        raise InvalidRouter(f"get_adapter_capabilities must return a set or None, got {type(found).__name__}")
+    return {str(name) for name in cast("set[object]", found)}
+
+
+def _arguments(claim: _Claim, router: Any) -> dict[str, Any]:
+    request = claim.request
+    arguments: dict[str, Any] = {
+        "goal": request["goal"],
+        "adapter_id": request["adapter_id"],
+        "dry_run": request["dry_run"],
+        "plan": request.get("plan"),
+        "max_steps": request.get("max_steps"),
+        "require_capabilities": request.get("require_capabilities"),
+    }
+    if getattr(router, "accepts_execution_id", False):
+        arguments["execution_id"] = claim.execution_id
+    return arguments
+
+
+def _completed(store: EventStore, claim: _Claim, response: object) -> Outcome:
+    run_id, problem = _run_id_of(response)
+    steps: object = 0
+    digest = ""
+    if problem is None:
+        data = cast("dict[str, Any]", response)
+        steps = data.get("steps_executed", 0)
+        if type(steps) is not int or steps < 0:
+            problem = f"steps_executed must be a non-negative integer, got {steps!r:.100}"
+        try:
+            digest = content_digest(data)
+        except (TypeError, ValueError) as error:
+            problem = f"the response is not canonical JSON: {error}"
+    if problem is not None:
+        payload = {"error_code": "ROUTER_RESPONSE_INVALID", "error_message": _storable(problem), "run_id": run_id}
+        raise _recorded_failure(store, claim, payload)
+    assert run_id is not None
+    _record(store, claim, EventType.EXECUTION_COMPLETED, {"run_id": run_id, "response_digest": digest, "steps_executed": steps})
+    return Outcome(run_id, claim.mode, cast("int", steps), claim.request_digest, digest)
+
+
+def _run_id_of(response: object) -> tuple[str | None, str | None]:
+    """The run id, and what is wrong with the response's outer shape."""
+    if not isinstance(response, dict):
+        return None, f"the router must return a dict, got {type(response).__name__}"
+    value = cast("dict[object, object]", response).get("run_id")
+    if type(value) is int:
+        return str(value), None
+    if not isinstance(value, str) or not value:
+        return None, "the response has no run_id"
+    stored = _storable(value)
+    return stored, None if stored == value else "run_id cannot be stored as text"
+
+
+def _failure_of(error: BaseException) -> dict[str, Any]:
+    """The payload of EXECUTION_FAILED for an exception, with the evidence that it carries."""
+    code, run_id, response = "ROUTER_ERROR", getattr(error, "run_id", None), getattr(error, "response", None)
+    own_code = getattr(error, "code", None)
+    if isinstance(error, Exception) and isinstance(own_code, str) and own_code:
+        code = _storable(own_code)
+    payload: dict[str, Any] = {
+        "error_code": code,
+        "error_message": _text_of(error),
+        "run_id": _storable(run_id) if isinstance(run_id, str) and run_id else None,
+    }
+    if isinstance(response, dict):
+        try:
+            payload["response_digest"] = content_digest(response)
+        except (TypeError, ValueError):
+            payload["error_message"] += " (its response is not canonical JSON)"
+    return payload
+
+
+def _text_of(error: BaseException) -> str:
+    return _storable(str(error) or type(error).__name__)
+
+
+def _storable(text: str) -> str:
+    """The text, shortened when it is very long, with what UTF-8 cannot express written as an escape."""
+    cut = text if len(text) <= _MESSAGE_LIMIT else f"{text[:_MESSAGE_LIMIT]} ... ({len(text)} characters)"
+    return cut.encode("utf-8", "backslashreplace").decode()
+
+
+def _recorded_failure(store: EventStore, claim: _Claim, payload: dict[str, Any]) -> RunFailure:
+    _record(store, claim, EventType.EXECUTION_FAILED, payload)
+    return RunFailure(payload["error_code"], payload["error_message"])
+
+
+def _record(store: EventStore, claim: _Claim, event_type: EventType, payload: Mapping[str, Any]) -> None:
+    """Append the outcome to the execution that was claimed, and to no other.
+
+    One that was meanwhile abandoned takes it too: what is known late is still what happened.
+    """
+    try:
+        with store.transaction():
+            requests = [event for event in store.get_events(claim.decision_id) if event.event_type is EventType.EXECUTION_REQUESTED]
+            if not requests or (requests[-1].seq, requests[-1].position) != (claim.seq, claim.position):
+                raise ExecutionSuperseded(
+                    f"Run {payload['run_id']} ended, but its execution was abandoned and superseded; its outcome is not recorded: {dict(payload)}"
+                )
+            store.append_event(claim.decision_id, event_type, _SYSTEM, payload)
+    except StoreError as error:
+        raise RunFailure(
+            "OUTCOME_NOT_RECORDED",
+            f"Run {payload['run_id']} ended ({event_type.value}) but could not be recorded: {error}. "
+            "The decision stays in EXECUTING; use recover_execution once the store works again",
+        ) from error

@@ -1,0 +1,98 @@
+"""May this command be appended next? The strict side of a decision: replay tells what happened, this tells what is allowed.
+
+Pure: takes the decision as it stands and the instant of the judgement, raises a `CommandRefused` or returns. The caller appends in the
+transaction in which it read the decision, so that nobody can act between the judgement and the event.
+"""
+
+from datetime import datetime
+
+from nexus_control.decision import Decision, DecisionState
+from nexus_control.errors import (
+    ActionChanged,
+    AlreadyApproved,
+    AlreadyExecuted,
+    AlreadyRevoked,
+    CannotApprove,
+    CannotRevoke,
+    ExecutionFailed,
+    ExecutionInProgress,
+    NoPolicy,
+    NotApproved,
+    NothingToRecover,
+    PolicyViolation,
+)
+from nexus_control.events import ExecutionMode
+from nexus_control.policy import Policy, validate_execution_request
+
+__all__ = ["execution_mode", "judge_approval", "judge_execution", "judge_recovery", "judge_revocation"]
+
+_OPEN = (DecisionState.PENDING_APPROVAL, DecisionState.APPROVED)
+
+
+def judge_approval(decision: Decision, actor_id: str, at: datetime) -> None:
+    """Approvals are taken before an execution, one per actor at a time; a revoked or expired one may be given again."""
+    if decision.state not in _OPEN:
+        raise CannotApprove(f"Cannot approve in state {decision.state.value}")
+    approval = decision.approvals.get(actor_id)
+    if approval is not None and approval.counts(at):
+        raise AlreadyApproved(f"{actor_id} has already approved this decision")
+
+
+def judge_revocation(decision: Decision, actor_id: str) -> None:
+    """An approval can be taken back until it has been used."""
+    if decision.state in (DecisionState.EXECUTING, DecisionState.COMPLETED):
+        raise CannotRevoke(f"Cannot revoke in state {decision.state.value}")
+    approval = decision.approvals.get(actor_id)
+    if approval is None:
+        raise NotApproved(f"{actor_id} has not approved this decision")
+    if approval.revoked:
+        raise AlreadyRevoked(f"The approval of {actor_id} is already revoked")
+
+
+def judge_recovery(decision: Decision) -> None:
+    """Only an execution that is under way, or whose process died, can be declared abandoned."""
+    if decision.state is not DecisionState.EXECUTING:
+        raise NothingToRecover(f"Nothing to recover: no execution is in progress (state {decision.state.value})")
+
+
+def execution_mode(decision: Decision, dry_run: bool | None) -> ExecutionMode:
+    """The mode of a run: the caller's choice, else what was requested, else a dry run."""
+    if dry_run is not None:
+        return "dry_run" if dry_run else "apply"
+    return "apply" if decision.requested_mode == "apply" else "dry_run"
+
+
+def judge_execution(decision: Decision, mode: ExecutionMode, capabilities: set[str] | None, *, retry: bool) -> Policy:
+    """One authorization, one run. Gives the policy that allows it.
+
+    Refused: without a policy; after the run that was approved (a rehearsal as dry run before an approved apply does not use it up);
+    while another run is under way; after a failed one without `retry`; when the policy is not satisfied; when the action was changed
+    after it was approved. `capabilities` are the adapter's, None when unknown.
+    """
+    policy = decision.policy
+    if policy is None:
+        raise NoPolicy("The decision has no policy; nothing can be executed")
+    _judge_earlier_runs(decision, retry=retry)
+    outcome = validate_execution_request(policy, mode, decision.active_approval_count, capabilities)
+    if not outcome:
+        raise PolicyViolation(f"Policy validation failed: {'; '.join(outcome.errors)}")
+    if decision.approved_action_count < policy.min_approvals:
+        raise ActionChanged("The action was changed after it had been approved; it needs new approvals")
+    return policy
+
+
+def _judge_earlier_runs(decision: Decision, *, retry: bool) -> None:
+    if decision.state is DecisionState.EXECUTING:
+        raise ExecutionInProgress(
+            "An execution is in progress; wait for it, or use recover_execution when its process is known to have died"
+        )
+    # A run without outcome event (abandoned by hand-written history) is neither completed nor failed and is judged by the state alone.
+    completed = [run for run in decision.executions if run.completed_at is not None and run.error_code is None]
+    if any(not run.dry_run for run in completed):
+        raise AlreadyExecuted("The approved action has been applied; an authorization is good for one run")
+    if completed and decision.requested_mode != "apply":
+        raise AlreadyExecuted("The approved dry run has been executed; an authorization is good for one run")
+    if decision.state is DecisionState.COMPLETED and not completed:
+        raise AlreadyExecuted("The decision is completed")
+    if decision.state is DecisionState.FAILED and not retry:
+        raise ExecutionFailed("The last execution failed; look at its error, then call again with retry=True")

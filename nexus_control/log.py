@@ -1,0 +1,97 @@
+"""The store's log: every stored fact is a leaf of one RFC 6962 tree, in commit order.
+
+Writing appends one leaf per fact inside the caller's transaction. Reading gives roots and proofs from the stored leaf hashes; hashes of
+full subtrees are remembered in memory, which is safe because a committed leaf never changes. Whether the leaves are those of the stored
+rows is not asked here but in `log_check`.
+"""
+
+from collections.abc import Sequence
+
+from nexus_control import merkle
+from nexus_control.database import Connection, Database
+from nexus_control.errors import InputError
+from nexus_control.integrity import sha256_digest
+
+__all__ = ["Log", "append_leaf"]
+
+_CACHED_LEVEL = 8
+"""Subtrees of 2**8 leaves and more are remembered: 32 bytes for every 256 leaves."""
+
+_LAST = "SELECT COALESCE(MAX(position), 0) FROM log"
+_APPEND = "INSERT INTO log (position, leaf_hash, kind) VALUES (?, ?, ?)"
+_LEAVES = "SELECT leaf_hash FROM log WHERE position > ? AND position <= ? ORDER BY position"
+
+
+def append_leaf(connection: Connection, kind: str, record: bytes) -> tuple[int, str]:
+    """Append a chained record as the next leaf; gives its position and its chain hash (raw). Needs the write lock."""
+    position: int = connection.execute(_LAST).fetchone()[0] + 1
+    connection.execute(_APPEND, (position, merkle.leaf_hash(record), kind))
+    return position, sha256_digest(record)
+
+
+class Log:
+    """Roots and proofs over the log of a database. Sizes and positions count from 1; hashes are raw hex."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._subtrees: dict[tuple[int, int], bytes] = {}
+
+    def root(self, size: int | None = None) -> tuple[int, str]:
+        """Size and root of the tree over the first `size` leaves, all when None. Raises InputError for a size the log does not have."""
+        with self._database.snapshot() as connection:
+            size = self._size(connection, size)
+            return size, merkle.root(size, self._nodes(connection)).hex()
+
+    def inclusion_proof(self, position: int, size: int | None = None) -> list[str]:
+        """RFC 6962 audit path of the leaf at `position` in the tree of `size` leaves. Raises InputError when there is no such leaf."""
+        with self._database.snapshot() as connection:
+            size = self._size(connection, size)
+            if type(position) is not int or not 1 <= position <= size:
+                raise InputError(f"position must be between 1 and {size}, got {position!r}")
+            return _hex(merkle.inclusion_proof(position - 1, size, self._nodes(connection)))
+
+    def consistency_proof(self, old_size: int, new_size: int | None = None) -> list[str]:
+        """RFC 6962 proof that the tree of `old_size` leaves is a prefix of that of `new_size`. Raises InputError for impossible sizes."""
+        with self._database.snapshot() as connection:
+            new_size = self._size(connection, new_size)
+            if type(old_size) is not int or not 0 <= old_size <= new_size:
+                raise InputError(f"old_size must be between 0 and {new_size}, got {old_size!r}")
+            return _hex(merkle.consistency_proof(old_size, new_size, self._nodes(connection)))
+
+    @staticmethod
+    def _size(connection: Connection, wanted: int | None) -> int:
+        size: int = connection.execute(_LAST).fetchone()[0]
+        if wanted is None:
+            return size
+        if type(wanted) is not int or not 0 <= wanted <= size:
+            raise InputError(f"size must be between 0 and {size}, got {wanted!r}")
+        return wanted
+
+    def _nodes(self, connection: Connection) -> merkle.Nodes:
+        # Leaves of a transaction that may still be rolled back are not remembered: their positions may be given to others.
+        remember = not self._database.is_writing
+
+        def node(level: int, index: int) -> bytes:
+            if level <= _CACHED_LEVEL and (level, index) not in self._subtrees:
+                found = self._fold(connection, level, index)
+            elif (known := self._subtrees.get((level, index))) is not None:
+                return known
+            else:
+                found = merkle.node_hash(node(level - 1, 2 * index), node(level - 1, 2 * index + 1))
+            if remember and level >= _CACHED_LEVEL:
+                self._subtrees[level, index] = found
+            return found
+
+        return node
+
+    @staticmethod
+    def _fold(connection: Connection, level: int, index: int) -> bytes:
+        """Hash of a small full subtree, from its leaves."""
+        hashes: list[bytes] = [row[0] for row in connection.execute(_LEAVES, (index << level, (index + 1) << level))]
+        while len(hashes) > 1:
+            hashes = [merkle.node_hash(left, right) for left, right in zip(hashes[::2], hashes[1::2], strict=True)]
+        return hashes[0]
+
+
+def _hex(hashes: Sequence[bytes]) -> list[str]:
+    return [value.hex() for value in hashes]

@@ -1,0 +1,259 @@
+"""Verification of what is stored: digests, chains, gaps, listing copies, and the leaf of every fact.
+
+Rows are streamed, so memory does not grow with the store. What this proves: no row was edited, dropped, added or reordered without
+the hashes that follow being recomputed too. A store whose owner recomputed all of them verifies; only somebody who kept an earlier
+root can tell (see SECURITY.md).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nexus_control import merkle
+from nexus_control.canonical_json import canonical_json
+from nexus_control.database import Connection
+from nexus_control.errors import DecisionNotFound, MalformedEvent
+from nexus_control.events import (
+    ZERO_HASH,
+    decode_payload,
+    event_digest,
+    event_record,
+    generation_record,
+    parse_time,
+    template_event_record,
+)
+from nexus_control.header import COPY_COLUMNS, HeaderCopy, first_events_copy
+from nexus_control.integrity import sha256_digest
+from nexus_control.template import template_problems
+
+__all__ = ["LogVerification", "check_decision", "check_store"]
+
+_MOST_ERRORS = 1000
+"""More than this many are counted, not listed."""
+
+
+@dataclass(frozen=True)
+class LogVerification:
+    """`ok` when nothing was found. `head`: the last chain hash of the decision, or the recomputed root of the whole store (raw)."""
+
+    ok: bool
+    errors: list[str]
+    head: str | None
+
+
+@dataclass
+class _Findings:
+    errors: list[str] = field(default_factory=list[str])
+    unlisted: int = 0
+
+    def add(self, text: str) -> None:
+        if len(self.errors) < _MOST_ERRORS:
+            self.errors.append(text)
+        else:
+            self.unlisted += 1
+
+    def result(self, head: str | None) -> LogVerification:
+        more = [f"and {self.unlisted} more"] if self.unlisted else []
+        return LogVerification(ok=not self.errors, errors=self.errors + more, head=head)
+
+
+# What each row must follow is fetched with it: `before` is the chain hash that its `prev_hash` must repeat.
+_GENERATIONS = """
+    SELECT d.*, COALESCE(
+        (SELECT e.chain_hash FROM decision_events AS e
+         WHERE e.decision_id = d.decision_id AND e.generation = d.generation - 1 ORDER BY e.seq DESC LIMIT 1),
+        (SELECT p.chain_hash FROM decisions AS p WHERE p.decision_id = d.decision_id AND p.generation = d.generation - 1)) AS before
+    FROM decisions AS d"""
+_EVENTS = """
+    SELECT e.*, COALESCE(p.chain_hash, h.chain_hash) AS before, p.seq AS before_seq, h.generation AS header
+    FROM decision_events AS e
+    LEFT JOIN decision_events AS p ON p.decision_id = e.decision_id AND p.generation = e.generation AND p.seq = e.seq - 1
+    LEFT JOIN decisions AS h ON h.decision_id = e.decision_id AND h.generation = e.generation"""
+_TEMPLATE_EVENTS = """
+    SELECT t.*, p.chain_hash AS before, p.seq AS before_seq
+    FROM template_events AS t LEFT JOIN template_events AS p ON p.template_name = t.template_name AND p.seq = t.seq - 1"""
+_OF_DECISION = " WHERE {0}.decision_id = ? ORDER BY {0}.position"
+_FIRST_EVENTS = """
+    SELECT event_type, actor_type, actor_id, payload FROM decision_events
+    WHERE decision_id = ? AND generation = ? AND event_type IN ('DECISION_CREATED', 'POLICY_ATTACHED') ORDER BY seq"""
+
+
+def check_decision(connection: Connection, decision_id: str) -> LogVerification:
+    """All generations of one decision. Raises DecisionNotFound for an id that was never stored."""
+    found = _Findings()
+    generations = connection.execute(_GENERATIONS + _OF_DECISION.format("d"), (decision_id,)).fetchall()
+    if not generations:
+        raise DecisionNotFound(decision_id)
+    links = [(row["position"], _check_generation(connection, row, found)[1]) for row in generations]
+    events = connection.execute(_EVENTS + _OF_DECISION.format("e"), (decision_id,))
+    links.extend((row["position"], _check_event(row, found)[1]) for row in events)
+    return found.result(max(links)[1])
+
+
+def check_store(connection: Connection) -> LogVerification:
+    """Every decision and template, the gap-freeness of positions, and every leaf against its row."""
+    found = _Findings()
+    tree = merkle.Frontier()
+    facts = _merged(connection, found)
+    fact = next(facts, None)
+    for expected, (position, leaf_hash, kind) in enumerate(connection.execute("SELECT position, leaf_hash, kind FROM log ORDER BY position"), 1):
+        if position != expected:
+            found.add(f"log: position {expected} is missing, found {position}")
+        while fact is not None and fact[0] < position:
+            found.add(f"log: position {fact[0]} has a stored {fact[1]} but no leaf")
+            fact = next(facts, None)
+        if fact is None or fact[0] != position:
+            found.add(f"log: position {position} has no stored {kind}")
+            tree.append(leaf_hash)
+            continue
+        _, actual_kind, record = fact
+        leaf = merkle.leaf_hash(record)
+        if leaf != leaf_hash:
+            found.add(f"log: the leaf at position {position} does not match its {actual_kind}")
+        if kind != actual_kind:
+            found.add(f"log: position {position} is marked {kind} but is a {actual_kind}")
+        tree.append(leaf)
+        fact = next(facts, None)
+    while fact is not None:
+        found.add(f"log: position {fact[0]} has a stored {fact[1]} but no leaf")
+        fact = next(facts, None)
+    for problem in template_problems(connection):
+        found.add(problem)
+    return found.result(tree.root().hex())
+
+
+_Fact = tuple[int, str, bytes]
+"""Position, kind, recomputed record."""
+
+
+def _merged(connection: Connection, found: _Findings) -> Iterator[_Fact]:
+    """All stored facts in order of position, each checked on the way."""
+    sources: list[Iterator[_Fact]] = [
+        (
+            (row["position"], "generation", _check_generation(connection, row, found)[0])
+            for row in connection.execute(_GENERATIONS + " ORDER BY d.position")
+        ),
+        ((row["position"], "event", _check_event(row, found)[0]) for row in connection.execute(_EVENTS + " ORDER BY e.position")),
+        (
+            (row["position"], "template_event", _check_template_event(row, found))
+            for row in connection.execute(_TEMPLATE_EVENTS + " ORDER BY t.position")
+        ),
+    ]
+    heads = [next(source, None) for source in sources]
+    while True:
+        waiting = [(head[0], number) for number, head in enumerate(heads) if head is not None]
+        if not waiting:
+            return
+        _, number = min(waiting)
+        head = heads[number]
+        assert head is not None
+        yield head
+        heads[number] = next(sources[number], None)
+
+
+def _check_generation(connection: Connection, row: Mapping[str, Any], found: _Findings) -> tuple[bytes, str]:
+    """Check a header row; gives its recomputed record and chain hash."""
+    name = f"decision {row['decision_id']} generation {row['generation']}"
+    before = row["before"]
+    if before is None:
+        if row["generation"] != 1:
+            found.add(f"{name}: the generation before it is missing")
+        before = ZERO_HASH
+    copy = HeaderCopy(*(row[column] for column in COPY_COLUMNS))
+    if copy.digest() != row["copy_digest"]:
+        found.add(f"{name}: the header's listing copy was changed")
+    else:
+        _check_copy(connection, row, copy, name, found)
+    record = generation_record(
+        decision_id=row["decision_id"],
+        generation=row["generation"],
+        created_at=row["created_at"],
+        tombstone=bool(row["tombstone"]),
+        prev_hash=row["prev_hash"],
+    )
+    return record, _check_chain(row, record, before, name, found)
+
+
+def _check_copy(connection: Connection, row: Mapping[str, Any], copy: HeaderCopy, name: str, found: _Findings) -> None:
+    """A listing copy may be empty where the decision was created without events, but never contradict them."""
+    if row["tombstone"] or copy == HeaderCopy():
+        return
+    facts: list[tuple[str, str, str, Mapping[str, Any]]] = []
+    for event_type, actor_type, actor_id, payload in connection.execute(_FIRST_EVENTS, (row["decision_id"], row["generation"])):
+        try:
+            facts.append((event_type, actor_type, actor_id, decode_payload(payload)))
+            canonical_json(facts[-1][3])
+        except ValueError:
+            return  # reported with the event itself
+    derived = first_events_copy(facts)
+    for column in COPY_COLUMNS[:6]:
+        if getattr(copy, column) is not None and getattr(copy, column) != getattr(derived, column):
+            found.add(f"{name}: the header says another {column} than the events")
+
+
+def _check_event(row: Mapping[str, Any], found: _Findings) -> tuple[bytes, str]:
+    """Check an event row; gives its recomputed record and chain hash."""
+    name = f"decision {row['decision_id']} generation {row['generation']} event {row['seq']}"
+    if row["header"] is None:
+        found.add(f"{name}: it belongs to no generation")
+    if row["seq"] and row["before_seq"] is None:
+        found.add(f"{name}: the event before it is missing")
+    if row["event_id"] != f"evt_{row['decision_id']}_{row['seq']}":
+        found.add(f"{name}: its event_id is {row['event_id']!r}")
+    payload_json = _checked_payload(row, name, found)
+    record = event_record(
+        decision_id=row["decision_id"],
+        generation=row["generation"],
+        seq=row["seq"],
+        event_type=row["event_type"],
+        ts=row["ts"],
+        actor_type=row["actor_type"],
+        actor_id=row["actor_id"],
+        payload_json=payload_json,
+        prev_hash=row["prev_hash"],
+    )
+    return record, _check_chain(row, record, row["before"] or ZERO_HASH, name, found)
+
+
+def _check_template_event(row: Mapping[str, Any], found: _Findings) -> bytes:
+    """Check a row of a template's log; gives its recomputed record."""
+    name = f"template {row['template_name']} event {row['seq']}"
+    if row["seq"] and row["before_seq"] is None:
+        found.add(f"{name}: the event before it is missing")
+    record = template_event_record(
+        template_name=row["template_name"],
+        seq=row["seq"],
+        event_type=row["event_type"],
+        ts=row["ts"],
+        actor_type=row["actor_type"],
+        actor_id=row["actor_id"],
+        payload_json=_checked_payload(row, name, found),
+        prev_hash=row["prev_hash"],
+    )
+    _check_chain(row, record, row["before"] or ZERO_HASH, name, found)
+    return record
+
+
+def _checked_payload(row: Mapping[str, Any], name: str, found: _Findings) -> str:
+    """Canonical text of the payload column, after its digest and time were checked."""
+    try:
+        payload_json = canonical_json(decode_payload(row["payload"]))
+    except ValueError as problem:
+        found.add(f"{name}: {problem}")
+        payload_json = canonical_json(row["payload"])
+    if event_digest(row["event_type"], payload_json) != row["digest"]:
+        found.add(f"{name}: the digest does not match type and payload")
+    try:
+        parse_time(row["ts"])
+    except MalformedEvent as problem:
+        found.add(f"{name}: {problem}")
+    return payload_json
+
+
+def _check_chain(row: Mapping[str, Any], record: bytes, before: str, name: str, found: _Findings) -> str:
+    if row["prev_hash"] != before:
+        found.add(f"{name}: prev_hash is not the chain hash of the row before it")
+    chain_hash = sha256_digest(record)
+    if chain_hash != row["chain_hash"]:
+        found.add(f"{name}: the chain hash does not match the row")
+    return chain_hash

@@ -1,0 +1,120 @@
+"""The engine's tables: decisions, their events, templates, and the log that every stored fact is a leaf of.
+
+Append-only is enforced here, for every program that opens the file: triggers refuse UPDATE, DELETE and an INSERT that would replace a
+row (`INSERT OR REPLACE` deletes without firing delete triggers unless the connection asks for that). There is no exception path.
+"""
+
+from nexus_control.database import Schema
+
+__all__ = ["SCHEMA"]
+
+_TABLES = (
+    """
+    CREATE TABLE IF NOT EXISTS decisions (
+        decision_id     TEXT    NOT NULL,
+        generation      INTEGER NOT NULL CHECK (generation >= 1),
+        created_at      TEXT    NOT NULL,
+        tombstone       INTEGER NOT NULL DEFAULT 0 CHECK (tombstone IN (0, 1)),
+        -- A copy of the first events and of an import's origin, for listing; the log stays the source.
+        goal            TEXT,
+        creator_type    TEXT,
+        creator_id      TEXT,
+        policy_ref      TEXT,
+        template_name   TEXT,
+        template_digest TEXT,
+        imported_at     TEXT,
+        imported_from   TEXT,
+        bundle_digest   TEXT,
+        copy_digest     BLOB    NOT NULL,
+        prev_hash       TEXT    NOT NULL,
+        chain_hash      TEXT    NOT NULL,
+        position        INTEGER NOT NULL UNIQUE REFERENCES log (position),
+        PRIMARY KEY (decision_id, generation)
+    ) STRICT
+    """,
+    "CREATE INDEX IF NOT EXISTS decisions_by_age ON decisions (created_at, position)",
+    """
+    CREATE TABLE IF NOT EXISTS decision_events (
+        position    INTEGER PRIMARY KEY REFERENCES log (position),
+        decision_id TEXT    NOT NULL,
+        generation  INTEGER NOT NULL,
+        seq         INTEGER NOT NULL CHECK (seq >= 0),
+        event_id    TEXT    NOT NULL CHECK (event_id = 'evt_' || decision_id || '_' || seq),
+        event_type  TEXT    NOT NULL,
+        ts          TEXT    NOT NULL,
+        actor_type  TEXT    NOT NULL,
+        actor_id    TEXT    NOT NULL,
+        payload     TEXT    NOT NULL,
+        digest      TEXT    NOT NULL,
+        prev_hash   TEXT    NOT NULL,
+        chain_hash  TEXT    NOT NULL,
+        UNIQUE (decision_id, generation, seq),
+        FOREIGN KEY (decision_id, generation) REFERENCES decisions (decision_id, generation)
+    ) STRICT
+    """,
+    "CREATE INDEX IF NOT EXISTS decision_events_by_type ON decision_events (event_type)",
+    """
+    CREATE TABLE IF NOT EXISTS templates (
+        name                         TEXT    NOT NULL PRIMARY KEY,
+        description                  TEXT    NOT NULL,
+        min_approvals                INTEGER NOT NULL,
+        allowed_modes                TEXT    NOT NULL,
+        require_adapter_capabilities TEXT    NOT NULL,
+        max_steps                    INTEGER,
+        labels                       TEXT    NOT NULL,
+        created_at                   TEXT    NOT NULL,
+        created_by_type              TEXT    NOT NULL,
+        created_by_id                TEXT    NOT NULL,
+        digest                       TEXT    NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS template_events (
+        template_name TEXT    NOT NULL REFERENCES templates (name),
+        seq           INTEGER NOT NULL CHECK (seq >= 0),
+        event_type    TEXT    NOT NULL,
+        ts            TEXT    NOT NULL,
+        actor_type    TEXT    NOT NULL,
+        actor_id      TEXT    NOT NULL,
+        payload       TEXT    NOT NULL,
+        digest        TEXT    NOT NULL,
+        prev_hash     TEXT    NOT NULL,
+        chain_hash    TEXT    NOT NULL,
+        position      INTEGER NOT NULL UNIQUE REFERENCES log (position),
+        PRIMARY KEY (template_name, seq)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS log (
+        position  INTEGER PRIMARY KEY CHECK (position >= 1),
+        leaf_hash BLOB    NOT NULL CHECK (length(leaf_hash) = 32),
+        kind      TEXT    NOT NULL CHECK (kind IN ('generation', 'event', 'template_event'))
+    ) STRICT
+    """,
+)
+
+_KEYS = {
+    "decisions": "(decision_id = NEW.decision_id AND generation = NEW.generation) OR position = NEW.position",
+    "decision_events": "(decision_id = NEW.decision_id AND generation = NEW.generation AND seq = NEW.seq) OR position = NEW.position",
+    "templates": "name = NEW.name",
+    "template_events": "(template_name = NEW.template_name AND seq = NEW.seq) OR position = NEW.position",
+    "log": "position = NEW.position",
+}
+"""Per table: what makes an inserted row the replacement of a stored one."""
+
+
+def _append_only(table: str, same_row: str) -> list[str]:
+    refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+    return [
+        f"CREATE TRIGGER IF NOT EXISTS {table}_refuse_update BEFORE UPDATE ON {table} {refuse}",
+        f"CREATE TRIGGER IF NOT EXISTS {table}_refuse_delete BEFORE DELETE ON {table} {refuse}",
+        f"CREATE TRIGGER IF NOT EXISTS {table}_refuse_replace BEFORE INSERT ON {table} "
+        f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same_row}) {refuse}",
+    ]
+
+
+SCHEMA = Schema(
+    "engine",
+    slot=0,
+    migrations=((*_TABLES, *(statement for table, same_row in _KEYS.items() for statement in _append_only(table, same_row))),),
+)

@@ -1,0 +1,309 @@
+"""Immutable policy templates: a name, the policy values, who created it and when.
+
+A template is written once, together with its TEMPLATE_CREATED event, which is chained and a leaf of the store's log. There is no
+update and no delete. A decision keeps the template as it was (snapshot and digest), so it never depends on this table again.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from nexus_control.canonical_json import canonical_json
+from nexus_control.database import Connection, Database, SqliteTemplateExists
+from nexus_control.errors import InvalidActor, InvalidPolicy, InvalidTemplate, MalformedEvent
+from nexus_control.events import (
+    ZERO_HASH,
+    Actor,
+    Clock,
+    EventType,
+    decode_payload,
+    event_digest,
+    parse_actor,
+    parse_time,
+    template_event_record,
+    utc_now,
+)
+from nexus_control.integrity import content_digest
+from nexus_control.log import append_leaf
+from nexus_control.policy import Policy
+from nexus_control.schema import SCHEMA
+
+__all__ = ["StoredTemplateEvent", "Template", "TemplateStore", "template_problems"]
+
+_SEQUENCES = ("allowed_modes", "require_adapter_capabilities", "labels")
+_FIELDS = (
+    "name",
+    "description",
+    "min_approvals",
+    "allowed_modes",
+    "require_adapter_capabilities",
+    "max_steps",
+    "labels",
+    "created_at",
+    "created_by_type",
+    "created_by_id",
+    "digest",
+)
+_SELECT = f"SELECT {', '.join(_FIELDS)} FROM templates"
+_INSERT = f"INSERT INTO templates ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))})"
+_EVENT_FIELDS = "template_name, seq, event_type, ts, actor_type, actor_id, payload, digest"
+_EVENTS = f"SELECT {_EVENT_FIELDS} FROM template_events WHERE template_name = ? ORDER BY seq"
+_ORPHANS = "SELECT DISTINCT template_name FROM template_events WHERE template_name NOT IN (SELECT name FROM templates)"
+_INSERT_EVENT = f"INSERT INTO template_events ({_EVENT_FIELDS}, prev_hash, chain_hash, position) VALUES ({', '.join('?' * 11)})"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A named policy. Values are checked like those of `Policy`; lists given for the sequences become tuples.
+
+    Raises InvalidTemplate for an empty name, a value out of range or of the wrong type.
+    """
+
+    name: str
+    description: str = ""
+    min_approvals: int = 1
+    allowed_modes: tuple[str, ...] = ("dry_run",)
+    require_adapter_capabilities: tuple[str, ...] = ()
+    max_steps: int | None = None
+    labels: tuple[str, ...] = ()
+    created_at: datetime | None = None
+    created_by: Actor | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(cast("object", self.name), str):
+            raise InvalidTemplate(f"template name must be a string, got {type(self.name).__name__}")
+        if not self.name:
+            raise InvalidTemplate("template name cannot be empty")
+        if not isinstance(cast("object", self.description), str):
+            raise InvalidTemplate(f"description must be a string, got {type(self.description).__name__}")
+        try:
+            policy = self.policy()
+        except InvalidPolicy as problem:
+            raise InvalidTemplate(str(problem)) from None
+        for field in _SEQUENCES:
+            object.__setattr__(self, field, getattr(policy, field))
+
+    def policy(self) -> Policy:
+        """The policy that this template stands for. Raises InvalidPolicy."""
+        return Policy(
+            min_approvals=self.min_approvals,
+            allowed_modes=self.allowed_modes,  # pyright: ignore[reportArgumentType]  # checked by Policy itself
+            require_adapter_capabilities=self.require_adapter_capabilities,
+            max_steps=self.max_steps,
+            labels=self.labels,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON data; this is what `digest` covers."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            **self._values(),
+            "created_at": None if self.created_at is None else self.created_at.isoformat(),
+            "created_by": None if self.created_by is None else dict(self.created_by),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Template":
+        """Inverse of `to_dict`; missing keys take the defaults. Raises InvalidTemplate."""
+        known: dict[str, Any] = {key: data[key] for key in ("description", "min_approvals", *_SEQUENCES, "max_steps") if key in data}
+        created_at, created_by = data.get("created_at"), data.get("created_by")
+        try:
+            if isinstance(created_at, str):
+                created_at = datetime.fromisoformat(created_at)
+            if created_at is not None and not isinstance(created_at, datetime):
+                raise InvalidTemplate(f"created_at must be a time, got {type(created_at).__name__}")
+            creator = None if created_by is None else parse_actor(created_by)
+        except (ValueError, InvalidActor) as problem:
+            raise InvalidTemplate(str(problem)) from None
+        return cls(name=data.get("name", ""), created_at=created_at, created_by=creator, **known)
+
+    def to_snapshot(self) -> dict[str, Any]:
+        """The template as a decision keeps it."""
+        return {"template_name": self.name, "template_description": self.description, **self._values()}
+
+    def digest(self) -> str:
+        """Raw content digest of `to_dict()`."""
+        return content_digest(self.to_dict())
+
+    def _values(self) -> dict[str, Any]:
+        return {
+            "min_approvals": self.min_approvals,
+            "allowed_modes": list(self.allowed_modes),
+            "require_adapter_capabilities": list(self.require_adapter_capabilities),
+            "max_steps": self.max_steps,
+            "labels": list(self.labels),
+        }
+
+
+@dataclass
+class StoredTemplateEvent:
+    """One row of a template's log; `digest` covers type and payload."""
+
+    template_name: str
+    seq: int
+    event_type: EventType
+    ts: datetime
+    actor: Actor
+    payload: dict[str, Any]
+    digest: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as JSON data."""
+        return {
+            "template_name": self.template_name,
+            "seq": self.seq,
+            "event_type": self.event_type.value,
+            "ts": self.ts.isoformat(),
+            "actor": dict(self.actor),
+            "payload": self.payload,
+            "digest": self.digest,
+        }
+
+
+class TemplateStore:
+    """The templates in a database. `conn` is a SQLite connection with name-addressable rows (the caller closes it), or a store's database."""
+
+    def __init__(self, conn: Connection | Database, *, clock: Clock = utc_now) -> None:
+        self._database = conn if isinstance(conn, Database) else Database.adopt(conn, SCHEMA)
+        self._clock = clock
+
+    def create_template(
+        self,
+        name: str,
+        actor: Mapping[str, str],
+        description: str = "",
+        min_approvals: int = 1,
+        allowed_modes: Sequence[str] | None = None,
+        require_adapter_capabilities: Sequence[str] | None = None,
+        max_steps: int | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> Template:
+        """Store a new template and its TEMPLATE_CREATED event in one transaction.
+
+        Raises TemplateExists (a `sqlite3.IntegrityError` here) for a name that is taken, InvalidTemplate or InvalidActor for wrong
+        values.
+        """
+        now = self._clock()
+        template = Template(
+            name=name,
+            description=description,
+            min_approvals=min_approvals,
+            allowed_modes=cast("tuple[str, ...]", ["dry_run"] if allowed_modes is None else allowed_modes),
+            require_adapter_capabilities=cast("tuple[str, ...]", [] if require_adapter_capabilities is None else require_adapter_capabilities),
+            max_steps=max_steps,
+            labels=cast("tuple[str, ...]", [] if labels is None else labels),
+            created_at=now,
+            created_by=parse_actor(actor),
+        )
+        payload_json = canonical_json(_event_payload(template))
+        with self._database.transaction() as connection:
+            if _select(connection, name) is not None:
+                raise SqliteTemplateExists(f"Template already exists: {name}")
+            connection.execute(_INSERT, _row(template))
+            _insert_created_event(connection, template, payload_json)
+        return template
+
+    def get_template(self, name: str) -> Template | None:
+        """The template of this name, or None. Raises MalformedEvent when its row cannot be read."""
+        with self._database.reading() as connection:
+            row = _select(connection, name)
+        return None if row is None else _template(row)
+
+    def list_templates(self, limit: int = 100, offset: int = 0, label_filter: str | None = None) -> list[Template]:
+        """Newest first; with `label_filter` only those that carry exactly this label."""
+        condition = "" if label_filter is None else "WHERE EXISTS (SELECT 1 FROM json_each(labels) WHERE value = :label AND type = 'text') "
+        query = f"{_SELECT} {condition}ORDER BY created_at DESC, rowid DESC LIMIT :limit OFFSET :offset"
+        with self._database.reading() as connection:
+            rows = connection.execute(query, {"label": label_filter, "limit": limit, "offset": offset}).fetchall()
+        return [_template(row) for row in rows]
+
+    def template_exists(self, name: str) -> bool:
+        """Whether a template of this name is stored."""
+        with self._database.reading() as connection:
+            return _select(connection, name) is not None
+
+    def get_template_events(self, name: str) -> list[StoredTemplateEvent]:
+        """The template's log in ascending seq; empty for an unknown name. Raises MalformedEvent for a row that cannot be read."""
+        with self._database.reading() as connection:
+            rows = connection.execute(_EVENTS, (name,)).fetchall()
+        return [_stored_event(row) for row in rows]
+
+
+def template_problems(connection: Connection) -> Iterator[str]:
+    """What is wrong with the rows of `templates`: each must read as a template, carry its own digest, and repeat its first event."""
+    for row in connection.execute(_ORPHANS):
+        yield f"template {row[0]}: its events are there, its row is missing"
+    for row in connection.execute(_SELECT):
+        name = f"template {row['name']}"
+        try:
+            template = _template(row)
+        except MalformedEvent as problem:
+            yield f"{name}: {problem}"
+            continue
+        if template.digest() != row["digest"]:
+            yield f"{name}: the digest does not match the row"
+        first = connection.execute(_EVENTS + " LIMIT 1", (row["name"],)).fetchone()
+        if first is None:
+            yield f"{name}: it has no event"
+        elif (first["ts"], first["actor_type"], first["actor_id"]) != (row["created_at"], row["created_by_type"], row["created_by_id"]) or first[
+            "payload"
+        ] != canonical_json(_event_payload(template)):
+            yield f"{name}: it says something else than its event"
+
+
+def _insert_created_event(connection: Connection, template: Template, payload_json: str) -> None:
+    assert template.created_at is not None
+    assert template.created_by is not None
+    event_type, ts, who = EventType.TEMPLATE_CREATED.value, template.created_at.isoformat(), template.created_by
+    record = template_event_record(
+        template_name=template.name,
+        seq=0,
+        event_type=event_type,
+        ts=ts,
+        actor_type=who.type,
+        actor_id=who.id,
+        payload_json=payload_json,
+        prev_hash=ZERO_HASH,
+    )
+    position, chain_hash = append_leaf(connection, "template_event", record)
+    digest = event_digest(event_type, payload_json)
+    row = (template.name, 0, event_type, ts, who.type, who.id, payload_json, digest, ZERO_HASH, chain_hash, position)
+    connection.execute(_INSERT_EVENT, row)
+
+
+def _event_payload(template: Template) -> dict[str, Any]:
+    data = template.to_dict()
+    return {key: value for key, value in data.items() if key not in ("created_at", "created_by")}
+
+
+def _row(template: Template) -> tuple[str | int | None, ...]:
+    data = template.to_dict()
+    lists = {field: canonical_json(data[field]) for field in _SEQUENCES}
+    who = data["created_by"]
+    flat = {**data, **lists, "created_by_type": who["type"], "created_by_id": who["id"], "digest": template.digest()}
+    return tuple(flat[field] for field in _FIELDS)
+
+
+def _select(connection: Connection, name: str) -> Any:
+    return connection.execute(_SELECT + " WHERE name = ?", (name,)).fetchone()
+
+
+def _template(row: Any) -> Template:
+    data = dict(row)
+    try:
+        lists = {field: json.loads(data[field]) for field in _SEQUENCES}
+        return Template.from_dict({**data, **lists, "created_by": {"type": data["created_by_type"], "id": data["created_by_id"]}})
+    except ValueError as problem:
+        raise MalformedEvent(f"unreadable template row: {problem}") from None
+
+
+def _stored_event(row: Any) -> StoredTemplateEvent:
+    name, seq, kind, ts, actor_type, actor_id, payload, digest = row
+    try:
+        event_type = EventType(kind)
+    except ValueError:
+        raise MalformedEvent(f"event {seq} of template {name} has the unknown type {kind!r}") from None
+    return StoredTemplateEvent(name, seq, event_type, parse_time(ts), Actor(type=actor_type, id=actor_id), decode_payload(payload), digest)

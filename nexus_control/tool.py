@@ -1,0 +1,469 @@
+"""`NexusControlTools`: the engine as a set of calls, each of which parses its arguments, acts in one transaction, and shapes a result.
+
+A call never raises for an argument of the wrong type, shape or value, or for a command that the decision does not allow: it returns
+`ToolResult(success=False)` with a stable code. Any other exception is a bug and surfaces.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, cast
+
+from nexus_control.audit_export import export_audit_package
+from nexus_control.audit_package import render_audit_package
+from nexus_control.audit_record import audit_record
+from nexus_control.bundle import ConflictMode
+from nexus_control.canonical_json import canonical_json
+from nexus_control.decision import Decision
+from nexus_control.errors import InputError, InvalidPolicy, ModeNotAllowed, NexusError, TemplateNotFound
+from nexus_control.events import Actor, EventType, parse_actor, parse_expires_at, require_text
+from nexus_control.execution import RouterProtocol, abandon_execution, execute_decision
+from nexus_control.export import export_decision, render_export
+from nexus_control.import_ import import_bundle
+from nexus_control.inspection import inspect_decision, render_inspection
+from nexus_control.integrity import sha256_digest
+from nexus_control.judgement import judge_approval, judge_revocation
+from nexus_control.lifecycle import compute_blocking_reasons
+from nexus_control.policy import Policy
+from nexus_control.store import DecisionStore, EventItem, EventStore
+from nexus_control.template import Template, TemplateStore
+
+__all__ = ["NexusControlTools", "RouterProtocol", "ToolResult"]
+
+_LARGEST_INT = 2**63 - 1
+
+P = ParamSpec("P")
+
+
+@dataclass
+class ToolResult:
+    """What a tool returns. `code` is the stable code of the error; `error` starts with it where the text for people does not."""
+
+    success: bool
+    data: dict[str, Any] = field(default_factory=dict[str, Any])
+    error: str | None = None
+    code: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """`{"success": True, **data}` or `{"success": False, "error": text}`."""
+        return {"success": True, **self.data} if self.success else {"success": False, "error": self.error}
+
+
+def _tool(
+    method: "Callable[Concatenate[NexusControlTools, P], dict[str, Any]]",
+) -> "Callable[Concatenate[NexusControlTools, P], ToolResult]":
+    """The boundary: errors of the engine become results here, and nowhere else."""
+
+    @wraps(method)
+    def call(self: "NexusControlTools", *args: P.args, **kwargs: P.kwargs) -> ToolResult:
+        try:
+            return ToolResult(success=True, data=method(self, *args, **kwargs))
+        except NexusError as error:
+            return ToolResult(success=False, error=error.describe(), code=error.code)
+
+    return call
+
+
+class NexusControlTools:
+    """Request, approve, execute and prove decisions in one store.
+
+    `store` is used when given, otherwise `DecisionStore(db_path)` is opened; close it with `tools.store.close()`. Every call returns a
+    `ToolResult`; times are ISO 8601 in UTC, digests raw hex unless they start with `sha256:`.
+    """
+
+    def __init__(self, store: EventStore | None = None, db_path: str | Path = ":memory:") -> None:
+        self.store: EventStore = DecisionStore(db_path) if store is None else store
+        self._templates: TemplateStore | None = None
+
+    @property
+    def template_store(self) -> TemplateStore:
+        """The templates of the same store, one object per tools object."""
+        if self._templates is None:
+            self._templates = self.store.get_template_store()
+        return self._templates
+
+    # -- decisions ------------------------------------------------------------------------------------------------------------
+
+    @_tool
+    def request(
+        self,
+        goal: str,
+        actor: Mapping[str, str],
+        mode: str = "dry_run",
+        plan: str | None = None,
+        template_name: str | None = None,
+        min_approvals: int | None = None,
+        allowed_modes: Sequence[str] | None = None,
+        require_adapter_capabilities: Sequence[str] | None = None,
+        max_steps: int | None = None,
+        labels: Sequence[str] | None = None,
+        *,
+        override_min_approvals: int | None = None,
+        override_allowed_modes: Sequence[str] | None = None,
+        override_require_adapter_capabilities: Sequence[str] | None = None,
+        override_max_steps: int | None = None,
+        override_labels: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Ask for an action. The policy comes from the arguments, or from a template whose values the arguments override.
+
+        Errors: INVALID_ARGUMENT, INVALID_ACTOR, INVALID_POLICY, TEMPLATE_NOT_FOUND, MODE_NOT_ALLOWED.
+        """
+        who = parse_actor(actor)
+        if not require_text(goal, "goal"):
+            raise InputError("goal must not be empty")
+        plan = _optional_text(plan, "plan")
+        plain = {
+            "min_approvals": min_approvals,
+            "allowed_modes": allowed_modes,
+            "require_adapter_capabilities": require_adapter_capabilities,
+            "max_steps": max_steps,
+            "labels": labels,
+        }
+        overrides = {
+            "min_approvals": override_min_approvals,
+            "allowed_modes": override_allowed_modes,
+            "require_adapter_capabilities": override_require_adapter_capabilities,
+            "max_steps": override_max_steps,
+            "labels": override_labels,
+        }
+        template = None if template_name is None else self._template(require_text(template_name, "template_name"))
+        given = _merged_overrides(plain, overrides, has_template=template is not None)
+        policy = _effective_policy(given, template, mode)
+        if mode not in policy.allowed_modes:
+            raise ModeNotAllowed(f"mode {mode!r:.100} is not in allowed_modes {list(policy.allowed_modes)}")
+        attached: dict[str, Any] = policy.to_dict()
+        data: dict[str, Any] = {"state": "pending_approval", "min_approvals": policy.min_approvals, "current_approvals": 0}
+        if template is not None:
+            applied = {key: attached[key] for key in given}
+            reference = {"template_name": template.name, "template_digest": template.digest()}
+            attached |= {**reference, "template_snapshot": template.to_snapshot(), "overrides_applied": applied}
+            data |= {**reference, **({"overrides_applied": applied} if applied else {})}
+        created = {"goal": goal, "plan": plan, "requested_mode": mode, "labels": list(policy.labels)}
+        items: list[EventItem] = [(EventType.DECISION_CREATED, who, created), (EventType.POLICY_ATTACHED, who, attached)]
+        request_id = self.store.new_id()
+        self.store.append_events(request_id, items, create=True)
+        return {"request_id": request_id, **data}
+
+    @_tool
+    def approve(self, request_id: str, actor: Mapping[str, str], comment: str | None = None, expires_at: Any = None) -> dict[str, Any]:
+        """Approve a decision, until `expires_at` (a time with offset, or ISO text; None for good).
+
+        Errors: DECISION_NOT_FOUND, INVALID_ACTOR, INVALID_EXPIRES_AT, CANNOT_APPROVE, ALREADY_APPROVED.
+        """
+        who, decision_id = parse_actor(actor), _id(request_id)
+        expiry = parse_expires_at(expires_at)
+        payload: dict[str, Any] = {"expires_at": None if expiry is None else expiry.isoformat()}
+        if comment := _optional_text(comment, "comment"):
+            payload["comment"] = comment
+        with self.store.transaction():
+            now = self.store.clock()
+            decision = Decision.load(self.store, decision_id, as_of=now)
+            judge_approval(decision, who.id, now)
+            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_GRANTED, who, payload))
+        return {**_standing(decision), "required_approvals": 0 if decision.policy is None else decision.policy.min_approvals}
+
+    @_tool
+    def revoke_approval(self, request_id: str, actor: Mapping[str, str], reason: str = "") -> dict[str, Any]:
+        """Take an approval back, before it has been used.
+
+        Errors: DECISION_NOT_FOUND, INVALID_ACTOR, CANNOT_REVOKE, NOT_APPROVED, ALREADY_REVOKED.
+        """
+        who, decision_id, reason = parse_actor(actor), _id(request_id), require_text(reason, "reason")
+        with self.store.transaction():
+            decision = Decision.load(self.store, decision_id, as_of=self.store.clock())
+            judge_revocation(decision, who.id)
+            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_REVOKED, who, {"reason": reason}))
+        return _standing(decision)
+
+    @_tool
+    def execute(
+        self,
+        request_id: str,
+        adapter_id: str,
+        actor: Mapping[str, str],
+        router: RouterProtocol,
+        dry_run: bool | None = None,
+        *,
+        retry: bool = False,
+    ) -> dict[str, Any]:
+        """Run the approved action through the router, at most once per authorization; `retry` allows one more after a failed run.
+
+        Errors: DECISION_NOT_FOUND, INVALID_ACTOR, INVALID_ROUTER, NO_POLICY, POLICY_VALIDATION_FAILED, ACTION_CHANGED,
+        ALREADY_EXECUTED, EXECUTION_IN_PROGRESS, EXECUTION_FAILED, EXECUTION_SUPERSEDED, ROUTER_ERROR (or the router's own code),
+        ROUTER_RESPONSE_INVALID, OUTCOME_NOT_RECORDED.
+        """
+        who, decision_id = parse_actor(actor), _id(request_id)
+        if not require_text(adapter_id, "adapter_id"):
+            raise InputError("adapter_id must not be empty")
+        wanted = None if dry_run is None else _flag(dry_run, "dry_run")
+        outcome = execute_decision(self.store, decision_id, adapter_id, who, router, wanted, retry=_flag(retry, "retry"))
+        return {
+            "request_id": decision_id,
+            "run_id": outcome.run_id,
+            "mode": outcome.mode,
+            "steps_executed": outcome.steps_executed,
+            "request_digest": outcome.request_digest,
+            "response_digest": outcome.response_digest,
+        }
+
+    @_tool
+    def recover_execution(self, request_id: str, actor: Mapping[str, str], reason: str = "") -> dict[str, Any]:
+        """Declare an execution abandoned whose process died. Whether its side effects happened stays unknown.
+
+        Errors: DECISION_NOT_FOUND, INVALID_ACTOR, NOTHING_TO_RECOVER.
+        """
+        who, decision_id = parse_actor(actor), _id(request_id)
+        decision = abandon_execution(self.store, decision_id, who, require_text(reason, "reason"))
+        return {"request_id": decision_id, "state": decision.state.value, "error_code": "EXECUTION_ABANDONED"}
+
+    # -- reading --------------------------------------------------------------------------------------------------------------
+
+    @_tool
+    def status(self, request_id: str, include_events: bool = False) -> dict[str, Any]:
+        """The decision as it stands, with what blocks its execution. Errors: DECISION_NOT_FOUND, EVENT_UNREADABLE."""
+        decision = self._load(request_id)
+        data = {**decision.to_dict(), "blocking_reasons": [reason.to_dict() for reason in compute_blocking_reasons(decision)]}
+        if _flag(include_events, "include_events"):
+            data["events"] = [event.to_dict() for event in decision.events]
+        return data
+
+    @_tool
+    def list_requests(self, limit: int = 100, offset: int = 0) -> dict[str, Any]:
+        """A page of decisions, newest first. One that cannot be read is listed with state `invalid` and does not hide the others."""
+        limit, offset = _count(limit, "limit"), _count(offset, "offset")
+        now = self.store.clock()
+        with self.store.snapshot():
+            page = self.store.decision_page(limit, offset)
+            events = self.store.get_events_of([decision_id for decision_id, _ in page])
+        requests: list[dict[str, Any]] = []
+        for decision_id, created_at in page:
+            entry: dict[str, Any] = {"request_id": decision_id, "created_at": created_at}
+            try:
+                found = events[decision_id]
+                if isinstance(found, NexusError):
+                    raise found
+                decision = Decision.replay(decision_id, found, as_of=now)
+                entry |= {"state": decision.state.value, "goal": decision.goal, "is_approved": decision.is_approved}
+            except NexusError as error:
+                entry |= {"state": "invalid", "goal": None, "is_approved": False, "error": error.describe()}
+            requests.append(entry)
+        return {"requests": requests, "count": len(requests), "offset": offset, "limit": limit}
+
+    @_tool
+    def inspect(
+        self, decision_id: str, render: bool = True, include_events: bool = False, include_compiled_router_request: bool = True
+    ) -> dict[str, Any]:
+        """Everything about a decision for a person or a program, read-only. Errors: DECISION_NOT_FOUND, EVENT_UNREADABLE."""
+        decision = self._load(decision_id)
+        data = inspect_decision(
+            decision,
+            include_events=_flag(include_events, "include_events"),
+            include_compiled_router_request=_flag(include_compiled_router_request, "include_compiled_router_request"),
+        )
+        if _flag(render, "render"):
+            data["rendered"] = render_inspection(decision)
+        return data
+
+    @_tool
+    def export_audit_record(self, request_id: str) -> dict[str, Any]:
+        """The decision with all its events, approvals and executions as one record, and its digest. Errors: DECISION_NOT_FOUND."""
+        record = audit_record(self._load(request_id), self.store.clock())
+        text = canonical_json(record)
+        return {"audit_record": record, "record_digest": sha256_digest(text.encode()), "canonical_json": text}
+
+    # -- templates ------------------------------------------------------------------------------------------------------------
+
+    @_tool
+    def template_create(
+        self,
+        name: str,
+        actor: Mapping[str, str],
+        description: str = "",
+        min_approvals: int = 1,
+        allowed_modes: Sequence[str] | None = None,
+        require_adapter_capabilities: Sequence[str] | None = None,
+        max_steps: int | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
+        """Store an immutable policy template. Errors: INVALID_ACTOR, INVALID_TEMPLATE, TEMPLATE_ALREADY_EXISTS."""
+        template = self.template_store.create_template(
+            name, parse_actor(actor), description, min_approvals, allowed_modes, require_adapter_capabilities, max_steps, labels
+        )
+        return {
+            "template_name": template.name,
+            "description": template.description,
+            "digest": template.digest(),
+            "created_at": template.to_dict()["created_at"],
+        }
+
+    @_tool
+    def template_list(self, limit: int = 100, offset: int = 0, label_filter: str | None = None) -> dict[str, Any]:
+        """A page of templates, newest first, optionally those with exactly one label."""
+        limit, offset, label = _count(limit, "limit"), _count(offset, "offset"), _optional_text(label_filter, "label_filter")
+        shown = ("name", "description", "min_approvals", "allowed_modes", "labels", "created_at")
+        found = [template.to_dict() for template in self.template_store.list_templates(limit, offset, label)]
+        templates = [{key: data[key] for key in shown} for data in found]
+        return {"templates": templates, "count": len(templates), "offset": offset, "limit": limit}
+
+    @_tool
+    def template_get(self, name: str, include_events: bool = False) -> dict[str, Any]:
+        """One template with its digest and the snapshot that decisions keep of it. Errors: TEMPLATE_NOT_FOUND."""
+        template = self._template(require_text(name, "name"))
+        data = {"template": template.to_dict(), "digest": template.digest(), "snapshot": template.to_snapshot()}
+        if _flag(include_events, "include_events"):
+            data["events"] = [event.to_dict() for event in self.template_store.get_template_events(name)]
+        return data
+
+    # -- bundles and packages -------------------------------------------------------------------------------------------------
+
+    @_tool
+    def export_bundle(
+        self, decision_id: str, include_template_snapshot: bool = True, include_router_link: bool = True, render: bool = True
+    ) -> dict[str, Any]:
+        """The decision as one portable document. `canonical_json` is byte-identical for every export of the same decision."""
+        result = export_decision(
+            self.store,
+            _id(decision_id),
+            include_template_snapshot=_flag(include_template_snapshot, "include_template_snapshot"),
+            include_router_link=_flag(include_router_link, "include_router_link"),
+        )
+        if result.bundle is None:
+            raise _failed(result.error_code, result.error_message)
+        data: dict[str, Any] = {
+            "bundle": result.bundle.to_dict(),
+            "digest": result.digest,
+            "canonical_json": result.bundle.to_canonical_json(include_meta=False),
+        }
+        if _flag(render, "render"):
+            data["rendered"] = render_export(result.bundle)
+        return data
+
+    @_tool
+    def import_bundle(
+        self,
+        bundle: dict[str, Any] | str,
+        verify_digest: bool = True,
+        conflict_mode: str = "reject_on_conflict",
+        replay_after_import: bool = True,
+    ) -> dict[str, Any]:
+        """Store a decision that was exported elsewhere; `bundle` is the object or its JSON text.
+
+        Errors: BUNDLE_INVALID_SCHEMA, CONFLICT_MODE_INVALID, INTEGRITY_MISMATCH, DECISION_EXISTS, REPLAY_INVALID,
+        IMPORT_ATOMICITY_FAILED.
+        """
+        result = import_bundle(
+            self.store,
+            bundle,
+            verify_digest=_flag(verify_digest, "verify_digest"),
+            conflict_mode=cast("ConflictMode", conflict_mode),
+            replay_after_import=_flag(replay_after_import, "replay_after_import"),
+        )
+        if not result.success:
+            raise _failed(result.error_code, result.error_message)
+        return result.to_dict()
+
+    @_tool
+    def export_audit_package(
+        self,
+        decision_id: str,
+        embed_router_bundle: bool = False,
+        router_bundle: dict[str, Any] | None = None,
+        router_bundle_digest: str | None = None,
+        verify_router_bundle_digest: bool = True,
+        render: bool = True,
+    ) -> dict[str, Any]:
+        """One document that binds what was allowed to what was run; check it with `verify_audit_package`.
+
+        Errors: DECISION_NOT_FOUND, NO_ROUTER_LINK, ROUTER_DIGEST_MISMATCH, ROUTER_BUNDLE_INVALID.
+        """
+        if router_bundle is not None and not isinstance(cast("object", router_bundle), dict):
+            raise InputError(f"router_bundle must be an object, got {type(router_bundle).__name__}")
+        result = export_audit_package(
+            self.store,
+            _id(decision_id),
+            embed_router_bundle=_flag(embed_router_bundle, "embed_router_bundle"),
+            router_bundle=router_bundle,
+            router_bundle_digest=_optional_text(router_bundle_digest, "router_bundle_digest"),
+            verify_router_bundle_digest=_flag(verify_router_bundle_digest, "verify_router_bundle_digest"),
+        )
+        if result.package is None:
+            raise _failed(result.error_code, result.error_message)
+        data: dict[str, Any] = {"package": result.package.to_dict(), "digest": result.digest}
+        if _flag(render, "render"):
+            data["rendered"] = render_audit_package(result.package)
+        return data
+
+    # -- shared ---------------------------------------------------------------------------------------------------------------
+
+    def _load(self, decision_id: object) -> Decision:
+        return Decision.load(self.store, _id(decision_id), as_of=self.store.clock())
+
+    def _template(self, name: str) -> Template:
+        template = self.template_store.get_template(name)
+        if template is None:
+            raise TemplateNotFound(f"Template not found: {name}")
+        return template
+
+
+def _merged_overrides(plain: dict[str, Any], overrides: dict[str, Any], *, has_template: bool) -> dict[str, Any]:
+    """The policy arguments that were given, under their plain names. Raises InputError for a contradiction."""
+    given = {key: value for key, value in plain.items() if value is not None}
+    for key, value in overrides.items():
+        if value is None:
+            continue
+        if not has_template:
+            raise InputError(f"override_{key} needs a template_name")
+        if key in given and given[key] != value:
+            raise InputError(f"{key} and override_{key} are given with different values")
+        given[key] = value
+    return given
+
+
+def _effective_policy(given: dict[str, Any], template: Template | None, mode: object) -> Policy:
+    """The policy that will be attached. Raises InvalidPolicy."""
+    if template is not None:
+        defaults = template.policy().to_dict()
+    else:
+        defaults = {"allowed_modes": ["dry_run", "apply"] if mode == "apply" else ["dry_run"]}
+    policy = Policy(**{**defaults, **given})
+    try:
+        canonical_json(policy.to_dict())
+    except ValueError as problem:
+        raise InvalidPolicy(f"the policy cannot be stored: {problem}") from None
+    return policy
+
+
+def _standing(decision: Decision) -> dict[str, Any]:
+    return {
+        "request_id": decision.decision_id,
+        "state": decision.state.value,
+        "current_approvals": decision.active_approval_count,
+        "is_approved": decision.is_approved,
+    }
+
+
+def _failed(code: str | None, message: str | None) -> NexusError:
+    error = NexusError(message or "")
+    error.code = code or NexusError.code
+    return error
+
+
+def _id(value: object) -> str:
+    return require_text(value, "decision id")
+
+
+def _optional_text(value: object, name: str) -> str | None:
+    return None if value is None else require_text(value, name)
+
+
+def _flag(value: object, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false, got {type(value).__name__}")
+    return value
+
+
+def _count(value: object, name: Literal["limit", "offset"]) -> int:
+    if type(value) is not int or not 0 <= value <= _LARGEST_INT:
+        raise InputError(f"{name} must be an integer from 0 to {_LARGEST_INT}")
+    return value
