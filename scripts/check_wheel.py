@@ -132,7 +132,7 @@ def _environment(folder: Path) -> Path:
 
 
 def _pip(python: Path, *what: str) -> None:
-    _run(sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check", "install", *what, cwd=ROOT)
+    _run(sys.executable, "-m", "pip", "--python", str(python), "-qq", "--disable-pip-version-check", "install", *what, cwd=ROOT)
 
 
 def _import_each(python: Path, modules: list[str], *, cwd: Path) -> None:
