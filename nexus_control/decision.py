@@ -14,7 +14,7 @@ elsewhere. A payload that cannot be understood ends the replay with MalformedEve
     EXECUTION_COMPLETED   run_id, response_digest: text or absent; steps_executed: integer or absent
     EXECUTION_FAILED      error_code, error_message, run_id, response_digest: text or absent
 
-Null counts as absent; an absent value is None, `[]` or `{}`. Unknown keys are ignored.
+Null counts as absent; an absent value is None, `[]` or `{}`, an absent error_code "UNKNOWN". Unknown keys are ignored.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,7 +65,10 @@ class Approval:
 
 @dataclass
 class ExecutionRecord:
-    """One execution: requested, perhaps started, perhaps ended. Digests are raw."""
+    """One execution: requested, perhaps started, perhaps ended; one that ended failed exactly when it has an `error_code`.
+
+    Digests are raw.
+    """
 
     adapter_id: str
     dry_run: bool
@@ -344,12 +347,14 @@ def _execution_completed(decision: Decision, event: StoredEvent) -> None:
         raise MalformedEvent("steps_executed must be an integer")
     if record := decision.latest_execution:
         record.completed_at, record.run_id, record.response_digest, record.steps_executed = event.ts, run_id, digest, steps
+        # A run that had been given up and reports after all is no failed one any more.
+        record.error_code = record.error_message = None
     decision.state = DecisionState.COMPLETED
 
 
 def _execution_failed(decision: Decision, event: StoredEvent) -> None:
     payload = event.payload
-    code, message = _text(payload, "error_code"), _text(payload, "error_message")
+    code, message = _text(payload, "error_code") or "UNKNOWN", _text(payload, "error_message")
     run_id, digest = _text(payload, "run_id"), _text(payload, "response_digest")
     if record := decision.latest_execution:
         record.completed_at, record.error_code, record.error_message = event.ts, code, message

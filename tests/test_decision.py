@@ -286,6 +286,19 @@ def test_a_failure_keeps_what_links_it_to_the_router() -> None:
     assert record.completed_at == T0 + timedelta(minutes=5)
 
 
+def test_a_failure_without_code_cannot_be_taken_for_a_success() -> None:
+    decision = Decision.replay("d", history(policy(), REQUESTED, STARTED, execution(EventType.EXECUTION_FAILED)))
+    assert decision.executions[0].error_code == "UNKNOWN"
+    assert decision.executions[0].error_message is None
+
+
+def test_a_run_that_reports_after_it_was_given_up_is_no_failure_any_more() -> None:
+    decision = Decision.replay("d", history(policy(), REQUESTED, STARTED, FAILED, COMPLETED))
+    record = decision.executions[0]
+    assert decision.state is DecisionState.COMPLETED
+    assert (record.error_code, record.error_message, record.run_id) == (None, None, "run-1")
+
+
 @pytest.mark.parametrize(("last", "state"), [(STARTED, "executing"), (COMPLETED, "completed"), (FAILED, "failed")])
 def test_an_execution_event_without_request_changes_the_state_and_makes_no_record(last: Item, state: str) -> None:
     decision = Decision.replay("d", history(last))
