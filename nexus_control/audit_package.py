@@ -1,0 +1,386 @@
+"""The audit package: a decision bundle bound to the run that it authorised, and the checks that a stranger can repeat.
+
+    integrity.binding_digest
+        `-- package_version, binding.control_digest, binding.router_digest, binding.control_router_link_digest
+                                     |                       |                          |
+                              control_bundle       the run's record or its       control_bundle.router_link
+                                                   digest (`router`)
+
+Verification reads nothing but its argument, runs every check whatever the others find, and names what differs. Outside of all digests:
+`provenance` and `meta`, of the package and of the control bundle. Digests alone cannot expose a package that was rebuilt whole;
+`expected_binding_digest`, a digest obtained from elsewhere, can.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, Self, cast
+
+from nexus_control.bundle import BundleProvenance, DecisionBundle, compute_router_link_digest
+from nexus_control.bundle_checks import (
+    bundle_digest_findings,
+    event_digest_findings,
+    recompute,
+    replay_findings,
+    section_findings,
+    sequence_findings,
+    version_findings,
+)
+from nexus_control.canonical_json import canonical_json
+from nexus_control.errors import MalformedBundle
+from nexus_control.integrity import content_digest, digests_equal, prefixed, unprefixed
+from nexus_control.json_data import copy_json, object_field, object_of, optional_object_field, parse_json, text_field
+from nexus_control.router_record import RouterDigestFn, content_findings, router_run_digest, stated_digest, stated_run_ids
+from nexus_control.verification import (
+    VERIFY_BINDING_CONTROL_MATCH,
+    VERIFY_BINDING_DIGEST,
+    VERIFY_BINDING_LINK_MATCH,
+    VERIFY_BINDING_ROUTER_MATCH,
+    VERIFY_CONTROL_BUNDLE_DIGEST,
+    VERIFY_EXPECTED_BINDING_DIGEST,
+    VERIFY_ROUTER_DIGEST,
+    VERIFY_SCHEMA,
+    Finding,
+    VerificationCheck,
+    VerificationResult,
+    judge,
+    unreadable,
+)
+
+__all__ = [
+    "AUDIT_ERROR_DECISION_NOT_FOUND",
+    "AUDIT_ERROR_LINK_DIGEST_MISMATCH",
+    "AUDIT_ERROR_NO_ROUTER_LINK",
+    "AUDIT_ERROR_ROUTER_BUNDLE_INVALID",
+    "AUDIT_ERROR_ROUTER_DIGEST_MISMATCH",
+    "PACKAGE_VERSION",
+    "VERIFY_BINDING_CONTROL_MATCH",
+    "VERIFY_BINDING_DIGEST",
+    "VERIFY_BINDING_LINK_MATCH",
+    "VERIFY_BINDING_ROUTER_MATCH",
+    "VERIFY_CONTROL_BUNDLE_DIGEST",
+    "VERIFY_EXPECTED_BINDING_DIGEST",
+    "VERIFY_ROUTER_DIGEST",
+    "VERIFY_SCHEMA",
+    "AuditBinding",
+    "AuditIntegrity",
+    "AuditPackage",
+    "RouterDigestFn",
+    "RouterRef",
+    "RouterSection",
+    "VerificationCheck",
+    "VerificationResult",
+    "compute_binding_digest",
+    "router_run_digest",
+    "verify_audit_package",
+]
+
+PACKAGE_VERSION = "0.6"
+
+AUDIT_ERROR_NO_ROUTER_LINK = "NO_ROUTER_LINK"
+AUDIT_ERROR_LINK_DIGEST_MISMATCH = "LINK_DIGEST_MISMATCH"
+AUDIT_ERROR_ROUTER_DIGEST_MISMATCH = "ROUTER_DIGEST_MISMATCH"
+AUDIT_ERROR_DECISION_NOT_FOUND = "DECISION_NOT_FOUND"
+AUDIT_ERROR_ROUTER_BUNDLE_INVALID = "ROUTER_BUNDLE_INVALID"
+
+
+@dataclass(slots=True)
+class RouterRef:
+    """A run by name and prefixed digest; the record itself is kept elsewhere."""
+
+    run_id: str
+    digest: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Both keys."""
+        return {"run_id": self.run_id, "digest": self.digest}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Inverse of `to_dict`. Raises MalformedBundle."""
+        fields = object_of(data, "router.ref")
+        return cls(text_field(fields, "run_id", "router.ref"), text_field(fields, "digest", "router.ref"))
+
+
+@dataclass(slots=True)
+class RouterSection:
+    """The run: its record (`embedded`) or where to find it (`reference`)."""
+
+    mode: Literal["embedded", "reference"]
+    bundle: dict[str, Any] | None = None
+    ref: RouterRef | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """`mode` and the member that belongs to it, an independent copy."""
+        if self.mode == "embedded":
+            return {"mode": self.mode, "bundle": copy_json(self.bundle)}
+        return {"mode": self.mode, "ref": None if self.ref is None else self.ref.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Inverse of `to_dict`; the member may be absent, which verification reports. Raises MalformedBundle.
+
+        The member of the other mode is refused: nothing would verify it, but a reader could take it for evidence.
+        """
+        fields = object_of(data, "router")
+        mode = text_field(fields, "mode", "router")
+        bundle, ref = optional_object_field(fields, "bundle", "router"), optional_object_field(fields, "ref", "router")
+        if mode == "embedded" and ref is None:
+            return cls("embedded", bundle=bundle)
+        if mode == "reference" and bundle is None:
+            return cls("reference", ref=None if ref is None else RouterRef.from_dict(ref))
+        raise MalformedBundle("router must be of mode 'embedded' with a bundle, or of mode 'reference' with a ref")
+
+
+@dataclass(slots=True)
+class AuditBinding:
+    """The three prefixed digests that the binding digest covers."""
+
+    control_digest: str
+    router_digest: str
+    control_router_link_digest: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The three keys."""
+        return {
+            "control_digest": self.control_digest,
+            "router_digest": self.router_digest,
+            "control_router_link_digest": self.control_router_link_digest,
+        }
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Inverse of `to_dict`. Raises MalformedBundle."""
+        fields = object_of(data, "binding")
+        return cls(
+            text_field(fields, "control_digest", "binding"),
+            text_field(fields, "router_digest", "binding"),
+            text_field(fields, "control_router_link_digest", "binding"),
+        )
+
+
+@dataclass(slots=True)
+class AuditIntegrity:
+    """The stored binding digest, prefixed."""
+
+    alg: str
+    binding_digest: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Both keys."""
+        return {"alg": self.alg, "binding_digest": self.binding_digest}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Inverse of `to_dict`; `alg` defaults to `sha256`. Raises MalformedBundle."""
+        fields = object_of(data, "integrity")
+        return cls(text_field(fields, "alg", "integrity", "sha256"), text_field(fields, "binding_digest", "integrity"))
+
+
+@dataclass(slots=True)
+class AuditPackage:
+    """A control bundle, the run it led to, and the digests that bind them."""
+
+    package_version: str
+    control_bundle: DecisionBundle
+    router: RouterSection
+    binding: AuditBinding
+    integrity: AuditIntegrity
+    provenance: BundleProvenance
+    meta: dict[str, Any] = field(default_factory=lambda: {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The package as JSON data, an independent copy: six keys, and `meta` when not empty."""
+        data: dict[str, Any] = {
+            "package_version": self.package_version,
+            "control_bundle": self.control_bundle.to_dict(),
+            "router": self.router.to_dict(),
+            "binding": self.binding.to_dict(),
+            "integrity": self.integrity.to_dict(),
+            "provenance": self.provenance.to_dict(),
+        }
+        if self.meta:
+            data["meta"] = copy_json(self.meta)
+        return data
+
+    def to_canonical_json(self) -> str:
+        """Canonical JSON of `to_dict`. Raises ValueError or TypeError for a value that canonical JSON cannot express.
+
+        Not the text to hand out when an embedded record holds floats such as 1.0 or -0.0: canonical JSON writes 1 and 0, while the
+        run digest of the record depends on their spelling. Write `json.dumps(package.to_dict())` instead.
+        """
+        return canonical_json(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Inverse of `to_dict`; `package_version`, `provenance` and `meta` may be absent. Shares payloads with `data`.
+
+        Raises MalformedBundle.
+        """
+        fields = object_of(data, "package")
+        return cls(
+            text_field(fields, "package_version", "package", PACKAGE_VERSION),
+            DecisionBundle.from_dict(object_field(fields, "control_bundle", "package")),
+            RouterSection.from_dict(object_field(fields, "router", "package")),
+            AuditBinding.from_dict(object_field(fields, "binding", "package")),
+            AuditIntegrity.from_dict(object_field(fields, "integrity", "package")),
+            BundleProvenance.from_dict(fields.get("provenance", {})),
+            object_field(fields, "meta", "package", {}),
+        )
+
+
+def compute_binding_digest(package_version: str, control_digest: str, router_digest: str, control_router_link_digest: str) -> str:
+    """Raw digest that binds a package's parts; the arguments enter as given. Raises ValueError for lone surrogates."""
+    return content_digest(
+        {
+            "package_version": package_version,
+            "control_digest": control_digest,
+            "router_digest": router_digest,
+            "control_router_link_digest": control_router_link_digest,
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """A package under verification. `document` is its control bundle as it was given, `{}` when only objects are at hand."""
+
+    package: AuditPackage
+    document: Mapping[str, Any]
+    strict: bool
+    router_digest_fn: RouterDigestFn | None
+    expected_binding_digest: str | None
+
+
+def verify_audit_package(
+    package: AuditPackage | dict[str, Any] | str | bytes,
+    *,
+    strict: bool = False,
+    router_digest_fn: RouterDigestFn | None = None,
+    expected_binding_digest: str | None = None,
+) -> VerificationResult:
+    """Run every check over a package, its dict form or its JSON text.
+
+    A document from which no package can be built gives the single failed check `schema`; nothing is raised for bad evidence.
+    `strict` fails the checks that otherwise pass with a remark because an embedded record cannot be judged. `router_digest_fn`
+    replaces the built-in rules for the content of an embedded record; whatever it raises fails the check, since it was given a
+    record that may be forged. `expected_binding_digest` adds a check of that name: the package is the one that this digest, kept
+    elsewhere, was taken of.
+    """
+    document: Mapping[str, Any] = {}
+    if not isinstance(package, AuditPackage):
+        try:
+            data = object_of(parse_json(package) if isinstance(package, (str, bytes)) else package, "package")
+            package = AuditPackage.from_dict(data)
+        except MalformedBundle as error:
+            return unreadable(error)
+        document = data["control_bundle"]
+    subject = _Subject(package, document, strict, router_digest_fn, expected_binding_digest)
+    checks = [judge(name, partial(function, subject)) for name, applies, function in _CHECKS if applies(subject)]
+    return VerificationResult(all(check.ok for check in checks), checks)
+
+
+def _binding_digest(subject: _Subject) -> Iterator[Finding]:
+    package, binding = subject.package, subject.package.binding
+    stored = package.integrity.binding_digest
+    actual = compute_binding_digest(
+        package.package_version, binding.control_digest, binding.router_digest, binding.control_router_link_digest
+    )
+    if not digests_equal(stored, actual):
+        yield Finding("integrity.binding_digest is not the digest of package_version and binding", stored, prefixed(actual))
+    if package.package_version != PACKAGE_VERSION:
+        yield Finding("unknown package_version", PACKAGE_VERSION, package.package_version)
+    if package.integrity.alg != "sha256":
+        yield Finding("unknown integrity.alg", "sha256", package.integrity.alg)
+
+
+def _control_bundle_digest(subject: _Subject) -> Iterator[Finding]:
+    bundle = subject.package.control_bundle
+    recomputed = recompute(bundle)
+    yield from bundle_digest_findings(bundle, recomputed)
+    yield from version_findings(bundle)
+    yield from event_digest_findings(recomputed)
+    yield from sequence_findings(bundle.events)
+    yield from section_findings(bundle, subject.document)
+    yield from replay_findings(bundle, recomputed.events)
+
+
+def _binding_control_match(subject: _Subject) -> Iterator[Finding]:
+    stored, bound = subject.package.control_bundle.integrity.canonical_digest, subject.package.binding.control_digest
+    if not digests_equal(stored, bound):
+        yield Finding("binding.control_digest is not that of the control bundle", stored, bound)
+
+
+def _binding_router_match(subject: _Subject) -> Iterator[Finding]:
+    router = subject.package.router
+    if router.mode == "reference" and router.ref is not None:
+        stored, run_ids = router.ref.digest, {"ref.run_id": router.ref.run_id}
+    elif router.mode == "embedded" and router.bundle is not None:
+        stored, run_ids = (
+            stated_digest(router.bundle),
+            {f"bundle.{where}": run_id for where, run_id in stated_run_ids(router.bundle).items()},
+        )
+    else:
+        yield Finding(f"the router section has not what its mode {router.mode!r} needs")
+        return
+    bound, run_id = subject.package.binding.router_digest, subject.package.control_bundle.router_link.run_id
+    if not digests_equal(stored, bound):
+        yield Finding("binding.router_digest is not that of the router section", stored, bound)
+    for where, stated in run_ids.items():
+        if stated != run_id:
+            yield Finding(f"router.{where} is not the run of the control bundle's router_link", run_id, str(stated))
+    if not run_ids:
+        yield Finding("the embedded record does not say which run it is of", run_id, fails=subject.strict)
+
+
+def _binding_link_match(subject: _Subject) -> Iterator[Finding]:
+    bundle, bound = subject.package.control_bundle, subject.package.binding.control_router_link_digest
+    link = bundle.router_link
+    stored = link.control_router_link_digest
+    if stored is None or not digests_equal(stored, bound):
+        yield Finding("binding.control_router_link_digest is not that of the control bundle's router_link", stored, bound)
+    actual = compute_router_link_digest(
+        bundle.decision.decision_id, link.run_id, _raw(link.router_request_digest), _raw(link.router_result_digest)
+    )
+    if actual is None:
+        yield Finding("control_bundle.router_link names no run")
+    elif not digests_equal(stored, actual):
+        yield Finding("control_router_link_digest is not the digest of decision, run, request and result", stored, prefixed(actual))
+
+
+def _router_digest(subject: _Subject) -> Iterator[Finding]:
+    record = cast("dict[str, Any]", subject.package.router.bundle)
+    return content_findings(record, strict=subject.strict, router_digest_fn=subject.router_digest_fn)
+
+
+def _expected_binding_digest(subject: _Subject) -> Iterator[Finding]:
+    stored = subject.package.integrity.binding_digest
+    if not digests_equal(stored, subject.expected_binding_digest):
+        yield Finding("integrity.binding_digest is not the expected one", subject.expected_binding_digest, stored)
+
+
+def _raw(digest: str | None) -> str | None:
+    return None if digest is None else unprefixed(digest)
+
+
+def _always(_: _Subject) -> bool:
+    return True
+
+
+def _has_record(subject: _Subject) -> bool:
+    return subject.package.router.mode == "embedded" and subject.package.router.bundle is not None
+
+
+def _has_expectation(subject: _Subject) -> bool:
+    return subject.expected_binding_digest is not None
+
+
+_CHECKS: tuple[tuple[str, Callable[[_Subject], bool], Callable[[_Subject], Iterator[Finding]]], ...] = (
+    (VERIFY_BINDING_DIGEST, _always, _binding_digest),
+    (VERIFY_CONTROL_BUNDLE_DIGEST, _always, _control_bundle_digest),
+    (VERIFY_BINDING_CONTROL_MATCH, _always, _binding_control_match),
+    (VERIFY_BINDING_ROUTER_MATCH, _always, _binding_router_match),
+    (VERIFY_BINDING_LINK_MATCH, _always, _binding_link_match),
+    (VERIFY_ROUTER_DIGEST, _has_record, _router_digest),
+    (VERIFY_EXPECTED_BINDING_DIGEST, _has_expectation, _expected_binding_digest),
+)

@@ -1,0 +1,130 @@
+"""JSON data from outside, made into typed values once, at the edge: text to data, data to fields, data to an independent copy.
+
+What does not fit is a MalformedBundle that names the field; nothing is coerced, and nothing becomes a default silently.
+"""
+
+import json
+from math import isinf
+from typing import Any, cast
+
+from nexus_control.canonical_json import MAX_DEPTH
+from nexus_control.errors import MalformedBundle
+
+__all__ = [
+    "copy_json",
+    "list_field",
+    "object_field",
+    "object_of",
+    "optional_object_field",
+    "optional_text_field",
+    "parse_json",
+    "text_field",
+]
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text (RFC 8259; bytes are UTF-8).
+
+    Raises MalformedBundle for what readers of the same text could understand differently or not at all: broken syntax or encoding, an
+    object with two equal keys, NaN and infinities, numbers that overflow a float, integers beyond the interpreter's limit of
+    digits, nesting beyond its stack.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        return json.loads(text, object_pairs_hook=_object_without_duplicates, parse_float=_finite_number, parse_constant=_finite_number)
+    except MalformedBundle:
+        raise
+    except ValueError as error:
+        raise MalformedBundle(f"not JSON: {error}") from None
+    except RecursionError:
+        raise MalformedBundle("not readable JSON: nested too deeply") from None
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise MalformedBundle("not readable JSON: an object has the same key twice")
+    return data
+
+
+def _finite_number(text: str) -> float:
+    number = float(text)
+    if number != number or isinf(number):
+        raise MalformedBundle(f"not readable JSON: {text} is no finite number")
+    return number
+
+
+def copy_json(value: Any) -> Any:
+    """The same JSON data sharing no dict or list with `value`; tuples become lists.
+
+    Raises MalformedBundle for data nested deeper than `MAX_DEPTH` (circular data among it), which canonical JSON refuses as well.
+    """
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    holder: list[Any] = [value]
+    todo: list[tuple[Any, int]] = [(holder, 0)]
+    while todo:
+        container, depth = todo.pop()
+        if depth > MAX_DEPTH:
+            raise MalformedBundle(f"nested deeper than {MAX_DEPTH} levels, or circular")
+        members = cast("dict[Any, Any]", container).items() if isinstance(container, dict) else enumerate(cast("list[Any]", container))
+        for key, item in members:
+            if isinstance(item, dict):
+                container[key] = fresh = dict(cast("dict[Any, Any]", item))
+            elif isinstance(item, (list, tuple)):
+                container[key] = fresh = list(cast("list[Any]", item))
+            else:
+                continue
+            todo.append((fresh, depth + 1))
+    return holder[0]
+
+
+def object_of(value: object, where: str) -> dict[str, Any]:
+    """`value` as an object; `where` names it in the error."""
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value)
+    raise MalformedBundle(f"{where} must be an object, got {type(value).__name__}")
+
+
+def text_field(data: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
+    """A string member; required unless `default` is given."""
+    value = data.get(key, default)
+    if isinstance(value, str):
+        return value
+    raise _unfit(data, key, where, "a string")
+
+
+def optional_text_field(data: dict[str, Any], key: str, where: str) -> str | None:
+    """A string member, None when absent or null."""
+    value = data.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    raise _unfit(data, key, where, "a string or null")
+
+
+def object_field(data: dict[str, Any], key: str, where: str, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """An object member; required unless `default` is given."""
+    value = data.get(key, default)
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value)
+    raise _unfit(data, key, where, "an object")
+
+
+def optional_object_field(data: dict[str, Any], key: str, where: str) -> dict[str, Any] | None:
+    """An object member, None when absent or null."""
+    return None if data.get(key) is None else object_field(data, key, where)
+
+
+def list_field(data: dict[str, Any], key: str, where: str) -> list[Any]:
+    """An array member, empty when absent."""
+    value: object = data.get(key, [])
+    if isinstance(value, list):
+        return cast("list[Any]", value)
+    raise _unfit(data, key, where, "an array")
+
+
+def _unfit(data: dict[str, Any], key: str, where: str, wanted: str) -> MalformedBundle:
+    if key not in data:
+        return MalformedBundle(f"Missing required field: {where}.{key}")
+    return MalformedBundle(f"{where}.{key} must be {wanted}, got {type(data[key]).__name__}")
