@@ -7,7 +7,7 @@ Read-only and pure; both views judge expiry at the decision's own instant. In th
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, assert_never
 
 from nexus_control.decision import Approval, Decision, DecisionState, ExecutionRecord
 from nexus_control.errors import MalformedEvent
@@ -202,6 +202,8 @@ def _verdict(decision: Decision, lifecycle: Lifecycle) -> str:
         case DecisionState.FAILED:
             record = decision.latest_execution
             return f"✗ Decision failed: {escape(record.error_message)}" if record and record.error_message else "✗ Decision failed"
+        case _:
+            assert_never(decision.state)
 
 
 def _decision_lines(decision: Decision) -> list[str]:
@@ -243,7 +245,8 @@ def _approver_line(approval: Approval, at: datetime) -> str:
     else:
         expiry = f"{'expires' if approval.counts(at) else 'expired'} {_time(approval.expires_at)}"
     comment = f', "{escape(approval.comment)}"' if approval.comment else ""
-    return f"  - by {escape(approval.actor['id'])}, {expiry}{comment}"
+    kind = " (system)" if approval.actor["type"] == "system" else ""
+    return f"  - by {escape(approval.actor['id'])}{kind}, {expiry}{comment}"
 
 
 def _policy_lines(decision: Decision) -> list[str]:
