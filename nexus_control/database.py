@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -33,10 +33,8 @@ Connection = sqlite3.Connection
 
 _BUSY_TIMEOUT_SECONDS = 30.0
 
-_WAL_LIMIT_BYTES = 4 * 1024 * 1024
-"""From this size on the write-ahead log is copied into the database file, by a thread of its own."""
-
-_COMMITS_PER_WAL_CHECK = 64
+_COMMITS_PER_CHECKPOINT = 128
+"""So many commits later the write-ahead log, by then some 5 MB, is copied into the database file, by a thread of its own."""
 
 
 class SqliteDecisionExists(DecisionExists, sqlite3.IntegrityError):
@@ -274,7 +272,7 @@ class Database:
     # -- blocks ---------------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> Generator[Connection, None, None]:
         """The connection, for statements that each see committed data; inside a block of this thread, for that block's view."""
         with self._lock:
             try:
@@ -283,7 +281,7 @@ class Database:
                 raise _translated(error, self.path) from error
 
     @contextmanager
-    def snapshot(self) -> Iterator[Connection]:
+    def snapshot(self) -> Generator[Connection, None, None]:
         """One consistent view over several reads. Takes no write lock; inside another block it is that block."""
         with self._lock:
             session = self._session()
@@ -291,7 +289,7 @@ class Database:
                 yield session.connection
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> Generator[Connection, None, None]:
         """All or nothing: begins with the write lock, commits at the end; any exception that leaves the block rolls all of it back.
 
         A block inside a block joins it. An exception that left an inner block dooms the outer one, even when caught there.
@@ -307,7 +305,7 @@ class Database:
                 self._keep_wal_short()
 
     @contextmanager
-    def _block(self, session: _Session, begin: str, *, writing: bool) -> Iterator[None]:
+    def _block(self, session: _Session, begin: str, *, writing: bool) -> Generator[None, None, None]:
         connection = session.connection
         joined = session.depth > 0 or connection.in_transaction
         try:
@@ -336,16 +334,9 @@ class Database:
     # -- write-ahead log ------------------------------------------------------------------------------------------------------
 
     def _keep_wal_short(self) -> None:
-        """Now and then look at the size of the write-ahead log, and have it copied into the database beside the callers' work."""
+        """Now and then have the write-ahead log copied into the database, beside the callers' work."""
         self._commits += 1
-        if self._commits % _COMMITS_PER_WAL_CHECK:
-            return
-        try:
-            size = Path(self.path + "-wal").stat().st_size
-        except OSError:
-            return
-        running = self._checkpointer
-        if size >= _WAL_LIMIT_BYTES and (running is None or not running.is_alive()):
+        if self._commits % _COMMITS_PER_CHECKPOINT == 0 and (self._checkpointer is None or not self._checkpointer.is_alive()):
             self._checkpointer = threading.Thread(target=self._checkpoint, name="nexus-checkpoint", daemon=True)
             self._checkpointer.start()
 
@@ -353,13 +344,13 @@ class Database:
         try:
             connection = self._connect()
             try:
-                busy, frames, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                if not busy and frames == done:
-                    # The first commit after a complete checkpoint syncs the new log's header as well. Make it this one: the same
-                    # version number written again.
-                    connection.execute("BEGIN IMMEDIATE")
-                    connection.execute(f"PRAGMA user_version = {connection.execute('PRAGMA user_version').fetchone()[0]}")
-                    connection.execute("COMMIT")
+                # First without a lock, then what was added meanwhile with writers kept out, so that the log starts over.
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                connection.execute("PRAGMA wal_checkpoint(RESTART)")
+                # The first commit of a log that starts over syncs its header as well. Make it this one: the same version number again.
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(f"PRAGMA user_version = {connection.execute('PRAGMA user_version').fetchone()[0]}")
+                connection.execute("COMMIT")
             finally:
                 connection.close()
         except sqlite3.Error:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from json.encoder import encode_basestring as _quote  # a single string's canonical text (RFC 8785 section 3.2.2.2)
 from typing import Any, Literal, TypedDict, cast
 
-from nexus_control.canonical_json import canonical_json
 from nexus_control.errors import InputError, InvalidActor, InvalidExpiresAt, MalformedEvent
 from nexus_control.integrity import sha256_digest
 
@@ -270,7 +270,7 @@ class StoredEvent:
 
 def event_digest(event_type: str, payload_json: str) -> str:
     """Raw digest of canonical `{"event_type": ..., "payload": ...}`; `payload_json` is the payload's canonical text."""
-    return sha256_digest(f'{{"event_type":{canonical_json(event_type)},"payload":{payload_json}}}'.encode())
+    return sha256_digest(f'{{"event_type":{_quote(event_type)},"payload":{payload_json}}}'.encode())
 
 
 # The three records below are canonical JSON put together from canonical parts, keys in canonical order, so that a payload is
@@ -280,7 +280,7 @@ def event_digest(event_type: str, payload_json: str) -> str:
 def generation_record(*, decision_id: str, generation: int, created_at: str, tombstone: bool, prev_hash: str) -> bytes:
     """Canonical bytes of the chained record of a header row; `created_at` is the stored text."""
     return (
-        f'{{"created_at":{canonical_json(created_at)},"decision_id":{canonical_json(decision_id)},"generation":{generation},'
+        f'{{"created_at":{_quote(created_at)},"decision_id":{_quote(decision_id)},"generation":{generation},'
         f'"kind":"generation","prev_hash":"{prev_hash}","tombstone":{"true" if tombstone else "false"}}}'
     ).encode()
 
@@ -299,9 +299,9 @@ def event_record(
 ) -> bytes:
     """Canonical bytes of the chained record of a decision event; `payload_json` is the payload's canonical text."""
     return (
-        f'{{"actor":{{"id":{canonical_json(actor_id)},"type":{canonical_json(actor_type)}}},"decision_id":{canonical_json(decision_id)},'
-        f'"event_type":{canonical_json(event_type)},"generation":{generation},"kind":"event","payload":{payload_json},'
-        f'"prev_hash":"{prev_hash}","seq":{seq},"ts":{canonical_json(ts)}}}'
+        f'{{"actor":{{"id":{_quote(actor_id)},"type":{_quote(actor_type)}}},"decision_id":{_quote(decision_id)},'
+        f'"event_type":{_quote(event_type)},"generation":{generation},"kind":"event","payload":{payload_json},'
+        f'"prev_hash":"{prev_hash}","seq":{seq},"ts":{_quote(ts)}}}'
     ).encode()
 
 
@@ -310,9 +310,9 @@ def template_event_record(
 ) -> bytes:
     """Canonical bytes of the chained record of a template event; `payload_json` is the payload's canonical text."""
     return (
-        f'{{"actor":{{"id":{canonical_json(actor_id)},"type":{canonical_json(actor_type)}}},"event_type":{canonical_json(event_type)},'
+        f'{{"actor":{{"id":{_quote(actor_id)},"type":{_quote(actor_type)}}},"event_type":{_quote(event_type)},'
         f'"kind":"template_event","payload":{payload_json},"prev_hash":"{prev_hash}","seq":{seq},'
-        f'"template_name":{canonical_json(template_name)},"ts":{canonical_json(ts)}}}'
+        f'"template_name":{_quote(template_name)},"ts":{_quote(ts)}}}'
     ).encode()
 
 

@@ -114,9 +114,7 @@ def abandon_execution(store: EventStore, decision_id: str, actor: Actor, reason:
     return decision
 
 
-def _claim(
-    store: EventStore, decision_id: str, adapter_id: str, actor: Actor, router: Any, dry_run: bool | None, *, retry: bool
-) -> _Claim:
+def _claim(store: EventStore, decision_id: str, adapter_id: str, actor: Actor, router: Any, dry_run: bool | None, *, retry: bool) -> _Claim:
     # The router is asked before the lock is taken: it may take its time. Whether the decision exists and has a policy is settled first,
     # so that a router is never bothered for nothing.
     decision = Decision.load(store, decision_id, as_of=store.clock())
@@ -240,7 +238,8 @@ def _record(store: EventStore, claim: _Claim, event_type: EventType, payload: Ma
             requests = [event for event in store.get_events(claim.decision_id) if event.event_type is EventType.EXECUTION_REQUESTED]
             if not requests or (requests[-1].seq, requests[-1].position) != (claim.seq, claim.position):
                 raise ExecutionSuperseded(
-                    f"Run {payload['run_id']} ended, but its execution was abandoned and superseded; its outcome is not recorded: {dict(payload)}"
+                    f"Run {payload['run_id']} ended, but its execution had been abandoned and another one was claimed since; "
+                    f"this outcome is not recorded: {dict(payload)}"
                 )
             store.append_event(claim.decision_id, event_type, _SYSTEM, payload)
     except StoreError as error:

@@ -6,11 +6,13 @@ with its own digest, so a changed copy is found.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from hashlib import sha256
+from operator import attrgetter
+from typing import Any
 
 from nexus_control.canonical_json import canonical_json_bytes
 from nexus_control.events import EventType
-from nexus_control.integrity import content_digest, sha256_digest
+from nexus_control.integrity import content_digest
 
 __all__ = ["COPY_COLUMNS", "HeaderCopy", "ImportOrigin", "first_events_copy"]
 
@@ -26,6 +28,7 @@ COPY_COLUMNS = (
     "bundle_digest",
 )
 
+_columns = attrgetter(*COPY_COLUMNS)
 _POLICY_KEYS = ("min_approvals", "allowed_modes", "require_adapter_capabilities", "max_steps", "labels")
 
 
@@ -54,11 +57,11 @@ class HeaderCopy:
 
     def values(self) -> tuple[str | None, ...]:
         """The columns as they are inserted."""
-        return tuple(getattr(self, name) for name in COPY_COLUMNS)
+        return _columns(self)
 
     def digest(self) -> bytes:
-        """32 bytes over all columns: SHA-256 of the canonical bytes of the object of them, nulls included."""
-        return bytes.fromhex(sha256_digest(canonical_json_bytes(dict(zip(COPY_COLUMNS, self.values(), strict=True)))))
+        """32 bytes over all columns: SHA-256 of the canonical bytes of the array of them, nulls included."""
+        return sha256(canonical_json_bytes(self.values())).digest()
 
 
 def first_events_copy(events: Iterable[tuple[str, str, str, Mapping[str, Any]]], origin: ImportOrigin | None = None) -> HeaderCopy:
@@ -91,4 +94,4 @@ def first_events_copy(events: Iterable[tuple[str, str, str, Mapping[str, Any]]],
 
 
 def _text(value: object) -> str | None:
-    return cast("str", value) if type(value) is str else None
+    return value if type(value) is str else None

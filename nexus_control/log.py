@@ -12,21 +12,37 @@ from nexus_control.database import Connection, Database
 from nexus_control.errors import InputError
 from nexus_control.integrity import sha256_digest
 
-__all__ = ["Log", "append_leaf"]
+__all__ = ["Log", "LogWriter"]
 
 _CACHED_LEVEL = 8
 """Subtrees of 2**8 leaves and more are remembered: 32 bytes for every 256 leaves."""
 
 _LAST = "SELECT COALESCE(MAX(position), 0) FROM log"
-_APPEND = "INSERT INTO log (position, leaf_hash, kind) VALUES (?, ?, ?)"
+_INSERT = "INSERT INTO log (position, leaf_hash, kind) VALUES (?, ?, ?)"
 _LEAVES = "SELECT leaf_hash FROM log WHERE position > ? AND position <= ? ORDER BY position"
 
 
-def append_leaf(connection: Connection, kind: str, record: bytes) -> tuple[int, str]:
-    """Append a chained record as the next leaf; gives its position and its chain hash (raw). Needs the write lock."""
-    position: int = connection.execute(_LAST).fetchone()[0] + 1
-    connection.execute(_APPEND, (position, merkle.leaf_hash(record), kind))
-    return position, sha256_digest(record)
+class LogWriter:
+    """Gives positions to new facts and collects their leaves; `flush` writes them. Needs the write lock from construction to flush.
+
+    `position` is that of the last fact, stored or collected.
+    """
+
+    def __init__(self, connection: Connection, position: int | None = None) -> None:
+        self._connection = connection
+        self._leaves: list[tuple[int, bytes, str]] = []
+        self.position: int = connection.execute(_LAST).fetchone()[0] if position is None else position
+
+    def add(self, kind: str, record: bytes) -> str:
+        """Take a chained record as the next leaf; gives its chain hash (raw)."""
+        self.position += 1
+        self._leaves.append((self.position, merkle.leaf_hash(record), kind))
+        return sha256_digest(record)
+
+    def flush(self) -> None:
+        """Write the collected leaves."""
+        self._connection.executemany(_INSERT, self._leaves)
+        self._leaves.clear()
 
 
 class Log:

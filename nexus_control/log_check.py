@@ -5,8 +5,10 @@ the hashes that follow being recomputed too. A store whose owner recomputed all 
 root can tell (see SECURITY.md).
 """
 
+import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from nexus_control import merkle
@@ -73,6 +75,7 @@ _TEMPLATE_EVENTS = """
     SELECT t.*, p.chain_hash AS before, p.seq AS before_seq
     FROM template_events AS t LEFT JOIN template_events AS p ON p.template_name = t.template_name AND p.seq = t.seq - 1"""
 _OF_DECISION = " WHERE {0}.decision_id = ? ORDER BY {0}.position"
+_LEAVES = "SELECT position, leaf_hash, kind FROM log ORDER BY position"
 _FIRST_EVENTS = """
     SELECT event_type, actor_type, actor_id, payload FROM decision_events
     WHERE decision_id = ? AND generation = ? AND event_type IN ('DECISION_CREATED', 'POLICY_ATTACHED') ORDER BY seq"""
@@ -96,7 +99,7 @@ def check_store(connection: Connection) -> LogVerification:
     tree = merkle.Frontier()
     facts = _merged(connection, found)
     fact = next(facts, None)
-    for expected, (position, leaf_hash, kind) in enumerate(connection.execute("SELECT position, leaf_hash, kind FROM log ORDER BY position"), 1):
+    for expected, (position, leaf_hash, kind) in enumerate(connection.execute(_LEAVES), 1):
         if position != expected:
             found.add(f"log: position {expected} is missing, found {position}")
         while fact is not None and fact[0] < position:
@@ -128,27 +131,15 @@ _Fact = tuple[int, str, bytes]
 
 def _merged(connection: Connection, found: _Findings) -> Iterator[_Fact]:
     """All stored facts in order of position, each checked on the way."""
-    sources: list[Iterator[_Fact]] = [
-        (
-            (row["position"], "generation", _check_generation(connection, row, found)[0])
-            for row in connection.execute(_GENERATIONS + " ORDER BY d.position")
-        ),
-        ((row["position"], "event", _check_event(row, found)[0]) for row in connection.execute(_EVENTS + " ORDER BY e.position")),
-        (
-            (row["position"], "template_event", _check_template_event(row, found))
-            for row in connection.execute(_TEMPLATE_EVENTS + " ORDER BY t.position")
-        ),
-    ]
-    heads = [next(source, None) for source in sources]
-    while True:
-        waiting = [(head[0], number) for number, head in enumerate(heads) if head is not None]
-        if not waiting:
-            return
-        _, number = min(waiting)
-        head = heads[number]
-        assert head is not None
-        yield head
-        heads[number] = next(sources[number], None)
+    generations = connection.execute(_GENERATIONS + " ORDER BY d.position")
+    events = connection.execute(_EVENTS + " ORDER BY e.position")
+    template_events = connection.execute(_TEMPLATE_EVENTS + " ORDER BY t.position")
+    return heapq.merge(
+        ((row["position"], "generation", _check_generation(connection, row, found)[0]) for row in generations),
+        ((row["position"], "event", _check_event(row, found)[0]) for row in events),
+        ((row["position"], "template_event", _check_template_event(row, found)) for row in template_events),
+        key=itemgetter(0),
+    )
 
 
 def _check_generation(connection: Connection, row: Mapping[str, Any], found: _Findings) -> tuple[bytes, str]:

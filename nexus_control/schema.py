@@ -28,14 +28,14 @@ _TABLES = (
         copy_digest     BLOB    NOT NULL,
         prev_hash       TEXT    NOT NULL,
         chain_hash      TEXT    NOT NULL,
-        position        INTEGER NOT NULL UNIQUE REFERENCES log (position),
+        position        INTEGER NOT NULL,
         PRIMARY KEY (decision_id, generation)
     ) STRICT
     """,
     "CREATE INDEX IF NOT EXISTS decisions_by_age ON decisions (created_at, position)",
     """
     CREATE TABLE IF NOT EXISTS decision_events (
-        position    INTEGER PRIMARY KEY REFERENCES log (position),
+        position    INTEGER PRIMARY KEY,
         decision_id TEXT    NOT NULL,
         generation  INTEGER NOT NULL,
         seq         INTEGER NOT NULL CHECK (seq >= 0),
@@ -80,7 +80,7 @@ _TABLES = (
         digest        TEXT    NOT NULL,
         prev_hash     TEXT    NOT NULL,
         chain_hash    TEXT    NOT NULL,
-        position      INTEGER NOT NULL UNIQUE REFERENCES log (position),
+        position      INTEGER NOT NULL,
         PRIMARY KEY (template_name, seq)
     ) STRICT
     """,
@@ -94,10 +94,10 @@ _TABLES = (
 )
 
 _KEYS = {
-    "decisions": "(decision_id = NEW.decision_id AND generation = NEW.generation) OR position = NEW.position",
+    "decisions": "decision_id = NEW.decision_id AND generation = NEW.generation",
     "decision_events": "(decision_id = NEW.decision_id AND generation = NEW.generation AND seq = NEW.seq) OR position = NEW.position",
     "templates": "name = NEW.name",
-    "template_events": "(template_name = NEW.template_name AND seq = NEW.seq) OR position = NEW.position",
+    "template_events": "template_name = NEW.template_name AND seq = NEW.seq",
     "log": "position = NEW.position",
 }
 """Per table: what makes an inserted row the replacement of a stored one."""

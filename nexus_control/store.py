@@ -6,8 +6,9 @@ The store accepts any event; whether a command may happen is judged above it, in
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +32,7 @@ from nexus_control.events import (
     utc_now,
 )
 from nexus_control.header import COPY_COLUMNS, HeaderCopy, ImportOrigin, first_events_copy
-from nexus_control.log import Log, append_leaf
+from nexus_control.log import Log, LogWriter
 from nexus_control.log_check import LogVerification, check_decision, check_store
 from nexus_control.schema import SCHEMA
 from nexus_control.template import TemplateStore
@@ -43,8 +44,12 @@ EventItem: TypeAlias = tuple[EventType, Mapping[str, str], Mapping[str, Any]]
 
 _EVENT_COLUMNS = "seq, event_type, ts, actor_type, actor_id, payload, digest, prev_hash, chain_hash, position, decision_id"
 
-_NEWEST = "SELECT generation, tombstone, chain_hash FROM decisions WHERE decision_id = ? ORDER BY generation DESC LIMIT 1"
-_LAST_EVENT = "SELECT seq, chain_hash FROM decision_events WHERE decision_id = ? AND generation = ? ORDER BY seq DESC LIMIT 1"
+_NEWEST = "SELECT generation, tombstone FROM decisions WHERE decision_id = ? ORDER BY generation DESC LIMIT 1"
+_TIP = """
+    SELECT d.generation, d.tombstone, d.chain_hash, e.seq, e.chain_hash, (SELECT COALESCE(MAX(position), 0) FROM log)
+    FROM (SELECT generation, tombstone, chain_hash FROM decisions WHERE decision_id = :id ORDER BY generation DESC LIMIT 1) AS d
+    LEFT JOIN decision_events AS e ON e.decision_id = :id AND e.generation = d.generation
+    ORDER BY e.seq DESC LIMIT 1"""
 _EVENTS = f"SELECT {_EVENT_COLUMNS} FROM decision_events WHERE decision_id = ? AND generation = ? ORDER BY seq"
 _EVENTS_OF_MANY = f"""
     SELECT {_EVENT_COLUMNS} FROM json_each(?) AS wanted
@@ -60,17 +65,24 @@ _GENERATIONS = """
     SELECT generation, created_at, tombstone,
            (SELECT COUNT(*) FROM decision_events AS e WHERE e.decision_id = d.decision_id AND e.generation = d.generation) AS event_count
     FROM decisions AS d WHERE decision_id = ? ORDER BY generation"""
-_INSERT_HEADER = (
-    f"INSERT INTO decisions (decision_id, generation, created_at, tombstone, {', '.join(COPY_COLUMNS)}, copy_digest, prev_hash, chain_hash, "
-    f"position) VALUES ({', '.join('?' * (8 + len(COPY_COLUMNS)))})"
+_HEADER_COLUMNS = (
+    "decision_id",
+    "generation",
+    "created_at",
+    "tombstone",
+    *COPY_COLUMNS,
+    "copy_digest",
+    "prev_hash",
+    "chain_hash",
+    "position",
 )
+_INSERT_HEADER = f"INSERT INTO decisions ({', '.join(_HEADER_COLUMNS)}) VALUES ({', '.join('?' * len(_HEADER_COLUMNS))})"
 _INSERT_EVENT = """
     INSERT INTO decision_events
         (position, decision_id, generation, seq, event_id, event_type, ts, actor_type, actor_id, payload, digest, prev_hash, chain_hash)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 _TYPES = {member.value: member for member in EventType}
-_NO_COPY = HeaderCopy()
 
 
 class EventStore(Protocol):
@@ -152,7 +164,7 @@ class DecisionStore:
         self.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Generator[None, None, None]:
         """All or nothing for everything called on this store in this thread inside the block, under the write lock from its start.
 
         What is read inside cannot have changed before the commit. Blocks nest: inner ones join. Any exception that leaves the block,
@@ -162,7 +174,7 @@ class DecisionStore:
             yield
 
     @contextmanager
-    def snapshot(self) -> Iterator[None]:
+    def snapshot(self) -> Generator[None, None, None]:
         """One consistent view for all reads of this thread inside the block. Takes no write lock."""
         with self._database.snapshot():
             yield
@@ -174,10 +186,9 @@ class DecisionStore:
 
         Raises DecisionExists, which is a `sqlite3.IntegrityError` here, when the decision exists.
         """
-        with self._database.transaction() as connection:
-            name = self._unused_id(connection, decision_id)
-            self._insert_header(connection, name, _now_text(self.clock), _NO_COPY)
-            return name
+        name = self.new_id() if decision_id is None else require_text(decision_id, "decision_id")
+        self.append_events(name, (), create=True)
+        return name
 
     def append_event(
         self,
@@ -198,36 +209,43 @@ class DecisionStore:
 
         `expected_seq` is the seq that the first of them must get. With `create` the header is inserted with them.
         Raises DecisionNotFound (or DecisionExists with `create`), ConcurrencyError when `expected_seq` is taken or not reached yet,
-        InputError for a wrong type or actor, and ValueError or TypeError for a payload that canonical JSON cannot express.
+        InputError for a wrong type, actor or payload (one that canonical JSON cannot express).
         """
         prepared = [_prepare(item) for item in items]
         with self._database.transaction() as connection:
             now = self.clock()
             ts = now.isoformat()
+            tip = _tip(connection, decision_id)
+            writer = _Writer(connection, require_text(decision_id, "decision_id") if create else decision_id, tip)
             if create:
-                name = self._unused_id(connection, decision_id)
-                copy = first_events_copy((event_type, actor["type"], actor["id"], payload) for event_type, actor, payload, _, _ in prepared)
-                generation, prev_hash = self._insert_header(connection, name, ts, copy)
-                seq = 0
-            else:
-                name = decision_id
-                generation, seq, prev_hash = self._end(connection, decision_id)
-            if expected_seq is not None and expected_seq != seq:
-                raise ConcurrencyError(f"expected the next event of {decision_id} to be {expected_seq}, but it is {seq}; read it again")
+                if tip is not None and tip.live:
+                    raise SqliteDecisionExists(f"Decision already exists: {decision_id}")
+                facts = ((event_type, actor["type"], actor["id"], payload) for event_type, actor, payload, _, _ in prepared)
+                writer.header(ts, first_events_copy(facts))
+            elif tip is None or not tip.live:
+                raise DecisionNotFound(decision_id)
+            if expected_seq is not None and expected_seq != writer.seq:
+                raise ConcurrencyError(
+                    f"expected the next event of {decision_id} to be {expected_seq}, but it is {writer.seq}; read it again"
+                )
             stored: list[StoredEvent] = []
             for event_type, actor, payload, payload_json, digest in prepared:
-                row = (name, generation, seq, event_type.value, ts, actor["type"], actor["id"], payload_json)
-                position, chain_hash = _insert_event(connection, row, payload_json, digest, prev_hash)
-                stored.append(StoredEvent(name, seq, event_type, now, actor, payload, digest, prev_hash, chain_hash, position))
-                prev_hash, seq = chain_hash, seq + 1
+                seq, prev_hash = writer.seq, writer.prev_hash
+                writer.event(seq, event_type.value, ts, actor["type"], actor["id"], payload_json, payload_json, digest)
+                chained = (prev_hash, writer.prev_hash, writer.log.position)
+                stored.append(StoredEvent(decision_id, seq, event_type, now, actor, payload, digest, *chained))
+            writer.flush()
             return stored
 
     def delete_decision(self, decision_id: str) -> bool:
         """Insert a tombstone: for readers the decision is gone, its generations stay stored. False when there was nothing to delete."""
         with self._database.transaction() as connection:
-            if _live_generation(connection, decision_id) is None:
+            tip = _tip(connection, decision_id)
+            if tip is None or not tip.live:
                 return False
-            self._insert_header(connection, decision_id, _now_text(self.clock), _NO_COPY, tombstone=True)
+            writer = _Writer(connection, decision_id, tip)
+            writer.header(self.clock().isoformat(), HeaderCopy(), tombstone=True)
+            writer.flush()
             return True
 
     def insert_event_raw(
@@ -239,9 +257,12 @@ class DecisionStore:
         is taken.
         """
         with self._database.transaction() as connection:
-            generation, _, prev_hash = self._end(connection, decision_id)
-            row = (decision_id, generation, seq, event_type, ts, actor_type, actor_id, payload)
-            _insert_event(connection, row, _canonical_payload(payload), digest, prev_hash)
+            tip = _tip(connection, decision_id)
+            if tip is None or not tip.live:
+                raise DecisionNotFound(decision_id)
+            writer = _Writer(connection, decision_id, tip)
+            writer.event(seq, event_type, ts, actor_type, actor_id, payload, _canonical_payload(payload), digest)
+            writer.flush()
 
     def import_decision_atomic(
         self,
@@ -260,13 +281,16 @@ class DecisionStore:
         name = require_text(decision_id, "decision_id")
         created = _utc_text(created_at)
         with self._database.transaction() as connection:
-            if not overwrite and _live_generation(connection, name) is not None:
+            tip = _tip(connection, name)
+            if not overwrite and tip is not None and tip.live:
                 return False, f"Decision already exists: {name}"
-            facts = [(str(e["event_type"]), str(e["actor_type"]), str(e["actor_id"]), _payload_or_nothing(e["payload"])) for e in events]
-            generation, prev_hash = self._insert_header(connection, name, created, first_events_copy(facts, origin))
+            writer = _Writer(connection, name, tip)
+            facts = ((e["event_type"], e["actor_type"], e["actor_id"], _payload_or_nothing(e["payload"])) for e in events)
+            writer.header(created, first_events_copy(facts, origin))
             for e in events:
-                row = (name, generation, e["seq"], e["event_type"], e["ts"], e["actor_type"], e["actor_id"], e["payload"])
-                _, prev_hash = _insert_event(connection, row, _canonical_payload(e["payload"]), e["digest"], prev_hash)
+                who, payload = (e["actor_type"], e["actor_id"]), e["payload"]
+                writer.event(e["seq"], e["event_type"], e["ts"], *who, payload, _canonical_payload(payload), e["digest"])
+            writer.flush()
             return True, None
 
     # -- reading --------------------------------------------------------------------------------------------------------------
@@ -346,49 +370,76 @@ class DecisionStore:
         with self._database.snapshot() as connection:
             return check_store(connection) if decision_id is None else check_decision(connection, decision_id)
 
-    # -- inside a transaction -------------------------------------------------------------------------------------------------
 
-    def _unused_id(self, connection: Connection, decision_id: str | None) -> str:
-        name = self.new_id() if decision_id is None else require_text(decision_id, "decision_id")
-        if _live_generation(connection, name) is not None:
-            raise SqliteDecisionExists(f"Decision already exists: {name}")
-        return name
+@dataclass(frozen=True)
+class _Tip:
+    """The end of a decision's chain, and of the store's log."""
 
-    def _insert_header(
-        self, connection: Connection, decision_id: str, created_at: str, copy: HeaderCopy, *, tombstone: bool = False
-    ) -> tuple[int, str]:
-        """Insert the next generation's header; gives its number and its chain hash."""
-        newest = connection.execute(_NEWEST, (decision_id,)).fetchone()
-        generation, prev_hash = 1, ZERO_HASH
-        if newest is not None:
-            generation = newest["generation"] + 1
-            last = connection.execute(_LAST_EVENT, (decision_id, newest["generation"])).fetchone()
-            prev_hash = newest["chain_hash"] if last is None else last["chain_hash"]
-        record = generation_record(
-            decision_id=decision_id, generation=generation, created_at=created_at, tombstone=tombstone, prev_hash=prev_hash
+    generation: int
+    live: bool
+    next_seq: int
+    chain_hash: str
+    position: int
+
+
+def _tip(connection: Connection, decision_id: str) -> _Tip | None:
+    """Where the next row of this decision goes; None for an id that was never stored."""
+    row = connection.execute(_TIP, {"id": decision_id}).fetchone()
+    if row is None:
+        return None
+    generation, tombstone, header_hash, seq, event_hash, position = row
+    next_seq, chain_hash = (0, header_hash) if seq is None else (seq + 1, event_hash)
+    return _Tip(generation, not tombstone, next_seq, chain_hash, position)
+
+
+class _Writer:
+    """Chains new rows of one decision to its tip and to the log, inside a transaction; `flush` inserts what was collected."""
+
+    def __init__(self, connection: Connection, decision_id: str, tip: _Tip | None) -> None:
+        self._connection = connection
+        self._decision_id = decision_id
+        self._generation, self.seq, self.prev_hash = (0, 0, ZERO_HASH) if tip is None else (tip.generation, tip.next_seq, tip.chain_hash)
+        self._events: list[tuple[object, ...]] = []
+        self.log = LogWriter(connection, None if tip is None else tip.position)
+
+    def header(self, created_at: str, copy: HeaderCopy, *, tombstone: bool = False) -> None:
+        """Insert the header of the next generation."""
+        self._generation, self.seq, prev_hash = self._generation + 1, 0, self.prev_hash
+        name, generation = self._decision_id, self._generation
+        record = generation_record(decision_id=name, generation=generation, created_at=created_at, tombstone=tombstone, prev_hash=prev_hash)
+        self.prev_hash = self.log.add("generation", record)
+        row = (name, generation, created_at, int(tombstone), *copy.values(), copy.digest(), prev_hash, self.prev_hash, self.log.position)
+        self._connection.execute(_INSERT_HEADER, row)
+
+    def event(
+        self, seq: int, event_type: str, ts: str, actor_type: str, actor_id: str, payload: str, payload_json: str, digest: str
+    ) -> None:
+        """Collect an event; `payload` is stored as it is, `payload_json` is its canonical text."""
+        name, generation, prev_hash = self._decision_id, self._generation, self.prev_hash
+        record = event_record(
+            decision_id=name,
+            generation=generation,
+            seq=seq,
+            event_type=event_type,
+            ts=ts,
+            actor_type=actor_type,
+            actor_id=actor_id,
+            payload_json=payload_json,
+            prev_hash=prev_hash,
         )
-        position, chain_hash = append_leaf(connection, "generation", record)
-        row = (decision_id, generation, created_at, int(tombstone), *copy.values(), copy.digest(), prev_hash, chain_hash, position)
-        connection.execute(_INSERT_HEADER, row)
-        return generation, chain_hash
+        self.prev_hash = self.log.add("event", record)
+        self.seq = seq + 1
+        stored = (seq, f"evt_{name}_{seq}", event_type, ts, actor_type, actor_id, payload, digest)
+        self._events.append((self.log.position, name, generation, *stored, prev_hash, self.prev_hash))
 
-    @staticmethod
-    def _end(connection: Connection, decision_id: str) -> tuple[int, int, str]:
-        """Where the next event goes: generation, seq, prev_hash."""
-        newest = connection.execute(_NEWEST, (decision_id,)).fetchone()
-        if newest is None or newest["tombstone"]:
-            raise DecisionNotFound(decision_id)
-        generation: int = newest["generation"]
-        last = connection.execute(_LAST_EVENT, (decision_id, generation)).fetchone()
-        return (generation, 0, newest["chain_hash"]) if last is None else (generation, last["seq"] + 1, last["chain_hash"])
+    def flush(self) -> None:
+        """Insert the collected events and all leaves."""
+        self._connection.executemany(_INSERT_EVENT, self._events)
+        self.log.flush()
 
 
 def _uuid4() -> str:
     return str(uuid.uuid4())
-
-
-def _now_text(clock: Clock) -> str:
-    return clock().isoformat()
 
 
 def _utc_text(created_at: str) -> str:
@@ -418,47 +469,13 @@ def _prepare(item: EventItem) -> tuple[EventType, Actor, dict[str, Any], str, st
     if not isinstance(cast("object", given_payload), dict):
         raise InputError(f"payload must be a dict, got {type(given_payload).__name__}")
     payload = dict(given_payload)
-    payload_json = canonical_json(payload)
-    who = Actor(type=require_text(actor["type"], "actor.type"), id=require_text(actor["id"], "actor.id"))
+    try:
+        payload_json = canonical_json(payload)
+        kind, name = actor["type"], actor["id"]
+    except (KeyError, TypeError, ValueError) as problem:
+        raise InputError(f"the {event_type} event cannot be stored: {problem!r}") from None
+    who = Actor(type=require_text(kind, "actor.type"), id=require_text(name, "actor.id"))
     return event_type, who, payload, payload_json, event_digest(event_type.value, payload_json)
-
-
-def _insert_event(
-    connection: Connection, row: tuple[str, int, int, str, str, str, str, str], payload_json: str, digest: str, prev_hash: str
-) -> tuple[int, str]:
-    """Insert (decision id, generation, seq, type, ts, actor type, actor id, payload text); gives position and chain hash."""
-    decision_id, generation, seq, event_type, ts, actor_type, actor_id, payload = row
-    record = event_record(
-        decision_id=decision_id,
-        generation=generation,
-        seq=seq,
-        event_type=event_type,
-        ts=ts,
-        actor_type=actor_type,
-        actor_id=actor_id,
-        payload_json=payload_json,
-        prev_hash=prev_hash,
-    )
-    position, chain_hash = append_leaf(connection, "event", record)
-    connection.execute(
-        _INSERT_EVENT,
-        (
-            position,
-            decision_id,
-            generation,
-            seq,
-            f"evt_{decision_id}_{seq}",
-            event_type,
-            ts,
-            actor_type,
-            actor_id,
-            payload,
-            digest,
-            prev_hash,
-            chain_hash,
-        ),
-    )
-    return position, chain_hash
 
 
 def _canonical_payload(text: str) -> str:

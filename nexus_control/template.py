@@ -26,7 +26,7 @@ from nexus_control.events import (
     utc_now,
 )
 from nexus_control.integrity import content_digest
-from nexus_control.log import append_leaf
+from nexus_control.log import LogWriter
 from nexus_control.policy import Policy
 from nexus_control.schema import SCHEMA
 
@@ -164,7 +164,10 @@ class StoredTemplateEvent:
 
 
 class TemplateStore:
-    """The templates in a database. `conn` is a SQLite connection with name-addressable rows (the caller closes it), or a store's database."""
+    """The templates in a database.
+
+    `conn` is a store's database, or a SQLite connection with name-addressable rows, which the caller closes.
+    """
 
     def __init__(self, conn: Connection | Database, *, clock: Clock = utc_now) -> None:
         self._database = conn if isinstance(conn, Database) else Database.adopt(conn, SCHEMA)
@@ -186,19 +189,14 @@ class TemplateStore:
         Raises TemplateExists (a `sqlite3.IntegrityError` here) for a name that is taken, InvalidTemplate or InvalidActor for wrong
         values.
         """
-        now = self._clock()
-        template = Template(
-            name=name,
-            description=description,
-            min_approvals=min_approvals,
-            allowed_modes=cast("tuple[str, ...]", ["dry_run"] if allowed_modes is None else allowed_modes),
-            require_adapter_capabilities=cast("tuple[str, ...]", [] if require_adapter_capabilities is None else require_adapter_capabilities),
-            max_steps=max_steps,
-            labels=cast("tuple[str, ...]", [] if labels is None else labels),
-            created_at=now,
-            created_by=parse_actor(actor),
-        )
-        payload_json = canonical_json(_event_payload(template))
+        sequences = {"allowed_modes": allowed_modes, "require_adapter_capabilities": require_adapter_capabilities, "labels": labels}
+        given: dict[str, Any] = {field: value for field, value in sequences.items() if value is not None}
+        creator = parse_actor(actor)
+        template = Template(name, description, min_approvals, max_steps=max_steps, created_at=self._clock(), created_by=creator, **given)
+        try:
+            payload_json = canonical_json(_event_payload(template))
+        except ValueError as problem:
+            raise InvalidTemplate(f"the template cannot be stored: {problem}") from None
         with self._database.transaction() as connection:
             if _select(connection, name) is not None:
                 raise SqliteTemplateExists(f"Template already exists: {name}")
@@ -248,10 +246,16 @@ def template_problems(connection: Connection) -> Iterator[str]:
         first = connection.execute(_EVENTS + " LIMIT 1", (row["name"],)).fetchone()
         if first is None:
             yield f"{name}: it has no event"
-        elif (first["ts"], first["actor_type"], first["actor_id"]) != (row["created_at"], row["created_by_type"], row["created_by_id"]) or first[
-            "payload"
-        ] != canonical_json(_event_payload(template)):
+        elif _said_by_event(first) != _said_by_row(row, template):
             yield f"{name}: it says something else than its event"
+
+
+def _said_by_event(event: Any) -> tuple[str, ...]:
+    return event["ts"], event["actor_type"], event["actor_id"], event["payload"]
+
+
+def _said_by_row(row: Any, template: Template) -> tuple[str, ...]:
+    return row["created_at"], row["created_by_type"], row["created_by_id"], canonical_json(_event_payload(template))
 
 
 def _insert_created_event(connection: Connection, template: Template, payload_json: str) -> None:
@@ -268,9 +272,11 @@ def _insert_created_event(connection: Connection, template: Template, payload_js
         payload_json=payload_json,
         prev_hash=ZERO_HASH,
     )
-    position, chain_hash = append_leaf(connection, "template_event", record)
+    log = LogWriter(connection)
+    chain_hash = log.add("template_event", record)
+    log.flush()
     digest = event_digest(event_type, payload_json)
-    row = (template.name, 0, event_type, ts, who.type, who.id, payload_json, digest, ZERO_HASH, chain_hash, position)
+    row = (template.name, 0, event_type, ts, who.type, who.id, payload_json, digest, ZERO_HASH, chain_hash, log.position)
     connection.execute(_INSERT_EVENT, row)
 
 

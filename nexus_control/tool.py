@@ -17,7 +17,7 @@ from nexus_control.bundle import ConflictMode
 from nexus_control.canonical_json import canonical_json
 from nexus_control.decision import Decision
 from nexus_control.errors import InputError, InvalidPolicy, ModeNotAllowed, NexusError, TemplateNotFound
-from nexus_control.events import Actor, EventType, parse_actor, parse_expires_at, require_text
+from nexus_control.events import EventType, parse_actor, parse_expires_at, require_text
 from nexus_control.execution import RouterProtocol, abandon_execution, execute_decision
 from nexus_control.export import export_decision, render_export
 from nexus_control.import_ import import_bundle
@@ -223,7 +223,7 @@ class NexusControlTools:
     def status(self, request_id: str, include_events: bool = False) -> dict[str, Any]:
         """The decision as it stands, with what blocks its execution. Errors: DECISION_NOT_FOUND, EVENT_UNREADABLE."""
         decision = self._load(request_id)
-        data = {**decision.to_dict(), "blocking_reasons": [reason.to_dict() for reason in compute_blocking_reasons(decision)]}
+        data: dict[str, Any] = {**decision.to_dict(), "blocking_reasons": [reason.to_dict() for reason in compute_blocking_reasons(decision)]}
         if _flag(include_events, "include_events"):
             data["events"] = [event.to_dict() for event in decision.events]
         return data
@@ -310,7 +310,7 @@ class NexusControlTools:
     def template_get(self, name: str, include_events: bool = False) -> dict[str, Any]:
         """One template with its digest and the snapshot that decisions keep of it. Errors: TEMPLATE_NOT_FOUND."""
         template = self._template(require_text(name, "name"))
-        data = {"template": template.to_dict(), "digest": template.digest(), "snapshot": template.to_snapshot()}
+        data: dict[str, Any] = {"template": template.to_dict(), "digest": template.digest(), "snapshot": template.to_snapshot()}
         if _flag(include_events, "include_events"):
             data["events"] = [event.to_dict() for event in self.template_store.get_template_events(name)]
         return data
@@ -422,10 +422,9 @@ def _merged_overrides(plain: dict[str, Any], overrides: dict[str, Any], *, has_t
 
 def _effective_policy(given: dict[str, Any], template: Template | None, mode: object) -> Policy:
     """The policy that will be attached. Raises InvalidPolicy."""
+    defaults: dict[str, Any] = {"allowed_modes": ["dry_run", "apply"] if mode == "apply" else ["dry_run"]}
     if template is not None:
         defaults = template.policy().to_dict()
-    else:
-        defaults = {"allowed_modes": ["dry_run", "apply"] if mode == "apply" else ["dry_run"]}
     policy = Policy(**{**defaults, **given})
     try:
         canonical_json(policy.to_dict())
