@@ -10,8 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, cast
 
-from nexus_control.audit_export import export_audit_package
-from nexus_control.audit_package import render_audit_package
+from nexus_control.audit_export import export_audit_package, render_audit_package
 from nexus_control.audit_record import audit_record
 from nexus_control.bundle import ConflictMode
 from nexus_control.canonical_json import canonical_json
