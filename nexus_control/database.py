@@ -36,6 +36,8 @@ _BUSY_TIMEOUT_SECONDS = 30.0
 _COMMITS_PER_CHECKPOINT = 128
 """So many commits later the write-ahead log, by then some 5 MB, is copied into the database file, by a thread of its own."""
 
+_CHECKPOINT_PATIENCE_MS = 100
+
 
 class SqliteDecisionExists(DecisionExists, sqlite3.IntegrityError):
     """`DecisionExists` as SQLite raises it."""
@@ -344,9 +346,12 @@ class Database:
         try:
             connection = self._connect()
             try:
-                # First without a lock, then what was added meanwhile with writers kept out, so that the log starts over.
+                # First without a lock; then, so that the log starts over, what was added meanwhile, with writers kept out. A reader
+                # with an old view prevents the second step, and writers must not wait for it.
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                connection.execute("PRAGMA wal_checkpoint(RESTART)")
+                connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_PATIENCE_MS}")
+                if connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]:
+                    return
                 # The first commit of a log that starts over syncs its header as well. Make it this one: the same version number again.
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute(f"PRAGMA user_version = {connection.execute('PRAGMA user_version').fetchone()[0]}")
