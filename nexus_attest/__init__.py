@@ -1,5 +1,23 @@
-"""Provable governance for AI agents' tool calls."""
+"""Provable governance for AI agents' tool calls: request, policy, approvals, one execution, and evidence that a stranger can check.
 
-from nexus_control import __version__
+The engine's public names, the same objects as in `nexus_control`; the modules of this package that mirror an engine module hold the
+same objects too. Code uses them where they are defined: to replace one in a test, patch `nexus_control.<module>`.
+"""
 
-__all__ = ["__version__"]
+from typing import TYPE_CHECKING, Any
+
+import nexus_control
+from nexus_control import __all__ as __all__
+
+if TYPE_CHECKING:
+    from nexus_control import *
+else:
+
+    def __getattr__(name: str) -> Any:
+        """PEP 562: a public name of the engine, whose module is loaded on its first use."""
+        if name in __all__:
+            return getattr(nexus_control, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

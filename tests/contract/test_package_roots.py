@@ -3,6 +3,9 @@
 import re
 import tomllib
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 import nexus_attest
 import nexus_attest.audit_export
@@ -49,6 +52,12 @@ def test_roots_export_exactly_the_published_names() -> None:
 
 def test_roots_export_the_same_objects() -> None:
     assert [name for name in EXPORTS if getattr(nexus_attest, name) is not getattr(nexus_control, name)] == []
+
+
+@pytest.mark.parametrize("package", [nexus_attest, nexus_control], ids=lambda package: package.__name__)
+def test_roots_list_their_names_and_have_no_others(package: ModuleType) -> None:
+    assert set(dir(package)) >= set(EXPORTS)
+    assert not hasattr(package, "NexusControlTool")
 
 
 def test_import_and_export_of_the_root_are_the_functions_over_a_store() -> None:
