@@ -1,7 +1,7 @@
 """Merkle trees of RFC 6962 section 2.1 over SHA-256: roots, inclusion and consistency proofs, and their verification.
 
 Bytes in, bytes out: no clock, no I/O, no storage. Leaves and inner nodes are hashed under different prefixes, so that neither can pass for
-the other. A proof that does not prove its claim is False; sizes and indexes that no tree has are a ValueError.
+the other. A proof that does not prove its claim is False; a size or index that is no natural number is a ValueError.
 
 A proof ties its hashes to a root, and the verifier must know the size from where it knows the root (a checkpoint): trees of some
 different sizes have inclusion paths of the same shape.
@@ -91,7 +91,7 @@ class Frontier:
 
 
 def root(size: int, nodes: Nodes) -> bytes:
-    """Root of the tree over the first `size` leaves. Raises ValueError for a negative size."""
+    """Root of the tree over the first `size` leaves. Raises ValueError when `size` is no natural number."""
     _require_natural("size", size)
     return _subtree(0, size, nodes) if size else empty_root()
 
@@ -147,13 +147,13 @@ def consistency_proof(old: int, new: int, nodes: Nodes) -> list[bytes]:
 def verify_inclusion(leaf_hash: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
     """Whether `proof` shows that leaf `index` (from 0) of the tree with this size and root has this hash (RFC 9162 section 2.1.3.2).
 
-    False for a wrong number of hashes, hashes of a wrong length, and an index beyond the size. Raises ValueError for negative numbers.
+    False for a wrong number of hashes, hashes of a wrong length, and an index beyond the size. Raises ValueError for what is no natural number.
     """
     _require_natural("index", index)
     _require_natural("size", size)
     if index >= size or not _are_hashes(leaf_hash, root, *proof):
         return False
-    node, last = index, size - 1
+    node, last = index, size - 1  # fn and sn of the RFC: places in the current level, of this node and of the last one
     computed = leaf_hash
     for sibling in proof:
         if last == 0:
@@ -174,7 +174,7 @@ def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: 
     """Whether `proof` shows that the tree of `new_size` leaves begins with that of `old_size` (RFC 9162 section 2.1.4.2).
 
     Every tree begins with the tree without leaves, and with itself; the proof of either is empty. False for a tree that shrank, a wrong
-    number of hashes, and hashes of a wrong length. Raises ValueError for negative sizes.
+    number of hashes, and hashes of a wrong length. Raises ValueError for what is no natural number.
     """
     _require_natural("old_size", old_size)
     _require_natural("new_size", new_size)
@@ -189,7 +189,7 @@ def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: 
     hashes = list(proof)
     if old_size & (old_size - 1) == 0:
         hashes.insert(0, old_root)
-    node, last = old_size - 1, new_size - 1
+    node, last = old_size - 1, new_size - 1  # fn and sn of the RFC, as above
     while node & 1:
         node >>= 1
         last >>= 1
