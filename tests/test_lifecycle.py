@@ -1,6 +1,6 @@
 """What blocks a decision, how far it is, and its timeline."""
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
@@ -125,10 +125,12 @@ def test_the_documentation_names_the_five_codes_in_the_order_of_the_ladder() -> 
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("view", [compute_blocking_reasons(Decision("d"))[0], compute_progress(Decision("d"))])
-def test_views_cannot_be_changed(view: Any) -> None:
+@pytest.mark.parametrize("kind", [BlockingReason, LifecycleEntry, LifecycleProgress, Lifecycle])
+def test_views_cannot_be_changed(kind: Any) -> None:
+    names = [field.name for field in fields(kind)]
+    view = kind(*names)
     with pytest.raises(FrozenInstanceError):
-        setattr(view, fields(view)[0].name, None)
+        setattr(view, names[0], None)
 
 
 # Blocking reasons
@@ -518,6 +520,20 @@ def test_the_whole_lifecycle_is_judged_at_one_instant() -> None:
     assert compute_lifecycle(decision, decision.events, at=late).state == "pending_approval"
     bare = decide(CREATED, grant("bob", LATER))
     assert compute_lifecycle(bare, policy=Policy(1), at=late).state == "pending_approval"
+
+
+def test_without_a_given_instant_the_clock_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[datetime] = []
+
+    def clock() -> datetime:
+        asked.append(NOON + timedelta(days=len(asked)))
+        return asked[-1]
+
+    monkeypatch.setattr("nexus_control.decision.utc_now", clock)
+    live = replace(decide(CREATED, policy(), grant("bob", LATER)), as_of=None)
+    lifecycle = compute_lifecycle(live, live.events)
+    assert (lifecycle.state, lifecycle.progress.approvals_current, lifecycle.blocking_reasons) == ("approved", 1, [])
+    assert len(asked) == 1
 
 
 def test_capabilities_reach_the_reasons() -> None:
