@@ -4,7 +4,7 @@ import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import pytest
@@ -138,8 +138,8 @@ def objects(node: object) -> Iterator[dict[str, Any]]:
     """Every schema of an object inside a schema, itself included."""
     if isinstance(node, dict):
         if "properties" in node:
-            yield node
-        for member in node.values():
+            yield cast("dict[str, Any]", node)
+        for member in cast("dict[str, object]", node).values():
             yield from objects(member)
 
 
@@ -215,7 +215,8 @@ def test_the_method_takes_every_property_with_the_same_default(tool: str) -> Non
         elif (tool, name) == ("template.create", "allowed_modes"):
             assert default is None  # stands for ["dry_run"], as the next test shows
         else:
-            assert default == DEFAULTS[tool].get(name) and type(default) is type(DEFAULTS[tool].get(name)), name
+            expected = DEFAULTS[tool].get(name)
+            assert (type(default), default) == (type(expected), expected), name
 
 
 def test_a_template_without_modes_gets_the_default_of_the_schema() -> None:
@@ -275,16 +276,7 @@ def test_a_value_outside_the_published_range_is_refused(tool: str, arguments: di
 @pytest.mark.parametrize("tool", [tool for tool in METHODS if "actor" in REQUIRED[tool]])
 @pytest.mark.parametrize(
     "actor",
-    [
-        "alice",
-        None,
-        {},
-        {"type": "human"},
-        {"id": "a"},
-        {"type": "robot", "id": "a"},
-        {"type": "human", "id": ""},
-        {**ACTOR, "role": "admin"},
-    ],
+    ["alice", None, {}, {"type": "human"}, {"id": "a"}, {"type": "robot", "id": "a"}, {"type": "human", "id": ""}, {**ACTOR, "role": "x"}],
 )
 def test_an_actor_has_a_known_type_an_id_and_nothing_else(tool: str, actor: object) -> None:
     assert not is_valid(tool, {**smallest(tool), "actor": actor})
