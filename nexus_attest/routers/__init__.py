@@ -1,0 +1,44 @@
+"""Routers: who executes an approved decision, and the record that anybody can check later.
+
+    with RunEngine(load_adapters("adapters.toml"), db_path="runs.db") as router:
+        tools.execute(request_id, "subprocess:keytool", actor, router)
+
+Standard library and `nexus_control` only.
+"""
+
+from nexus_attest.routers.adapter import Adapter, CallIdentity
+from nexus_attest.routers.adapters_file import load_adapters, parse_adapters
+from nexus_attest.routers.engine import RunEngine
+from nexus_attest.routers.errors import (
+    AdapterFileError,
+    CallFailed,
+    CallRefused,
+    InvalidPlan,
+    PlanNotExecutable,
+    RunFailed,
+    RunNotFinished,
+    RunNotFound,
+)
+from nexus_attest.routers.plan import DefaultCall, Step, parse_plan
+from nexus_attest.routers.subprocess_adapter import SubprocessAdapter, SubprocessSettings
+
+__all__ = [
+    "Adapter",
+    "AdapterFileError",
+    "CallFailed",
+    "CallIdentity",
+    "CallRefused",
+    "DefaultCall",
+    "InvalidPlan",
+    "PlanNotExecutable",
+    "RunEngine",
+    "RunFailed",
+    "RunNotFinished",
+    "RunNotFound",
+    "Step",
+    "SubprocessAdapter",
+    "SubprocessSettings",
+    "load_adapters",
+    "parse_adapters",
+    "parse_plan",
+]

@@ -1,0 +1,133 @@
+"""One child process under limits: time, bytes, environment, and nothing that outlives the call.
+
+The child leads a process group of its own. When it ends, runs out of time or writes too much, the whole group is killed. A process
+that left the group (`setsid`) is beyond reach and is not waited for.
+"""
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nexus_attest.routers.errors import CallFailed
+
+__all__ = ["Finished", "require_directory", "run_process"]
+
+_CHUNK_BYTES = 65_536
+
+_TICK_SECONDS = 0.05
+"""How often to ask whether the child has ended while somebody still holds its output open."""
+
+_SHORT_TICK_SECONDS = 0.005
+"""The same once its output is closed, when the end is normally there already."""
+
+_REAP_SECONDS = 5.0
+"""How long a killed child may take to disappear; one in uninterruptible sleep would otherwise hold the caller for ever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A child that ended by itself. `exit_code` is negative when a signal ended it; the outputs are complete."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+def run_process(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float, max_output_bytes: int) -> Finished:
+    """Run a command without a shell, with empty standard input and exactly the environment `env`.
+
+    `max_output_bytes` holds for standard output and standard error, each by itself, and while they are read. The outputs are what was
+    written until the child itself ended. Raises CallFailed with COMMAND_NOT_FOUND, PERMISSION_DENIED, CWD_NOT_FOUND, CWD_NOT_DIRECTORY
+    or OS_ERROR when nothing was started, with TIMEOUT, OUTPUT_TOO_LARGE or OS_ERROR when the group was killed. POSIX only.
+    """
+    deadline = time.monotonic() + timeout_s
+    process = _start(argv, cwd, env)
+    try:
+        stdout, stderr = _read(process, deadline, timeout_s, max_output_bytes)
+    finally:
+        _end(process)
+    return Finished(exit_code=process.returncode, stdout=stdout, stderr=stderr)
+
+
+def require_directory(cwd: Path) -> None:
+    """Raise CallFailed with CWD_NOT_FOUND or CWD_NOT_DIRECTORY unless `cwd` is a directory."""
+    if not cwd.is_dir():
+        code, text = ("CWD_NOT_DIRECTORY", "is no directory") if cwd.exists() else ("CWD_NOT_FOUND", "does not exist")
+        raise CallFailed(code, f"Working directory {text}: {cwd}")
+
+
+def _start(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    require_directory(cwd)
+    try:
+        return subprocess.Popen(
+            argv,
+            bufsize=0,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        raise CallFailed("COMMAND_NOT_FOUND", f"Command not found: {argv[0]}") from None
+    except PermissionError:
+        raise CallFailed("PERMISSION_DENIED", f"Command may not be executed: {argv[0]}") from None
+    except OSError as problem:
+        raise CallFailed("OS_ERROR", f"Command cannot be started: {problem.strerror}") from None
+
+
+def _read(process: subprocess.Popen[bytes], deadline: float, timeout_s: float, limit: int) -> tuple[bytes, bytes]:
+    """Both outputs up to the moment when the child ended."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    stdout, stderr = bytearray(), bytearray()
+    with selectors.DefaultSelector() as selector:
+        for pipe, received in ((process.stdout, stdout), (process.stderr, stderr)):
+            os.set_blocking(pipe.fileno(), False)
+            selector.register(pipe, selectors.EVENT_READ, received)
+        while True:
+            # Asked before reading: once it has ended, all that it wrote is in the pipes already.
+            ended = _has_ended(process)
+            remaining = deadline - time.monotonic()
+            if not ended and remaining <= 0:
+                raise CallFailed("TIMEOUT", f"Command ran longer than {timeout_s:g} s and was killed")
+            tick = _TICK_SECONDS if selector.get_map() else _SHORT_TICK_SECONDS
+            ready = selector.select(0 if ended else min(tick, remaining))
+            if ended and not ready:
+                return bytes(stdout), bytes(stderr)
+            for key, _ in ready:
+                chunk = os.read(key.fd, _CHUNK_BYTES)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                key.data.extend(chunk)
+                if len(key.data) > limit:
+                    raise CallFailed("OUTPUT_TOO_LARGE", f"Command wrote more than {limit} bytes")
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the child has ended. It is left unreaped, so that its number cannot become somebody else's before the group is killed."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return process.poll() is not None
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    except ChildProcessError:
+        # Somebody else reaped it (SIGCHLD ignored, or a wait for any child): its exit code is lost, and 0 would be a guess.
+        raise CallFailed("OS_ERROR", "The command's exit code was lost: this program must not ignore SIGCHLD") from None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the group, then reap the child. Also on the way out of an exception."""
+    # No such process: the group is empty. Not permitted: only zombies are left (macOS), or the program changed its user.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_REAP_SECONDS)
+    for pipe in filter(None, (process.stdout, process.stderr)):
+        pipe.close()

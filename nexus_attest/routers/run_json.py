@@ -1,0 +1,80 @@
+"""The JSON of plans, tool outputs and run records: read strictly, written as the one text that is hashed.
+
+Reading refuses whatever two readers could understand differently or a digest could not cover. The written text is that of run bundles:
+keys sorted by code point, no spaces, ASCII with `\\uXXXX` escapes, Python's spelling of floats. It is not RFC 8785: decisions are
+hashed with `nexus_control.canonical_json`, runs with this, and the two are never exchanged.
+"""
+
+import json
+import math
+from typing import Any, cast
+
+__all__ = ["MAX_DEPTH", "UnsafeJson", "read_json", "require_plain", "run_json"]
+
+MAX_DEPTH = 100
+"""How deep lists and objects may nest. Far above any real plan or output, far below where a parser's stack ends."""
+
+
+class UnsafeJson(ValueError):
+    """The text is JSON, but means different things to different readers, or cannot be hashed."""
+
+
+def read_json(text: str) -> object:
+    """The value of a JSON text.
+
+    Raises json.JSONDecodeError when it is no JSON, and UnsafeJson for a duplicate key, NaN and infinities (also `1e999`), a lone
+    surrogate, more than `MAX_DEPTH` levels, and integers of more digits than Python converts.
+    """
+    try:
+        value: object = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise UnsafeJson(f"nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as problem:
+        raise UnsafeJson(str(problem)) from None
+    require_plain(value)
+    return value
+
+
+def run_json(value: object) -> str:
+    """The text of a JSON value. Raises ValueError for NaN and infinities, TypeError for what JSON cannot express."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def require_plain(value: object) -> None:
+    """Raise UnsafeJson unless every number in a parsed JSON value is finite, every string is Unicode and the depth is in bounds."""
+    pending: list[tuple[object, int]] = [(value, 0)]
+    while pending:
+        item, depth = pending.pop()
+        if isinstance(item, str):
+            _require_unicode(item)
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                raise UnsafeJson("numbers must be finite")
+        elif isinstance(item, dict | list):
+            if depth == MAX_DEPTH:
+                raise UnsafeJson(f"nested deeper than {MAX_DEPTH} levels")
+            if isinstance(item, dict):
+                members = cast("dict[str, object]", item)
+                pending.extend((key, depth) for key in members)
+                pending.extend((member, depth + 1) for member in members.values())
+            else:
+                pending.extend((member, depth + 1) for member in cast("list[object]", item))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UnsafeJson(f"duplicate key {twice[:100]!r}")
+    return found
+
+
+def _require_unicode(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UnsafeJson("lone surrogates are not text") from None

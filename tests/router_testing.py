@@ -1,0 +1,102 @@
+"""Tools, adapters and clocks for the tests of the routers."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+from nexus_attest.routers import CallIdentity, DefaultCall, SubprocessAdapter, load_adapters
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+IDENTITY = CallIdentity(run_id="run-1", step_id="s1", execution_id=None)
+
+Answer = Callable[[], Any]
+
+
+def ticking_clock() -> Callable[[], datetime]:
+    """Every look at it is one millisecond later, from 2026 on."""
+    moments = (T0 + timedelta(milliseconds=number) for number in range(10_000))
+    return lambda: next(moments)
+
+
+def counted_ids() -> Callable[[], str]:
+    """`id-0`, `id-1` and so on."""
+    names: Iterator[str] = (f"id-{number}" for number in range(10_000))
+    return lambda: next(names)
+
+
+def adapter_file(folder: Path, **keys: object) -> Path:
+    """An adapter file with one adapter; JSON values are TOML values, except for tables and null."""
+    table = {"id": "subprocess:tool", "kind": "subprocess", "command": ["/bin/sh", "tool.sh"], "allow": ["*/*"], **keys}
+    lines = [f"{key} = {toml(value)}" for key, value in table.items() if value is not None]
+    path = folder / "adapters.toml"
+    path.write_text("\n".join(["[[adapters]]", *lines, ""]), encoding="utf-8")
+    return path
+
+
+def toml(value: object) -> str:
+    """A value in TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(member)}" for key, member in cast("dict[str, object]", value).items()) + "}"
+    return json.dumps(value)
+
+
+def shell_tool(folder: Path, script: str, **keys: object) -> SubprocessAdapter:
+    """The adapter of a shell script, which sees `call`, tool, method, `--json-args-file` and a path as $1 to $5."""
+    (folder / "tool.sh").write_text(script, encoding="utf-8")
+    (adapter,) = load_adapters(adapter_file(folder, **keys))
+    return adapter
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is more than an entry that nobody has reaped."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def ends_soon(pid: int) -> bool:
+    """Whether a process is gone within five seconds; a kill takes effect a moment after the call."""
+    deadline = time.monotonic() + 5
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not is_running(pid)
+
+
+class FakeAdapter:
+    """An adapter in memory: answers with `answer` and keeps the calls."""
+
+    adapter_kind = "fake"
+    definition_digest = "sha256:" + "f" * 64
+
+    def __init__(
+        self,
+        answer: Answer = lambda: {"done": True},
+        *,
+        adapter_id: str = "fake",
+        capabilities: frozenset[str] = frozenset({"apply", "timeout"}),
+        default_call: DefaultCall | None = None,
+        idempotent: bool = False,
+    ) -> None:
+        self.adapter_id = adapter_id
+        self.capabilities = capabilities
+        self.default_call = default_call
+        self.idempotent = idempotent
+        self.calls: list[tuple[str, str, Mapping[str, object], CallIdentity]] = []
+        self._answer = answer
+
+    def check(self, tool: str, method: str) -> None:
+        assert tool
+        assert method
+
+    def preflight(self) -> None:
+        return None
+
+    def call(self, tool: str, method: str, args: Mapping[str, object], identity: CallIdentity) -> dict[str, Any]:
+        self.calls.append((tool, method, args, identity))
+        return self._answer()

@@ -1,0 +1,145 @@
+"""From a request to a package that a stranger verifies: decision, real program, flight record."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from router_testing import shell_tool
+
+from nexus_attest.routers import RunEngine
+from nexus_control.audit_package import verify_audit_package
+from nexus_control.tool import NexusControlTools
+
+ALICE = {"type": "human", "id": "alice"}
+BOB = {"type": "human", "id": "bob"}
+PLAN = '[{"tool": "keys", "method": "list", "args": {"caf\u00e9": 1.5}}, {"tool": "keys", "method": "rotate"}]'
+SCRIPT = """
+    test "$3" = refuse && { echo "cannot: \u00e9chec" >&2; exit 4; }
+    printf '{"cl\u00e9": "%s", "execution": "%s", "age": 12.5}' "$NEXUS_IDEMPOTENCY_KEY" "$NEXUS_EXECUTION_ID"
+"""
+
+
+@pytest.fixture
+def tools() -> Iterator[NexusControlTools]:
+    found = NexusControlTools()
+    yield found
+    found.store.close()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[RunEngine]:
+    with RunEngine([shell_tool(tmp_path, SCRIPT)], db_path=tmp_path / "runs.db") as router:
+        yield router
+
+
+def approved(tools: NexusControlTools, plan: str = PLAN, **more: Any) -> str:
+    capabilities = ["timeout", "external"]
+    request = tools.request(
+        "Rotate \u2013 d\u00e9j\u00e0", ALICE, mode="apply", plan=plan, max_steps=5, require_adapter_capabilities=capabilities, **more
+    )
+    assert request.success, request.error
+    request_id: str = request.data["request_id"]
+    assert tools.approve(request_id, BOB).success
+    return request_id
+
+
+def test_an_executed_decision_becomes_a_package_that_verifies_strictly(tools: NexusControlTools, engine: RunEngine) -> None:
+    request_id = approved(tools)
+    done = tools.execute(request_id, "subprocess:tool", ALICE, engine)
+    assert done.success, done.error
+    assert done.data["steps_executed"] == 2
+    record = engine.flight_record(done.data["run_id"])
+    exported = tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record)
+    assert exported.success, exported.error
+    for package in (exported.data["package"], json.loads(json.dumps(exported.data["package"]))):
+        result = verify_audit_package(package, strict=True)
+        assert [(check.name, check.ok) for check in result.checks] == [
+            ("binding_digest", True),
+            ("control_bundle_digest", True),
+            ("binding_control_match", True),
+            ("binding_router_match", True),
+            ("binding_link_match", True),
+            ("router_digest", True),
+        ]
+
+
+def test_the_run_names_the_execution_and_the_request_that_the_decision_stored(tools: NexusControlTools, engine: RunEngine) -> None:
+    request_id = approved(tools)
+    done = tools.execute(request_id, "subprocess:tool", ALICE, engine)
+    events = engine.flight_record(done.data["run_id"])["events"]
+    noted = next(event["payload"] for event in events if event["type"] == "REQUEST_RECORDED")
+    assert noted["request_digest"] == "sha256:" + done.data["request_digest"]
+    assert noted["execution_id"] == f"evt_{request_id}_3"
+    outputs = [event["payload"]["output"] for event in events if event["type"] == "TOOL_CALL_SUCCEEDED"]
+    assert [output["execution"] for output in outputs] == [f"evt_{request_id}_3"] * 2
+
+
+@pytest.mark.parametrize("path", ["output", "output and its digest", "response"])
+def test_a_forged_record_does_not_verify(tools: NexusControlTools, engine: RunEngine, path: str) -> None:
+    request_id = approved(tools)
+    record = engine.flight_record(tools.execute(request_id, "subprocess:tool", ALICE, engine).data["run_id"])
+    package = tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record).data["package"]
+    bundle = package["router"]["bundle"]
+    if path == "response":
+        bundle["response"]["steps_executed"] = 1
+    else:
+        output = next(event for event in bundle["events"] if event["type"] == "TOOL_CALL_SUCCEEDED")["payload"]["output"]
+        output["age"] = 13
+    if path == "output and its digest":
+        text = json.dumps({"run": bundle["run"], "events": bundle["events"]}, sort_keys=True, separators=(",", ":"))
+        bundle["digests"]["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    result = verify_audit_package(package)
+    assert [check.name for check in result.checks if not check.ok] == ["router_digest"]
+
+
+def test_the_record_of_another_run_cannot_be_embedded(tools: NexusControlTools, engine: RunEngine) -> None:
+    first, second = approved(tools), approved(tools)
+    tools.execute(first, "subprocess:tool", ALICE, engine)
+    other = engine.flight_record(tools.execute(second, "subprocess:tool", ALICE, engine).data["run_id"])
+    refused = tools.export_audit_package(first, embed_router_bundle=True, router_bundle=other)
+    assert (refused.success, refused.code) == (False, "ROUTER_DIGEST_MISMATCH")
+
+
+@pytest.mark.parametrize(
+    ("plan", "code"),
+    [
+        ('[{"tool": "keys", "method": "refuse"}]', "NONZERO_EXIT"),
+        ("Rotate the key, please.", "PLAN_NOT_EXECUTABLE"),
+        ('[{"tool": "--keys", "method": "list"}]', "INVALID_NAME"),
+    ],
+)
+def test_a_failed_run_leaves_evidence_as_well(tools: NexusControlTools, engine: RunEngine, plan: str, code: str) -> None:
+    request_id = approved(tools, plan)
+    failed = tools.execute(request_id, "subprocess:tool", ALICE, engine)
+    assert (failed.success, failed.code) == (False, code)
+    status = tools.status(request_id, include_events=True)
+    last = status.data["events"][-1]
+    assert last["event_type"] == "EXECUTION_FAILED"
+    assert last["payload"]["error_code"] == code
+    record = engine.flight_record(last["payload"]["run_id"])
+    assert "sha256:" + last["payload"]["response_digest"] == record["integrity"]["canonical_digest"]
+    exported = tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record)
+    assert exported.success, exported.error
+    assert verify_audit_package(exported.data["package"], strict=True).ok
+
+
+def test_a_rehearsal_and_then_the_real_run_of_one_decision_are_two_runs(tools: NexusControlTools, engine: RunEngine) -> None:
+    request_id = approved(tools, allowed_modes=["dry_run", "apply"])
+    rehearsal = tools.execute(request_id, "subprocess:tool", ALICE, engine, dry_run=True)
+    real = tools.execute(request_id, "subprocess:tool", ALICE, engine)
+    assert (rehearsal.data["mode"], real.data["mode"]) == ("dry_run", "apply")
+    assert rehearsal.data["run_id"] != real.data["run_id"]
+    record = engine.flight_record(real.data["run_id"])
+    exported = tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record)
+    assert verify_audit_package(exported.data["package"], strict=True).ok
+
+
+def test_an_adapter_without_a_required_capability_is_refused_before_the_run(tools: NexusControlTools, engine: RunEngine) -> None:
+    request = tools.request("g", ALICE, mode="apply", plan=PLAN, require_adapter_capabilities=["dry_run"])
+    tools.approve(request.data["request_id"], BOB)
+    refused = tools.execute(request.data["request_id"], "subprocess:tool", ALICE, engine)
+    assert refused.error is not None
+    assert "missing required capabilities" in refused.error

@@ -1,0 +1,108 @@
+"""Plans and tool outputs are read strictly; run records are written in one way."""
+
+import hashlib
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nexus_attest.routers.run_json import MAX_DEPTH, UnsafeJson, read_json, run_json
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_what_was_written_is_read_back_and_written_the_same(value: object) -> None:
+    text = run_json(value)
+    assert read_json(text) == value
+    assert run_json(read_json(text)) == text
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "[1e999]", '{"a": -1e999}', '{"a": [NaN]}'])
+def test_a_number_that_is_not_finite_is_refused(text: str) -> None:
+    with pytest.raises(UnsafeJson, match="finite"):
+        read_json(text)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '[{"x": {"a": 1, "b": 2, "a": 3}}]', '{"a": 1, "\\u0061": 2}'])
+def test_a_duplicate_key_is_refused_at_every_depth(text: str) -> None:
+    with pytest.raises(UnsafeJson, match="duplicate key 'a'"):
+        read_json(text)
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', '["ok", "\\udfff"]', '{"\\ud83d": 1}', '{"a": {"b": "x\\ud83dy"}}'])
+def test_a_lone_surrogate_is_refused_in_values_and_keys(text: str) -> None:
+    with pytest.raises(UnsafeJson, match="surrogates"):
+        read_json(text)
+
+
+def test_a_surrogate_pair_is_one_character() -> None:
+    assert read_json('"\\ud83d\\ude00"') == "\U0001f600"
+
+
+@pytest.mark.parametrize("text", ["", " ", "{", '{"a": 1', "{} {}", "[1,]", "{'a': 1}", "\ufeff{}", "{} trailing", "nul"])
+def test_text_that_is_no_json_is_told_apart_from_json_that_is_refused(text: str) -> None:
+    with pytest.raises(json.JSONDecodeError):
+        read_json(text)
+
+
+def test_nesting_is_accepted_up_to_the_limit_and_refused_beyond_it() -> None:
+    assert read_json("[" * MAX_DEPTH + "]" * MAX_DEPTH) is not None
+    assert read_json('{"a":' * MAX_DEPTH + "1" + "}" * MAX_DEPTH) is not None
+    for opening, closing in (("[", "]"), ('{"a":', "}")):
+        inner = "" if opening == "[" else "1"
+        with pytest.raises(UnsafeJson, match="nested deeper than 100 levels"):
+            read_json(opening * (MAX_DEPTH + 1) + inner + closing * (MAX_DEPTH + 1))
+
+
+def test_nesting_that_would_exhaust_the_stack_is_refused_like_any_other() -> None:
+    with pytest.raises(UnsafeJson, match="nested deeper"):
+        read_json("[" * 200_000 + "]" * 200_000)
+
+
+def test_an_integer_of_thousands_of_digits_is_refused() -> None:
+    with pytest.raises(UnsafeJson, match="digits"):
+        read_json("9" * 5_000)
+
+
+def test_large_integers_keep_their_value() -> None:
+    assert read_json("9007199254740993") == 9007199254740993
+    assert run_json(2**200) == str(2**200)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [-math.inf], {"a": math.nan}])
+def test_numbers_that_are_not_finite_are_never_written(value: object) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run_json(value)
+
+
+def test_the_text_is_that_of_the_run_digest_vector() -> None:
+    # Made by nexus-router 1.1.1: escapes for everything outside ASCII, U+007F too, astral characters as pairs, keys by code point.
+    value: dict[str, Any] = {
+        "run": {
+            "run_id": "r1",
+            "mode": "dry_run",
+            "goal": 'Za\u017c\u00f3\u0142\u0107 \U0001f600 / \x7f "q"',
+            "status": "COMPLETED",
+            "created_at": "2026-01-01T00:00:00.000Z",
+        },
+        "events": [
+            {
+                "event_id": "e0",
+                "run_id": "r1",
+                "seq": 0,
+                "type": "RUN_STARTED",
+                "payload": {"b": [1, 1.0, 0.1, 1e-07, 1e16, 1e22, -0.0, True, None], "a": {}, "\u00e9": "x", "\uff5e": 1, "\U0001f600": 2},
+                "ts": "2026-01-01T00:00:00.001Z",
+            }
+        ],
+    }
+    digest = hashlib.sha256(run_json(value).encode()).hexdigest()
+    assert digest == "39fdae04dce7690b22f165ee17d289bdd3beddef241c06fa70f5ef1fd861c659"
