@@ -96,24 +96,25 @@ def _check_engine_alone(folder: Path) -> None:
     shutil.copytree(ROOT / "nexus_control", folder / "nexus_control", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     tests = _engine_tests()
-    for source in tests:
-        target = folder / source.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, target)
-    _say(f"running {len(tests)} test files of the engine")
+    skipped = {path for path in (ROOT / "tests").rglob("*.py") if path not in tests}
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=lambda at, names: {name for name in names if Path(at, name) in skipped})
+    _say(f"running {len(tests)} files of the engine's tests")
     _run(str(python), "-m", "pytest", "-p", "no:cacheprovider", cwd=folder)
 
 
 def _engine_tests() -> list[Path]:
-    """The files under tests/ that need the engine, the standard library and the two test tools only, helpers included."""
-    helpers = {path.stem: path for path in (ROOT / "tests").glob("*.py") if not path.stem.startswith("test_")}
-    allowed = sys.stdlib_module_names | set(TEST_TOOLS) | {"nexus_control"} | set(helpers)
+    """The files under tests/ that need the engine, the standard library and the two test tools only, with the helpers that they import."""
     imports = {path: _imports(path) for path in (ROOT / "tests").rglob("*.py") if path.parent.name != "contract"}
-    chosen = [path for path, names in imports.items() if names <= allowed and ("nexus_control" in names or path in helpers.values())]
+    allowed = sys.stdlib_module_names | set(TEST_TOOLS) | {"nexus_control"}
+    helpers: set[Path] = set()
+    while found := {path for path in set(imports) - helpers if not path.stem.startswith("test_") and imports[path] <= allowed}:
+        helpers |= found
+        allowed |= {path.stem for path in found}
+    tests = {path for path in set(imports) - helpers if imports[path] <= allowed and "nexus_control" in imports[path]}
     for module in (ROOT / "nexus_control").glob("[!_]*.py"):
         test = ROOT / "tests" / f"test_{module.name}"
-        _require(not test.exists() or test in chosen, f"{test.name} needs a third-party package; move that part to tests/conformance/")
-    return chosen
+        _require(not test.exists() or test in tests, f"{test.name} needs more than the engine; move that part to tests/conformance/")
+    return sorted(helpers | tests)
 
 
 def _imports(path: Path) -> set[str]:
