@@ -86,9 +86,11 @@ _BY_PRIMARY_CODE: dict[int, tuple[Callable[[str], StoreError], str]] = {
 
 def _translated(error: sqlite3.Error, path: str) -> Exception:
     """The store's own error for one of SQLite, or the same one where a caller must see it (constraints, misuse)."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if isinstance(error, StoreError) or code is None:
+    if isinstance(error, StoreError):
         return error
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # raised by the driver: OperationalError for a TEXT value that is not UTF-8, otherwise misuse
+        return _SqliteUnreadable(f"{path}: {error}") if isinstance(error, sqlite3.OperationalError) else error
     found = _BY_PRIMARY_CODE.get(code & 0xFF)
     if found is None:
         return error
@@ -333,6 +335,16 @@ class Database:
                 raise _translated(error, self.path) from error
             raise
 
+    @contextmanager
+    def lenient_snapshot(self) -> Generator[Connection, None, None]:
+        """As `snapshot`, but bytes that are not UTF-8 are read as U+FFFD: for looking at a file that may have been tampered with."""
+        with self.snapshot() as connection:
+            connection.text_factory = _replacing_decode
+            try:
+                yield connection
+            finally:
+                connection.text_factory = str
+
     # -- write-ahead log ------------------------------------------------------------------------------------------------------
 
     def _keep_wal_short(self) -> None:
@@ -377,6 +389,10 @@ class Database:
 
 _parents: list[object] = []
 """Connections inherited through fork, kept from being closed by the garbage collector."""
+
+
+def _replacing_decode(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def _switch_to_wal(connection: Connection) -> None:

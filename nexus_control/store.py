@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self, TypeAlias, cast
 
 from nexus_control.canonical_json import canonical_json
 from nexus_control.database import Connection, Database, SqliteDecisionExists
-from nexus_control.errors import ConcurrencyError, DecisionNotFound, InputError, MalformedEvent
+from nexus_control.errors import ConcurrencyError, DecisionNotFound, InputError, MalformedEvent, StoreUnreadable
 from nexus_control.events import (
     ZERO_HASH,
     Actor,
@@ -314,8 +314,13 @@ class DecisionStore:
     def get_events_of(self, decision_ids: Sequence[str]) -> dict[str, list[StoredEvent] | MalformedEvent]:
         """The events of several existing decisions with one query; for one that cannot be read, the error instead."""
         found: dict[str, list[StoredEvent] | MalformedEvent] = {decision_id: [] for decision_id in decision_ids}
-        with self._database.reading() as connection:
-            rows = connection.execute(_EVENTS_OF_MANY, (canonical_json(list(decision_ids)),)).fetchall()
+        wanted = canonical_json(list(decision_ids))
+        try:
+            with self._database.reading() as connection:
+                rows = connection.execute(_EVENTS_OF_MANY, (wanted,)).fetchall()
+        except StoreUnreadable:  # text that is not UTF-8: the decision that has it will not replay, the others must
+            with self._database.lenient_snapshot() as connection:
+                rows = connection.execute(_EVENTS_OF_MANY, (wanted,)).fetchall()
         for row in rows:
             events = found[row["decision_id"]]
             if isinstance(events, list):
@@ -367,7 +372,7 @@ class DecisionStore:
 
         Raises DecisionNotFound for an id that was never stored.
         """
-        with self._database.snapshot() as connection:
+        with self._database.lenient_snapshot() as connection:
             return check_store(connection) if decision_id is None else check_decision(connection, decision_id)
 
 

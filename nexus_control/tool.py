@@ -222,7 +222,8 @@ class NexusControlTools:
     def status(self, request_id: str, include_events: bool = False) -> dict[str, Any]:
         """The decision as it stands, with what blocks its execution. Errors: DECISION_NOT_FOUND, EVENT_UNREADABLE."""
         decision = self._load(request_id)
-        data: dict[str, Any] = {**decision.to_dict(), "blocking_reasons": [reason.to_dict() for reason in compute_blocking_reasons(decision)]}
+        data = decision.to_dict()
+        data["blocking_reasons"] = [reason.to_dict() for reason in compute_blocking_reasons(decision)]
         if _flag(include_events, "include_events"):
             data["events"] = [event.to_dict() for event in decision.events]
         return data
