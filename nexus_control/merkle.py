@@ -147,7 +147,7 @@ def consistency_proof(old: int, new: int, nodes: Nodes) -> list[bytes]:
 def verify_inclusion(leaf_hash: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
     """Whether `proof` shows that leaf `index` (from 0) of the tree with this size and root has this hash (RFC 9162 section 2.1.3.2).
 
-    False for a wrong number of hashes, hashes of a wrong length, and an index beyond the size. Raises ValueError for what is no natural number.
+    False for a wrong number of hashes, hashes of a wrong length, and an index beyond the size. Raises ValueError for no natural number.
     """
     _require_natural("index", index)
     _require_natural("size", size)
@@ -174,7 +174,7 @@ def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: 
     """Whether `proof` shows that the tree of `new_size` leaves begins with that of `old_size` (RFC 9162 section 2.1.4.2).
 
     Every tree begins with the tree without leaves, and with itself; the proof of either is empty. False for a tree that shrank, a wrong
-    number of hashes, and hashes of a wrong length. Raises ValueError for what is no natural number.
+    number of hashes, and hashes of a wrong length. Raises ValueError for no natural number.
     """
     _require_natural("old_size", old_size)
     _require_natural("new_size", new_size)
