@@ -207,6 +207,17 @@ def test_a_stored_expiry_without_offset_is_read_as_utc() -> None:
     assert decision.approvals["bob"].expires_at == datetime(2030, 1, 1, tzinfo=UTC)
 
 
+def test_the_place_of_a_grant_is_no_part_of_the_approval() -> None:
+    actor = Actor(type="human", id="bob")
+    assert Approval(actor, T0, seq=1) == Approval(actor, T0, seq=2)
+    assert repr(Approval(actor, T0, seq=1)) == repr(Approval(actor, T0))
+
+
+def test_the_instant_of_judgement_is_no_part_of_the_decision() -> None:
+    assert Decision("d", as_of=NOON) == Decision("d")
+    assert repr(Decision("d", as_of=NOON)) == repr(Decision("d"))
+
+
 def test_enough_grants_approve_and_one_actor_counts_once() -> None:
     events = history(CREATED, policy(2), grant("alice"), grant("alice"), grant("bob"))
     assert [Decision.replay("d", events[:n]).state for n in range(6)] == ["draft", "draft", *["pending_approval"] * 3, "approved"]
@@ -322,6 +333,26 @@ def test_only_the_latest_execution_is_filled() -> None:
     decision = Decision.replay("d", history(policy(), REQUESTED, STARTED, FAILED, REQUESTED, STARTED, COMPLETED))
     assert [record.error_code for record in decision.executions] == ["ROUTER_ERROR", None]
     assert [record.run_id for record in decision.executions] == [None, "run-1"]
+
+
+def test_events_may_be_applied_one_by_one() -> None:
+    decision, states = Decision("d", as_of=NOON), list[str]()
+    for one in history(CREATED, policy(), grant("bob"), revoke("bob"), grant("bob"), REQUESTED, STARTED, FAILED, STARTED, COMPLETED):
+        decision.apply_event(one)
+        states.append(decision.state.value)
+    assert states == [
+        "draft",
+        "pending_approval",
+        "approved",
+        "pending_approval",
+        "approved",
+        "approved",
+        "executing",
+        "failed",
+        "executing",
+        "completed",
+    ]
+    assert len(decision.events) == 10
 
 
 # Equality of replay with one event at a time
