@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 from nexus_control.errors import (
     DecisionExists,
@@ -84,18 +85,18 @@ _BY_PRIMARY_CODE: dict[int, tuple[Callable[[str], StoreError], str]] = {
 }
 
 
-def _translated(error: sqlite3.Error, path: str) -> Exception:
-    """The store's own error for one of SQLite, or the same one where a caller must see it (constraints, misuse)."""
+def _raise_named(error: sqlite3.Error, path: str) -> NoReturn:
+    """Raise the store's own error for one of SQLite, or the same one where a caller must see it (constraints, misuse)."""
     if isinstance(error, StoreError):
-        return error
+        raise error
     code = getattr(error, "sqlite_errorcode", None)
-    if code is None:  # raised by the driver: OperationalError for a TEXT value that is not UTF-8, otherwise misuse
-        return _SqliteUnreadable(f"{path}: {error}") if isinstance(error, sqlite3.OperationalError) else error
-    found = _BY_PRIMARY_CODE.get(code & 0xFF)
+    if code is None and isinstance(error, sqlite3.OperationalError):  # raised by the driver for a TEXT value that is not UTF-8
+        raise _SqliteUnreadable(f"{path}: {error}") from error
+    found = None if code is None else _BY_PRIMARY_CODE.get(code & 0xFF)
     if found is None:
-        return error
+        raise error
     make, advice = found
-    return make(f"{path}: {error} ({advice})")
+    raise make(f"{path}: {error} ({advice})") from error
 
 
 class Schema:
@@ -221,7 +222,7 @@ class Database:
             if connection is not None:
                 connection.close()
             if isinstance(error, sqlite3.Error):
-                raise _translated(error, self.path) from error
+                _raise_named(error, self.path)
             raise
         session = _Session(connection, owned=True)
         with self._sessions_lock:
@@ -282,7 +283,7 @@ class Database:
             try:
                 yield self._session().connection
             except sqlite3.Error as error:
-                raise _translated(error, self.path) from error
+                _raise_named(error, self.path)
 
     @contextmanager
     def snapshot(self) -> Generator[Connection, None, None]:
@@ -332,7 +333,7 @@ class Database:
             if not joined and connection.in_transaction:
                 connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                raise _translated(error, self.path) from error
+                _raise_named(error, self.path)
             raise
 
     @contextmanager
