@@ -1,0 +1,129 @@
+"""Commands that ask for an action and decide about it: request, approve, revoke."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from nexus_attest.cli.command import ActorOption, RequestId, command
+
+if TYPE_CHECKING:
+    from nexus_attest.cli.session import Session
+
+__all__ = ["register"]
+
+_MAX_PLAN_BYTES = 16 * 1024 * 1024
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    command(app, "request")(_request)
+    command(app, "approve")(_approve)
+    command(app, "revoke")(_revoke)
+
+
+def _request(
+    session: "Session",
+    goal: Annotated[str | None, typer.Argument(help="What is to be done, in a sentence.", metavar="GOAL", show_default=False)] = None,
+    goal_option: Annotated[str | None, typer.Option("--goal", metavar="TEXT", help="The same as an option.", show_default=False)] = None,
+    actor: ActorOption = None,
+    mode: Annotated[Literal["dry_run", "apply"], typer.Option(help="What is asked for: a rehearsal, or the real thing.")] = "dry_run",
+    plan: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT|@FILE", help="The plan that is approved: text, or @FILE (@- is standard input).", show_default=False),
+    ] = None,
+    template: Annotated[str | None, typer.Option(metavar="NAME", help="Take the policy from this template.", show_default=False)] = None,
+    min_approvals: Annotated[
+        int | None, typer.Option(metavar="N", help="How many people must approve. [default: 1]", show_default=False)
+    ] = None,
+    allow_mode: Annotated[
+        list[str] | None, typer.Option(metavar="MODE", help="A mode that the policy allows; repeatable.", show_default=False)
+    ] = None,
+    require_capability: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="What the adapter must be able to do; repeatable.", show_default=False)
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(metavar="N", help="The most steps that the plan may have.", show_default=False)] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A label; repeatable.", show_default=False)] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the id and nothing else.")] = False,
+) -> None:
+    """Ask for an action; prints the id of the new decision.
+
+    The policy says what is needed before it may run. It comes from the options, or from a template whose values the options override.
+    """
+    if (goal is None) == (goal_option is None):
+        raise typer.BadParameter("say once what is to be done: as GOAL or as --goal")
+    who = session.actor(actor)
+    text = None if plan is None else _plan_text(plan)
+    session.allow_new_store()
+    data = session.data(
+        session.tools.request(
+            goal if goal is not None else str(goal_option),
+            who,
+            mode,
+            text,
+            template,
+            min_approvals,
+            allow_mode or None,
+            require_capability or None,
+            max_steps,
+            label or None,
+        )
+    )
+    if quiet and not session.as_json:
+        session.say(data["request_id"])
+    else:
+        session.show(data, _requested(data, mode, session.same_store))
+
+
+def _plan_text(plan: str) -> str:
+    if not plan.startswith("@"):
+        return plan
+    from nexus_attest.cli.files import read_text  # the engine's errors
+
+    return read_text(Path(plan[1:]), _MAX_PLAN_BYTES)
+
+
+def _requested(data: dict[str, Any], mode: str, same_store: str) -> str:
+    from nexus_control.markdown import escape  # the engine
+
+    return (
+        f"Requested {data['request_id']}\n"
+        f"  mode {mode}, needs {_approvals(data['min_approvals'])}\n"
+        f"  next: nexus-attest approve {data['request_id']} --actor NAME{escape(same_store)}"
+    )
+
+
+def _approve(
+    session: "Session",
+    request_id: RequestId,
+    actor: ActorOption = None,
+    comment: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; becomes part of the evidence.", show_default=False)] = None,
+    expires_at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Until when it counts, such as 2030-01-31T18:00:00+01:00.", show_default="for good"),
+    ] = None,
+) -> None:
+    """Approve a decision."""
+    who = session.actor(actor)
+    data = session.data(session.tools.approve(request_id, who, comment, expires_at))
+    session.show(data, f"Approved: {data['current_approvals']} of {data['required_approvals']} approvals, {_standing(data)}")
+
+
+def _revoke(
+    session: "Session",
+    request_id: RequestId,
+    actor: ActorOption = None,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; becomes part of the evidence.", show_default=False)] = "",
+) -> None:
+    """Take an approval back, before it has been used."""
+    who = session.actor(actor)
+    data = session.data(session.tools.revoke_approval(request_id, who, reason))
+    session.show(data, f"Revoked: {_approvals(data['current_approvals'])} left, {_standing(data)}")
+
+
+def _standing(data: dict[str, Any]) -> str:
+    return "ready to execute" if data["is_approved"] else "not ready yet"
+
+
+def _approvals(number: int) -> str:
+    return f"{number} {'approval' if number == 1 else 'approvals'}"

@@ -1,0 +1,99 @@
+"""What only a command line can be told wrong, as errors with stable codes, and how a code becomes an exit code.
+
+| Exit code | Meaning |
+|---|---|
+| 0 | done; for verifications: every check passed |
+| 1 | unexpected: a bug, or a file, a disk or the store that cannot do its work |
+| 2 | invalid input, a refused command, a run that failed, or a verification that failed |
+| 130 | interrupted from the keyboard |
+"""
+
+from nexus_control.errors import InputError, NexusError, StoreError
+
+__all__ = [
+    "ActorMissing",
+    "AdaptersMissing",
+    "ConfigError",
+    "Failure",
+    "FileExists",
+    "FileRefused",
+    "RunsMissing",
+    "StoreMissing",
+    "UnknownAdapter",
+    "exit_code",
+]
+
+
+class ConfigError(InputError):
+    """The configuration file cannot be read, or holds a key or value that is unknown or wrong."""
+
+    code = "CONFIG_INVALID"
+
+
+class ActorMissing(InputError):
+    """Nobody said who is acting."""
+
+    code = "ACTOR_MISSING"
+
+
+class StoreMissing(InputError):
+    """There is no store at this path, and the command would not create one."""
+
+    code = "STORE_NOT_FOUND"
+
+
+class RunsMissing(InputError):
+    """There is no file of run records at this path, so no run can be embedded."""
+
+    code = "RUNS_NOT_FOUND"
+
+
+class FileRefused(InputError):
+    """A file that was given is missing, no file, too large or not text."""
+
+    code = "FILE_NOT_READABLE"
+
+
+class FileExists(InputError):
+    """A file of this name exists, and replacing it was not asked for."""
+
+    code = "FILE_EXISTS"
+
+
+class AdaptersMissing(InputError):
+    """Nobody said which adapter file holds."""
+
+    code = "ADAPTERS_MISSING"
+
+
+class UnknownAdapter(InputError):
+    """The adapter file has no adapter of this id."""
+
+    code = "UNKNOWN_ADAPTER"
+
+
+class Failure(NexusError):
+    """An error that arrived as a code and a text; the text is printed as it is."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+    def describe(self) -> str:
+        """The text, which names its code already where it should."""
+        return str(self)
+
+
+def exit_code(code: str) -> int:
+    """1 for what the store or a disk could not do, 2 for everything else that was foreseen."""
+    return 1 if code in _UNEXPECTED else 2
+
+
+_UNEXPECTED = {
+    StoreError.code,
+    *(error.code for error in StoreError.__subclasses__()),
+    "OUTCOME_NOT_RECORDED",
+    "IO_ERROR",
+    "INTERNAL",
+    "DEMO_FAILED",
+}

@@ -1,0 +1,93 @@
+"""Files that are read whole within a limit, and written whole or not at all."""
+
+import os
+import secrets
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from nexus_attest.cli.errors import FileExists, FileRefused
+
+__all__ = ["MAX_FILE_BYTES", "STANDARD_STREAM", "read_file", "read_text", "refuse_existing", "write_file"]
+
+MAX_FILE_BYTES = 256 * 1024 * 1024
+"""Nothing larger is read: parsed JSON takes several times its size in memory."""
+
+STANDARD_STREAM = Path("-")
+"""Stands for standard input or output."""
+
+
+def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """The content of a file, or of standard input for `-`.
+
+    Raises FileRefused when there is none, when it is a directory or when it has more than `limit` bytes; OSError when it cannot be read.
+    """
+    try:
+        if path == STANDARD_STREAM:
+            content = sys.stdin.buffer.read(limit + 1)
+        else:
+            with path.open("rb") as file:
+                content = file.read(limit + 1)
+    except FileNotFoundError:
+        raise FileRefused(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise FileRefused(f"{path} is a directory") from None
+    if len(content) > limit:
+        raise FileRefused(f"{path} has more than {limit} bytes, the most that is read")
+    return content
+
+
+def read_text(path: Path, limit: int) -> str:
+    """The same as UTF-8 text."""
+    try:
+        return read_file(path, limit).decode()
+    except UnicodeDecodeError:
+        raise FileRefused(f"{path} is not UTF-8 text") from None
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Raise FileExists unless `write_file` may make this file; FileRefused for what is there and is no file."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        raise FileRefused(f"{path} exists and is no regular file; -o - writes to standard output")
+    if not force:
+        raise FileExists(f"{path} exists already")
+
+
+def write_file(path: Path, content: bytes, *, force: bool) -> None:
+    """Write a file so that it is there completely, also after a crash, or not at all.
+
+    Raises FileExists when there is one and `force` is off, FileRefused for what is no regular file, OSError when it cannot be written.
+    """
+    refuse_existing(path, force=force)
+    if not path.parent.is_dir():
+        raise FileRefused(f"there is no folder {path.parent}")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise type(error)(error.errno, error.strerror, str(path)) from None
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the new name on the disk too, where the system can do that."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,291 @@
+"""Decisions, templates and verdicts for people: panels, tables and timelines, with rich.
+
+Whatever a user wrote is escaped before rich sees it (`nexus_control.markdown`), and rich is told to read no markup in any text, so that
+a goal can neither move the cursor nor paint itself green. No colour when the output is no terminal, or when NO_COLOR is set.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.box import ROUNDED, SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from nexus_attest.cli.judgement import Judgement
+from nexus_control.markdown import escape
+from nexus_control.verification import VerificationCheck
+
+__all__ = ["Screen", "checks_table", "shown", "verdict"]
+
+_WIDTH_IN_FILES = 120
+"""Columns when the output is no terminal and COLUMNS does not say otherwise."""
+
+_STYLES = {
+    "DRAFT": "dim",
+    "PENDING_APPROVAL": "yellow",
+    "APPROVED": "green",
+    "EXECUTING": "yellow",
+    "EXECUTED": "green",
+    "COMPLETED": "green",
+    "FAILED": "red",
+    "INVALID": "red",
+}
+_CATEGORY_STYLES = {"decision": "bold", "policy": "blue", "approval": "green", "execution": "magenta"}
+
+
+_KINDS = {"audit_package": "audit package", "decision_bundle": "decision bundle", "unknown": "nothing that is known here"}
+
+_ASKED = {
+    "binding_digest": "Is the binding the one that was sealed?",
+    "control_bundle_digest": "Are request, policy and approvals the ones that were sealed?",
+    "binding_control_match": "Does the binding mean this decision?",
+    "binding_router_match": "Does the binding mean this run?",
+    "binding_link_match": "Is this the run of this decision?",
+    "router_digest": "Is the record of the run the one that was sealed?",
+    "expected_binding_digest": "Is it the package whose digest you know?",
+    "schema": "Can it be read?",
+    "bundle_version": "Is it of a format that is known here?",
+    "bundle_digest": "Is the content the one that was sealed?",
+    "event_digests": "Is every event the one that was recorded?",
+    "event_sequence": "Are all events there, in order?",
+    "derived_sections": "Do policy and approvals agree with the events?",
+    "header": "Does the header agree with the events?",
+}
+"""What each check asks, for people."""
+
+_HONEST_NOTE = (
+    "Note: this proves that the parts of the file belong together, not who made it. Whoever can change a file can recompute every digest "
+    "in it."
+)
+_EXPECT_NOTE = " Compare the binding digest with one from another source: --expect sha256:..."
+
+
+def shown(value: object, absent: str = "-") -> str:
+    """Any value as one harmless line."""
+    return absent if value is None or value == "" else escape(value)
+
+
+class Screen:
+    """Prints to one stream. The data are those of `NexusControlTools`."""
+
+    def __init__(self, file: TextIO, *, width: int | None = None) -> None:
+        if width is None and not file.isatty() and "COLUMNS" not in os.environ:
+            width = _WIDTH_IN_FILES
+        plain = bool(os.environ.get("NO_COLOR"))
+        self.console = Console(
+            file=file, width=width, markup=False, emoji=False, highlight=False, color_system=None if plain else "auto", legacy_windows=False
+        )
+
+    def print(self, *what: RenderableType) -> None:
+        """Print renderables; plain strings must be escaped already."""
+        self.console.print(*what, sep="\n")
+
+    def line(self, done: str, subject: object, detail: str) -> None:
+        """What was done to what, on one line that is never broken."""
+        self.console.print(f"{done} {escape(subject)} ({escape(detail)})", soft_wrap=True)
+
+    # -- decisions ------------------------------------------------------------------------------------------------------------
+
+    def status(self, data: Mapping[str, Any]) -> None:
+        """Where a decision stands: `inspect` data as panel and timeline."""
+        self.print(self._panel(data, ()), "", self._timeline(data))
+
+    def inspection(self, data: Mapping[str, Any]) -> None:
+        """Everything about a decision: the panel with policy and digests, its approvals, its timeline."""
+        self.print(self._panel(data, [*_policy_rows(data), *_execution_rows(data["execution"])]))
+        if data["approval"]["approvers"]:
+            self.print("", _approvers(data["approval"]["approvers"]))
+        self.print("", self._timeline(data))
+
+    def decisions(self, data: Mapping[str, Any]) -> None:
+        """A page of decisions."""
+        table = _table("Id", "State", "Created", "Goal")
+        for entry in data["requests"]:
+            state = str(entry["state"]).upper()
+            goal = entry.get("error") if state == "INVALID" else entry["goal"]
+            table.add_row(shown(entry["request_id"]), Text(state.lower(), _STYLES.get(state, "")), _time(entry["created_at"]), shown(goal))
+        self._page(table, data, "decision")
+
+    def _panel(self, data: Mapping[str, Any], more: Iterable[tuple[str, RenderableType]]) -> Panel:
+        decision, lifecycle, progress = data["decision"], data["lifecycle"], data["lifecycle"]["progress"]
+        status = str(decision["status"])
+        rows: list[tuple[str, RenderableType]] = [
+            ("Goal", shown(decision["goal"])),
+            ("Id", shown(decision["decision_id"])),
+            ("Mode", shown(decision["mode"])),
+            ("Approvals", f"{progress['approvals_current']} of {progress['approvals_required']}"),
+            ("Created", _time(decision["created_at"])),
+            *more,
+        ]
+        for reason in lifecycle["blocking_reasons"] if status != "EXECUTED" else ():
+            rows.append(("Blocked", Text(f"{reason['code']}: {escape(reason['message'])}", "yellow")))
+        style = _STYLES.get(status, "")
+        if lifecycle["is_blocked"] and status == "APPROVED":
+            style = "yellow"
+        return _panel(rows, Text(status.replace("_", " ").lower(), f"bold {style}"), style)
+
+    def _timeline(self, data: Mapping[str, Any]) -> RenderableType:
+        lifecycle = data["lifecycle"]
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+        for no_wrap in (True, False, True):
+            table.add_column(no_wrap=no_wrap, overflow="fold")
+        for entry in lifecycle["timeline"]:
+            summary = Text(shown(entry["summary"], ""), _CATEGORY_STYLES.get(entry["category"], ""))
+            table.add_row(Text(_time(entry["ts"]), "dim"), summary, Text(shown(entry["actor"], ""), "dim"))
+        hidden = lifecycle["timeline_total"] - len(lifecycle["timeline"])
+        return Group(*([Text(f"({hidden} earlier entries)", "dim")] if hidden else []), table)
+
+    # -- templates ------------------------------------------------------------------------------------------------------------
+
+    def template(self, data: Mapping[str, Any]) -> None:
+        """One template."""
+        template = data["template"]
+        rows: list[tuple[str, RenderableType]] = [
+            ("Description", shown(template["description"])),
+            ("Approvals", shown(template["min_approvals"])),
+            ("Modes", _listed(template["allowed_modes"])),
+            ("Capabilities", _listed(template["require_adapter_capabilities"])),
+            ("Max steps", shown(template["max_steps"], "unlimited")),
+            ("Labels", _listed(template["labels"])),
+            ("Created", f"{_time(template['created_at'])} by {shown(template['created_by'] and template['created_by']['id'])}"),
+            ("Digest", f"sha256:{shown(data['digest'])}"),
+        ]
+        self.print(_panel(rows, Text(shown(template["name"]), "bold")))
+
+    def templates(self, data: Mapping[str, Any]) -> None:
+        """A page of templates."""
+        table = _table("Name", "Approvals", "Modes", "Labels", "Description")
+        for entry in data["templates"]:
+            modes, labels = _listed(entry["allowed_modes"]), _listed(entry["labels"])
+            table.add_row(shown(entry["name"]), shown(entry["min_approvals"]), modes, labels, shown(entry["description"]))
+        self._page(table, data, "template")
+
+    def _page(self, table: Table, data: Mapping[str, Any], what: str) -> None:
+        if data["count"]:
+            self.print(table)
+        if not data["count"] or data["count"] == data["limit"] or data["offset"]:
+            self.print(Text(f"{data['count']} {what}{'' if data['count'] == 1 else 's'} from {data['offset']} on", "dim"))
+
+    # -- checks ---------------------------------------------------------------------------------------------------------------
+
+    def log(self, data: Mapping[str, Any]) -> None:
+        """What `log verify` found."""
+        rows: list[tuple[str, RenderableType]] = [("Size", f"{data['size']} facts")]
+        rows += [(name.capitalize(), f"sha256:{shown(data[name])}") for name in ("root", "head") if name in data]
+        self.print(_rows(rows))
+        for error in data["errors"]:
+            self.print(Text(f"  FAILED  {escape(error)}", "red"))
+        self.print(verdict(data["ok"], "every fact is as it was written", "the log is not as it was written"))
+
+    def verification(self, judged: Judgement) -> None:
+        """What `verify` found: what the file is and says, every check, and what all of it is worth."""
+        self.print(_rows(_claim_rows(judged)), "", checks_table(judged.checks))
+        failed = [check.name for check in judged.checks if not check.ok]
+        self.print("", verdict(not failed, "every check passed", f"{', '.join(map(escape, failed))}. Do not rely on this file"))
+        if not failed:
+            note = "It is the package that the digest you gave was taken of." if judged.expected else _HONEST_NOTE
+            self.print(Text(note + (_EXPECT_NOTE if judged.report.kind == "audit_package" and not judged.expected else ""), "dim"))
+
+
+def verdict(ok: bool, good: str, bad: str) -> Text:
+    """The last word of a check."""
+    return Text(f"ok: {good}", "bold green") if ok else Text(f"FAILED: {bad}", "bold red")
+
+
+def checks_table(checks: Sequence[VerificationCheck]) -> RenderableType:
+    """A line per check; below them what differed in those that failed."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    for no_wrap in (True, True, False):
+        table.add_column(no_wrap=no_wrap, overflow="fold")
+    differences: list[RenderableType] = []
+    for check in checks:
+        asked = _ASKED.get(check.name, "")
+        if check.ok:
+            remark = f" ({escape(check.detail)})" if check.detail else ""
+            table.add_row(Text("ok", "green"), escape(check.name), Text(asked + remark, "dim"))
+            continue
+        table.add_row(Text("FAILED", "bold red"), Text(escape(check.name), "bold red"), Text(escape(check.detail or asked), "red"))
+        rows = [(f"  {name}", Text(escape(value))) for name, value in (("expected", check.expected), ("actual", check.actual)) if value]
+        if rows:
+            differences += [Text(f"\n{escape(check.name)}", "red"), _rows(rows)]
+    return Group(table, *differences)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=number < len(columns) - 1)
+    return table
+
+
+def _panel(rows: Iterable[tuple[str, RenderableType]], title: Text, style: str = "") -> Panel:
+    return Panel(_rows(rows), title=title, title_align="left", border_style=style or "none", box=ROUNDED, padding=(0, 1), expand=False)
+
+
+def _rows(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _policy_rows(data: Mapping[str, Any]) -> Iterable[tuple[str, RenderableType]]:
+    if (policy := data["policy"]) is not None:
+        yield "Modes", _listed(policy["allowed_modes"])
+        yield "Capabilities", _listed(policy["require_capabilities"])
+        yield "Max steps", shown(policy["max_steps"], "unlimited")
+        yield "Labels", _listed(policy["labels"])
+    if (template := data["template"]) is not None:
+        changed = _listed(sorted(template["overrides_applied"] or {}))
+        yield "Template", f"{shown(template['name'])}, overridden: {changed}"
+
+
+def _execution_rows(execution: Mapping[str, Any]) -> Iterable[tuple[str, RenderableType]]:
+    if not execution["requested"]:
+        return
+    mode = "dry_run" if execution["dry_run"] else "apply"
+    yield "Execution", f"{mode} through {shown(execution['adapter_id'])}: {shown(execution['outcome'], 'requested')}"
+    yield "Run", shown(execution["run_id"])
+    if execution["last_error"] is not None:
+        yield "Error", Text(shown(execution["last_error"]), "red")
+    for name, key in (("Request", "router_request_digest"), ("Result", "router_result_digest")):
+        if execution[key] is not None:
+            yield name, f"sha256:{shown(execution[key])}"
+
+
+def _claim_rows(judged: Judgement) -> Iterable[tuple[str, RenderableType]]:
+    yield "File", _KINDS[judged.report.kind]
+    if judged.claims is None:
+        return
+    claims = judged.claims.to_dict()
+    yield "Decision", shown(claims["decision_id"])
+    yield "Goal", shown(claims["goal"])
+    yield "State", shown(claims["state"])
+    approvers = ", ".join(escape(who["id"] if who["type"] == "human" else f"system:{who['id']}") for who in claims["approved_by"])
+    yield "Approved by", f"{approvers or 'nobody'} ({shown(claims['min_approvals'], 'no policy')} needed)"
+    if claims["run_id"] is not None:
+        yield "Run", shown(claims["run_id"])
+    if claims["binding_digest"] is not None:
+        yield "Binding", shown(claims["binding_digest"])
+
+
+def _approvers(approvers: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Approved by", "Type", "At", "Expires", "Comment")
+    for approver in approvers:
+        expires = "never" if approver["expires_at"] is None else _time(approver["expires_at"])
+        table.add_row(shown(approver["actor"]), shown(approver["actor_type"]), _time(approver["ts"]), expires, shown(approver["comment"]))
+    return table
+
+
+def _listed(values: Sequence[object] | None) -> str:
+    return ", ".join(escape(value) for value in values or ()) or "-"
+
+
+def _time(text: object) -> str:
+    """An ISO time in UTC, as all times of the engine are, to the second."""
+    return "-" if text is None else escape(str(text)[:19].replace("T", " ")) + "Z"

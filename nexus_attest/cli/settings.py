@@ -1,0 +1,118 @@
+"""Where the command line finds what was not said on it: the actor, the store, the adapter file.
+
+An option wins over an environment variable, that over the configuration file, that over the built-in default.
+
+    actor     --actor     NEXUS_ATTEST_ACTOR   actor = "alice"              no default: nobody acts by accident
+    db        --db        NEXUS_ATTEST_DB      db = "~/team/decisions.db"   decisions.db in the user's data folder
+    adapters  --adapters                       adapters = "adapters.toml"   no default
+
+The configuration file is `config.toml` in the user's configuration folder. Relative paths in it start from that folder, and it is
+understood completely or refused.
+
+    Linux and others    ~/.config/nexus-attest                            ~/.local/share/nexus-attest
+    macOS               ~/Library/Application Support/nexus-attest        the same
+    Windows             %APPDATA%\\nexus-attest                            %LOCALAPPDATA%\\nexus-attest
+
+XDG_CONFIG_HOME and XDG_DATA_HOME are respected on all of them, as the XDG Base Directory Specification says: absolute paths only.
+"""
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+from nexus_attest.cli.errors import ActorMissing, ConfigError
+from nexus_control.errors import InvalidActor
+from nexus_control.events import Actor, parse_actor
+
+__all__ = ["ACTOR_VARIABLE", "DB_VARIABLE", "actor", "adapters_path", "config_path", "parse_actor_text", "store_path"]
+
+ACTOR_VARIABLE = "NEXUS_ATTEST_ACTOR"
+DB_VARIABLE = "NEXUS_ATTEST_DB"
+
+_APPLICATION = "nexus-attest"
+_KEYS = ("actor", "db", "adapters")
+
+
+def actor(option: str | None) -> Actor:
+    """Who acts. Raises ActorMissing, InvalidActor or ConfigError."""
+    text = option if option is not None else os.environ.get(ACTOR_VARIABLE) or _config().get("actor")
+    if text is None:
+        raise ActorMissing(
+            f'who is acting? Give --actor NAME, or set {ACTOR_VARIABLE}, or write actor = "NAME" into {config_path()}. '
+            "NAME is a person; system:NAME is a system."
+        )
+    return parse_actor_text(text)
+
+
+def parse_actor_text(text: str) -> Actor:
+    """`alice` and `human:alice` are the same person, `system:ci` is a system. Raises InvalidActor for anything else before a colon."""
+    kind, colon, name = text.partition(":")
+    if not colon:
+        kind, name = "human", text
+    if kind not in ("human", "system"):
+        raise InvalidActor(f"{text!r:.100} is neither a person nor a system; write human:{text:.80} if that is the name of a person")
+    if not name.strip():
+        raise InvalidActor(f"the actor {text!r:.100} has no name")
+    return parse_actor({"type": kind, "id": name})
+
+
+def store_path(option: Path | None) -> tuple[Path, bool]:
+    """The file of the store, and whether it is the built-in default. Raises ConfigError."""
+    if option is not None:
+        return option, False
+    if given := os.environ.get(DB_VARIABLE):
+        return Path(given), False
+    if given := _config().get("db"):
+        return _from_config(given), False
+    return _folder("XDG_DATA_HOME", ".local/share", "LOCALAPPDATA") / "decisions.db", True
+
+
+def adapters_path(option: Path | None) -> Path | None:
+    """The adapter file, None when nobody named one. Raises ConfigError."""
+    if option is not None:
+        return option
+    given = _config().get("adapters")
+    return None if given is None else _from_config(given)
+
+
+def config_path() -> Path:
+    """Where the configuration file is, or would be."""
+    return _folder("XDG_CONFIG_HOME", ".config", "APPDATA") / "config.toml"
+
+
+def _config() -> dict[str, str]:
+    path = config_path()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{path}: {problem}") from None
+    try:
+        data: dict[str, object] = tomllib.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise ConfigError(f"{path}: no TOML: {problem}") from None
+    config: dict[str, str] = {}
+    for key, value in data.items():
+        if key not in _KEYS:
+            raise ConfigError(f"{path}: unknown key {key!r}; known: {', '.join(_KEYS)}")
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"{path}: {key} must be a non-empty string")
+        config[key] = value
+    return config
+
+
+def _from_config(text: str) -> Path:
+    return config_path().parent / Path(text).expanduser()
+
+
+def _folder(variable: str, unix: str, windows: str) -> Path:
+    given = Path(os.environ.get(variable, ""))
+    if given.is_absolute():
+        return given / _APPLICATION
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / _APPLICATION
+    if sys.platform == "win32":
+        return Path(os.environ.get(windows) or Path.home() / "AppData") / _APPLICATION
+    return Path.home() / unix / _APPLICATION

@@ -1,0 +1,109 @@
+"""The folder in which the demonstration happens: a real key, a real program that rotates keys, and the file that allows it."""
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from nexus_attest.cli.errors import FileRefused
+
+__all__ = ["ADAPTER_ID", "Stage", "set_up"]
+
+ADAPTER_ID = "subprocess:keytool"
+
+_MARKER = ".nexus-attest-demo"
+_OURS = (
+    "adapters.toml",
+    "audit-package.json",
+    "decisions.db",
+    "decisions.db-shm",
+    "decisions.db-wal",
+    "decisions.db.runs",
+    "decisions.db.runs-shm",
+    "decisions.db.runs-wal",
+    "forged-package.json",
+    "keytool.py",
+    "signing.key",
+    "signing.key.1",
+)
+"""Everything that a demonstration leaves, and all that a later one removes."""
+
+_ADAPTERS = """\
+# The programs that approved decisions may run, and how. Keep it as closely as the keys.
+
+[[adapters]]
+id = {id}
+kind = "subprocess"
+command = [{python}, "keytool.py"] # in the folder of this file; no shell
+allow = ["keys/rotate"]            # nothing else
+timeout_s = 10
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The paths of one demonstration."""
+
+    folder: Path
+
+    @property
+    def key(self) -> Path:
+        """The key that is rotated."""
+        return self.folder / "signing.key"
+
+    @property
+    def adapters(self) -> Path:
+        """The adapter file."""
+        return self.folder / "adapters.toml"
+
+    @property
+    def store(self) -> Path:
+        """The decisions."""
+        return self.folder / "decisions.db"
+
+    @property
+    def runs(self) -> Path:
+        """The run records, where the other commands look for them."""
+        return self.folder / "decisions.db.runs"
+
+    @property
+    def package(self) -> Path:
+        """The evidence."""
+        return self.folder / "audit-package.json"
+
+    @property
+    def forgery(self) -> Path:
+        """The evidence with one name changed."""
+        return self.folder / "forged-package.json"
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of the key file, shortened: a secret is never shown, also not in a demonstration."""
+        return f"sha256:{hashlib.sha256(self.key.read_bytes()).hexdigest()[:16]}..."
+
+
+def set_up(folder: Path) -> Stage:
+    """Make the folder, or replace what an earlier demonstration left in it.
+
+    Raises FileRefused for a folder with anything in it that no demonstration made; then nothing is touched.
+    """
+    stage = Stage(folder)
+    if os.path.lexists(folder):
+        if not folder.is_dir() or folder.is_symlink():
+            raise FileRefused(f"{folder} is no folder of a demonstration; choose another one with --dir")
+        if not (folder / _MARKER).is_file() and any(folder.iterdir()):
+            raise FileRefused(f"{folder} was not made by a demonstration and is left alone; choose another folder with --dir")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / _MARKER).write_text("Made by `nexus-attest demo`, which replaces its files here when it is run again.\n")
+    for name in _OURS:
+        (folder / name).unlink(missing_ok=True)
+    with os.fdopen(os.open(stage.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32) + "\n")
+    program = files("nexus_attest.cli").joinpath("keyrotate", "keytool.py").read_text(encoding="utf-8")
+    (folder / "keytool.py").write_text(program, encoding="utf-8")
+    python = json.dumps(sys.executable, ensure_ascii=False)  # a TOML basic string, too
+    stage.adapters.write_text(_ADAPTERS.format(id=json.dumps(ADAPTER_ID), python=python), encoding="utf-8")
+    return stage
