@@ -115,17 +115,17 @@ class Schema:
         """Bring the file to this schema. Raises SchemaTooNew when it was written by a newer release; then nothing changed."""
         if self._version(connection) == len(self._migrations):
             return
-        connection.execute("BEGIN IMMEDIATE")
+        commit, undo = _begin(connection, "BEGIN IMMEDIATE", joins=connection.in_transaction)
         try:
             start = self._version(connection)  # again: another process may have migrated while we waited for the lock
             for number, statements in enumerate(self._migrations[start:], start + 1):
                 for statement in statements:
                     connection.execute(statement)
                 self._set_version(connection, number)
-            connection.execute("COMMIT")
+            connection.execute(commit)
         except BaseException:
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                connection.execute(undo)
             raise
 
     def _version(self, connection: Connection) -> int:
@@ -311,30 +311,34 @@ class Database:
 
     @contextmanager
     def _block(self, session: _Session, begin: str, *, writing: bool) -> Generator[None, None, None]:
-        connection = session.connection
-        joined = session.depth > 0 or connection.in_transaction
-        try:
-            if session.depth == 0:
-                session.writing, session.doomed = writing, False
-            if not joined:
-                connection.execute(begin)
+        if session.depth:
             session.depth += 1
             try:
                 yield
+            except BaseException:
+                session.doomed = session.doomed or writing
+                raise
             finally:
                 session.depth -= 1
-            if not joined:
+            return
+        connection = session.connection
+        try:
+            commit, undo = _begin(connection, begin, joins=not session.owned and connection.in_transaction)
+            session.writing, session.doomed, session.depth = writing, False, 1
+            try:
+                yield
                 if session.doomed:
                     raise RuntimeError("a block inside this transaction failed; nothing of it may be committed")
-                connection.execute("COMMIT")
-        except BaseException as error:
-            session.doomed = True
-            # SQLite may have rolled back by itself (disk full, I/O error): then there is nothing left to roll back.
-            if not joined and connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                _raise_named(error, self.path)
-            raise
+                connection.execute(commit)
+            except BaseException:
+                # SQLite may have rolled back by itself (disk full, I/O error): then there is nothing left to undo.
+                if connection.in_transaction:
+                    connection.execute(undo)
+                raise
+            finally:
+                session.depth = 0
+        except sqlite3.Error as error:
+            _raise_named(error, self.path)
 
     @contextmanager
     def lenient_snapshot(self) -> Generator[Connection, None, None]:
@@ -386,6 +390,17 @@ class Database:
         with self._sessions_lock:
             for session in list(self._sessions):
                 session.close()
+
+
+def _begin(connection: Connection, begin: str, *, joins: bool) -> tuple[str, str]:
+    """Begin a transaction, or a part of the owner's that is open already; gives the statement that ends it and the one that undoes it."""
+    if joins:
+        connection.execute("SAVEPOINT nexus")
+        return "RELEASE nexus", "ROLLBACK TO nexus"
+    if connection.in_transaction:  # left behind by an interrupt; nobody was told that it had been committed
+        connection.execute("ROLLBACK")
+    connection.execute(begin)
+    return "COMMIT", "ROLLBACK"
 
 
 _parents: list[object] = []
