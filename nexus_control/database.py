@@ -113,11 +113,11 @@ class Schema:
 
     def apply(self, connection: Connection) -> None:
         """Bring the file to this schema. Raises SchemaTooNew when it was written by a newer release; then nothing changed."""
-        if self._version(connection) == len(self._migrations):
+        if self.version(connection) == len(self._migrations):
             return
         commit, undo = _begin(connection, "BEGIN IMMEDIATE", joins=connection.in_transaction)
         try:
-            start = self._version(connection)  # again: another process may have migrated while we waited for the lock
+            start = self.version(connection)  # again: another process may have migrated while we waited for the lock
             for number, statements in enumerate(self._migrations[start:], start + 1):
                 for statement in statements:
                     connection.execute(statement)
@@ -128,7 +128,8 @@ class Schema:
                 connection.execute(undo)
             raise
 
-    def _version(self, connection: Connection) -> int:
+    def version(self, connection: Connection) -> int:
+        """How many of the migrations the file has. Raises SchemaTooNew when it has more than there are."""
         version = (self._all_versions(connection) >> self._shift) & 0xFF
         if version > len(self._migrations):
             raise SchemaTooNew(
@@ -235,6 +236,7 @@ class Database:
         connection.row_factory = sqlite3.Row
         try:
             connection.execute("PRAGMA foreign_keys = ON")
+            self._schema.version(connection)  # a file that is too new is left as it is, its journal mode too
             if not self._in_memory:
                 _switch_to_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")
