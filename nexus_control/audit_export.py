@@ -115,7 +115,8 @@ def _embedded(given: object, link: BundleRouterLink, *, verify: bool) -> tuple[R
         raise _Refused(AUDIT_ERROR_ROUTER_BUNDLE_INVALID, f"router_bundle is not JSON: {error}") from None
     record: dict[str, Any] = copy_json(given)
     run_digest = stated_run_digest(record)
-    if "integrity" not in record and run_digest is not None and not verify:
+    # A record with a response is no bare run bundle: its canonical digest would have to be that of the response.
+    if run_digest is not None and not verify and record.keys().isdisjoint(("integrity", "response")):
         record["integrity"] = {"alg": "sha256", "canonical_digest": prefixed(run_digest)}
     digest = stated_digest(record)
     if digest is None:

@@ -145,7 +145,7 @@ def import_bundle(
         data = _document(bundle)
         parsed, recomputed = _read(data, replayed_later=replay_after_import)
         if conflict_mode not in get_args(ConflictMode):
-            raise _Refused(IMPORT_ERROR_CONFLICT_MODE_INVALID, f"unknown conflict_mode: {conflict_mode!r}")
+            raise _Refused(IMPORT_ERROR_CONFLICT_MODE_INVALID, f"conflict_mode must be one of {', '.join(get_args(ConflictMode))}")
         if verify_digest:
             findings = _disagreements(data, parsed, recomputed, replayed_later=replay_after_import)
             _refuse_first(IMPORT_ERROR_INTEGRITY_MISMATCH, findings)

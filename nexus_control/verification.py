@@ -116,13 +116,13 @@ class VerificationResult:
 def judge(name: str, findings: Callable[[], Iterable[Finding]]) -> VerificationCheck:
     """Run one check: it passes when nothing that it finds fails. `expected` and `actual` are those of the first failing finding.
 
-    ValueError and TypeError are what digests of content that is no JSON raise; a check that cannot be computed has failed.
+    A check that cannot be computed, because the content is no JSON or endlessly nested, has failed.
     """
     found: list[Finding] = []
     try:
         for finding in findings():
             found.append(finding)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         found.append(Finding(f"cannot be computed: {error}"))
     first = next((finding for finding in found if finding.fails), None)
     detail = "; ".join(finding.detail for finding in found) or None

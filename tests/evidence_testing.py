@@ -1,0 +1,133 @@
+"""A store that tests own, decisions in it, and the router records that belong to them."""
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+from nexus_control.audit_export import export_audit_package
+from nexus_control.audit_package import router_run_digest
+from nexus_control.events import EventType
+from nexus_control.export import export_decision
+from nexus_control.integrity import content_digest
+from nexus_control.store import DecisionStore
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+VECTORS = Path(__file__).parent / "vectors" / "router"
+
+ALICE = {"type": "human", "id": "alice"}
+BOB = {"type": "human", "id": "bob"}
+SYSTEM = {"type": "system", "id": "nexus-control"}
+
+CREATED: dict[str, Any] = {"goal": "rotate keys", "plan": None, "requested_mode": "apply", "labels": ["ops"]}
+POLICY: dict[str, Any] = {
+    "min_approvals": 1,
+    "allowed_modes": ["dry_run", "apply"],
+    "require_adapter_capabilities": ["timeout"],
+    "max_steps": 5,
+    "labels": [],
+}
+SNAPSHOT: dict[str, Any] = {"template_name": "prod", "min_approvals": 2, "labels": ["a"]}
+FROM_TEMPLATE: dict[str, Any] = {
+    **POLICY,
+    "template_name": "prod",
+    "template_digest": "ab" * 32,
+    "template_snapshot": SNAPSHOT,
+    "overrides_applied": {"min_approvals": 1},
+}
+
+
+def vector(name: str) -> dict[str, Any]:
+    """A router vector as data."""
+    return cast("dict[str, Any]", json.loads((VECTORS / name).read_bytes()))
+
+
+def ticking_clock() -> Callable[[], datetime]:
+    """Every look at it is one second later, from 2026 on."""
+    moments = (T0 + timedelta(seconds=number) for number in range(1_000_000))
+    return lambda: next(moments)
+
+
+def new_store(path: Path | str = ":memory:") -> DecisionStore:
+    """A store whose times and ids (`id-0`, `id-1` ...) repeat on every run."""
+    names: Iterator[str] = (f"id-{number}" for number in range(1_000_000))
+    return DecisionStore(path, clock=ticking_clock(), new_id=lambda: next(names))
+
+
+def pending(store: DecisionStore, decision_id: str = "dec-1", *, policy: dict[str, Any] = POLICY) -> str:
+    """Created, with a policy, not approved."""
+    items = [(EventType.DECISION_CREATED, ALICE, CREATED), (EventType.POLICY_ATTACHED, ALICE, policy)]
+    store.append_events(decision_id, items, create=True)
+    return decision_id
+
+
+def approved(store: DecisionStore, decision_id: str = "dec-1", *, policy: dict[str, Any] = POLICY) -> str:
+    """`pending`, and approved by bob without expiry."""
+    store.append_event(pending(store, decision_id, policy=policy), EventType.APPROVAL_GRANTED, BOB, {"expires_at": None, "comment": "fine"})
+    return decision_id
+
+
+def completed(
+    store: DecisionStore, decision_id: str = "dec-1", *, policy: dict[str, Any] = POLICY, response: dict[str, Any] | None = None
+) -> str:
+    """`approved`, and executed by `run-1`, which returned `response`."""
+    digest = "d" * 64 if response is None else content_digest(response)
+    approved(store, decision_id, policy=policy)
+    store.append_events(
+        decision_id,
+        [
+            (EventType.EXECUTION_REQUESTED, ALICE, {"adapter_id": "subprocess:keytool", "dry_run": False}),
+            (EventType.EXECUTION_STARTED, SYSTEM, {"router_request_digest": "c" * 64}),
+            (EventType.EXECUTION_COMPLETED, SYSTEM, {"run_id": "run-1", "response_digest": digest, "steps_executed": 2}),
+        ],
+    )
+    return decision_id
+
+
+def run_bundle() -> dict[str, Any]:
+    """A small run bundle of `run-1`: no `integrity`, no `response`."""
+    run = {"run_id": "run-1", "mode": "apply", "goal": "clé", "status": "COMPLETED", "created_at": "2026-01-01T00:00:00.000Z"}
+    events = [
+        {"event_id": "e0", "run_id": "run-1", "seq": 0, "type": "RUN_STARTED", "payload": {"f": 0.5}, "ts": "2026-01-01T00:00:00.000Z"}
+    ]
+    digest = router_run_digest({"run": run, "events": events})
+    return {"bundle_version": "0.3", "exported_at": "2026-01-01T00:00:01.000Z", "run": run, "events": events, "digests": {"sha256": digest}}
+
+
+def flight_record() -> dict[str, Any]:
+    """`run_bundle` with the response that binds it, and its integrity section."""
+    record = run_bundle()
+    response = {"run_id": "run-1", "steps_executed": 2, "status": "completed", "run_bundle_digest": f"sha256:{record['digests']['sha256']}"}
+    integrity = {"alg": "sha256", "canonical_digest": f"sha256:{content_digest(response)}"}
+    return {**record, "run_id": "run-1", "response": response, "integrity": integrity}
+
+
+def bundle_dict(store: DecisionStore, decision_id: str = "dec-1") -> dict[str, Any]:
+    """The exported bundle as data."""
+    return export_decision(store, decision_id).to_dict()["bundle"]
+
+
+def reference_package() -> dict[str, Any]:
+    """A package in reference mode, as data."""
+    store = new_store()
+    return export_audit_package(store, completed(store)).to_dict()["package"]
+
+
+def embedded_package() -> dict[str, Any]:
+    """A package that embeds a flight record, as data."""
+    store, record = new_store(), flight_record()
+    completed(store, response=record["response"])
+    return export_audit_package(store, "dec-1", embed_router_bundle=True, router_bundle=record).to_dict()["package"]
+
+
+def edited(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """A copy with the member at a dotted path replaced; numbers are list indexes."""
+    changed = copy.deepcopy(document)
+    *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
+    target: Any = changed
+    for part in parents:
+        target = target[part]
+    target[last] = value
+    return changed

@@ -1,0 +1,254 @@
+"""Verification of documents of unknown kind, as a function and as a command."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evidence_testing import (
+    VECTORS,
+    bundle_dict,
+    completed,
+    edited,
+    embedded_package,
+    flight_record,
+    new_store,
+    reference_package,
+)
+
+from nexus_control.__main__ import main
+from nexus_control.audit_export import export_audit_package
+from nexus_control.audit_package import verify_audit_package
+from nexus_control.bundle import DecisionBundle
+from nexus_control.bundle_checks import recompute
+from nexus_control.evidence import DocumentReport, verify_document
+from nexus_control.integrity import content_digest
+
+BUNDLE_CHECKS = ["schema", "bundle_version", "bundle_digest", "event_digests", "event_sequence", "derived_sections", "header"]
+
+GOOD = bundle_dict(store := new_store(), completed(store))
+
+
+def failed(report: DocumentReport) -> list[str]:
+    names = [check.name for check in report.result.checks if not check.ok]
+    assert report.ok is not bool(names)
+    return names
+
+
+def resealed(data: dict[str, Any]) -> dict[str, Any]:
+    """With the bundle digest recomputed around the content as it is."""
+    data = copy.deepcopy(data)
+    data["integrity"]["canonical_digest"] = "sha256:" + recompute(DecisionBundle.from_dict(data)).bundle_digest
+    return data
+
+
+# -- recognition
+
+
+@pytest.mark.parametrize("make", [reference_package, embedded_package])
+def test_an_audit_package_is_recognised_and_gets_its_own_checks(make: Any) -> None:
+    data = make()
+    for form in (data, json.dumps(data), json.dumps(data).encode()):
+        report = verify_document(form, strict=True)
+        assert report.kind == "audit_package"
+        assert report.result == verify_audit_package(data, strict=True)
+        assert report.ok
+
+
+def test_a_bundle_is_recognised_and_gets_its_own_checks() -> None:
+    for form in (GOOD, json.dumps(GOOD), json.dumps(GOOD).encode()):
+        report = verify_document(form)
+        assert report.kind == "decision_bundle"
+        assert [check.name for check in report.result.checks] == BUNDLE_CHECKS
+        assert report.ok
+
+
+@pytest.mark.parametrize("document", [None, 1, [], {}, {"decision": {}}, {"events": []}, "", "[]", "{", b"\xff", '{"a":1,"a":1}'])
+def test_an_unrecognised_document_fails_the_schema_check(document: Any) -> None:
+    report = verify_document(document)
+    assert report.kind == "unknown"
+    assert [(check.name, check.ok) for check in report.result.checks] == [("schema", False)]
+
+
+def test_options_reach_the_checks_of_a_package() -> None:
+    opaque = {"run_id": "run-1", "integrity": {"canonical_digest": "sha256:" + "d" * 64}}
+    store = new_store()
+    completed(store)
+    package = export_audit_package(store, "dec-1", embed_router_bundle=True, router_bundle=opaque).to_dict()["package"]
+    assert failed(verify_document(package)) == []
+    assert failed(verify_document(package, strict=True)) == ["router_digest"]
+    assert failed(verify_document(package, expected_binding_digest="sha256:0")) == ["expected_binding_digest"]
+    assert failed(verify_document(package, expected_binding_digest=package["integrity"]["binding_digest"])) == []
+
+
+def test_a_bundle_has_no_binding_digest_to_expect() -> None:
+    report = verify_document(GOOD, expected_binding_digest="sha256:0")
+    assert failed(report) == ["expected_binding_digest"]
+    assert report.result.checks[-1].expected == "sha256:0"
+
+
+def test_report_as_data() -> None:
+    assert verify_document({}).to_dict() == {
+        "kind": "unknown",
+        "ok": False,
+        "checks": [{"name": "schema", "ok": False, "detail": "neither a decision bundle nor an audit package"}],
+        "passed": 0,
+        "failed": 1,
+        "total": 1,
+    }
+
+
+# -- the checks of a bundle
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "names"),
+    [
+        ("bundle_version", "1.0", ["bundle_version"]),
+        ("integrity.canonical_digest", "sha256:0", ["bundle_digest"]),
+        ("integrity.alg", "md5", ["bundle_digest"]),
+        ("events.0.digest", "0" * 64, ["event_digests"]),
+        ("events.0.digest", "", ["event_digests"]),
+        ("events.0.payload.plan", "x", ["event_digests"]),
+        ("events.5.seq", 7, ["event_sequence"]),
+        ("policy.labels", ["x"], ["derived_sections"]),
+        ("approvals", [], ["derived_sections"]),
+        ("decision.goal", "x", ["header"]),
+        ("decision.mode", "x", ["header"]),
+        ("decision.status", "x", ["header"]),
+        ("events.4.ts", "x", ["header"]),
+        ("meta", {}, []),
+        ("provenance", {"records": []}, []),
+        ("decision", {}, ["schema"]),
+        ("events", {}, ["schema"]),
+        ("meta", 1, ["schema"]),
+        ("events.0.payload.x", "\ud800", ["schema"]),
+        ("events.0.payload.x", float("nan"), ["schema"]),
+    ],
+)
+def test_each_check_of_a_bundle_notices_its_part(path: str, value: object, names: list[str]) -> None:
+    data = edited(GOOD, path, value)
+    if names != ["schema"] and not path.startswith("integrity"):
+        data = resealed(data)
+    assert failed(verify_document(data)) == names
+
+
+def test_reordered_events_are_noticed() -> None:
+    data = copy.deepcopy(GOOD)
+    data["events"].reverse()
+    assert failed(verify_document(data)) == ["event_sequence"]
+
+
+def test_a_bundle_that_was_rebuilt_consistently_passes() -> None:
+    data = edited(GOOD, "events.2.payload.comment", "forged")
+    data["approvals"][0]["comment"] = "forged"
+    data["events"][2]["digest"] = content_digest({"event_type": "APPROVAL_GRANTED", "payload": data["events"][2]["payload"]})
+    assert failed(verify_document(resealed(data))) == []
+
+
+# -- the command
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["verify", *arguments])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def written(folder: Path, document: dict[str, Any]) -> str:
+    path = folder / "document.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return str(path)
+
+
+def test_command_passes_a_good_package_and_says_what_that_does_not_prove(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = run(capsys, written(tmp_path, embedded_package()))
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].endswith("document.json: audit package")
+    assert lines[1:7] == [
+        "  PASS  binding_digest",
+        "  PASS  control_bundle_digest",
+        "  PASS  binding_control_match",
+        "  PASS  binding_router_match",
+        "  PASS  binding_link_match",
+        "  PASS  router_digest",
+    ]
+    assert "Whoever can change a file can recompute every digest in it" in lines[7]
+
+
+def test_command_fails_a_tampered_package_and_names_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, str(VECTORS / "router-audit-package-embedded-tampered.json"))
+    assert code == 2
+    assert "  FAIL  router_digest: router.bundle.digests.sha256 is not the digest of run and events" in out
+    assert "        expected e94d15a091d209f2e0151c4eae50dd7e5d57f55eaf7872c1ee7b71c028741008\n" in out
+    assert "        actual " in out
+    assert out.endswith("1 of 6 checks failed.\n")
+
+
+def test_command_prints_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, written(tmp_path, GOOD), "--json")
+    assert code == 0
+    assert json.loads(out) == verify_document(GOOD).to_dict()
+
+
+def test_command_takes_the_options_of_verification(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    package = reference_package()
+    path = written(tmp_path, package)
+    assert run(capsys, path, "--strict", "--expect-binding-digest", package["integrity"]["binding_digest"])[0] == 0
+    code, out, _ = run(capsys, path, "--expect-binding-digest", "sha256:0")
+    assert code == 2
+    assert "        expected sha256:0\n" in out
+
+
+def test_command_shows_a_remark_of_a_check_that_passed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    record = flight_record()
+    del record["response"], record["run"]
+    store = new_store()
+    completed(store, response=flight_record()["response"])
+    package = export_audit_package(store, "dec-1", embed_router_bundle=True, router_bundle=record).to_dict()["package"]
+    code, out, _ = run(capsys, written(tmp_path, package))
+    assert code == 0
+    assert "  PASS  router_digest: the embedded record has no form whose content can be checked against its digest\n" in out
+
+
+def test_command_reports_a_file_that_is_no_document_as_a_failed_check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(b"\xff\x00")
+    code, out, _ = run(capsys, str(path))
+    assert code == 2
+    assert "FAIL  schema: not JSON" in out
+
+
+def test_command_reports_a_file_that_cannot_be_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, err = run(capsys, str(tmp_path / "nowhere.json"))
+    assert (code, out) == (1, "")
+    assert err.endswith("nowhere.json: No such file or directory\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["verify"], ["verify", "a", "b"], ["unknown"]])
+def test_wrong_arguments_exit_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_command_never_prints_what_a_document_could_do_to_a_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    data = edited(GOOD, "decision.goal", "\x1b[2J\nPASS \u202e é")
+    code, out, _ = run(capsys, written(tmp_path, resealed(data)))
+    assert code == 2
+    assert out.isascii()
+    assert "\x1b" not in out
+    assert "        actual \\x1b[2J\\x0aPASS \\u202e \\xe9\n" in out
+
+
+def test_command_runs_as_a_module_in_an_isolated_interpreter(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-S", "-m", "nexus_control", "verify", written(tmp_path, GOOD)]
+    finished = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "PASS  header" in finished.stdout
