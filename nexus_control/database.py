@@ -247,9 +247,13 @@ class Database:
             raise
         return connection
 
-    def _session(self) -> _Session:
+    def _alone(self) -> AbstractContextManager[object]:
+        """Keeps the other threads off a shared connection."""
         if self._pid != os.getpid():
             self._forget_parent()
+        return self._lock
+
+    def _session(self) -> _Session:
         if self._closed:
             raise _SqliteClosed("this store was closed; open a new one")
         if self._shared is not None:
@@ -258,30 +262,37 @@ class Database:
         return session if session is not None else self._open()
 
     def _forget_parent(self) -> None:
-        """In a forked child: leave the parent's connections alone (closing them would drop the parent's file locks), open our own."""
+        """In a forked child: open connections of our own. The parent's must not even be closed here.
+
+        https://www.sqlite.org/howtocorrupt.html section 2.6. What is in memory was copied, so that connection is the child's own; a
+        block that another thread stood in at the fork is not.
+        """
         _parents.append((self._local, self._shared, list(self._sessions)))
-        if self._in_memory:  # memory is copied, so the connection in it is the child's own
-            self._pid = os.getpid()
-            self._lock = threading.RLock()
-            return
+        self._pid = os.getpid()
         self._local = threading.local()
         self._sessions = weakref.WeakSet()
         self._sessions_lock = threading.Lock()
         self._checkpointer = None
-        self._pid = os.getpid()
+        if self._shared is not None:
+            self._lock = threading.RLock()
+            self._shared = _Session(self._shared.connection, owned=self._shared.owned)
+            self._sessions.add(self._shared)
+            if self._shared.owned and self._shared.connection.in_transaction:
+                self._shared.connection.execute("ROLLBACK")
 
     @property
     def is_writing(self) -> bool:
         """Whether this thread stands in a `transaction` block."""
-        session = self._session()
-        return session.depth > 0 and session.writing
+        with self._alone():
+            session = self._session()
+            return session.depth > 0 and session.writing
 
     # -- blocks ---------------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def reading(self) -> Generator[Connection, None, None]:
         """The connection, for statements that each see committed data; inside a block of this thread, for that block's view."""
-        with self._lock:
+        with self._alone():
             try:
                 yield self._session().connection
             except sqlite3.Error as error:
@@ -290,7 +301,7 @@ class Database:
     @contextmanager
     def snapshot(self) -> Generator[Connection, None, None]:
         """One consistent view over several reads. Takes no write lock; inside another block it is that block."""
-        with self._lock:
+        with self._alone():
             session = self._session()
             with self._block(session, "BEGIN", writing=False):
                 yield session.connection
@@ -302,7 +313,7 @@ class Database:
         A block inside a block joins it. An exception that left an inner block dooms the outer one, even when caught there.
         Raises StoreBusy, StoreFull, StoreReadOnly or another StoreError when SQLite cannot.
         """
-        with self._lock:
+        with self._alone():
             session = self._session()
             if session.depth and not session.writing:
                 raise RuntimeError("a transaction cannot begin inside a snapshot: what was read there may be old")
