@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from json.encoder import encode_basestring as _quote  # a single string's canonical text (RFC 8785 section 3.2.2.2)
+from math import isfinite
 from typing import Any, Literal, TypedDict, cast
 
+from nexus_control.canonical_json import MAX_DEPTH, canonical_json
 from nexus_control.errors import InputError, InvalidActor, InvalidExpiresAt, MalformedEvent
 from nexus_control.integrity import sha256_digest
 
@@ -361,14 +363,37 @@ def parse_expires_at(value: object) -> datetime | None:
 
 
 def decode_payload(text: str) -> dict[str, Any]:
-    """The payload column of a stored event. Raises MalformedEvent unless it is the JSON text of an object."""
+    """The payload column of a stored event, in any spelling that JSON allows.
+
+    Raises MalformedEvent unless it is the JSON text of an object that has a canonical form: one that every reader understands alike.
+    """
     try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError):
-        raise MalformedEvent("payload is not JSON") from None
+        value: object = _decode_json(text)
+        # Lone surrogates can only be written as escapes, and depth takes brackets; canonical texts have few of either.
+        if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+            canonical_json(value)
+    except (ValueError, RecursionError) as problem:
+        raise MalformedEvent(f"payload is not readable JSON: {problem}") from None
     if not isinstance(value, dict):
         raise MalformedEvent("payload is not a JSON object")
     return cast("dict[str, Any]", value)
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(members)
+    if len(value) != len(members):
+        raise ValueError("an object has the same key twice")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+_decode_json = json.JSONDecoder(object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite).decode
 
 
 def require_text(value: object, name: str) -> str:

@@ -173,8 +173,7 @@ def _check_copy(connection: Connection, row: Mapping[str, Any], copy: HeaderCopy
     for event_type, actor_type, actor_id, payload in connection.execute(_FIRST_EVENTS, (row["decision_id"], row["generation"])):
         try:
             facts.append((event_type, actor_type, actor_id, decode_payload(payload)))
-            canonical_json(facts[-1][3])
-        except ValueError:
+        except MalformedEvent:
             return  # reported with the event itself
     derived = first_events_copy(facts)
     for column in COPY_COLUMNS[:6]:
@@ -229,7 +228,7 @@ def _checked_payload(row: Mapping[str, Any], name: str, found: _Findings) -> str
     """Canonical text of the payload column, after its digest and time were checked."""
     try:
         payload_json = canonical_json(decode_payload(row["payload"]))
-    except ValueError as problem:
+    except MalformedEvent as problem:
         found.add(f"{name}: {problem}")
         payload_json = canonical_json(row["payload"])
     if event_digest(row["event_type"], payload_json) != row["digest"]:

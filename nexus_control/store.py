@@ -487,7 +487,7 @@ def _canonical_payload(text: str) -> str:
     """The canonical text of a raw payload column. One that is no canonicalisable object is chained as the string it is."""
     try:
         return canonical_json(decode_payload(text))
-    except ValueError:
+    except MalformedEvent:
         return canonical_json(text)
 
 
