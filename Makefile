@@ -46,7 +46,7 @@ bench: $(VENV)/.installed-dev ## Measure
 	@$(BIN)/python -m bench
 
 clean: ## Remove everything that was made
-	rm -rf $(VENV) build dist .coverage .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist nexus-attest-demo .coverage .hypothesis .import_linter_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.created:

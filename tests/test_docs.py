@@ -45,7 +45,7 @@ class Block:
 
 def blocks(path: Path) -> list[Block]:
     """The fenced blocks of a Markdown file, in order."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     found = [Block(path, text.count("\n", 0, m.start("text")) + 1, m["language"], m["note"] or "", m["text"]) for m in BLOCK.finditer(text)]
     assert len(re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE)) == 2 * len(found), f"{path.name}: a fence is open, nested or indented"
     return found
@@ -71,7 +71,7 @@ def check_build_commands(block: Block, where: str) -> None:
     assert re.fullmatch(r"not executed: \S.*", block.note), f"{where}: give a reason"
     commands = {line.removeprefix("$ ").partition("#")[0].strip() for line in block.text.splitlines()}
     assert commands <= BUILD_COMMANDS, f"{where}: only {sorted(BUILD_COMMANDS)} may go unexecuted"
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert {command.removeprefix("make ") for command in commands} <= targets, f"{where}: no such target in the Makefile"
 
 
@@ -152,7 +152,7 @@ $ make test   # everything
 
 
 def test_these_rules_accept_what_is_right(tmp_path: Path) -> None:
-    (tmp_path / "good.md").write_text(GOOD)
+    (tmp_path / "good.md").write_text(GOOD, encoding="utf-8")
     assert [block.line for block in blocks(tmp_path / "good.md")] == [2, 6, 10, 18, 22, 26]
     run(tmp_path / "good.md")
 
@@ -179,6 +179,6 @@ def test_these_rules_accept_what_is_right(tmp_path: Path) -> None:
     ],
 )
 def test_these_rules_refuse_what_is_wrong(text: str, tmp_path: Path) -> None:
-    (tmp_path / "bad.md").write_text(text)
+    (tmp_path / "bad.md").write_text(text, encoding="utf-8")
     with pytest.raises(AssertionError):
         run(tmp_path / "bad.md")

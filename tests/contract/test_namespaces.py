@@ -46,7 +46,7 @@ def test_mirror_exposes_the_objects_of_the_engine(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_mirror_is_a_docstring_and_two_imports(name: str) -> None:
-    source = (ROOT / "nexus_attest" / f"{name}.py").read_text()
+    source = (ROOT / "nexus_attest" / f"{name}.py").read_text(encoding="utf-8")
     assert ast.unparse(ast.parse(source)) == ast.unparse(
         ast.parse(
             f'"""Published name of `nexus_control.{name}`: every public name is the same object."""\n'
@@ -65,7 +65,7 @@ def test_all_of_a_published_module_names_what_is_there_once(name: str) -> None:
 
 
 def test_the_linters_know_every_mirror() -> None:
-    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     (protected,) = (contract for contract in tool["importlinter"]["contracts"] if contract["type"] == "protected")
     assert protected["protected_modules"] == [f"nexus_attest.{name}" for name in PUBLISHED]
     assert f"nexus_attest/{{__init__,{','.join(PUBLISHED)}}}.py" in tool["ruff"]["lint"]["per-file-ignores"]

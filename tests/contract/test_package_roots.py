@@ -66,7 +66,7 @@ def test_import_and_export_of_the_root_are_the_functions_over_a_store() -> None:
 
 
 def test_version_is_the_static_one_of_the_distribution() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "version" not in project.get("dynamic", [])
     assert project["version"] == nexus_attest.__version__ == nexus_control.__version__
     assert re.fullmatch(r"[1-9]\d*\.\d+\.\d+", project["version"])

@@ -20,7 +20,7 @@ NEEDING_DEPENDENCIES = {("nexus_attest", "cli"), ("nexus_attest", "postgres"), (
 
 def imported(path: Path) -> Iterator[tuple[str, int]]:
     """Top-level name and line of every import statement of a file, at any depth; "" for a relative one."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name.partition(".")[0], node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -37,7 +37,11 @@ def test_engine_module_imports_only_the_standard_library_and_the_engine(path: Pa
 @pytest.mark.parametrize("path", [path for path in ENGINE if path.stem != "__init__"], ids=lambda path: path.stem)
 def test_engine_module_hides_no_import_from_these_tests(path: Path) -> None:
     hidden = {"importlib", "runpy", "pkgutil"} & {name for name, _ in imported(path)}
-    calls = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)} & {"__import__", "exec", "eval"}
+    calls = {node.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)} & {
+        "__import__",
+        "exec",
+        "eval",
+    }
     assert hidden | calls == set()
 
 
