@@ -2,6 +2,7 @@
 
 Append-only is enforced here, for every program that opens the file: triggers refuse UPDATE, DELETE and an INSERT that would replace a
 row (`INSERT OR REPLACE` deletes without firing delete triggers unless the connection asks for that). There is no exception path.
+Each table has no other key than the ones that the triggers look at: a hidden rowid would be one.
 """
 
 from nexus_control.database import Schema
@@ -30,7 +31,7 @@ _TABLES = (
         chain_hash      TEXT    NOT NULL,
         position        INTEGER NOT NULL,
         PRIMARY KEY (decision_id, generation)
-    ) STRICT
+    ) STRICT, WITHOUT ROWID
     """,
     "CREATE INDEX IF NOT EXISTS decisions_by_age ON decisions (created_at, position)",
     """
@@ -66,7 +67,7 @@ _TABLES = (
         created_by_type              TEXT    NOT NULL,
         created_by_id                TEXT    NOT NULL,
         digest                       TEXT    NOT NULL
-    ) STRICT
+    ) STRICT, WITHOUT ROWID
     """,
     """
     CREATE TABLE IF NOT EXISTS template_events (
@@ -82,7 +83,7 @@ _TABLES = (
         chain_hash    TEXT    NOT NULL,
         position      INTEGER NOT NULL,
         PRIMARY KEY (template_name, seq)
-    ) STRICT
+    ) STRICT, WITHOUT ROWID
     """,
     """
     CREATE TABLE IF NOT EXISTS log (

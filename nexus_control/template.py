@@ -5,9 +5,11 @@ update and no delete. A decision keeps the template as it was (snapshot and dige
 """
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, cast
 
 from nexus_control.canonical_json import canonical_json
@@ -50,6 +52,7 @@ _SELECT = f"SELECT {', '.join(_FIELDS)} FROM templates"
 _INSERT = f"INSERT INTO templates ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))})"
 _EVENT_FIELDS = "template_name, seq, event_type, ts, actor_type, actor_id, payload, digest"
 _EVENTS = f"SELECT {_EVENT_FIELDS} FROM template_events WHERE template_name = ? ORDER BY seq"
+_NEWEST_FIRST = _SELECT + " ORDER BY created_at DESC, (SELECT position FROM template_events WHERE template_name = name AND seq = 0) DESC"
 _ORPHANS = "SELECT DISTINCT template_name FROM template_events WHERE template_name NOT IN (SELECT name FROM templates)"
 _INSERT_EVENT = f"INSERT INTO template_events ({_EVENT_FIELDS}, prev_hash, chain_hash, position) VALUES ({', '.join('?' * 11)})"
 
@@ -212,11 +215,11 @@ class TemplateStore:
 
     def list_templates(self, limit: int = 100, offset: int = 0, label_filter: str | None = None) -> list[Template]:
         """Newest first; with `label_filter` only those that carry exactly this label."""
-        condition = "" if label_filter is None else "WHERE EXISTS (SELECT 1 FROM json_each(labels) WHERE value = :label AND type = 'text') "
-        query = f"{_SELECT} {condition}ORDER BY created_at DESC, rowid DESC LIMIT :limit OFFSET :offset"
         with self._database.reading() as connection:
-            rows = connection.execute(query, {"label": label_filter, "limit": limit, "offset": offset}).fetchall()
-        return [_template(row) for row in rows]
+            templates = map(_template, connection.execute(_NEWEST_FIRST))
+            # Compared here and not by SQLite, whose JSON functions end a text at its first NUL.
+            wanted = (template for template in templates if label_filter is None or label_filter in template.labels)
+            return list(islice(wanted, offset, min(offset + limit, sys.maxsize)))
 
     def template_exists(self, name: str) -> bool:
         """Whether a template of this name is stored."""
