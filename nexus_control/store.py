@@ -52,10 +52,11 @@ _TIP = """
     ORDER BY e.seq DESC LIMIT 1"""
 _EVENTS = f"SELECT {_EVENT_COLUMNS} FROM decision_events WHERE decision_id = ? AND generation = ? ORDER BY seq"
 _EVENTS_OF_MANY = f"""
-    SELECT {_EVENT_COLUMNS} FROM json_each(?) AS wanted
-    JOIN decision_events ON decision_id = wanted.value
-     AND generation = (SELECT MAX(generation) FROM decisions WHERE decisions.decision_id = wanted.value)
-    ORDER BY wanted.key, seq"""
+    WITH wanted (id) AS (VALUES {{}})
+    SELECT {_EVENT_COLUMNS} FROM wanted
+    JOIN decision_events ON decision_id = id AND generation = (SELECT MAX(generation) FROM decisions WHERE decision_id = id)
+    ORDER BY seq"""
+_IDS_PER_QUERY = 1000
 _PAGE = """
     SELECT decision_id, created_at FROM decisions AS d
     WHERE tombstone = 0
@@ -312,15 +313,14 @@ class DecisionStore:
         return [_stored_event(row) for row in rows]
 
     def get_events_of(self, decision_ids: Sequence[str]) -> dict[str, list[StoredEvent] | MalformedEvent]:
-        """The events of several existing decisions with one query; for one that cannot be read, the error instead."""
+        """The events of several existing decisions with few queries; for one that cannot be read, the error instead."""
         found: dict[str, list[StoredEvent] | MalformedEvent] = {decision_id: [] for decision_id in decision_ids}
-        wanted = canonical_json(list(decision_ids))
         try:
             with self._database.reading() as connection:
-                rows = connection.execute(_EVENTS_OF_MANY, (wanted,)).fetchall()
+                rows = _event_rows(connection, list(found))
         except StoreUnreadable:  # text that is not UTF-8: the decision that has it will not replay, the others must
             with self._database.lenient_snapshot() as connection:
-                rows = connection.execute(_EVENTS_OF_MANY, (wanted,)).fetchall()
+                rows = _event_rows(connection, list(found))
         for row in rows:
             events = found[row["decision_id"]]
             if isinstance(events, list):
@@ -463,6 +463,15 @@ def _live_generation(connection: Connection, decision_id: str) -> int | None:
 def _has_generation(connection: Connection, decision_id: str, generation: int) -> bool:
     query = "SELECT 1 FROM decisions WHERE decision_id = ? AND generation = ?"
     return connection.execute(query, (decision_id, generation)).fetchone() is not None
+
+
+def _event_rows(connection: Connection, decision_ids: Sequence[str]) -> list[Any]:
+    """The event rows of these decisions, ascending per decision."""
+    rows: list[Any] = []
+    for start in range(0, len(decision_ids), _IDS_PER_QUERY):
+        some = decision_ids[start : start + _IDS_PER_QUERY]
+        rows += connection.execute(_EVENTS_OF_MANY.format(", ".join(["(?)"] * len(some))), some).fetchall()
+    return rows
 
 
 def _prepare(item: EventItem) -> tuple[EventType, Actor, dict[str, Any], str, str]:
