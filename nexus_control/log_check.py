@@ -228,6 +228,8 @@ def _checked_payload(row: Mapping[str, Any], name: str, found: _Findings) -> str
     """Canonical text of the payload column, after its digest and time were checked."""
     try:
         payload_json = canonical_json(decode_payload(row["payload"]))
+        if payload_json != row["payload"]:
+            found.add(f"{name}: the payload is not in canonical form")
     except MalformedEvent as problem:
         found.add(f"{name}: {problem}")
         payload_json = canonical_json(row["payload"])

@@ -85,6 +85,11 @@ _INSERT_EVENT = """
 
 _TYPES = {member.value: member for member in EventType}
 
+_EventRow: TypeAlias = tuple[int, str, str, str, str, str, str]
+"""What is given of an event row, in `_RAW_KEYS` order; the rest is derived."""
+_RAW_KEYS = ("seq", "event_type", "ts", "actor_type", "actor_id", "payload", "digest")
+_SEQ_LIMIT = 2**53
+
 
 class EventStore(Protocol):
     """What the rest of the engine needs of a store of decisions; `DecisionStore` describes each method.
@@ -187,7 +192,7 @@ class DecisionStore:
 
         Raises DecisionExists, which is a `sqlite3.IntegrityError` here, when the decision exists.
         """
-        name = self.new_id() if decision_id is None else require_text(decision_id, "decision_id")
+        name = self.new_id() if decision_id is None else decision_id
         self.append_events(name, (), create=True)
         return name
 
@@ -212,12 +217,13 @@ class DecisionStore:
         Raises DecisionNotFound (or DecisionExists with `create`), ConcurrencyError when `expected_seq` is taken or not reached yet,
         InputError for a wrong type, actor or payload (one that canonical JSON cannot express).
         """
+        decision_id = require_text(decision_id, "decision_id")
         prepared = [_prepare(item) for item in items]
         with self._database.transaction() as connection:
             now = self.clock()
             ts = now.isoformat()
             tip = _tip(connection, decision_id)
-            writer = _Writer(connection, require_text(decision_id, "decision_id") if create else decision_id, tip)
+            writer = _Writer(connection, decision_id, tip)
             if create:
                 if tip is not None and tip.live:
                     raise SqliteDecisionExists(f"Decision already exists: {decision_id}")
@@ -232,7 +238,7 @@ class DecisionStore:
             stored: list[StoredEvent] = []
             for event_type, actor, payload, payload_json, digest in prepared:
                 seq, prev_hash = writer.seq, writer.prev_hash
-                writer.event(seq, event_type.value, ts, actor["type"], actor["id"], payload_json, payload_json, digest)
+                writer.event((seq, event_type.value, ts, actor["type"], actor["id"], payload_json, digest), payload_json)
                 chained = (prev_hash, writer.prev_hash, writer.log.position)
                 stored.append(StoredEvent(decision_id, seq, event_type, now, actor, payload, digest, *chained))
             writer.flush()
@@ -240,11 +246,12 @@ class DecisionStore:
 
     def delete_decision(self, decision_id: str) -> bool:
         """Insert a tombstone: for readers the decision is gone, its generations stay stored. False when there was nothing to delete."""
+        name = require_text(decision_id, "decision_id")
         with self._database.transaction() as connection:
-            tip = _tip(connection, decision_id)
+            tip = _tip(connection, name)
             if tip is None or not tip.live:
                 return False
-            writer = _Writer(connection, decision_id, tip)
+            writer = _Writer(connection, name, tip)
             writer.header(self.clock().isoformat(), HeaderCopy(), tombstone=True)
             writer.flush()
             return True
@@ -252,17 +259,19 @@ class DecisionStore:
     def insert_event_raw(
         self, decision_id: str, seq: int, event_type: str, ts: str, actor_type: str, actor_id: str, payload: str, digest: str
     ) -> None:
-        """Insert the values unchecked into the newest generation; position and chain values are added. For import tooling.
+        """Insert the values, whatever they say, into the newest generation; position and chain values are added. For import tooling.
 
-        Events must come in ascending seq for the chain to verify. Raises DecisionNotFound, or `sqlite3.IntegrityError` for a seq that
-        is taken.
+        A payload that has a canonical form is stored in it. Events must come in ascending seq for the chain to verify. Raises
+        DecisionNotFound, InputError for a value of the wrong type, `sqlite3.IntegrityError` for a seq that is taken.
         """
+        name = require_text(decision_id, "decision_id")
+        row = _raw_row((seq, event_type, ts, actor_type, actor_id, payload, digest))
         with self._database.transaction() as connection:
-            tip = _tip(connection, decision_id)
+            tip = _tip(connection, name)
             if tip is None or not tip.live:
-                raise DecisionNotFound(decision_id)
-            writer = _Writer(connection, decision_id, tip)
-            writer.event(seq, event_type, ts, actor_type, actor_id, payload, _canonical_payload(payload), digest)
+                raise DecisionNotFound(name)
+            writer = _Writer(connection, name, tip)
+            writer.event(*row)
             writer.flush()
 
     def import_decision_atomic(
@@ -277,20 +286,21 @@ class DecisionStore:
         """Insert a decision with all its events in one transaction; with `overwrite` an existing one gets a new generation.
 
         Event keys: `seq`, `event_type`, `ts`, `actor_type`, `actor_id`, `payload` (JSON text), `digest`. Gives (True, None), or
-        (False, text) when the decision exists and `overwrite` is off. Raises InputError for a `created_at` that is no time.
+        (False, text) when the decision exists and `overwrite` is off. Raises InputError for a `created_at` that is no time and for an
+        event without one of these keys or with a value of the wrong type; `sqlite3.IntegrityError` for a seq that comes twice.
         """
         name = require_text(decision_id, "decision_id")
         created = _utc_text(created_at)
+        rows = [_raw_row([event.get(key) for key in _RAW_KEYS]) for event in events]
         with self._database.transaction() as connection:
             tip = _tip(connection, name)
             if not overwrite and tip is not None and tip.live:
                 return False, f"Decision already exists: {name}"
             writer = _Writer(connection, name, tip)
-            facts = ((e["event_type"], e["actor_type"], e["actor_id"], _payload_or_nothing(e["payload"])) for e in events)
+            facts = ((kind, who_type, who, _payload_or_nothing(payload)) for (_, kind, _, who_type, who, payload, _), _ in rows)
             writer.header(created, first_events_copy(facts, origin))
-            for e in events:
-                who, payload = (e["actor_type"], e["actor_id"]), e["payload"]
-                writer.event(e["seq"], e["event_type"], e["ts"], *who, payload, _canonical_payload(payload), e["digest"])
+            for row in rows:
+                writer.event(*row)
             writer.flush()
             return True, None
 
@@ -301,15 +311,17 @@ class DecisionStore:
 
         Raises DecisionNotFound for an unknown id or generation, MalformedEvent for a row that cannot be read.
         """
+        name = require_text(decision_id, "decision_id")
         with self._database.reading() as connection:
+            newest = connection.execute(_NEWEST, (name,)).fetchone()
+            if newest is None or (generation is None and newest["tombstone"]):
+                raise DecisionNotFound(name)
             if generation is None:
-                generation = _live_generation(connection, decision_id)
-                if generation is None:
-                    raise DecisionNotFound(decision_id)
-            elif not _has_generation(connection, decision_id, generation):
-                raise DecisionNotFound(f"{decision_id}, generation {generation}")
+                generation = newest["generation"]
+            elif generation not in range(1, newest["generation"] + 1):
+                raise DecisionNotFound(f"{name} has only the generations 1 to {newest['generation']}")
             # A generation only grows, so the second statement needs no common snapshot with the first.
-            rows = connection.execute(_EVENTS, (decision_id, generation)).fetchall()
+            rows = connection.execute(_EVENTS, (name, generation)).fetchall()
         return [_stored_event(row) for row in rows]
 
     def get_events_of(self, decision_ids: Sequence[str]) -> dict[str, list[StoredEvent] | MalformedEvent]:
@@ -341,13 +353,16 @@ class DecisionStore:
 
     def decision_exists(self, decision_id: str) -> bool:
         """Whether the newest generation of this id is a decision and no tombstone."""
+        name = require_text(decision_id, "decision_id")
         with self._database.reading() as connection:
-            return _live_generation(connection, decision_id) is not None
+            newest = connection.execute(_NEWEST, (name,)).fetchone()
+        return newest is not None and not newest["tombstone"]
 
     def list_generations(self, decision_id: str) -> list[dict[str, Any]]:
         """All generations, ascending: `generation`, `created_at` (ISO), `tombstone`, `event_count`. Empty for an id never stored."""
+        name = require_text(decision_id, "decision_id")
         with self._database.reading() as connection:
-            return [{**dict(row), "tombstone": bool(row["tombstone"])} for row in connection.execute(_GENERATIONS, (decision_id,))]
+            return [{**dict(row), "tombstone": bool(row["tombstone"])} for row in connection.execute(_GENERATIONS, (name,))]
 
     def get_template_store(self) -> TemplateStore:
         """The templates of the same database, usable from any thread for as long as this store is open."""
@@ -373,7 +388,7 @@ class DecisionStore:
         Raises DecisionNotFound for an id that was never stored.
         """
         with self._database.lenient_snapshot() as connection:
-            return check_store(connection) if decision_id is None else check_decision(connection, decision_id)
+            return check_store(connection) if decision_id is None else check_decision(connection, require_text(decision_id, "decision_id"))
 
 
 @dataclass(frozen=True)
@@ -416,10 +431,9 @@ class _Writer:
         row = (name, generation, created_at, int(tombstone), *copy.values(), copy.digest(), prev_hash, self.prev_hash, self.log.position)
         self._connection.execute(_INSERT_HEADER, row)
 
-    def event(
-        self, seq: int, event_type: str, ts: str, actor_type: str, actor_id: str, payload: str, payload_json: str, digest: str
-    ) -> None:
-        """Collect an event; `payload` is stored as it is, `payload_json` is its canonical text."""
+    def event(self, row: _EventRow, payload_json: str) -> None:
+        """Collect an event; `payload_json` is what is chained as its payload."""
+        seq, event_type, ts, actor_type, actor_id, payload, digest = row
         name, generation, prev_hash = self._decision_id, self._generation, self.prev_hash
         record = event_record(
             decision_id=name,
@@ -455,16 +469,6 @@ def _utc_text(created_at: str) -> str:
         raise InputError(f"created_at: {error}") from None
 
 
-def _live_generation(connection: Connection, decision_id: str) -> int | None:
-    newest = connection.execute(_NEWEST, (decision_id,)).fetchone()
-    return None if newest is None or newest["tombstone"] else newest["generation"]
-
-
-def _has_generation(connection: Connection, decision_id: str, generation: int) -> bool:
-    query = "SELECT 1 FROM decisions WHERE decision_id = ? AND generation = ?"
-    return connection.execute(query, (decision_id, generation)).fetchone() is not None
-
-
 def _event_rows(connection: Connection, decision_ids: Sequence[str]) -> list[Any]:
     """The event rows of these decisions, ascending per decision."""
     rows: list[Any] = []
@@ -477,27 +481,33 @@ def _event_rows(connection: Connection, decision_ids: Sequence[str]) -> list[Any
 def _prepare(item: EventItem) -> tuple[EventType, Actor, dict[str, Any], str, str]:
     """Everything of an event that needs no lock: type, actor, payload, its canonical text, its digest."""
     given_type, actor, given_payload = item
-    event_type = _TYPES.get(given_type)
+    event_type = _TYPES.get(given_type) if isinstance(cast("object", given_type), str) else None
     if event_type is None:
-        raise InputError(f"unknown event type: {given_type!r}")
-    if not isinstance(cast("object", given_payload), dict):
-        raise InputError(f"payload must be a dict, got {type(given_payload).__name__}")
-    payload = dict(given_payload)
+        raise InputError(f"unknown event type: {given_type!r:.100}")
+    if not isinstance(cast("object", given_payload), Mapping):
+        raise InputError(f"payload must be an object, got {type(given_payload).__name__}")
     try:
-        payload_json = canonical_json(payload)
+        payload_json = canonical_json(dict(given_payload))
         kind, name = actor["type"], actor["id"]
     except (KeyError, TypeError, ValueError) as problem:
         raise InputError(f"the {event_type} event cannot be stored: {problem!r}") from None
     who = Actor(type=require_text(kind, "actor.type"), id=require_text(name, "actor.id"))
-    return event_type, who, payload, payload_json, event_digest(event_type.value, payload_json)
+    # The payload as every later reader gets it, and nobody's but the event's.
+    return event_type, who, decode_payload(payload_json), payload_json, event_digest(event_type.value, payload_json)
 
 
-def _canonical_payload(text: str) -> str:
-    """The canonical text of a raw payload column. One that is no canonicalisable object is chained as the string it is."""
+def _raw_row(values: Sequence[object]) -> tuple[_EventRow, str]:
+    """An event from outside, and what is chained as its payload: the canonical text, or the string that has none."""
+    seq, *texts = values
+    if type(seq) is not int or not 0 <= seq < _SEQ_LIMIT:
+        raise InputError(f"seq must be an integer from 0 to {_SEQ_LIMIT - 1}")
+    # A value of another type would be chained as it is, but stored as a text: the row would never verify.
+    event_type, ts, actor_type, actor_id, payload, digest = map(require_text, texts, _RAW_KEYS[1:])
     try:
-        return canonical_json(decode_payload(text))
+        payload = chained = canonical_json(decode_payload(payload))
     except MalformedEvent:
-        return canonical_json(text)
+        chained = canonical_json(payload)
+    return (seq, event_type, ts, actor_type, actor_id, payload, digest), chained
 
 
 def _payload_or_nothing(text: str) -> dict[str, Any]:
