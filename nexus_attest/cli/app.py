@@ -55,6 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a character gets it spelled out instead of an error.
             stream.reconfigure(errors="backslashreplace")
+    code = 0
     try:
         code = _run(arguments, as_json=as_json, debug=debug)
         sys.stdout.flush()
@@ -63,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except OSError as error:  # the disk behind standard output is full, for example
         _forget_output()
-        return _report(error, as_json=False, debug=debug)
+        return code or _report(error, as_json=False, debug=debug)
     return code
 
 

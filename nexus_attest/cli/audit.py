@@ -1,7 +1,7 @@
 """The command that makes evidence: audit export."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,13 +33,19 @@ def _export(
 
     path = output or Path("audit-package.json")
     with session.store.snapshot():
-        data = session.data(session.tools.export_audit_package(decision_id, render=False))
-        if embed:
-            from nexus_attest.cli.running import recorded_runs  # the routers
-
-            with recorded_runs(session, runs) as router:
-                record = router.flight_record(data["package"]["router"]["ref"]["run_id"])
-            data = session.data(
-                session.tools.export_audit_package(decision_id, embed_router_bundle=True, router_bundle=record, render=False)
-            )
+        record = _record_of_run(session, decision_id, runs) if embed else None
+        data = session.data(
+            session.tools.export_audit_package(decision_id, embed_router_bundle=record is not None, router_bundle=record, render=False)
+        )
     write_document(session, path, data["package"], {"kind": "audit_package", "digest": data["digest"]}, force=force)
+
+
+def _record_of_run(session: "Session", decision_id: str, runs: Path | None) -> dict[str, Any] | None:
+    """The flight record of the run that the package is about, the latest; None when nothing ran, which the export refuses."""
+    from nexus_attest.cli.running import recorded_runs  # the routers
+
+    run_id = session.data(session.tools.inspect(decision_id, render=False))["execution"]["run_id"]
+    if run_id is None:
+        return None
+    with recorded_runs(session, runs) as router:
+        return router.flight_record(run_id)

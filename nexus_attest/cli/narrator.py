@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nexus_attest.cli.screen import Screen
+from nexus_control.markdown import escape
 
 __all__ = ["Narrator"]
 
@@ -32,8 +33,8 @@ class Narrator:
 
     def heading(self, title: str) -> None:
         """A line across with a title."""
-        self._print("")
-        self._print(Rule(Text(title, "bold"), align="left", style="dim"))
+        self._console.print()
+        self._console.print(Rule(Text(title, "bold"), align="left", style="dim"), width=self._width)
 
     def text(self, text: str) -> None:
         """A paragraph."""
@@ -62,17 +63,18 @@ class Narrator:
         """Something ready, indented like facts."""
         self._print(what, _FACT_INDENT)
 
-    def command(self, purpose: str, text: str) -> None:
+    def command(self, purpose: str, *lines: str) -> None:
         """A command to copy, whose lines are never broken, and what it is for."""
         self.why(purpose)
-        self._console.print(Text(" " * _FACT_INDENT + text), soft_wrap=True)
+        for line in lines:
+            self._console.print(Text(" " * _FACT_INDENT + escape(line)), soft_wrap=True)
 
     def _marked(self, mark: str, style: str, name: str, value: str) -> None:
         table = _grid(_NAME_WIDTH + _FACT_INDENT - _TEXT_INDENT)
         table.add_row(Text(f"{mark} {name}", f"bold {style}"), value)
         self._print(table, _TEXT_INDENT)
 
-    def _print(self, what: RenderableType, indent: int = 0) -> None:
+    def _print(self, what: RenderableType, indent: int) -> None:
         self._console.print(Padding(what, (0, 0, 0, indent), expand=False), width=self._width)
 
 

@@ -61,8 +61,8 @@ class _Story:
         self._approvals(tools, request_id)
         first = self._stage.fingerprint()
         self._rehearsal(tools, router, request_id)
-        self._the_real_thing(tools, router, request_id)
-        digest, checks = self._proof(tools, router, request_id)
+        run_id = self._the_real_thing(tools, router, request_id)
+        digest, checks = self._proof(tools, router, request_id, run_id)
         failed = self._forgery()
         return {
             "folder": str(self._stage.folder),
@@ -128,7 +128,7 @@ class _Story:
         tell.good("dry run", f"{ran['steps_executed']} step, nothing started")
         tell.facts(("key", f"{before} unchanged"))
 
-    def _the_real_thing(self, tools: NexusControlTools, router: RunEngine, request_id: str) -> None:
+    def _the_real_thing(self, tools: NexusControlTools, router: RunEngine, request_id: str) -> str:
         tell = self._tell
         tell.act("The real thing", "Now for real: keytool.py, a program that knows nothing of nexus-attest, rotates the key.")
         before = self._stage.fingerprint()
@@ -140,12 +140,12 @@ class _Story:
         again = _refused(tools.execute(request_id, ADAPTER_ID, _AGENT, router, dry_run=False), "ALREADY_EXECUTED")
         tell.bad("once more", escape(again))
         tell.why("An approval is good for one run. Of a thousand processes that try at the same moment, one gets through.")
+        return ran["run_id"]
 
-    def _proof(self, tools: NexusControlTools, router: RunEngine, request_id: str) -> tuple[str, list[str]]:
+    def _proof(self, tools: NexusControlTools, router: RunEngine, request_id: str, run_id: str) -> tuple[str, list[str]]:
         tell = self._tell
         tell.act("The proof", "Everything about it goes into one file that a stranger can check, offline, without asking anybody.")
-        reference = _done(tools.export_audit_package(request_id, render=False))
-        record = router.flight_record(reference["package"]["router"]["ref"]["run_id"])
+        record = router.flight_record(run_id)
         package = _done(tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record, render=False))
         write_file(self._stage.package, document_text(package["package"]).encode(), force=False)
         judged = judge_document(self._stage.package.read_bytes())
@@ -188,7 +188,8 @@ class _Story:
         tell.command("Everything about the decision:", f"{program} inspect {facts['request_id']} --db {store}")
         tell.command(
             "The proof, compared with the digest of act 7:",
-            f"{program} verify {package} \\\n         --expect {facts['binding_digest']}",
+            f"{program} verify {package} \\",
+            f"    --expect {facts['binding_digest']}",
         )
         tell.command("The forgery; exit code 2:", f"{program} verify {forgery}")
         tell.command("The store itself, every fact in it:", f"{program} log verify --db {store}")

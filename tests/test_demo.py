@@ -1,0 +1,187 @@
+"""The demonstration tells what happens: what it says is checked against the files that it leaves."""
+
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_testing import ROOT, CommandLine
+
+from nexus_attest.cli.errors import Failure, FileRefused
+from nexus_attest.cli.session import Session
+from nexus_attest.cli.stage import set_up
+from nexus_attest.cli.story import tell
+from nexus_control.tool import NexusControlTools, ToolResult
+
+SIX_CHECKS = [
+    "binding_digest",
+    "control_bundle_digest",
+    "binding_control_match",
+    "binding_router_match",
+    "binding_link_match",
+    "router_digest",
+]
+
+
+def fingerprint(path: Path) -> str:
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}..."
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> CommandLine:
+    return CommandLine(tmp_path, actor=None)
+
+
+def test_the_story_is_told_in_eight_acts_and_every_command_at_its_end_works(cli: CommandLine) -> None:
+    told = cli.run("demo")
+    assert (told.code, told.err) == (0, "")
+    lines = told.out.splitlines()
+    titles = ["The rules", "The request", "Too early", "Two people decide", "The rehearsal", "The real thing", "The proof", "The forgery"]
+    for number, title in enumerate(titles, 1):
+        assert any(line.startswith(f"{number}  {title} ") for line in lines), title
+    assert "✗ refused" in told.out
+    assert "Insufficient approvals: 0 of 2" in told.out
+    assert "MISSING_APPROVALS" in told.out
+    assert "✗ once more" in told.out
+    for name in SIX_CHECKS:
+        assert f"ok  {name} " in told.out
+    assert "FAILED  control_bundle_digest" in told.out
+
+    folder = cli.folder / "nexus-attest-demo"
+    before, after = fingerprint(folder / "signing.key.1"), fingerprint(folder / "signing.key")
+    assert before != after
+    assert f"{before} untouched" in told.out
+    assert f"{before} unchanged" in told.out
+    assert " ".join(f"key before {before} key after {after}".split()) in " ".join(told.out.split())
+    assert (folder / "signing.key").read_text().strip() not in told.out
+    assert max(len(line) for line in lines if "--db" not in line and "verify" not in line) <= 100
+
+    commands = [line.strip() for line in told.out.replace("\\\n", " ").splitlines() if "-m nexus_attest" in line]
+    codes = [subprocess.run(shlex.split(command), env=cli.env, cwd=cli.folder, check=False).returncode for command in commands]
+    assert codes == [0, 0, 2, 0]
+
+
+def test_what_the_demonstration_leaves_is_what_it_says(cli: CommandLine) -> None:
+    facts = cli.json("demo", "--dir", "here")
+    folder = cli.folder / "here"
+    assert {path.name for path in folder.iterdir()} == {
+        ".nexus-attest-demo",
+        "adapters.toml",
+        "audit-package.json",
+        "decisions.db",
+        "decisions.db.runs",
+        "forged-package.json",
+        "keytool.py",
+        "signing.key",
+        "signing.key.1",
+    }
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "signing.key").stat().st_mode & 0o777 == 0o600
+    assert facts["key_before"] == fingerprint(folder / "signing.key.1")
+    assert facts["key_after"] == fingerprint(folder / "signing.key")
+    assert facts["checks"] == SIX_CHECKS
+    assert facts["forgery_failed"] == ["control_bundle_digest"]
+    assert (folder / "keytool.py").read_bytes() == (ROOT / "examples" / "keyrotate" / "keytool.py").read_bytes()
+
+    package, forgery = ((folder / name).read_text() for name in ("audit-package.json", "forged-package.json"))
+    assert package != forgery
+    assert package == forgery.replace('"mallory"', '"bob"')
+    assert json.loads(package)["router"]["mode"] == "embedded"
+    assert json.loads(package)["integrity"]["binding_digest"] == facts["binding_digest"]
+    run = json.loads(package)["router"]["bundle"]
+    (output,) = (event["payload"]["output"] for event in run["events"] if event["type"] == "TOOL_CALL_SUCCEEDED")
+    assert output["new"] == f"sha256:{hashlib.sha256((folder / 'signing.key').read_bytes()).hexdigest()}"
+
+    judged = cli.json("verify", "here/forged-package.json", code=2)
+    assert [check["name"] for check in judged["checks"] if not check["ok"]] == ["control_bundle_digest"]
+    events = cli.json("status", facts["request_id"], "--events", "--db", "here/decisions.db")["events"]
+    assert [event["event_type"] for event in events] == [
+        *("DECISION_CREATED", "POLICY_ATTACHED", "APPROVAL_GRANTED", "APPROVAL_GRANTED"),
+        *("EXECUTION_REQUESTED", "EXECUTION_STARTED", "EXECUTION_COMPLETED") * 2,
+    ]
+
+
+def test_running_it_again_replaces_its_own_files_and_no_other(cli: CommandLine) -> None:
+    first = cli.json("demo")
+    mine = cli.folder / "nexus-attest-demo" / "notes.txt"
+    mine.write_text("mine")
+    second = cli.json("demo")
+    assert first["request_id"] != second["request_id"]
+    assert mine.read_text() == "mine"
+    assert len(cli.json("list", "--db", "nexus-attest-demo/decisions.db")["requests"]) == 1
+
+
+@pytest.fixture
+def occupied(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "occupied"
+    folder.mkdir()
+    (folder / "signing.key").write_text("somebody's key\n")
+    yield folder
+    assert [path.name for path in folder.iterdir()] == ["signing.key"]
+    assert (folder / "signing.key").read_text() == "somebody's key\n"
+
+
+def test_a_folder_that_it_did_not_make_is_left_alone(occupied: Path) -> None:
+    link = occupied.parent / "link"
+    link.symlink_to(occupied)
+    file = occupied.parent / "file"
+    file.write_text("x")
+    dangling = occupied.parent / "dangling"
+    dangling.symlink_to("nowhere")
+    for folder in (occupied, link, file, dangling):
+        with pytest.raises(FileRefused):
+            set_up(folder)
+    assert file.read_text() == "x"
+
+
+def test_an_empty_folder_will_do(tmp_path: Path) -> None:
+    set_up(tmp_path)
+    assert (tmp_path / "signing.key").exists()
+
+
+def test_a_folder_with_a_hostile_name_is_quoted_and_escaped(cli: CommandLine) -> None:
+    name = "it's \x1b[31m; rm -rf x"
+    told = cli.run("demo", "--dir", name)
+    assert told.code == 0
+    assert "\x1b" not in told.out
+    assert r"it's \x1b[31m; rm -rf x" in told.out
+
+
+@pytest.mark.parametrize("call", ["template_create", "request", "approve", "status", "export_audit_package"])
+def test_a_failure_inside_is_a_failure(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> ToolResult:
+        return ToolResult(success=False, error="SOME_CODE: made to fail", code="SOME_CODE")
+
+    monkeypatch.setattr(NexusControlTools, call, fail)
+    with Session(db=None, as_json=True) as session, pytest.raises(Failure, match="made to fail") as problem:
+        tell(session, tmp_path / "demo")
+    assert problem.value.code == "DEMO_FAILED"
+
+
+def test_a_key_that_was_not_rotated_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute = NexusControlTools.execute
+
+    def only_pretend(*arguments: object, dry_run: bool | None = None) -> ToolResult:
+        return execute(*arguments, dry_run=True if dry_run is not None else None)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    monkeypatch.setattr(NexusControlTools, "execute", only_pretend)
+    with Session(db=None, as_json=True) as session, pytest.raises(Failure, match="the key was not rotated"):
+        tell(session, tmp_path / "demo")
+
+
+def test_a_failure_ends_with_exit_code_1(cli: CommandLine) -> None:
+    code = (
+        "import sys\n"
+        "from nexus_control.tool import NexusControlTools, ToolResult\n"
+        "NexusControlTools.approve = lambda *a, **k: ToolResult(success=False, error='X: no', code='X')\n"
+        "from nexus_attest.cli import main\n"
+        "sys.argv = ['nexus-attest', 'demo']\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=cli.env, cwd=cli.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "nexus-attest: DEMO_FAILED: X: no\n"
