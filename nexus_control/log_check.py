@@ -67,7 +67,7 @@ _GENERATIONS = """
         (SELECT p.chain_hash FROM decisions AS p WHERE p.decision_id = d.decision_id AND p.generation = d.generation - 1)) AS before
     FROM decisions AS d"""
 _EVENTS = """
-    SELECT e.*, COALESCE(p.chain_hash, h.chain_hash) AS before, p.seq AS before_seq, h.generation AS header
+    SELECT e.*, COALESCE(p.chain_hash, h.chain_hash) AS before, p.seq AS before_seq, h.generation AS header, h.tombstone
     FROM decision_events AS e
     LEFT JOIN decision_events AS p ON p.decision_id = e.decision_id AND p.generation = e.generation AND p.seq = e.seq - 1
     LEFT JOIN decisions AS h ON h.decision_id = e.decision_id AND h.generation = e.generation"""
@@ -99,9 +99,11 @@ def check_store(connection: Connection) -> LogVerification:
     tree = merkle.Frontier()
     facts = _merged(connection, found)
     fact = next(facts, None)
-    for expected, (position, leaf_hash, kind) in enumerate(connection.execute(_LEAVES), 1):
+    expected = 1
+    for position, leaf_hash, kind in connection.execute(_LEAVES):
         if position != expected:
             found.add(f"log: position {expected} is missing, found {position}")
+        expected = position + 1
         while fact is not None and fact[0] < position:
             found.add(f"log: position {fact[0]} has a stored {fact[1]} but no leaf")
             fact = next(facts, None)
@@ -151,6 +153,8 @@ def _check_generation(connection: Connection, row: Mapping[str, Any], found: _Fi
             found.add(f"{name}: the generation before it is missing")
         before = ZERO_HASH
     copy = HeaderCopy(*(row[column] for column in COPY_COLUMNS))
+    if row["tombstone"] not in (0, 1):
+        found.add(f"{name}: its tombstone mark is {row['tombstone']}")
     if copy.digest() != row["copy_digest"]:
         found.add(f"{name}: the header's listing copy was changed")
     else:
@@ -167,7 +171,7 @@ def _check_generation(connection: Connection, row: Mapping[str, Any], found: _Fi
 
 def _check_copy(connection: Connection, row: Mapping[str, Any], copy: HeaderCopy, name: str, found: _Findings) -> None:
     """A listing copy may be empty where the decision was created without events, but never contradict them."""
-    if row["tombstone"] or copy == HeaderCopy():
+    if copy == HeaderCopy():
         return
     facts: list[tuple[str, str, str, Mapping[str, Any]]] = []
     for event_type, actor_type, actor_id, payload in connection.execute(_FIRST_EVENTS, (row["decision_id"], row["generation"])):
@@ -186,6 +190,8 @@ def _check_event(row: Mapping[str, Any], found: _Findings) -> tuple[bytes, str]:
     name = f"decision {row['decision_id']} generation {row['generation']} event {row['seq']}"
     if row["header"] is None:
         found.add(f"{name}: it belongs to no generation")
+    elif row["tombstone"]:
+        found.add(f"{name}: it belongs to a tombstone")
     if row["seq"] and row["before_seq"] is None:
         found.add(f"{name}: the event before it is missing")
     if row["event_id"] != f"evt_{row['decision_id']}_{row['seq']}":

@@ -246,6 +246,8 @@ def template_problems(connection: Connection) -> Iterator[str]:
             continue
         if template.digest() != row["digest"]:
             yield f"{name}: the digest does not match the row"
+        elif tuple(row) != _row(template):
+            yield f"{name}: a value is spelled in another way than it was stored"
         first = connection.execute(_EVENTS + " LIMIT 1", (row["name"],)).fetchone()
         if first is None:
             yield f"{name}: it has no event"
@@ -305,7 +307,7 @@ def _template(row: Any) -> Template:
     try:
         lists = {field: json.loads(data[field]) for field in _SEQUENCES}
         return Template.from_dict({**data, **lists, "created_by": {"type": data["created_by_type"], "id": data["created_by_id"]}})
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise MalformedEvent(f"unreadable template row: {problem}") from None
 
 
