@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from nexus_control import merkle
 from nexus_control.database import Connection, Database
-from nexus_control.errors import InputError
+from nexus_control.errors import InputError, StoreUnreadable
 from nexus_control.integrity import sha256_digest
 
 __all__ = ["Log", "LogWriter"]
@@ -104,6 +104,8 @@ class Log:
     def _fold(connection: Connection, level: int, index: int) -> bytes:
         """Hash of a small full subtree, from its leaves."""
         hashes: list[bytes] = [row[0] for row in connection.execute(_LEAVES, (index << level, (index + 1) << level))]
+        if len(hashes) != 1 << level:
+            raise StoreUnreadable("the log has a gap, so there are no roots and proofs beyond it; verify_log tells where")
         while len(hashes) > 1:
             hashes = [merkle.node_hash(left, right) for left, right in zip(hashes[::2], hashes[1::2], strict=True)]
         return hashes[0]
