@@ -1,0 +1,464 @@
+"""Execution: who gets through, what is recorded of every outcome, and that it happens at most once."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from store_testing import ALICE, BOB, CAROL, NEXUS, T0, SetClock, new_store
+
+from nexus_control.errors import StoreFull
+from nexus_control.events import Actor, EventType
+from nexus_control.integrity import content_digest
+from nexus_control.store import DecisionStore
+from nexus_control.tool import NexusControlTools, ToolResult
+
+
+class Router:
+    """Runs nothing; answers with what the test wants and keeps what it was asked."""
+
+    def __init__(self, answer: Any = None, capabilities: Any = None) -> None:
+        self.answer: Any = {"run_id": "run-1", "steps_executed": 2} if answer is None else answer
+        self.capabilities = capabilities
+        self.calls: list[dict[str, Any]] = []
+
+    def get_adapter_capabilities(self, adapter_id: str) -> Any:
+        assert adapter_id == "ad"
+        return self.capabilities
+
+    def run(self, **request: Any) -> Any:
+        self.calls.append(request)
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer(**request) if callable(self.answer) else self.answer
+
+
+class EvidenceError(Exception):
+    """An exception that carries what the router knows."""
+
+    def __init__(self, text: str, code: Any = None, run_id: Any = None, response: Any = None) -> None:
+        super().__init__(text)
+        self.code, self.run_id, self.response = code, run_id, response
+
+
+@pytest.fixture
+def tools() -> NexusControlTools:
+    return NexusControlTools(new_store())
+
+
+def requested(tools: NexusControlTools, **policy: Any) -> str:
+    result = tools.request("g", ALICE, **{"mode": "apply", "min_approvals": 1, **policy})
+    assert result.success, result.error
+    return result.data["request_id"]
+
+
+def approved(tools: NexusControlTools, **policy: Any) -> str:
+    decision_id = requested(tools, **policy)
+    assert tools.approve(decision_id, BOB).success
+    return decision_id
+
+
+def execute(tools: NexusControlTools, decision_id: str, router: Any, **options: Any) -> ToolResult:
+    return tools.execute(decision_id, "ad", ALICE, router, **options)
+
+
+def types(tools: NexusControlTools, decision_id: str) -> list[str]:
+    return [event.event_type.value for event in tools.store.get_events(decision_id)]
+
+
+def last_payload(tools: NexusControlTools, decision_id: str) -> dict[str, Any]:
+    return tools.store.get_events(decision_id)[-1].payload
+
+
+def test_a_whole_flow_leaves_seven_events_and_both_digests(tools: NexusControlTools) -> None:
+    decision_id = requested(tools, min_approvals=2)
+    tools.approve(decision_id, BOB)
+    tools.approve(decision_id, CAROL)
+    result = execute(tools, decision_id, Router())
+    request = {"goal": "g", "adapter_id": "ad", "dry_run": False}
+    response = {"run_id": "run-1", "steps_executed": 2}
+    assert result.to_dict() == {
+        "success": True,
+        "request_id": decision_id,
+        "run_id": "run-1",
+        "mode": "apply",
+        "steps_executed": 2,
+        "request_digest": content_digest(request),
+        "response_digest": content_digest(response),
+    }
+    assert types(tools, decision_id) == [
+        "DECISION_CREATED",
+        "POLICY_ATTACHED",
+        "APPROVAL_GRANTED",
+        "APPROVAL_GRANTED",
+        "EXECUTION_REQUESTED",
+        "EXECUTION_STARTED",
+        "EXECUTION_COMPLETED",
+    ]
+    asked, started, completed = tools.store.get_events(decision_id)[4:]
+    assert (asked.actor, asked.payload) == (ALICE, {"adapter_id": "ad", "dry_run": False})
+    assert (started.actor, started.payload) == (NEXUS, {"router_request_digest": content_digest(request)})
+    assert (completed.actor, completed.payload) == (
+        NEXUS,
+        {"run_id": "run-1", "response_digest": content_digest(response), "steps_executed": 2},
+    )
+
+
+def test_the_router_gets_exactly_the_six_keywords(tools: NexusControlTools) -> None:
+    router = Router(capabilities={"timeout", "apply"})
+    execute(tools, approved(tools, plan="p", max_steps=3, require_adapter_capabilities=["timeout"]), router)
+    execute(tools, approved(tools), router)
+    assert router.calls == [
+        {"goal": "g", "adapter_id": "ad", "dry_run": False, "plan": "p", "max_steps": 3, "require_capabilities": ["timeout"]},
+        {"goal": "g", "adapter_id": "ad", "dry_run": False, "plan": None, "max_steps": None, "require_capabilities": None},
+    ]
+
+
+def test_a_router_that_asks_for_it_gets_the_execution_id(tools: NexusControlTools) -> None:
+    class WithKey(Router):
+        accepts_execution_id = True
+
+    router = WithKey()
+    decision_id = approved(tools)
+    execute(tools, decision_id, router)
+    assert router.calls[0]["execution_id"] == f"evt_{decision_id}_3"
+
+
+@pytest.mark.parametrize(
+    ("requested_mode", "dry_run", "mode"),
+    [("apply", None, "apply"), ("apply", True, "dry_run"), ("apply", False, "apply"), ("dry_run", None, "dry_run")],
+)
+def test_the_mode_is_the_callers_or_the_requested_one(
+    tools: NexusControlTools, requested_mode: str, dry_run: bool | None, mode: str
+) -> None:
+    result = execute(tools, approved(tools, mode=requested_mode), Router(), dry_run=dry_run)
+    assert result.data["mode"] == mode
+
+
+def test_a_refusal_by_the_policy_names_every_problem_and_writes_nothing(tools: NexusControlTools) -> None:
+    decision_id = requested(tools, mode="dry_run", min_approvals=2, require_adapter_capabilities=["timeout"])
+    before = tools.store.log_root()
+    router = Router(capabilities=set[str]())
+    result = execute(tools, decision_id, router, dry_run=False)
+    assert not result.success
+    assert result.error is not None
+    assert result.error.startswith("Policy validation failed: ")
+    assert all(text in result.error for text in ("not allowed", "Insufficient approvals", "missing required capabilities", "; "))
+    assert result.code == "POLICY_VALIDATION_FAILED"
+    assert tools.store.log_root() == before
+    assert router.calls == []
+
+
+def test_unknown_capabilities_are_not_judged(tools: NexusControlTools) -> None:
+    assert execute(tools, approved(tools, require_adapter_capabilities=["timeout"]), Router(capabilities=None)).success
+
+
+def test_a_decision_without_policy_cannot_be_executed(tools: NexusControlTools) -> None:
+    decision_id = tools.store.create_decision()
+    result = execute(tools, decision_id, Router())
+    assert (result.code, "no policy" in (result.error or "")) == ("NO_POLICY", True)
+
+
+def test_an_unknown_decision_is_not_found_before_the_router_is_asked(tools: NexusControlTools) -> None:
+    class Untouchable(Router):
+        def get_adapter_capabilities(self, adapter_id: str) -> Any:
+            raise AssertionError(adapter_id)
+
+    assert execute(tools, "nope", Untouchable()).code == "DECISION_NOT_FOUND"
+
+
+# -- the guard ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "first_dry_run", "second_dry_run", "code"),
+    [
+        ("apply", False, False, "ALREADY_EXECUTED"),
+        ("apply", False, True, "ALREADY_EXECUTED"),
+        ("apply", True, False, None),
+        ("apply", True, True, None),
+        ("dry_run", True, True, "ALREADY_EXECUTED"),
+    ],
+)
+def test_after_a_completed_run_only_a_rehearsed_apply_may_follow(
+    tools: NexusControlTools, mode: str, first_dry_run: bool, second_dry_run: bool, code: str | None
+) -> None:
+    decision_id = approved(tools, mode=mode)
+    router = Router()
+    assert execute(tools, decision_id, router, dry_run=first_dry_run).success
+    second = execute(tools, decision_id, router, dry_run=second_dry_run)
+    assert second.code == code
+    assert len(router.calls) == (2 if code is None else 1)
+
+
+def test_after_rehearsal_and_run_nothing_may_follow(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    assert execute(tools, decision_id, Router(), dry_run=True).success
+    assert execute(tools, decision_id, Router(), dry_run=False).success
+    assert execute(tools, decision_id, Router(), dry_run=False).code == "ALREADY_EXECUTED"
+    assert execute(tools, decision_id, Router(), dry_run=True).code == "ALREADY_EXECUTED"
+
+
+def test_the_approvals_are_judged_again_after_a_rehearsal() -> None:
+    clock = SetClock()
+    tools = NexusControlTools(new_store(clock=clock))
+    decision_id = requested(tools)
+    tools.approve(decision_id, BOB, expires_at=T0 + timedelta(hours=1))
+    assert execute(tools, decision_id, Router(), dry_run=True).success
+    clock.now = T0 + timedelta(hours=2)
+    result = execute(tools, decision_id, Router(), dry_run=False)
+    assert result.code == "POLICY_VALIDATION_FAILED"
+
+
+def test_a_failed_execution_needs_an_explicit_retry(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    execute(tools, decision_id, Router(OSError("down")))
+    refused = execute(tools, decision_id, Router())
+    assert (refused.error or "").startswith("EXECUTION_FAILED: ")
+    assert execute(tools, decision_id, Router(), retry=True).success
+    assert execute(tools, decision_id, Router(), retry=True).code == "ALREADY_EXECUTED"
+
+
+def test_a_second_execution_is_refused_while_one_is_under_way(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    inner: list[ToolResult] = []
+
+    def reenter(**_: Any) -> dict[str, Any]:
+        inner.append(execute(tools, decision_id, Router()))
+        inner.append(tools.approve(decision_id, CAROL))
+        inner.append(tools.revoke_approval(decision_id, BOB))
+        return {"run_id": "run-1"}
+
+    assert execute(tools, decision_id, Router(reenter)).data["steps_executed"] == 0
+    assert [result.code for result in inner] == ["EXECUTION_IN_PROGRESS", "CANNOT_APPROVE", "CANNOT_REVOKE"]
+
+
+@pytest.mark.parametrize("event_type", [EventType.DECISION_CREATED, EventType.POLICY_ATTACHED])
+def test_nothing_runs_under_approvals_that_were_given_for_another_action(tools: NexusControlTools, event_type: EventType) -> None:
+    decision_id = approved(tools)
+    created, policy = (event.payload for event in tools.store.get_events(decision_id)[:2])
+    tools.store.append_event(decision_id, event_type, ALICE, {**created, "goal": "another"} if event_type == "DECISION_CREATED" else policy)
+    if event_type == "DECISION_CREATED":
+        tools.store.append_event(decision_id, EventType.POLICY_ATTACHED, ALICE, policy)
+    router = Router()
+    assert execute(tools, decision_id, router).code == "ACTION_CHANGED"
+    assert router.calls == []
+    assert tools.approve(decision_id, CAROL).success
+    assert execute(tools, decision_id, router).success
+
+
+def test_a_hand_written_start_blocks_like_a_real_one(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    tools.store.append_event(decision_id, EventType.EXECUTION_REQUESTED, ALICE, {"adapter_id": "ad", "dry_run": True})
+    tools.store.append_event(decision_id, EventType.EXECUTION_STARTED, NEXUS, {"router_request_digest": "abc"})
+    assert execute(tools, decision_id, Router()).code == "EXECUTION_IN_PROGRESS"
+
+
+def test_a_hand_written_completion_without_a_request_still_counts_as_done(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    payload = {"run_id": "r", "response_digest": "abc", "steps_executed": 1}
+    tools.store.append_event(decision_id, EventType.EXECUTION_COMPLETED, NEXUS, payload)
+    assert execute(tools, decision_id, Router()).code == "ALREADY_EXECUTED"
+
+
+# -- what routers do ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_routers_exception_is_recorded_and_returned(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    result = execute(tools, decision_id, Router(OSError("the key server is down")))
+    assert (result.code, result.error) == ("ROUTER_ERROR", "ROUTER_ERROR: the key server is down")
+    assert last_payload(tools, decision_id) == {"error_code": "ROUTER_ERROR", "error_message": "the key server is down", "run_id": None}
+    assert tools.status(decision_id).data["state"] == "failed"
+
+
+def test_an_exception_keeps_its_code_run_id_and_response(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    result = execute(tools, decision_id, Router(EvidenceError("no", "TIMEOUT", "run-7", {"status": "failed"})))
+    assert result.code == "TIMEOUT"
+    assert last_payload(tools, decision_id) == {
+        "error_code": "TIMEOUT",
+        "error_message": "no",
+        "run_id": "run-7",
+        "response_digest": content_digest({"status": "failed"}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "payload"),
+    [
+        (EvidenceError("m", code=7, run_id=8, response="x"), {"error_code": "ROUTER_ERROR", "error_message": "m", "run_id": None}),
+        (EvidenceError("m", code="", run_id=""), {"error_code": "ROUTER_ERROR", "error_message": "m", "run_id": None}),
+        (KeyError(), {"error_code": "ROUTER_ERROR", "error_message": "KeyError", "run_id": None}),
+        (OSError("\ud800"), {"error_code": "ROUTER_ERROR", "error_message": "\\ud800", "run_id": None}),
+        (
+            EvidenceError("m", response={"x": float("nan")}),
+            {"error_code": "ROUTER_ERROR", "error_message": "m (its response is not canonical JSON)", "run_id": None},
+        ),
+    ],
+)
+def test_what_an_exception_carries_is_stored_only_where_it_fits(
+    tools: NexusControlTools, error: Exception, payload: dict[str, Any]
+) -> None:
+    decision_id = approved(tools)
+    assert not execute(tools, decision_id, Router(error)).success
+    assert last_payload(tools, decision_id) == payload
+
+
+def test_a_very_long_message_is_stored_shortened(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    execute(tools, decision_id, Router(OSError("x" * 1_000_000)))
+    assert last_payload(tools, decision_id)["error_message"] == "x" * 10_000 + " ... (1000000 characters)"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit("bye")])
+def test_an_interrupt_is_recorded_before_it_goes_on(tools: NexusControlTools, error: BaseException) -> None:
+    decision_id = approved(tools)
+    with pytest.raises(type(error)):
+        execute(tools, decision_id, Router(error))
+    payload = last_payload(tools, decision_id)
+    assert payload["error_code"] == "ROUTER_ERROR"
+    assert payload["error_message"] == (str(error) or "KeyboardInterrupt")
+
+
+@pytest.mark.parametrize(
+    ("response", "run_id", "steps", "ok"),
+    [
+        ({"run_id": "r"}, "r", 0, True),
+        ({"run_id": 7, "steps_executed": 1}, "7", 1, True),
+        ({"run_id": "r", "steps_executed": 1, "more": {"nested": [1, "é"]}}, "r", 1, True),
+        ({"steps_executed": 1}, None, None, False),
+        ({"run_id": ""}, None, None, False),
+        ({"run_id": True}, None, None, False),
+        ({"run_id": None}, None, None, False),
+        (["run_id"], None, None, False),
+        ("r", None, None, False),
+        ({"run_id": "r", "steps_executed": "1"}, "r", None, False),
+        ({"run_id": "r", "steps_executed": True}, "r", None, False),
+        ({"run_id": "r", "steps_executed": -1}, "r", None, False),
+        ({"run_id": "r", "x": float("nan")}, "r", None, False),
+        ({"run_id": "r", "x": b"bytes"}, "r", None, False),
+        ({"run_id": "r", "x": {1: 2}}, "r", None, False),
+        ({"run_id": "r", "x": "\ud800"}, "r", None, False),
+        ({"run_id": "\ud800"}, "\\ud800", None, False),
+    ],
+)
+def test_a_response_is_completed_with_its_run_id_or_failed_as_invalid(
+    tools: NexusControlTools, response: Any, run_id: str | None, steps: int | None, ok: bool
+) -> None:
+    decision_id = approved(tools)
+    result = execute(tools, decision_id, Router(lambda **_: response))
+    payload = last_payload(tools, decision_id)
+    assert (result.success, payload["run_id"]) == (ok, run_id)
+    if ok:
+        assert (payload["steps_executed"], payload["response_digest"]) == (steps, content_digest(response))
+    else:
+        assert (result.code, payload["error_code"]) == ("ROUTER_RESPONSE_INVALID", "ROUTER_RESPONSE_INVALID")
+        assert tools.status(decision_id).data["state"] == "failed"
+
+
+@pytest.mark.parametrize("router", [None, 7, "router", object(), type("Half", (), {"run": print})()])
+def test_what_is_no_router_is_refused_before_anything_is_written(tools: NexusControlTools, router: Any) -> None:
+    decision_id = approved(tools)
+    before = tools.store.log_root()
+    assert execute(tools, decision_id, router).code == "INVALID_ROUTER"
+    assert tools.store.log_root() == before
+
+
+@pytest.mark.parametrize(("capabilities", "code"), [(7, "INVALID_ROUTER"), ("apply", "INVALID_ROUTER"), (["apply"], None)])
+def test_capabilities_are_a_collection_of_names(tools: NexusControlTools, capabilities: Any, code: str | None) -> None:
+    decision_id = approved(tools, require_adapter_capabilities=["apply"])
+    assert execute(tools, decision_id, Router(capabilities=capabilities)).code == code
+
+
+def test_a_router_that_cannot_tell_its_capabilities_leaves_the_decision_as_it_is(tools: NexusControlTools) -> None:
+    class Broken(Router):
+        def get_adapter_capabilities(self, adapter_id: str) -> Any:
+            raise LookupError(adapter_id)
+
+    decision_id = approved(tools)
+    before = tools.store.log_root()
+    result = execute(tools, decision_id, Broken())
+    assert (result.code, tools.store.log_root()) == ("ROUTER_ERROR", before)
+
+
+# -- abandoned, late, lost ----------------------------------------------------------------------------------------------------
+
+
+def stuck(tools: NexusControlTools, during: Callable[[str], Any], answer: Any = None) -> tuple[str, ToolResult]:
+    """An execution during whose run somebody else does `during`."""
+    decision_id = approved(tools)
+
+    def run(**_: Any) -> Any:
+        during(decision_id)
+        if isinstance(answer, BaseException):
+            raise answer
+        return {"run_id": "late", "steps_executed": 1}
+
+    return decision_id, execute(tools, decision_id, Router(run))
+
+
+def test_recovery_records_on_somebodys_word_that_the_outcome_is_unknown(tools: NexusControlTools) -> None:
+    recovered: list[ToolResult] = []
+    decision_id, _ = stuck(tools, lambda i: recovered.append(tools.recover_execution(i, CAROL, "host is gone")))
+    assert recovered[0].data == {"request_id": decision_id, "state": "failed", "error_code": "EXECUTION_ABANDONED"}
+    event = tools.store.get_events(decision_id)[5]
+    assert (event.actor, event.payload) == (
+        CAROL,
+        {"error_code": "EXECUTION_ABANDONED", "error_message": "host is gone", "run_id": None},
+    )
+
+
+@pytest.mark.parametrize("prepare", [requested, approved])
+def test_there_is_nothing_to_recover_without_an_execution(tools: NexusControlTools, prepare: Callable[[NexusControlTools], str]) -> None:
+    assert tools.recover_execution(prepare(tools), CAROL).code == "NOTHING_TO_RECOVER"
+
+
+def test_an_outcome_that_comes_after_the_abandonment_is_still_recorded(tools: NexusControlTools) -> None:
+    decision_id, result = stuck(tools, lambda i: tools.recover_execution(i, CAROL))
+    assert result.success
+    assert types(tools, decision_id)[-2:] == ["EXECUTION_FAILED", "EXECUTION_COMPLETED"]
+    assert tools.status(decision_id).data["state"] == "completed"
+
+
+@pytest.mark.parametrize("answer", [None, OSError("no")])
+def test_an_outcome_that_comes_after_another_claim_is_recorded_under_neither(tools: NexusControlTools, answer: Any) -> None:
+    def again(decision_id: str) -> None:
+        assert tools.recover_execution(decision_id, CAROL).success
+        assert execute(tools, decision_id, Router({"run_id": "second", "steps_executed": 1}), retry=True).success
+
+    decision_id, result = stuck(tools, again, answer)
+    assert result.code == "EXECUTION_SUPERSEDED"
+    completed = [event.payload["run_id"] for event in tools.store.get_events(decision_id) if event.event_type == "EXECUTION_COMPLETED"]
+    assert completed == ["second"]
+
+
+def test_an_outcome_for_a_decision_that_was_replaced_goes_nowhere(tools: NexusControlTools) -> None:
+    def replace(decision_id: str) -> None:
+        bundle = tools.export_bundle(decision_id).data["bundle"]
+        assert tools.import_bundle(bundle, conflict_mode="overwrite").success
+
+    decision_id, result = stuck(tools, replace)
+    assert result.code == "EXECUTION_SUPERSEDED"
+    assert types(tools, decision_id)[-1] == "EXECUTION_STARTED"
+    assert tools.store.verify_log().ok
+
+
+def test_an_outcome_that_the_store_cannot_take_is_said_to_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = new_store()
+    tools = NexusControlTools(store)
+    decision_id = approved(tools)
+
+    def run(**_: Any) -> dict[str, Any]:
+        def full(*_: Any, **__: Any) -> Any:
+            raise StoreFull("no space left")
+
+        monkeypatch.setattr(DecisionStore, "append_events", full)
+        return {"run_id": "run-1", "steps_executed": 1}
+
+    result = execute(tools, decision_id, Router(run))
+    assert result.code == "OUTCOME_NOT_RECORDED"
+    assert "run-1" in (result.error or "")
+    monkeypatch.undo()
+    assert tools.status(decision_id).data["state"] == "executing"
+    assert tools.recover_execution(decision_id, Actor(type="human", id="carol"), "disk was full").success
