@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_testing import ADAPTER, program
 from typer.testing import CliRunner
 
 from nexus_attest.cli import files, main
 from nexus_attest.cli.app import app
 from nexus_attest.cli.errors import exit_code
-from nexus_attest.cli.settings import parse_actor_text
+from nexus_attest.cli.settings import config_path, parse_actor_text, store_path
 from nexus_control import errors
 from nexus_control.errors import InvalidActor
+from nexus_control.events import EventType
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
@@ -159,6 +161,36 @@ def test_verify_needs_neither_store_nor_actor_nor_a_sound_configuration(cli: Her
     assert cli.json("verify", "decision-bundle.json")["ok"] is True
 
 
+@pytest.mark.parametrize(
+    ("platform", "environment", "config", "data"),
+    [
+        ("linux", {}, "home/.config/nexus-attest", "home/.local/share/nexus-attest"),
+        (
+            "linux",
+            {"XDG_CONFIG_HOME": "relative", "XDG_DATA_HOME": "relative"},
+            "home/.config/nexus-attest",
+            "home/.local/share/nexus-attest",
+        ),
+        ("darwin", {}, "home/Library/Application Support/nexus-attest", "home/Library/Application Support/nexus-attest"),
+        ("win32", {"APPDATA": "roaming", "LOCALAPPDATA": "local"}, "roaming/nexus-attest", "local/nexus-attest"),
+        ("win32", {"XDG_CONFIG_HOME": "{root}/c", "XDG_DATA_HOME": "{root}/d"}, "c/nexus-attest", "d/nexus-attest"),
+    ],
+)
+def test_files_of_a_user_are_where_the_platform_puts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, environment: dict[str, str], config: str, data: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("NEXUS_ATTEST_DB", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "APPDATA", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.replace("{root}", str(tmp_path)))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert config_path().absolute() == tmp_path / config / "config.toml"
+    assert store_path(None)[0].absolute() == tmp_path / data / "decisions.db"
+    assert store_path(None)[1] is True
+
+
 # -- stores -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +327,94 @@ def test_execute_wants_an_adapter_file_that_knows_the_adapter(cli: Here) -> None
     assert cli.json("status", request_id)["state"] == "pending_approval"
     assert not cli.db.with_name("decisions.db.runs").exists()
     assert cli.refused("execute", "nobody", "a", "--adapters", "adapters.toml") == "DECISION_NOT_FOUND"
+
+
+def test_people_read_what_a_run_did_and_what_became_of_it(cli: Here) -> None:
+    adapters = program(cli.folder)
+    cli("template", "create", "once", "--allow-mode", "apply", "--allow-mode", "dry_run", "--max-steps", "1", "--label", "prod")
+    request_id = cli.request("--mode", "apply", "--plan", '[{"tool": "t", "method": "m"}]', "--template", "once", "--max-steps", "2")
+    cli("approve", request_id)
+    assert cli("execute", request_id, ADAPTER, "--adapters", str(adapters), "--dry-run").startswith(
+        "Rehearsed: 1 step, nothing was started\n"
+    )
+    assert cli("execute", request_id, ADAPTER, "--adapters", str(adapters)).startswith("Executed: 1 step done\n")
+    shown = cli("inspect", request_id)
+    for text in ("executed", "apply through subprocess:tool: ok", "once, overridden: max_steps", "prod", "Execution completed", "sha256:"):
+        assert text in shown
+    assert "ALREADY_EXECUTED" not in shown
+    cli("audit", "export", request_id, "--embed", "--runs", str(cli.db) + ".runs")
+    assert "ok: every check passed" in cli("verify", "audit-package.json")
+    assert "prod" in cli("template", "list")
+
+    program(cli.folder, 'sys.exit("out of order")')
+    failing = cli.request("--mode", "apply", "--plan", '[{"tool": "t", "method": "m"}]')
+    cli("approve", failing)
+    assert cli.refused("execute", failing, "nope", "--adapters", str(adapters)) == "UNKNOWN_ADAPTER"
+    cli("execute", failing, ADAPTER, "--adapters", str(adapters), code=2)
+    assert "NONZERO_EXIT" in cli.err
+    assert cli.refused("execute", failing, ADAPTER, "--adapters", str(adapters)) == "EXECUTION_FAILED"
+    shown = cli("inspect", failing)
+    for text in ("failed", "out of order", "EXECUTION_FAILED"):
+        assert text in shown
+    assert cli.refused("recover", failing) == "NOTHING_TO_RECOVER"
+
+
+def test_the_adapter_file_can_come_from_the_configuration(cli: Here) -> None:
+    config = cli.folder / "config" / "nexus-attest"
+    config.mkdir(parents=True)
+    (config / "config.toml").write_text('adapters = "adapters.toml"\n')
+    program(config)
+    request_id = cli.request("--plan", '[{"tool": "t", "method": "m"}]')
+    cli("approve", request_id)
+    assert cli.json("execute", request_id, ADAPTER)["mode"] == "dry_run"
+
+
+def test_a_dead_execution_is_recovered(cli: Here) -> None:
+    request_id = cli.request()
+    with DecisionStore(cli.db) as store:
+        store.append_event(request_id, EventType.EXECUTION_REQUESTED, ALICE, {"adapter_id": "a", "dry_run": True})
+        store.append_event(request_id, EventType.EXECUTION_STARTED, ALICE, {"router_request_digest": "0" * 64})
+    assert "EXECUTION_IN_PROGRESS" in cli("status", request_id)
+    assert cli("recover", request_id) == "Recorded as failed: the execution was abandoned, its outcome is unknown\n"
+    assert cli.json("status", request_id)["state"] == "failed"
+
+
+def test_log_verify_tells_people_size_root_and_every_error(cli: Here) -> None:
+    request_id = cli.request()
+    size, root = cli.json("log", "verify")["size"], cli.json("log", "verify")["root"]
+    assert (size, len(root)) == (3, 64)
+    shown = cli("log", "verify")
+    assert "3 facts" in shown
+    assert f"sha256:{root}" in shown
+    assert "ok: every fact is as it was written" in shown
+    assert "Head" in cli("log", "verify", request_id)
+    with sqlite3.connect(cli.db) as connection:
+        connection.execute("DROP TRIGGER decision_events_refuse_update")
+        connection.execute("UPDATE decision_events SET actor_id = 'mallory'")
+    connection.close()
+    told = cli.json("log", "verify", code=2)
+    assert (told["code"], told["ok"]) == ("LOG_VERIFICATION_FAILED", False)
+    shown = cli("log", "verify", code=2)
+    for error in told["errors"]:
+        assert f"FAILED  {error}" in shown
+    assert shown.endswith("FAILED: the log is not as it was written\n")
+
+
+def test_a_bundle_is_imported_as_asked(cli: Here) -> None:
+    request_id = cli.request()
+    cli("bundle", "export", request_id)
+    assert cli.refused("bundle", "import", "decision-bundle.json") == "DECISION_EXISTS"
+    new = cli.json("bundle", "import", "decision-bundle.json", "--conflict", "new_decision_id")["imported"]["new_decision_id"]
+    assert new != request_id
+    told = cli("bundle", "import", "decision-bundle.json", "--conflict", "overwrite")
+    assert told == f"Imported {request_id} (2 events)\n"
+    edited = Path("decision-bundle.json").read_text().replace("Do it", "Do more")
+    Path("edited.json").write_text(edited)
+    assert cli.refused("bundle", "import", "edited.json", "--db", "x.db") == "INTEGRITY_MISMATCH"
+    assert cli.json("bundle", "import", "edited.json", "--db", "x.db", "--no-verify-digest")["digest_verified"] is False
+    Path("latin.json").write_bytes(b"\xe9")
+    assert cli.refused("bundle", "import", "latin.json") == "FILE_NOT_READABLE"
+    assert cli.refused("bundle", "import", "-", stdin="{}") == "BUNDLE_INVALID_SCHEMA"
 
 
 # -- files ------------------------------------------------------------------------------------------------------------------------
@@ -548,6 +668,15 @@ def test_the_traceback_of_a_bug_is_shown_on_demand(
     monkeypatch.setenv("NEXUS_ATTEST_DEBUG", variable)
     cli("list", *([option] if option else []), code=1)
     assert ("Traceback" in cli.err) is shown
+
+
+def test_groups_help_and_version_in_this_process(cli: Here) -> None:
+    assert cli("--version").startswith("nexus-attest 1.")
+    for arguments in ([], ["template"], ["bundle"], ["audit"], ["log"]):
+        told = cli(*arguments, "--help")
+        assert told.startswith("Usage: ")
+        assert cli(*arguments, code=2) == ""
+        assert cli.err == told
 
 
 def test_a_bug_outside_of_every_command_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

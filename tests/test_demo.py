@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cli_testing import ROOT, CommandLine
 
+from nexus_attest.cli import main
 from nexus_attest.cli.errors import Failure, FileRefused
 from nexus_attest.cli.session import Session
 from nexus_attest.cli.stage import set_up
@@ -103,6 +104,23 @@ def test_what_the_demonstration_leaves_is_what_it_says(cli: CommandLine) -> None
         *("DECISION_CREATED", "POLICY_ATTACHED", "APPROVAL_GRANTED", "APPROVAL_GRANTED"),
         *("EXECUTION_REQUESTED", "EXECUTION_STARTED", "EXECUTION_COMPLETED") * 2,
     ]
+
+
+def test_the_story_in_this_process_ends_with_what_to_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for called, shown in (("/opt/tools/nexus-attest", "/opt/tools/nexus-attest"), ("bin/nexus-attest", "nexus-attest")):
+        monkeypatch.setattr(sys, "argv", [called, "demo"])
+        if called.startswith("bin"):
+            (tmp_path / "bin").mkdir()
+            (tmp_path / "bin" / "nexus-attest").write_text("#!/bin/sh\n")
+            (tmp_path / "bin" / "nexus-attest").chmod(0o755)
+            monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+        assert main() == 0
+        told = capsys.readouterr()
+        assert f"\n     {shown} log verify --db nexus-attest-demo/decisions.db\n" in told.out
+        assert told.err == ""
 
 
 def test_running_it_again_replaces_its_own_files_and_no_other(cli: CommandLine) -> None:
