@@ -38,6 +38,7 @@ _COMMITS_PER_CHECKPOINT = 128
 """So many commits later the write-ahead log, by then some 5 MB, is copied into the database file, by a thread of its own."""
 
 _CHECKPOINT_PATIENCE_MS = 100
+"""So long the thread waits for others to let it finish, and the writers of this process for it."""
 
 
 class SqliteDecisionExists(DecisionExists, sqlite3.IntegrityError):
@@ -201,6 +202,7 @@ class Database:
         self._sessions: weakref.WeakSet[_Session] = weakref.WeakSet()
         self._sessions_lock = threading.Lock()
         self._checkpointer: threading.Thread | None = None
+        self._may_begin = _set_event()
         self._commits = 0
         self._lock: AbstractContextManager[object] = threading.RLock() if self._in_memory else nullcontext()
         self._shared: _Session | None = None
@@ -273,6 +275,7 @@ class Database:
         self._sessions = weakref.WeakSet()
         self._sessions_lock = threading.Lock()
         self._checkpointer = None
+        self._may_begin = _set_event()
         if self._shared is not None:
             self._lock = threading.RLock()
             self._shared = _Session(self._shared.connection, owned=self._shared.owned)
@@ -315,7 +318,9 @@ class Database:
         """
         with self._alone():
             session = self._session()
-            if session.depth and not session.writing:
+            if not session.depth:
+                self._may_begin.wait(_CHECKPOINT_PATIENCE_MS / 1000)
+            elif not session.writing:
                 raise RuntimeError("a transaction cannot begin inside a snapshot: what was read there may be old")
             with self._block(session, "BEGIN IMMEDIATE", writing=True):
                 yield session.connection
@@ -376,10 +381,12 @@ class Database:
         try:
             connection = self._connect()
             try:
-                # First without a lock; then, so that the log starts over, what was added meanwhile, with writers kept out. A reader
-                # with an old view prevents the second step, and writers must not wait for it.
+                # First without a lock; then, so that the log starts over, what was added meanwhile, with writers kept out (who would
+                # take the lock again before SQLite looks whether it is free). A reader with an old view prevents the second step, and
+                # writers must not wait for it.
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_PATIENCE_MS}")
+                self._may_begin.clear()
                 if connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]:
                     return
                 # The first commit of a log that starts over syncs its header as well. Make it this one: the same version number again.
@@ -387,6 +394,7 @@ class Database:
                 connection.execute(f"PRAGMA user_version = {connection.execute('PRAGMA user_version').fetchone()[0]}")
                 connection.execute("COMMIT")
             finally:
+                self._may_begin.set()
                 connection.close()
         except sqlite3.Error:
             return  # nothing is lost: the log stays as it is, and a later commit tries again
@@ -403,6 +411,12 @@ class Database:
         with self._sessions_lock:
             for session in list(self._sessions):
                 session.close()
+
+
+def _set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
 
 
 def _begin(connection: Connection, begin: str, *, joins: bool) -> tuple[str, str]:
