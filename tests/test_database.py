@@ -1,0 +1,849 @@
+"""Connections, transactions and schema versions over SQLite, on healthy and on failing machines."""
+
+import gc
+import os
+import re
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from store_testing import environment, foreign, in_child, quick_folder
+
+from nexus_control.database import Database, Schema
+from nexus_control.errors import (
+    InputError,
+    SchemaTooNew,
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnreadable,
+)
+
+TABLE = "CREATE TABLE IF NOT EXISTS t (n INTEGER NOT NULL UNIQUE, text TEXT) STRICT"
+SCHEMA = Schema("test", slot=0, migrations=((TABLE,),))
+INSERT = "INSERT INTO t (n, text) VALUES (?, ?)"
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not list open files under /proc")
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    with quick_folder() as folder:
+        yield folder / "store.db"
+
+
+@pytest.fixture(params=[":memory:", "file"])
+def db(request: pytest.FixtureRequest, path: Path) -> Iterator[Database]:
+    database = Database(":memory:" if request.param == ":memory:" else path, SCHEMA)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def file_db(path: Path) -> Iterator[Database]:
+    database = Database(path, SCHEMA)
+    yield database
+    database.close()
+
+
+def add(db: Database, n: int, text: str = "") -> None:
+    with db.transaction() as connection:
+        connection.execute(INSERT, (n, text))
+
+
+def numbers(db: Database) -> list[int]:
+    with db.reading() as connection:
+        return [row["n"] for row in connection.execute("SELECT n FROM t ORDER BY n")]
+
+
+def setting(db: Database, name: str) -> object:
+    with db.reading() as connection:
+        return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def open_descriptors(path: Path) -> int:
+    """How many descriptors of this process are open on the database's main file."""
+    count = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            count += str(link.readlink()) == str(path)
+    return count
+
+
+def run_in_thread(*work: object) -> None:
+    threads = [threading.Thread(target=one) for one in work]  # pyright: ignore[reportArgumentType]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+# -- settings
+
+
+def test_a_file_is_opened_with_wal_full_sync_foreign_keys_and_patience(file_db: Database) -> None:
+    assert setting(file_db, "journal_mode") == "wal"
+    assert setting(file_db, "synchronous") == 2
+    assert setting(file_db, "foreign_keys") == 1
+    assert setting(file_db, "busy_timeout") == 30_000
+
+
+def test_connections_of_further_threads_have_the_same_settings(file_db: Database) -> None:
+    seen: list[object] = []
+    run_in_thread(lambda: seen.extend(setting(file_db, name) for name in ("journal_mode", "synchronous", "foreign_keys")))
+    assert seen == ["wal", 2, 1]
+
+
+def test_memory_databases_check_foreign_keys_and_share_nothing() -> None:
+    first, second = Database(":memory:", SCHEMA), Database(Path(":memory:"), SCHEMA)
+    add(first, 1)
+    assert setting(first, "foreign_keys") == 1
+    assert (numbers(first), numbers(second)) == ([1], [])
+    first.close()
+    second.close()
+
+
+def test_two_databases_on_one_file_see_what_the_other_committed(path: Path) -> None:
+    with closing(Database(path, SCHEMA)) as first, closing(Database(str(path), SCHEMA)) as second:
+        add(first, 1)
+        add(second, 2)
+        assert numbers(first) == numbers(second) == [1, 2]
+
+
+def test_a_relative_path_means_the_same_file_after_a_change_of_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with closing(Database("store.db", SCHEMA)) as db:
+        assert db.path == str(tmp_path / "store.db")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        run_in_thread(lambda: add(db, 1))
+        assert numbers(db) == [1]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+# -- what cannot be opened
+
+
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(InputError, match="db_path must not be empty"):
+        Database("", SCHEMA)
+
+
+@pytest.mark.parametrize("value", [None, 5, ["x"]])
+def test_what_is_no_path_is_a_type_error(value: object) -> None:
+    with pytest.raises(TypeError):
+        Database(value, SCHEMA)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_missing_folder_is_an_operational_error_that_names_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "store.db"
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        Database(path, SCHEMA)
+    assert isinstance(caught.value, StoreError)
+    assert str(path) in str(caught.value)
+    assert not path.parent.exists()
+
+
+def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught:
+        Database(tmp_path, SCHEMA)
+    assert isinstance(caught.value, sqlite3.OperationalError)
+
+
+def test_a_text_file_is_no_database_and_is_left_alone(path: Path) -> None:
+    path.write_text("This is a letter, and long enough to be mistaken for a header of one hundred bytes. " * 20)
+    before = path.read_bytes()
+    with pytest.raises(StoreUnreadable) as caught:
+        Database(path, SCHEMA)
+    assert isinstance(caught.value, sqlite3.DatabaseError)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_page_is_reported_when_it_is_read(path: Path) -> None:
+    with closing(Database(path, SCHEMA)) as db, db.transaction():
+        for n in range(200):
+            add(db, n, "x" * 200)
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(content)
+    with closing(Database(path, SCHEMA)) as db, pytest.raises(StoreUnreadable, match="damaged"):
+        numbers(db)
+
+
+def test_a_failed_opening_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text("no database " * 100)
+    with pytest.raises(StoreUnreadable):
+        Database(path, SCHEMA)
+    gc.collect()
+    assert not Path("/proc/self/fd").exists() or open_descriptors(path) == 0
+
+
+# -- schema versions
+
+
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
+def test_a_file_of_a_newer_schema_is_refused_and_not_touched(path: Path, journal_mode: str) -> None:
+    with closing(foreign(path)) as other:
+        other.execute(f"PRAGMA journal_mode = {journal_mode}")
+        other.execute("CREATE TABLE of_the_future (x)")
+        other.execute("PRAGMA user_version = 2")
+    before = path.read_bytes()
+    with pytest.raises(SchemaTooNew, match="the test schema of this file has version 2, this release knows 1"):
+        Database(path, SCHEMA)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["store.db"]
+
+
+def test_only_the_migrations_that_a_file_lacks_are_applied(path: Path) -> None:
+    first, second = "CREATE TABLE a (x)", "CREATE TABLE b (x)"
+    Database(path, Schema("test", 0, ((first,),))).close()
+    with closing(Database(path, Schema("test", 0, ((first,), (second,))))) as db, db.reading() as connection:
+        assert [row[0] for row in connection.execute("SELECT name FROM sqlite_schema ORDER BY name")] == ["a", "b"]
+    assert setting_of(path, "user_version") == 2
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="syntax error"):
+        Database(path, Schema("test", 0, (("CREATE TABLE a (x)",), ("CREATE TABLE b (x)", "CREATE NONSENSE"))))
+    with closing(foreign(path)) as other:
+        assert other.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0] == 0
+    assert setting_of(path, "user_version") == 0
+
+
+def test_components_that_share_a_file_count_their_versions_apart(path: Path) -> None:
+    queue = Schema("queue", 1, (("CREATE TABLE q1 (x)",), ("CREATE TABLE q2 (x)",)))
+    with closing(Database(path, SCHEMA)), closing(Database(path, queue)):
+        assert setting_of(path, "user_version") == 0x0201
+    with closing(Database(path, SCHEMA)), closing(Database(path, queue)):
+        assert setting_of(path, "user_version") == 0x0201
+
+
+def setting_of(path: Path, name: str) -> object:
+    with closing(foreign(path)) as other:
+        return other.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+@needs_fork
+def test_processes_that_open_a_fresh_file_at_once_migrate_it_once(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import sys, time
+        from nexus_control.store import DecisionStore
+        sys.stdout.write("ready\\n"); sys.stdout.flush()
+        for path in sys.stdin:
+            DecisionStore(path.strip()).close()
+            sys.stdout.write("done\\n"); sys.stdout.flush()
+        """
+    )
+    processes = [  # all of them ready before the first file is named
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment(),
+        )
+        for _ in range(4)
+    ]
+    pipes = [(process.stdin, process.stdout) for process in processes]
+    assert [output.readline() for _, output in pipes if output] == ["ready\n"] * 4
+    for number in range(10):
+        for given, _ in pipes:
+            assert given is not None
+            given.write(f"{tmp_path / str(number)}\n")
+        assert [output.readline() for _, output in pipes if output] == ["done\n"] * 4
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+
+
+# -- threads and closing
+
+
+@needs_proc
+def test_the_connection_of_a_thread_is_closed_when_the_thread_ends(file_db: Database, path: Path) -> None:
+    before = open_descriptors(path)
+    inside: list[int] = []
+
+    def use() -> None:
+        numbers(file_db)
+        inside.append(open_descriptors(path))
+
+    for _ in range(3):
+        run_in_thread(use)
+    gc.collect()
+    assert inside == [before + 1] * 3
+    assert open_descriptors(path) <= before + 1  # SQLite keeps one for the next connection while the file is locked by this process
+
+
+@needs_proc
+def test_a_database_that_nobody_holds_is_closed(path: Path) -> None:
+    db = Database(path, SCHEMA)
+    add(db, 1)
+    del db
+    gc.collect()
+    assert open_descriptors(path) == 0
+
+
+@needs_proc
+def test_closing_closes_the_connections_of_all_threads_and_leaves_one_file(file_db: Database, path: Path) -> None:
+    opened, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        numbers(file_db)
+        opened.set()
+        release.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert opened.wait(10)
+    add(file_db, 1)
+    file_db.close()
+    assert open_descriptors(path) == 0
+    assert [entry.name for entry in path.parent.iterdir()] == ["store.db"]
+    release.set()
+    thread.join()
+
+
+def test_closing_twice_does_nothing(db: Database) -> None:
+    db.close()
+    db.close()
+
+
+def test_every_use_after_closing_is_named(db: Database) -> None:
+    db.close()
+    for block in (db.reading, db.snapshot, db.transaction):
+        with pytest.raises(StoreClosed) as caught, block():
+            pass
+        assert isinstance(caught.value, sqlite3.ProgrammingError)
+    with pytest.raises(StoreClosed):
+        _ = db.is_writing
+
+
+def test_a_thread_that_comes_after_closing_opens_nothing(file_db: Database) -> None:
+    file_db.close()
+    caught: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            numbers(file_db)
+        except StoreClosed as error:
+            caught.append(error)
+
+    run_in_thread(use)
+    assert len(caught) == 1
+
+
+def test_threads_of_one_database_lose_no_write(db: Database) -> None:
+    with db.transaction() as connection:
+        connection.execute(INSERT, (0, "0"))
+
+    def count() -> None:
+        for _ in range(25):
+            with db.transaction() as connection:
+                value = int(connection.execute("SELECT text FROM t").fetchone()[0])
+                connection.execute("UPDATE t SET text = ?", (str(value + 1),))
+
+    run_in_thread(*[count] * 4)
+    with db.reading() as connection:
+        assert connection.execute("SELECT text FROM t").fetchone()[0] == "100"
+
+
+# -- fork
+
+
+@needs_fork
+def test_a_forked_child_and_its_parent_both_use_the_file(file_db: Database) -> None:
+    add(file_db, 1)
+
+    def child() -> list[int]:
+        add(file_db, 2)
+        return numbers(file_db)
+
+    assert in_child(child) == [1, 2]
+    add(file_db, 3)
+    assert numbers(file_db) == [1, 2, 3]
+
+
+@needs_fork
+def test_a_child_that_closes_the_database_does_not_close_the_parents(file_db: Database) -> None:
+    add(file_db, 1)
+
+    def child() -> list[int]:
+        found = numbers(file_db)
+        file_db.close()
+        return found
+
+    assert in_child(child) == [1]
+    assert in_child(file_db.close) is None
+    add(file_db, 2)
+    assert numbers(file_db) == [1, 2]
+
+
+@needs_fork
+def test_a_forked_child_has_its_own_copy_of_a_memory_database() -> None:
+    with closing(Database(":memory:", SCHEMA)) as db:
+        add(db, 1)
+
+        def child() -> list[int]:
+            add(db, 2)
+            return numbers(db)
+
+        assert in_child(child) == [1, 2]
+        assert numbers(db) == [1]
+
+
+@needs_fork
+def test_a_child_of_a_busy_parent_does_not_wait_for_threads_that_it_does_not_have() -> None:
+    with closing(Database(":memory:", SCHEMA)) as db:
+        inside, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with db.transaction() as connection:
+                connection.execute(INSERT, (1, ""))
+                inside.set()
+                release.wait(10)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert inside.wait(10)
+
+        def child() -> list[list[int]]:
+            first = numbers(db)
+            add(db, 2)
+            return [first, numbers(db)]
+
+        assert in_child(child) == [[], [2]]
+        release.set()
+        thread.join()
+        assert numbers(db) == [1]
+
+
+@needs_fork
+def test_children_of_children_use_the_file_too(file_db: Database) -> None:
+    def child() -> object:
+        add(file_db, 1)
+        return in_child(lambda: (add(file_db, 2), numbers(file_db))[1])
+
+    assert in_child(child) == [1, 2]
+    assert numbers(file_db) == [1, 2]
+
+
+# -- busy, full, read-only
+
+
+def test_a_writer_that_waits_too_long_says_that_the_store_is_busy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_control.database._BUSY_TIMEOUT_SECONDS", 0.1)
+    with closing(Database(path, SCHEMA)) as db, closing(foreign(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreBusy) as caught, db.transaction():
+            pass
+        assert isinstance(caught.value, sqlite3.OperationalError)
+        assert numbers(db) == []
+        other.execute("ROLLBACK")
+        add(db, 1)
+        assert numbers(db) == [1]
+
+
+def test_a_writer_waits_for_the_one_before_it_and_sees_its_rows(file_db: Database, path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute(INSERT, (1, ""))
+        timer = threading.Timer(0.2, lambda: other.execute("COMMIT"))
+        timer.start()
+        with file_db.transaction() as connection:
+            assert connection.execute("SELECT COUNT(*) FROM t").fetchone()[0] == 1
+        timer.join()
+
+
+def test_a_full_database_keeps_all_that_was_committed_and_works_again(db: Database) -> None:
+    add(db, 1)
+    with db.reading() as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(StoreFull) as caught, db.transaction() as connection:  # noqa: PT012  some insert fails
+        for n in range(2, 1000):
+            connection.execute(INSERT, (n, "x" * 1000))
+    assert isinstance(caught.value, sqlite3.OperationalError)
+    assert numbers(db) == [1]
+    with db.reading() as connection:
+        connection.execute("PRAGMA max_page_count = 1000000")
+    add(db, 2)
+    assert numbers(db) == [1, 2]
+
+
+@needs_fork
+def test_a_write_that_the_system_refuses_loses_nothing_that_was_committed(path: Path) -> None:
+    def child() -> list[object]:
+        committed: list[object] = []
+        with closing(Database(path, SCHEMA)) as db:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+            for n in range(1000):
+                try:
+                    add(db, n, "x" * 5000)
+                except StoreError as error:
+                    committed.append(type(error).__mro__[1].__name__)
+                    break
+                committed.append(n)
+        return committed
+
+    *committed, problem = in_child(child)
+    assert problem in ("StoreError", "StoreFull")
+    with closing(Database(path, SCHEMA)) as db:
+        assert numbers(db) == committed
+        assert len(committed) > 5
+        add(db, 5000)
+
+
+def test_a_connection_that_may_not_write_says_so(db: Database) -> None:
+    add(db, 1)
+    with db.reading() as connection:
+        connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(StoreReadOnly) as caught:
+        add(db, 2)
+    assert isinstance(caught.value, sqlite3.OperationalError)
+    assert numbers(db) == [1]
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user of the machine may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="nexus-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@needs_fork
+def test_a_file_that_may_not_be_written_is_a_store_error(public_folder: Path) -> None:
+    path = public_folder / "store.db"
+    with closing(Database(path, SCHEMA)) as db:
+        add(db, 1)
+    path.chmod(0o444)
+    public_folder.chmod(0o555)
+
+    def child() -> str:
+        if os.getuid() == 0:  # whom no permission stops
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            with closing(Database(path, SCHEMA)) as db:
+                add(db, 2)
+        except StoreError as error:
+            return f"{isinstance(error, sqlite3.OperationalError)} {error.code}"
+        return "written"
+
+    answer = in_child(child)
+    public_folder.chmod(0o755)
+    assert answer in ("True STORE_READ_ONLY", "True STORE_ERROR")
+    with closing(Database(path, SCHEMA)) as db:
+        assert numbers(db) == [1]
+
+
+@pytest.mark.parametrize("cause", ["busy", "constraint", "closed"])
+def test_a_translated_error_is_never_its_own_cause(path: Path, monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
+    monkeypatch.setattr("nexus_control.database._BUSY_TIMEOUT_SECONDS", 0.0)
+    with closing(Database(path, SCHEMA)) as db, closing(foreign(path)) as other:
+        add(db, 1)
+        if cause == "busy":
+            other.execute("BEGIN IMMEDIATE")
+        elif cause == "closed":
+            db.close()
+        with pytest.raises(sqlite3.Error) as caught:
+            add(db, 1)
+    error: BaseException | None = caught.value
+    seen: list[BaseException] = []
+    while error is not None:
+        assert not any(error is earlier for earlier in seen)
+        seen.append(error)
+        error = error.__cause__
+    assert type(seen[-1]).__module__ == ("nexus_control.database" if cause == "closed" else "sqlite3")
+
+
+# -- blocks
+
+
+def test_a_block_that_raises_writes_nothing(db: Database) -> None:
+    with pytest.raises(LookupError), db.transaction() as connection:  # noqa: PT012
+        connection.execute(INSERT, (1, ""))
+        raise LookupError
+    assert numbers(db) == []
+    add(db, 2)
+    assert numbers(db) == [2]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_a_block_that_is_interrupted_writes_nothing(db: Database, error: type[BaseException]) -> None:
+    with pytest.raises(error), db.transaction() as connection:  # noqa: PT012
+        connection.execute(INSERT, (1, ""))
+        raise error
+    assert numbers(db) == []
+    add(db, 2)
+    assert numbers(db) == [2]
+
+
+def test_a_generator_that_is_dropped_inside_a_block_writes_nothing(db: Database) -> None:
+    def writer() -> Iterator[None]:
+        with db.transaction() as connection:
+            connection.execute(INSERT, (1, ""))
+            yield
+
+    paused = writer()
+    next(paused)
+    del paused
+    gc.collect()
+    add(db, 2)
+    assert numbers(db) == [2]
+
+
+def test_inner_blocks_join_the_outer_one(db: Database) -> None:
+    with pytest.raises(LookupError), db.transaction():  # noqa: PT012
+        add(db, 1)
+        with db.snapshot():
+            assert numbers(db) == [1]
+        add(db, 2)
+        assert db.is_writing
+        raise LookupError
+    assert numbers(db) == []
+    with db.transaction():
+        add(db, 3)
+        add(db, 4)
+    assert numbers(db) == [3, 4]
+    assert not db.is_writing
+
+
+def test_an_inner_block_that_failed_dooms_the_outer_one_even_when_caught(db: Database) -> None:
+    with pytest.raises(RuntimeError, match="nothing of it may be committed"), db.transaction():  # noqa: PT012
+        add(db, 1)
+        with suppress(LookupError), db.transaction():
+            add(db, 2)
+            raise LookupError
+        add(db, 3)
+    assert numbers(db) == []
+    add(db, 4)
+    assert numbers(db) == [4]
+
+
+def test_a_failed_look_inside_a_transaction_does_not_doom_it(db: Database) -> None:
+    with db.transaction():
+        add(db, 1)
+        with suppress(LookupError), db.snapshot():
+            raise LookupError
+    assert numbers(db) == [1]
+
+
+def test_a_transaction_cannot_begin_inside_a_snapshot(db: Database) -> None:
+    with db.snapshot():
+        with pytest.raises(RuntimeError, match="inside a snapshot"):
+            add(db, 1)
+        assert numbers(db) == []
+        assert not db.is_writing
+    add(db, 2)
+    assert numbers(db) == [2]
+
+
+def test_a_snapshot_shows_one_state_while_others_commit(file_db: Database) -> None:
+    add(file_db, 1)
+    with file_db.snapshot():
+        assert numbers(file_db) == [1]
+        run_in_thread(lambda: add(file_db, 2))
+        with file_db.snapshot():
+            assert numbers(file_db) == [1]
+    assert numbers(file_db) == [1, 2]
+
+
+def test_a_snapshot_keeps_no_writer_waiting(file_db: Database, path: Path) -> None:
+    with file_db.snapshot():
+        numbers(file_db)
+        with closing(foreign(path)) as other:
+            other.execute("PRAGMA busy_timeout = 0")
+            other.execute(INSERT, (1, ""))
+
+
+def test_between_operations_no_lock_is_held(file_db: Database, path: Path) -> None:
+    add(file_db, 1)
+    numbers(file_db)
+    with closing(foreign(path)) as other:
+        other.execute("PRAGMA busy_timeout = 0")
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute("ROLLBACK")
+
+
+def test_a_failed_commit_is_reported_and_nothing_stays_open(db: Database) -> None:
+    with db.transaction() as connection:
+        connection.execute("CREATE TABLE child (n INTEGER REFERENCES t (n) DEFERRABLE INITIALLY DEFERRED)")
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"), db.transaction() as connection:
+        connection.execute("INSERT INTO child VALUES (1)")
+    add(db, 1)
+    assert numbers(db) == [1]
+
+
+def test_what_sqlite_rolled_back_by_itself_is_not_rolled_back_twice(db: Database) -> None:
+    add(db, 1)
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"), db.transaction() as connection:  # noqa: PT012
+        connection.execute(INSERT, (2, ""))
+        connection.execute("INSERT OR ROLLBACK INTO t (n) VALUES (1)")
+    assert numbers(db) == [1]
+
+
+def test_a_transaction_that_was_left_open_is_not_joined_but_ended(db: Database) -> None:
+    with db.reading() as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(INSERT, (1, ""))
+    add(db, 2)
+    with db.reading() as connection:
+        assert not connection.in_transaction
+    assert numbers(db) == [2]
+
+
+# -- connections of others
+
+
+@pytest.fixture(params=[None, "", "IMMEDIATE"], ids=["autocommit", "legacy", "legacy immediate"])
+def connection(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=request.param)) as opened:
+        opened.row_factory = sqlite3.Row
+        yield opened
+
+
+def test_an_adopted_connection_is_used_and_left_open(connection: sqlite3.Connection) -> None:
+    db = Database.adopt(connection, SCHEMA)
+    add(db, 1)
+    assert not connection.in_transaction
+    db.close()
+    del db
+    gc.collect()
+    assert connection.execute("SELECT n FROM t").fetchone()["n"] == 1
+
+
+def test_a_transaction_of_the_owner_is_joined_and_left_to_its_owner(connection: sqlite3.Connection) -> None:
+    db = Database.adopt(connection, SCHEMA)
+    connection.execute("BEGIN")
+    connection.execute(INSERT, (1, ""))
+    add(db, 2)
+    assert connection.in_transaction
+    assert numbers(db) == [1, 2]
+    connection.rollback()
+    assert numbers(db) == []
+
+
+def test_a_block_that_fails_inside_the_owners_transaction_undoes_only_itself(connection: sqlite3.Connection) -> None:
+    db = Database.adopt(connection, SCHEMA)
+    connection.execute("BEGIN")
+    connection.execute(INSERT, (1, ""))
+    with pytest.raises(LookupError), db.transaction():  # noqa: PT012
+        add(db, 2)
+        raise LookupError
+    assert connection.in_transaction
+    connection.commit()
+    assert numbers(db) == [1]
+
+
+def test_the_schema_is_made_inside_a_transaction_of_the_owner(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN")
+    connection.execute("CREATE TABLE own (x)")
+    db = Database.adopt(connection, SCHEMA)
+    add(db, 1)
+    assert connection.in_transaction
+    connection.rollback()
+    assert connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0] == 0
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == 0
+
+
+def test_a_newer_schema_is_refused_on_an_adopted_connection_as_well(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA user_version = 9")
+    with pytest.raises(SchemaTooNew):
+        Database.adopt(connection, SCHEMA)
+    assert connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0] == 0
+
+
+# -- write-ahead log
+
+
+def test_the_write_ahead_log_stays_short_under_continuous_writing(path: Path) -> None:
+    commits, size = 3000, 8000
+    with closing(Database(path, SCHEMA)) as db:
+        for n in range(commits):
+            add(db, n, "x" * size)
+        assert Path(f"{path}-wal").stat().st_size < commits * size / 3
+        assert path.stat().st_size > commits * size / 4
+    assert not Path(f"{path}-wal").exists()
+    with closing(Database(path, SCHEMA)) as db:
+        assert numbers(db) == list(range(commits))
+
+
+def test_a_checkpoint_that_fails_costs_nobody_anything(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1)
+    with closing(Database(path, SCHEMA)) as db:
+        add(db, 1)
+        monkeypatch.setattr("nexus_control.database._switch_to_wal", fail)
+        for n in range(2, 20):
+            add(db, n)
+        assert numbers(db) == list(range(1, 20))
+
+
+def fail(_: sqlite3.Connection) -> None:
+    raise sqlite3.OperationalError("no")
+
+
+def test_a_reader_that_stays_does_not_stop_the_writers(path: Path) -> None:
+    file_db = Database(path, SCHEMA)
+    opened, release = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with file_db.snapshot():
+            numbers(file_db)
+            opened.set()
+            release.wait(20)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert opened.wait(10)
+    begun = time.monotonic()
+    for n in range(300):
+        add(file_db, n)
+    assert time.monotonic() - begun < 10
+    release.set()
+    thread.join()
+    assert numbers(file_db) == list(range(300))
+    file_db.close()
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_one_commit_is_one_sync(path: Path, tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        import os
+        from nexus_control.store import DecisionStore
+        with DecisionStore({str(path)!r}) as store:
+            store.create_decision("d")
+            for mark in (b"begin", b"end"):
+                os.write(1, mark)
+                for _ in range(10):
+                    store.append_event("d", "EXECUTION_STARTED", {{"type": "human", "id": "a"}}, {{}})
+        """
+    )
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-e", "trace=fsync,fdatasync,write", "-o", str(trace), sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, env=environment(), check=False, timeout=60)
+    if done.returncode:
+        pytest.skip(f"strace may not trace here: {done.stderr.decode()[-200:]}")
+    calls = re.findall(r"(fsync|fdatasync)\(|write\(1, \"(begin|end)\"", trace.read_text())
+    marks = [number for number, (_, mark) in enumerate(calls) if mark]
+    assert len(marks) == 2
+    assert marks[1] - marks[0] - 1 == 10
