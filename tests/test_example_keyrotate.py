@@ -131,6 +131,16 @@ def test_a_wrong_call_changes_nothing_and_exits_with_two(tmp_path: Path, key: Pa
     assert [path.read_bytes() for path in key.parent.iterdir()] == [before]
 
 
+def test_a_rotation_that_cannot_keep_the_old_key_changes_nothing(tmp_path: Path, key: Path) -> None:
+    in_the_way = key.with_name("signing.key.1")
+    in_the_way.mkdir()
+    before = key.read_bytes()
+    done = call(tmp_path, "rotate", {"path": str(key)})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert key.read_bytes() == before
+    assert sorted(path.name for path in key.parent.iterdir()) == ["signing.key", "signing.key.1"]
+
+
 def test_a_link_is_not_followed(tmp_path: Path, key: Path) -> None:
     link = tmp_path / "link.key"
     link.symlink_to(key)

@@ -150,19 +150,22 @@ def test_ids_are_fresh_uuids_by_default(fake: FakeAdapter) -> None:
     assert first[14] == second[14] == "4"
 
 
-def test_the_request_digest_is_the_one_that_the_decision_stores(engine: RunEngine) -> None:
-    run_id = apply(engine, "[" + ONE[1:], max_steps=5, require_capabilities=["timeout", "apply"])["run_id"]
-    compiled = {
-        "goal": "Rotate",
-        "adapter_id": "fake",
-        "dry_run": False,
-        "plan": ONE,
-        "max_steps": 5,
-        "require_capabilities": ["timeout", "apply"],
-    }
-    text = json.dumps(compiled, sort_keys=True, separators=(",", ":"))
-    expected = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-    assert payload_of(events_of(engine, run_id), "REQUEST_RECORDED")["request_digest"] == expected
+def test_the_request_digest_is_the_one_that_the_decision_stores() -> None:
+    def recorded(**more: Any) -> str:
+        run_id = apply(engine, **more)["run_id"]
+        return payload_of(events_of(engine, run_id), "REQUEST_RECORDED")["request_digest"]
+
+    def digest(**compiled: Any) -> str:
+        text = json.dumps(compiled, sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    with RunEngine([FakeAdapter(default_call=DefaultCall("agent", "do"))]) as engine:
+        base: dict[str, Any] = {"goal": "Rotate", "adapter_id": "fake", "dry_run": False}
+        more: dict[str, Any] = {"plan": ONE, "max_steps": 5, "require_capabilities": ["timeout", "apply"]}
+        assert recorded(**more) == digest(**base, **more)
+        assert recorded(plan=None, require_capabilities=[]) == digest(**base)
+        assert recorded(plan="") == digest(**base, plan="")
+        assert recorded(plan=None, dry_run=True) == digest(**{**base, "dry_run": True})
 
 
 def test_the_tools_own_adapter_id_does_not_pass_for_the_routers() -> None:
@@ -289,6 +292,16 @@ def test_one_forbidden_call_keeps_the_allowed_ones_before_it_from_running(tmp_pa
     assert failure.code == code
     assert kinds(events) == [*HEAD, "RUN_FAILED"]
     assert not (tmp_path / "called").exists()
+
+
+def test_what_a_tool_lacks_is_found_before_its_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KMS_TOKEN", raising=False)
+    with RunEngine([shell_tool(tmp_path, "echo '{}'", pass_env=["KMS_TOKEN"])]) as engine:
+        failure, events = failed(engine, adapter_id="subprocess:tool")
+        assert failure.code == "ENV_INVALID"
+        assert kinds(events) == [*HEAD, "RUN_FAILED"]
+        failure, _ = failed(engine, "[]", adapter_id="subprocess:tool")
+        assert failure.code == "PLAN_NOT_EXECUTABLE"  # the plan was wrong first
 
 
 def test_a_refused_run_has_a_response_too(engine: RunEngine) -> None:

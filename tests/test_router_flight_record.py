@@ -16,6 +16,8 @@ from nexus_attest.routers import CallFailed, RunEngine, RunFailed
 from nexus_attest.routers.flight_record import flight_record, provenance, results_of, run_response
 
 VECTORS = Path(__file__).parent / "vectors" / "router"
+COMPLETED = "router-audit-package-embedded.json"
+FAILED = "router-audit-package-failed-embedded.json"
 
 PLAN = json.dumps(
     [
@@ -26,8 +28,8 @@ PLAN = json.dumps(
 
 
 def recorded(name: str) -> dict[str, Any]:
-    """A flight record made from a run of nexus-router 1.1.1."""
-    return json.loads((VECTORS / name).read_text(encoding="utf-8"))
+    """The flight record of a run of nexus-router 1.1.1, out of an audit package."""
+    return json.loads((VECTORS / name).read_text(encoding="utf-8"))["router"]["bundle"]
 
 
 def digest(value: object, **options: Any) -> str:
@@ -63,7 +65,7 @@ def assert_well_formed(record: dict[str, Any]) -> None:
     assert (record["run"]["status"] == "FAILED") == any(event["payload"].get("status") == "error" for event in events)
 
 
-@pytest.mark.parametrize("name", ["flight-record.json", "flight-record-failed.json"])
+@pytest.mark.parametrize("name", [COMPLETED, FAILED])
 def test_a_run_of_nexus_router_gives_exactly_its_flight_record(name: str) -> None:
     record = recorded(name)
     assert_recomputes(record)
@@ -71,11 +73,11 @@ def test_a_run_of_nexus_router_gives_exactly_its_flight_record(name: str) -> Non
     assert flight_record(record["run"], record["events"], exported_at=record["exported_at"]) == record
 
 
-@pytest.mark.parametrize("name", ["flight-record.json", "flight-record-failed.json"])
+@pytest.mark.parametrize("name", [COMPLETED, FAILED])
 def test_the_provenance_of_a_run_of_nexus_router_is_recomputed(name: str) -> None:
     record = recorded(name)
     plan = next(event["payload"]["plan"] for event in record["events"] if event["type"] == "PLAN_CREATED")
-    capabilities = {"flight-record.json": ["external", "timeout"], "flight-record-failed.json": ["timeout"]}[name]
+    capabilities = {COMPLETED: ["external", "timeout"], FAILED: ["timeout"]}[name]
     request: dict[str, Any] = {
         "goal": record["run"]["goal"],
         "mode": "apply",
@@ -164,7 +166,7 @@ def test_the_request_of_a_dry_run_without_limits_is_the_smallest(engine: RunEngi
 
 
 def test_the_result_of_a_failed_step_has_an_empty_output() -> None:
-    record = recorded("flight-record-failed.json")
+    record = recorded(FAILED)
     first, second = results_of(record["events"], simulated=False)
     assert first == {"step_id": "s1", "status": "error", "simulated": False, "output": {}, "evidence": []}
     assert second["status"] == "ok"
@@ -176,7 +178,7 @@ def test_a_response_holds_only_strings_and_integers(engine: RunEngine) -> None:
 
 
 def test_one_changed_character_changes_the_response() -> None:
-    record = recorded("flight-record.json")
+    record = recorded(COMPLETED)
     before = run_response(record["run"], record["events"])
     record["events"][5]["payload"]["output"]["keys"][1] = "beta"
     assert run_response(record["run"], record["events"]) != before

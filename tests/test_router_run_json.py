@@ -3,13 +3,15 @@
 import hashlib
 import json
 import math
-from typing import Any
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_attest.routers.run_json import MAX_DEPTH, UnsafeJson, read_json, run_json
+
+VECTORS = Path(__file__).parent / "vectors" / "router"
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -84,25 +86,7 @@ def test_numbers_that_are_not_finite_are_never_written(value: object) -> None:
 
 
 def test_the_text_is_that_of_the_run_digest_vector() -> None:
-    # Made by nexus-router 1.1.1: escapes for everything outside ASCII, U+007F too, astral characters as pairs, keys by code point.
-    value: dict[str, Any] = {
-        "run": {
-            "run_id": "r1",
-            "mode": "dry_run",
-            "goal": 'Za\u017c\u00f3\u0142\u0107 \U0001f600 / \x7f "q"',
-            "status": "COMPLETED",
-            "created_at": "2026-01-01T00:00:00.000Z",
-        },
-        "events": [
-            {
-                "event_id": "e0",
-                "run_id": "r1",
-                "seq": 0,
-                "type": "RUN_STARTED",
-                "payload": {"b": [1, 1.0, 0.1, 1e-07, 1e16, 1e22, -0.0, True, None], "a": {}, "\u00e9": "x", "\uff5e": 1, "\U0001f600": 2},
-                "ts": "2026-01-01T00:00:00.001Z",
-            }
-        ],
-    }
-    digest = hashlib.sha256(run_json(value).encode()).hexdigest()
-    assert digest == "39fdae04dce7690b22f165ee17d289bdd3beddef241c06fa70f5ef1fd861c659"
+    # Escapes for everything outside ASCII, U+007F too, astral characters as pairs, keys by code point; made with nexus-router 1.1.1.
+    vector = json.loads((VECTORS / "router-digest-vector.json").read_text(encoding="utf-8"))
+    assert run_json(vector["input"]) == vector["canonical"]
+    assert hashlib.sha256(run_json(vector["input"]).encode()).hexdigest() == vector["sha256"]

@@ -66,9 +66,25 @@ print(json.dumps({"argv": sys.argv[1:5], "name": os.path.basename(path), "names"
     assert found["names"] == [found["name"]]
 
 
-def test_standard_input_is_empty(tmp_path: Path) -> None:
-    adapter = shell_tool(tmp_path, 'printf \'{"bytes": %d, "terminal": "%s"}\' "$(wc -c)" "$(test -t 0 && echo yes || echo no)"')
-    assert adapter.call("a", "b", {}, IDENTITY) == {"bytes": 0, "terminal": "no"}
+@pytest.fixture
+def input_of_the_host() -> Iterator[None]:
+    """This process with something to read on its standard input, as a server that talks over it has."""
+    reading, writing = os.pipe()
+    os.write(writing, b"for the host alone")
+    os.close(writing)
+    before = os.dup(0)
+    os.dup2(reading, 0)
+    yield
+    os.dup2(before, 0)
+    os.close(before)
+    os.close(reading)
+
+
+@pytest.mark.usefixtures("input_of_the_host")
+def test_standard_input_is_empty_and_the_hosts_is_not_touched(tmp_path: Path) -> None:
+    adapter = shell_tool(tmp_path, 'printf \'{"bytes": %d}\' "$(wc -c)"')
+    assert adapter.call("a", "b", {}, IDENTITY) == {"bytes": 0}
+    assert os.read(0, 100) == b"for the host alone"
 
 
 ENVIRONMENT = """
