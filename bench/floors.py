@@ -1,0 +1,70 @@
+"""The least that work could cost: the same rows, events or bytes through sqlite3, json and hashlib alone."""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class WriteFloor:
+    """INSERT and COMMIT on an open connection, WAL, `synchronous=FULL`: one table of an integer key and a text."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("CREATE TABLE facts (position INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT")
+
+    def commit(self, bodies: Sequence[str]) -> None:
+        """One transaction with one row for each text."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany("INSERT INTO facts (body) VALUES (?)", [(body,) for body in bodies])
+        self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+class ReadFloor:
+    """SELECT of whole event rows of an engine's file, and `json.loads` of each payload."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path)
+
+    def of_decision(self, decision_id: str) -> int:
+        """All events of a decision of one generation, in order; gives their number."""
+        query = "SELECT * FROM decision_events WHERE decision_id = ? AND generation = 1 ORDER BY seq"
+        return self._decoded(query, decision_id)
+
+    def newest(self, count: int) -> int:
+        """The newest `count` events of the store; gives their number."""
+        return self._decoded("SELECT * FROM decision_events ORDER BY position DESC LIMIT ?", count)
+
+    def _decoded(self, query: str, argument: str | int) -> int:
+        rows = self._connection.execute(query, (argument,)).fetchall()
+        return len([(row, json.loads(row[9])) for row in rows])
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def verification_floor(text: str) -> str:
+    """Parse a JSON text, write it with sorted keys, hash the bytes."""
+    return hashlib.sha256(json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def fact_texts(path: Path, decision_id: str) -> list[str]:
+    """For the header and each event of a decision, in the order they were written, a text as long as the row's columns together.
+
+    The leaves of the log are left out: the rows of the floor are the facts, what proves them is part of what the engine adds.
+    """
+    connection = sqlite3.connect(path)
+    try:
+        rows = connection.execute("SELECT * FROM decisions WHERE decision_id = ?", (decision_id,)).fetchall()
+        rows += connection.execute("SELECT * FROM decision_events WHERE decision_id = ? ORDER BY seq", (decision_id,)).fetchall()
+    finally:
+        connection.close()
+    return ["x" * sum(len(str(value)) for value in row if value is not None) for row in rows]

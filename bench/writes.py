@@ -1,0 +1,83 @@
+"""What a durable write costs. Floor: INSERT and COMMIT of as many rows of the same text size, to a file on the same disk."""
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from time import perf_counter
+from typing import Self
+
+from bench.floors import WriteFloor, fact_texts
+from bench.harness import Operation, Result, Settings, ratio
+from bench.workload import ALICE, approve, flow, package_with, request, verified
+from nexus_control.audit_package import verify_audit_package
+from nexus_control.events import EventType
+from nexus_control.store import DecisionStore
+from nexus_control.tool import NexusControlTools
+
+_REQUEST, _APPROVAL = slice(0, 3), slice(3, 4)
+_FLOW = (_REQUEST, _APPROVAL, slice(4, 5), slice(5, 7), slice(7, 8))
+"""Which facts (header and seven events) each commit of a flow writes: request, two approvals, claim and outcome of the execution."""
+
+_PAYLOAD = {"expires_at": None, "comment": "Checked against the change calendar"}
+
+
+def append_event(settings: Settings) -> Iterator[Result]:
+    """One event, to a hundred decisions in turn."""
+    with _Files(settings, "append_event") as files:
+        with files.store.transaction():
+            turn = cycle([request(files.tools) for _ in range(100)])
+        yield files.ratio(lambda: files.store.append_event(next(turn), EventType.APPROVAL_GRANTED, ALICE, _PAYLOAD), [_APPROVAL], goal=2)
+
+
+def request_decision(settings: Settings) -> Iterator[Result]:
+    """A new decision: its header and two events."""
+    with _Files(settings, "request") as files:
+        yield files.ratio(lambda: request(files.tools), [_REQUEST], goal=2)
+
+
+def approve_decision(settings: Settings) -> Iterator[Result]:
+    """The first approval of a decision: it is read, judged and appended to."""
+    with _Files(settings, "approve") as files:
+        with files.store.transaction():
+            turn = iter([request(files.tools) for _ in range(settings.most_rounds + 1)])
+        yield files.ratio(lambda: approve(files.tools, next(turn)), [_APPROVAL], goal=2)
+
+
+def full_flow(settings: Settings) -> Iterator[Result]:
+    """Request, two approvals, execution by a router that does nothing, audit package with the run's record, its verification."""
+    with _Files(settings, "full_flow") as files:
+
+        def everything() -> None:
+            package = package_with(files.tools, flow(files.tools))
+            verified(verify_audit_package(package, strict=True, expected_binding_digest=package["integrity"]["binding_digest"]))
+
+        yield files.ratio(everything, _FLOW, goal=3)
+
+
+class _Files:
+    """A file of the engine and one of the floor, side by side."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._path = settings.directory / f"{name}.db"
+        self._floor = WriteFloor(settings.directory / f"{name}-floor.db")
+        self.store = DecisionStore(self._path)
+        self.tools = NexusControlTools(self.store)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.store.close()
+        self._floor.close()
+
+    def ratio(self, operation: Operation, commits: Sequence[slice], goal: float) -> Result:
+        """The operation against a floor that writes these facts of a typical decision, each slice in one commit."""
+        facts = fact_texts(self._path, flow(self.tools))
+        texts = [facts[commit] for commit in commits]
+
+        def floor() -> None:
+            for group in texts:
+                self._floor.commit(group)
+
+        return ratio(self._name, self._settings, operation, floor, goal, clock=perf_counter)

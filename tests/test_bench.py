@@ -1,0 +1,77 @@
+"""The benchmarks run and say what they should; no test here depends on a time."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.harness import Outcome, Result, Settings, by_turns
+from bench.syncs import counted
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def bench(*arguments: str) -> str:
+    command = [sys.executable, "-m", "bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_quick_run_gives_a_well_formed_result_for_every_measurement(tmp_path: Path) -> None:
+    report: dict[str, Any] = json.loads(bench("--quick", "--json", "--dir", str(tmp_path), "--out", str(tmp_path / "out.json")))
+    assert json.loads((tmp_path / "out.json").read_text()) == report
+    assert report["quick"] is True
+    results: list[dict[str, Any]] = report["results"]
+    assert len({result["name"] for result in results}) == len(results) > 40
+    for result in results:
+        assert set(result) == {"name", "unit", "value", "goal", "outcome", "detail"}
+        assert result["outcome"] in ("met", "MISSED", "skipped", "-")
+        assert result["detail"]
+        assert (result["outcome"] == "skipped") == (result["value"] is None)
+        assert result["value"] is None or math.isfinite(result["value"])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_only_the_chosen_benchmark_is_run_and_shown_as_a_table(tmp_path: Path) -> None:
+    heading, *rows = bench("--quick", "--only", "get_events", "--dir", str(tmp_path)).splitlines()
+    assert heading.split() == ["measured", "at", "most"]
+    assert [row[:30].rstrip() for row in rows] == ["get_events, 3 events", "get_events, 30 events"]
+
+
+@pytest.mark.parametrize(
+    ("value", "goal", "outcome"),
+    [(2.0, 2.0, "met"), (2.01, 2.0, "MISSED"), (2.0, None, "-"), (None, 2.0, "skipped"), (None, None, "skipped")],
+)
+def test_a_goal_is_an_upper_bound_and_nothing_measured_never_meets_it(value: float | None, goal: float | None, outcome: Outcome) -> None:
+    assert Result(name="x", unit="ms", value=value, goal=goal).outcome == outcome
+
+
+def test_operations_take_turns_and_the_first_round_is_not_counted(tmp_path: Path) -> None:
+    calls: list[str] = []
+    samples = by_turns(
+        Settings(directory=tmp_path), lambda: calls.append("a"), lambda: calls.append("b"), clock=lambda: len(calls), rounds=2
+    )
+    assert "".join(calls) == "ababab"
+    assert samples == [[1, 1], [1, 1]]
+
+
+def test_a_sync_belongs_to_the_call_around_it_unless_another_thread_makes_it() -> None:
+    trace = """\
+10 fdatasync(4) = 0
+10 getppid() = 1
+10 fdatasync(4 <unfinished ...>
+11 fdatasync(3) = 0
+10 <... fdatasync resumed>) = 0
+10 getppid() = 1
+10 fsync(5) = 0
+10 getppid() = 1
+10 fdatasync(4) = 0
+10 fsync(4) = 0
+10 getppid() = 1
+"""
+    result = counted("calls", trace)
+    assert result.value == 2
+    assert result.detail == "3 in 2 calls, 1 calls with more than one; 1 in other threads (checkpoints)"
