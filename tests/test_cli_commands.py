@@ -317,6 +317,18 @@ def test_list_shows_a_page_and_a_decision_that_cannot_be_read(cli: Here) -> None
         assert CliRunner().invoke(app, ["list", *arguments]).exit_code == 2
 
 
+def test_a_list_in_80_columns_keeps_every_id_whole_and_every_goal(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    request_id = cli("request", "Rotate the signing key of the release pipeline", "-q").strip()
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = cli("list")
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert request_id in shown
+    assert [word for word in "Rotate the signing key of the release pipeline".split() if word not in shown] == []
+    assert "Created" not in shown
+    monkeypatch.setenv("COLUMNS", "100")
+    assert "Created" in cli("list")
+
+
 def test_execute_wants_an_adapter_file_that_knows_the_adapter(cli: Here) -> None:
     request_id = cli.request()
     assert cli.refused("execute", request_id, "subprocess:x") == "ADAPTERS_MISSING"
@@ -337,7 +349,9 @@ def test_people_read_what_a_run_did_and_what_became_of_it(cli: Here) -> None:
     assert cli("execute", request_id, ADAPTER, "--adapters", str(adapters), "--dry-run").startswith(
         "Rehearsed: 1 step, nothing was started\n"
     )
+    assert "╭─ executed (dry run) ─" in cli("status", request_id)
     assert cli("execute", request_id, ADAPTER, "--adapters", str(adapters)).startswith("Executed: 1 step done\n")
+    assert "╭─ executed ─" in cli("status", request_id)
     shown = cli("inspect", request_id)
     for text in ("executed", "apply through subprocess:tool: ok", "once, overridden: max_steps", "prod", "Execution completed", "sha256:"):
         assert text in shown

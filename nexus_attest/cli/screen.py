@@ -23,6 +23,12 @@ __all__ = ["Screen", "checks_table", "shown", "verdict"]
 _WIDTH_IN_FILES = 120
 """Columns when the output is no terminal and COLUMNS does not say otherwise."""
 
+_UUID, _STATE, _TIME = 36, len("pending_approval"), 20
+"""Columns of what is not to be broken."""
+
+_ROOM_FOR_TIMES = 100
+"""From this width on a list of decisions shows when they were made."""
+
 _STYLES = {
     "DRAFT": "dim",
     "PENDING_APPROVAL": "yellow",
@@ -34,7 +40,6 @@ _STYLES = {
     "INVALID": "red",
 }
 _CATEGORY_STYLES = {"decision": "bold", "policy": "blue", "approval": "green", "execution": "magenta"}
-
 
 _KINDS = {"audit_package": "audit package", "decision_bundle": "decision bundle", "unknown": "nothing that is known here"}
 
@@ -71,9 +76,8 @@ def shown(value: object, absent: str = "-") -> str:
 class Screen:
     """Prints to one stream. The data are those of `NexusControlTools`."""
 
-    def __init__(self, file: TextIO, *, width: int | None = None) -> None:
-        if width is None and not file.isatty() and "COLUMNS" not in os.environ:
-            width = _WIDTH_IN_FILES
+    def __init__(self, file: TextIO) -> None:
+        width = None if file.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_FILES
         plain = bool(os.environ.get("NO_COLOR"))
         self.console = Console(
             file=file, width=width, markup=False, emoji=False, highlight=False, color_system=None if plain else "auto", legacy_windows=False
@@ -102,11 +106,13 @@ class Screen:
 
     def decisions(self, data: Mapping[str, Any]) -> None:
         """A page of decisions."""
-        table = _table("Id", "State", "Created", "Goal")
+        created = {"Created": _TIME} if self.console.width >= _ROOM_FOR_TIMES else {}
+        table = _table(Id=_UUID, State=_STATE, **created, Goal=12)
         for entry in data["requests"]:
             state = str(entry["state"]).upper()
             goal = entry.get("error") if state == "INVALID" else entry["goal"]
-            table.add_row(shown(entry["request_id"]), Text(state.lower(), _STYLES.get(state, "")), _time(entry["created_at"]), shown(goal))
+            times = [_time(entry["created_at"])] if created else []
+            table.add_row(shown(entry["request_id"]), Text(state.lower(), _STYLES.get(state, "")), *times, shown(goal))
         self._page(table, data, "decision")
 
     def _panel(self, data: Mapping[str, Any], more: Iterable[tuple[str, RenderableType]]) -> Panel:
@@ -122,10 +128,12 @@ class Screen:
         ]
         for reason in lifecycle["blocking_reasons"] if status != "EXECUTED" else ():
             rows.append(("Blocked", Text(f"{reason['code']}: {escape(reason['message'])}", "yellow")))
-        style = _STYLES.get(status, "")
+        style, name = _STYLES.get(status, ""), status.replace("_", " ").lower()
+        if status == "EXECUTED" and data["execution"]["dry_run"]:
+            name = "executed (dry run)"
         if lifecycle["is_blocked"] and status == "APPROVED":
             style = "yellow"
-        return _panel(rows, Text(status.replace("_", " ").lower(), f"bold {style}"), style)
+        return _panel(rows, Text(name, f"bold {style}"), style)
 
     def _timeline(self, data: Mapping[str, Any]) -> RenderableType:
         lifecycle = data["lifecycle"]
@@ -157,7 +165,7 @@ class Screen:
 
     def templates(self, data: Mapping[str, Any]) -> None:
         """A page of templates."""
-        table = _table("Name", "Approvals", "Modes", "Labels", "Description")
+        table = _table(Name=12, Approvals=9, Modes=7, Labels=6, Description=12)
         for entry in data["templates"]:
             modes, labels = _listed(entry["allowed_modes"]), _listed(entry["labels"])
             table.add_row(shown(entry["name"]), shown(entry["min_approvals"]), modes, labels, shown(entry["description"]))
@@ -214,10 +222,11 @@ def checks_table(checks: Sequence[VerificationCheck]) -> RenderableType:
     return Group(table, *differences)
 
 
-def _table(*columns: str) -> Table:
+def _table(**columns: int) -> Table:
+    """A table with a column for each name, none narrower than its number, so that an id or a time is not broken before a text is."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=number < len(columns) - 1)
+    for name, narrowest in columns.items():
+        table.add_column(name.replace("_", " "), overflow="fold", min_width=narrowest)
     return table
 
 
@@ -275,7 +284,7 @@ def _claim_rows(judged: Judgement) -> Iterable[tuple[str, RenderableType]]:
 
 
 def _approvers(approvers: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("Approved by", "Type", "At", "Expires", "Comment")
+    table = _table(Approved_by=11, Type=6, At=_TIME, Expires=_TIME, Comment=10)
     for approver in approvers:
         expires = "never" if approver["expires_at"] is None else _time(approver["expires_at"])
         table.add_row(shown(approver["actor"]), shown(approver["actor_type"]), _time(approver["ts"]), expires, shown(approver["comment"]))
