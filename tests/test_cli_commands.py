@@ -89,7 +89,10 @@ def test_an_actor_is_a_person_unless_it_says_system(text: str, kind: str, name: 
     assert parse_actor_text(text) == {"type": kind, "id": name}
 
 
-@pytest.mark.parametrize("text", ["", " ", "human:", "system:", "system: ", "robot:x", "System:ci", ":x", "\ud800", "a\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "alice ", " alice", "human: alice", "human:", "system:", "system: ", "robot:x", "System:ci", ":x", "\ud800", "a\udcff"],
+)
 def test_actor_nonsense_is_refused(text: str) -> None:
     with pytest.raises(InvalidActor):
         parse_actor_text(text)
@@ -323,7 +326,7 @@ def test_a_list_in_80_columns_keeps_every_id_whole_and_every_goal(cli: Here, mon
     shown = cli("list")
     assert max(len(line) for line in shown.splitlines()) <= 80
     assert request_id in shown
-    assert [word for word in "Rotate the signing key of the release pipeline".split() if word not in shown] == []
+    assert [line[58:].strip() for line in shown.splitlines()[2:]] == ["Rotate the signing key", "of the release", "pipeline"]
     assert "Created" not in shown
     monkeypatch.setenv("COLUMNS", "100")
     assert "Created" in cli("list")

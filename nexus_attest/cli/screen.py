@@ -5,7 +5,7 @@ a goal can neither move the cursor nor paint itself green. No colour when the ou
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.box import ROUNDED, SIMPLE_HEAD
@@ -22,9 +22,6 @@ __all__ = ["Screen", "checks_table", "shown", "verdict"]
 
 _WIDTH_IN_FILES = 120
 """Columns when the output is no terminal and COLUMNS does not say otherwise."""
-
-_UUID, _STATE, _TIME = 36, len("pending_approval"), 20
-"""Columns of what is not to be broken."""
 
 _ROOM_FOR_TIMES = 100
 """From this width on a list of decisions shows when they were made."""
@@ -106,12 +103,12 @@ class Screen:
 
     def decisions(self, data: Mapping[str, Any]) -> None:
         """A page of decisions."""
-        created = {"Created": _TIME} if self.console.width >= _ROOM_FOR_TIMES else {}
-        table = _table(Id=_UUID, State=_STATE, **created, Goal=12)
+        columns = ("Id", "State", "Created", "Goal") if self.console.width >= _ROOM_FOR_TIMES else ("Id", "State", "Goal")
+        table = _table(columns, whole=columns[:-1])
         for entry in data["requests"]:
             state = str(entry["state"]).upper()
             goal = entry.get("error") if state == "INVALID" else entry["goal"]
-            times = [_time(entry["created_at"])] if created else []
+            times = [_time(entry["created_at"])] if "Created" in columns else []
             table.add_row(shown(entry["request_id"]), Text(state.lower(), _STYLES.get(state, "")), *times, shown(goal))
         self._page(table, data, "decision")
 
@@ -138,7 +135,7 @@ class Screen:
     def _timeline(self, data: Mapping[str, Any]) -> RenderableType:
         lifecycle = data["lifecycle"]
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-        for no_wrap in (True, False, True):
+        for no_wrap in (True, False, False):
             table.add_column(no_wrap=no_wrap, overflow="fold")
         for entry in lifecycle["timeline"]:
             summary = Text(shown(entry["summary"], ""), _CATEGORY_STYLES.get(entry["category"], ""))
@@ -165,7 +162,7 @@ class Screen:
 
     def templates(self, data: Mapping[str, Any]) -> None:
         """A page of templates."""
-        table = _table(Name=12, Approvals=9, Modes=7, Labels=6, Description=12)
+        table = _table(("Name", "Approvals", "Modes", "Labels", "Description"))
         for entry in data["templates"]:
             modes, labels = _listed(entry["allowed_modes"]), _listed(entry["labels"])
             table.add_row(shown(entry["name"]), shown(entry["min_approvals"]), modes, labels, shown(entry["description"]))
@@ -222,11 +219,11 @@ def checks_table(checks: Sequence[VerificationCheck]) -> RenderableType:
     return Group(table, *differences)
 
 
-def _table(**columns: int) -> Table:
-    """A table with a column for each name, none narrower than its number, so that an id or a time is not broken before a text is."""
+def _table(columns: Sequence[str], whole: Collection[str] = ()) -> Table:
+    """A table whose `whole` columns are not broken, so that ids and times stay in one piece as long as there is room."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for name, narrowest in columns.items():
-        table.add_column(name.replace("_", " "), overflow="fold", min_width=narrowest)
+    for name in columns:
+        table.add_column(name, no_wrap=name in whole, overflow="ellipsis" if name in whole else "fold")
     return table
 
 
@@ -284,7 +281,7 @@ def _claim_rows(judged: Judgement) -> Iterable[tuple[str, RenderableType]]:
 
 
 def _approvers(approvers: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(Approved_by=11, Type=6, At=_TIME, Expires=_TIME, Comment=10)
+    table = _table(("Approved by", "Type", "At", "Expires", "Comment"), whole=("Type", "At", "Expires"))
     for approver in approvers:
         expires = "never" if approver["expires_at"] is None else _time(approver["expires_at"])
         table.add_row(shown(approver["actor"]), shown(approver["actor_type"]), _time(approver["ts"]), expires, shown(approver["comment"]))

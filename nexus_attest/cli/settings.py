@@ -52,8 +52,8 @@ def parse_actor_text(text: str) -> Actor:
         kind, name = "human", text
     if kind not in ("human", "system"):
         raise InvalidActor(f"{text!r:.100} is neither a person nor a system; write human:{text:.80} if that is the name of a person")
-    if not name.strip():
-        raise InvalidActor(f"the actor {text!r:.100} has no name")
+    if not name or name != name.strip():  # "alice " would look like alice and count as somebody else
+        raise InvalidActor(f"the actor {text!r:.100} has no name, or spaces around it")
     return parse_actor({"type": kind, "id": name})
 
 
