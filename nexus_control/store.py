@@ -481,7 +481,7 @@ def _event_rows(connection: Connection, decision_ids: Sequence[str]) -> list[Any
 def _prepare(item: EventItem) -> tuple[EventType, Actor, dict[str, Any], str, str]:
     """Everything of an event that needs no lock: type, actor, payload, its canonical text, its digest."""
     given_type, actor, given_payload = item
-    event_type = _TYPES.get(given_type) if isinstance(cast("object", given_type), str) else None
+    event_type = _TYPES.get(require_text(given_type, "event_type"))
     if event_type is None:
         raise InputError(f"unknown event type: {given_type!r:.100}")
     if not isinstance(cast("object", given_payload), Mapping):
