@@ -63,15 +63,15 @@ def foreign(path: Path | str) -> sqlite3.Connection:
     return sqlite3.connect(path, isolation_level=None)
 
 
-def raw_event(seq: int, event_type: str = "DECISION_CREATED", payload: str = '{"goal":"g"}', **changes: Any) -> dict[str, Any]:
+def raw_event(seq: int, /, **changes: Any) -> dict[str, Any]:
     """An event as imports insert it. Its digest is no digest unless given."""
     event: dict[str, Any] = {
         "seq": seq,
-        "event_type": event_type,
+        "event_type": "DECISION_CREATED",
         "ts": "2025-01-01T00:00:00+00:00",
         "actor_type": "human",
         "actor_id": "alice",
-        "payload": payload,
+        "payload": '{"goal":"g"}',
         "digest": "d",
     }
     return {**event, **changes}
