@@ -319,6 +319,10 @@ def test_an_entry_is_given_as_data() -> None:
     }
 
 
+def test_a_policy_without_template_is_just_attached() -> None:
+    assert summaries(decide(policy())) == ["Policy attached"]
+
+
 def test_a_real_run_is_called_apply() -> None:
     requested = execution(EventType.EXECUTION_REQUESTED, adapter_id="ad", dry_run=False)
     assert summaries(decide(requested)) == ["Execution requested: apply with ad"]
