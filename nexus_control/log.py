@@ -62,26 +62,20 @@ class Log:
         """RFC 6962 audit path of the leaf at `position` in the tree of `size` leaves. Raises InputError when there is no such leaf."""
         with self._database.snapshot() as connection:
             size = self._size(connection, size)
-            if type(position) is not int or not 1 <= position <= size:
-                raise InputError(f"position must be between 1 and {size}, got {position!r}")
-            return _hex(merkle.inclusion_proof(position - 1, size, self._nodes(connection)))
+            index = _number("position", position, 1, size) - 1
+            return _hex(merkle.inclusion_proof(index, size, self._nodes(connection)))
 
     def consistency_proof(self, old_size: int, new_size: int | None = None) -> list[str]:
         """RFC 6962 proof that the tree of `old_size` leaves is a prefix of that of `new_size`. Raises InputError for impossible sizes."""
         with self._database.snapshot() as connection:
             new_size = self._size(connection, new_size)
-            if type(old_size) is not int or not 0 <= old_size <= new_size:
-                raise InputError(f"old_size must be between 0 and {new_size}, got {old_size!r}")
+            old_size = _number("old_size", old_size, 0, new_size)
             return _hex(merkle.consistency_proof(old_size, new_size, self._nodes(connection)))
 
     @staticmethod
     def _size(connection: Connection, wanted: int | None) -> int:
         size: int = connection.execute(_LAST).fetchone()[0]
-        if wanted is None:
-            return size
-        if type(wanted) is not int or not 0 <= wanted <= size:
-            raise InputError(f"size must be between 0 and {size}, got {wanted!r}")
-        return wanted
+        return size if wanted is None else _number("size", wanted, 0, size)
 
     def _nodes(self, connection: Connection) -> merkle.Nodes:
         # Leaves of a transaction that may still be rolled back are not remembered: their positions may be given to others.
@@ -109,6 +103,12 @@ class Log:
         while len(hashes) > 1:
             hashes = [merkle.node_hash(left, right) for left, right in zip(hashes[::2], hashes[1::2], strict=True)]
         return hashes[0]
+
+
+def _number(name: str, value: object, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise InputError(f"{name} must be between {least} and {most}")
+    return value
 
 
 def _hex(hashes: Sequence[bytes]) -> list[str]:
