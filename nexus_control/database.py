@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -100,6 +100,9 @@ def _raise_named(error: sqlite3.Error, path: str) -> NoReturn:
     raise make(f"{path}: {error} ({advice})") from error
 
 
+_OBJECTS = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name"
+
+
 class Schema:
     """The migrations of one component, applied in order, each together with its version number.
 
@@ -138,6 +141,14 @@ class Schema:
                 "install the release that wrote it, or a newer one"
             )
         return version
+
+    def problems(self, connection: Connection) -> list[str]:
+        """Which tables, indexes and triggers of this schema the file lacks, or has in another form: rows are only as sound as these."""
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as pristine:
+            self.apply(pristine)
+            wanted: list[tuple[str, str, str]] = pristine.execute(_OBJECTS).fetchall()
+        stored = {(row[0], row[1]): row[2] for row in connection.execute(_OBJECTS)}
+        return [f"schema: the {kind} {name} is missing or was changed" for kind, name, sql in wanted if stored.get((kind, name)) != sql]
 
     def _set_version(self, connection: Connection, version: int) -> None:
         others = self._all_versions(connection) & ~(0xFF << self._shift)

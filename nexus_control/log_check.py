@@ -26,6 +26,7 @@ from nexus_control.events import (
 )
 from nexus_control.header import COPY_COLUMNS, HeaderCopy, first_events_copy
 from nexus_control.integrity import sha256_digest
+from nexus_control.schema import SCHEMA
 from nexus_control.template import template_problems
 
 __all__ = ["LogVerification", "check_decision", "check_store"]
@@ -94,7 +95,7 @@ def check_decision(connection: Connection, decision_id: str) -> LogVerification:
 
 
 def check_store(connection: Connection) -> LogVerification:
-    """Every decision and template, the gap-freeness of positions, and every leaf against its row."""
+    """Every decision and template, the gap-freeness of positions, every leaf against its row, and what keeps the rows as they are."""
     found = _Findings()
     tree = merkle.Frontier()
     facts = _merged(connection, found)
@@ -122,7 +123,7 @@ def check_store(connection: Connection) -> LogVerification:
     while fact is not None:
         found.add(f"log: position {fact[0]} has a stored {fact[1]} but no leaf")
         fact = next(facts, None)
-    for problem in template_problems(connection):
+    for problem in (*template_problems(connection), *SCHEMA.problems(connection)):
         found.add(problem)
     return found.result(tree.root().hex())
 
