@@ -34,6 +34,9 @@ from nexus_control.schema import SCHEMA
 
 __all__ = ["StoredTemplateEvent", "Template", "TemplateStore", "template_problems"]
 
+_LARGEST_INT = 2**63 - 1
+"""What an INTEGER column holds."""
+
 _SEQUENCES = ("allowed_modes", "require_adapter_capabilities", "labels")
 _FIELDS = (
     "name",
@@ -196,6 +199,8 @@ class TemplateStore:
         given: dict[str, Any] = {field: value for field, value in sequences.items() if value is not None}
         creator = parse_actor(actor)
         template = Template(name, description, min_approvals, max_steps=max_steps, created_at=self._clock(), created_by=creator, **given)
+        if max(template.min_approvals, template.max_steps or 1) > _LARGEST_INT:
+            raise InvalidTemplate(f"min_approvals and max_steps must be at most {_LARGEST_INT}")
         try:
             payload_json = canonical_json(_event_payload(template))
         except ValueError as problem:
