@@ -187,7 +187,7 @@ class AuditPackage:
     binding: AuditBinding
     integrity: AuditIntegrity
     provenance: BundleProvenance
-    meta: dict[str, Any] = field(default_factory=lambda: {})
+    meta: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def to_dict(self) -> dict[str, Any]:
         """The package as JSON data, an independent copy: six keys, and `meta` when not empty."""

@@ -254,8 +254,8 @@ class ProvenanceRecord:
 
     prov_id: str
     method_id: str
-    inputs: list[str] = field(default_factory=lambda: [])
-    outputs: list[str] = field(default_factory=lambda: [])
+    inputs: list[str] = field(default_factory=list[str])
+    outputs: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
         """The four keys, as an independent copy."""
@@ -276,7 +276,7 @@ class ProvenanceRecord:
 class BundleProvenance:
     """Where a document came from."""
 
-    records: list[ProvenanceRecord] = field(default_factory=lambda: [])
+    records: list[ProvenanceRecord] = field(default_factory=list[ProvenanceRecord])
 
     def to_dict(self) -> dict[str, Any]:
         """`{"records": [...]}`."""
@@ -300,7 +300,7 @@ class DecisionBundle:
     router_link: BundleRouterLink
     integrity: BundleIntegrity
     provenance: BundleProvenance
-    meta: dict[str, Any] = field(default_factory=lambda: {})
+    meta: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def policy(self) -> dict[str, Any] | None:

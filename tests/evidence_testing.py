@@ -3,9 +3,12 @@
 import copy
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
+
+from hypothesis import strategies as st
 
 from nexus_control.audit_export import export_audit_package
 from nexus_control.audit_package import router_run_digest
@@ -131,3 +134,49 @@ def edited(document: dict[str, Any], path: str, value: object) -> dict[str, Any]
         target = target[part]
     target[last] = value
     return changed
+
+
+def nonsense() -> st.SearchStrategy[Any]:
+    """Values that have no business in a document; `put` makes endless nesting of "deep"."""
+    return st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.sampled_from([-(10**20), 2**63, 10**400, 10**5000]),
+        st.floats(),
+        st.text(max_size=8),
+        st.sampled_from(["\ud800", "\x00", "2026-01-01", "9999-12-31T23:59:59-23:59", "DECISION_CREATED", "x" * 10_000]),
+        st.lists(st.none() | st.text(max_size=3) | st.integers(), max_size=3),
+        st.dictionaries(st.text(max_size=3) | st.integers(), st.none() | st.floats() | st.text(max_size=3), max_size=3),
+        st.sampled_from([b"bytes", object(), {1, 2}, (1, 2), EventType.APPROVAL_GRANTED, "deep"]),
+    )
+
+
+def places(value: Any, path: str = "") -> list[str]:
+    """The dotted path of every member of the document."""
+    items: list[tuple[str | int, Any]] = []
+    if isinstance(value, dict):
+        items = list(cast("dict[str | int, Any]", value).items())
+    elif isinstance(value, list):
+        items = list(enumerate(cast("list[Any]", value)))
+    found: list[str] = []
+    for key, member in items:
+        place = f"{path}{key}"
+        found += [place, *places(member, f"{place}.")]
+    return found
+
+
+def put(data: Any, place: str, value: object) -> None:
+    """Replace the member at a dotted path in place; nothing happens when an earlier replacement removed it."""
+    *parents, last = (int(part) if part.isdigit() else part for part in place.split("."))
+    with suppress(TypeError, KeyError, IndexError):
+        for part in parents:
+            data = data[part]
+        data[last] = _deep() if value == "deep" else value
+
+
+def _deep() -> Any:
+    value: Any = {}
+    for _ in range(2000):
+        value = {"x": [value]}
+    return value

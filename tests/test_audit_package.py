@@ -282,6 +282,7 @@ def _reindexed(package: dict[str, Any]) -> dict[str, Any]:
         ("decision.mode", "dry_run", "decision.mode disagrees with the events"),
         ("decision.status", "APPROVED", "decision.status disagrees with the events"),
         ("decision.creator", {"type": "human", "id": "bob"}, "decision.creator disagrees with the events"),
+        ("decision.creator", {"type": "system", "id": "nexus-control"}, "decision.creator disagrees with the events"),
         ("events.0.digest", "0" * 64, "the digest of event 0 is not that of its type and payload"),
         ("events.0.digest", "", "the digest of event 0 is not that of its type and payload"),
         ("events.5.seq", 6, "seq is not 0..5 without gap: 6 where 5 belongs"),
@@ -304,6 +305,13 @@ def test_a_bundle_that_disagrees_with_itself_fails_check_two_even_with_all_diges
     assert the(result, "control_bundle_digest").detail == detail
 
 
+def test_the_first_of_several_stale_event_digests_is_named() -> None:
+    package = edited(edited(reference_package(), "control_bundle.events.1.digest", "a"), "control_bundle.events.2.digest", "b")
+    check = the(verify_audit_package(_reindexed(package)), "control_bundle_digest")
+    assert check.detail == "the digest of event 1 is not that of its type and payload"
+    assert check.expected == "a"
+
+
 def test_an_unknown_event_type_fails_check_two_even_with_all_digests_recomputed() -> None:
     package = reference_package()
     event = package["control_bundle"]["events"][2]
@@ -311,6 +319,17 @@ def test_an_unknown_event_type_fails_check_two_even_with_all_digests_recomputed(
     del package["control_bundle"]["approvals"]
     detail = the(verify_audit_package(_reindexed(package)), "control_bundle_digest").detail
     assert detail == "the events cannot be replayed: event 2 has the unknown type 'APPROVAL_FORGED'"
+
+
+def test_a_creator_without_a_creation_fails_check_two() -> None:
+    package = reference_package()
+    control = package["control_bundle"]
+    del control["events"][0], control["approvals"]
+    for seq, event in enumerate(control["events"]):
+        event["seq"] = seq
+    control["decision"].update(goal=None, mode="dry_run", creator={"type": "human", "id": "alice"})
+    detail = the(verify_audit_package(_reindexed(package)), "control_bundle_digest").detail
+    assert detail == "decision.creator disagrees with the events"
 
 
 def test_a_true_creator_passes() -> None:
@@ -434,6 +453,7 @@ _opaque = {"run_id": "run-1", "integrity": {"canonical_digest": "sha256:abc"}}
         pytest.param(_opaque, True, False, "no form whose content can be checked", id="opaque"),
         pytest.param(_unbound, True, False, "does not bind run and events", id="response that binds no run"),
         pytest.param(_without(flight_record(), "run"), False, False, "lacks the run, events", id="hollowed out"),
+        pytest.param(_without(flight_record(), "events"), False, False, "lacks the run, events", id="without events"),
         pytest.param(_without(flight_record(), "digests"), False, False, "lacks the run, events", id="without digests"),
         pytest.param({**flight_record(), "digests": {"sha256": 5}}, False, False, "lacks the run, events", id="digests of a wrong type"),
         pytest.param({**flight_record(), "response": "x"}, False, False, "response is not an object", id="response of a wrong type"),

@@ -16,8 +16,13 @@ from evidence_testing import (
     embedded_package,
     flight_record,
     new_store,
+    nonsense,
+    places,
+    put,
     reference_package,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nexus_control.__main__ import main
 from nexus_control.audit_export import export_audit_package
@@ -147,6 +152,29 @@ def test_a_bundle_that_was_rebuilt_consistently_passes() -> None:
     data["approvals"][0]["comment"] = "forged"
     data["events"][2]["digest"] = content_digest({"event_type": "APPROVAL_GRANTED", "payload": data["events"][2]["payload"]})
     assert failed(verify_document(resealed(data))) == []
+
+
+# -- nothing escapes
+
+_DOCUMENTS = [GOOD, reference_package(), embedded_package()]
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.data(), st.sampled_from(_DOCUMENTS), st.booleans())
+def test_no_malformed_document_raises(data: st.DataObject, document: dict[str, Any], strict: bool) -> None:
+    document = copy.deepcopy(document)
+    for place, value in data.draw(st.lists(st.tuples(st.sampled_from(places(document)), nonsense()), min_size=1, max_size=3)):
+        put(document, place, value)
+    report = verify_document(document, strict=strict)
+    assert report.result.checks
+    failed(report)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([json.dumps(document) for document in _DOCUMENTS]), st.binary(max_size=20), st.integers(0, 6000))
+def test_no_text_raises(text: str, noise: bytes, at: int) -> None:
+    for form in (noise, text.encode()[:at] + noise + text.encode()[at:]):
+        failed(verify_document(form))
 
 
 # -- the command
