@@ -9,8 +9,14 @@ from nexus_control.database import Schema
 
 __all__ = ["SCHEMA"]
 
+_CHAIN = """prev       BLOB NOT NULL CHECK (length(prev) = 32),
+        chain      BLOB NOT NULL CHECK (length(chain) = 32),
+        prev_hash  TEXT NOT NULL GENERATED ALWAYS AS (lower(hex(prev))) VIRTUAL,
+        chain_hash TEXT NOT NULL GENERATED ALWAYS AS (lower(hex(chain))) VIRTUAL"""
+"""The two links of a chained row: stored as bytes, which is half the size, and readable as raw hex."""
+
 _TABLES = (
-    """
+    f"""
     CREATE TABLE IF NOT EXISTS decisions (
         decision_id     TEXT    NOT NULL,
         generation      INTEGER NOT NULL CHECK (generation >= 1),
@@ -27,28 +33,26 @@ _TABLES = (
         imported_from   TEXT,
         bundle_digest   TEXT,
         copy_digest     BLOB    NOT NULL,
-        prev_hash       TEXT    NOT NULL,
-        chain_hash      TEXT    NOT NULL,
+        {_CHAIN},
         position        INTEGER NOT NULL,
         PRIMARY KEY (decision_id, generation)
     ) STRICT, WITHOUT ROWID
     """,
     "CREATE INDEX IF NOT EXISTS decisions_by_age ON decisions (created_at, position)",
-    """
+    f"""
     CREATE TABLE IF NOT EXISTS decision_events (
         position    INTEGER PRIMARY KEY,
         decision_id TEXT    NOT NULL,
         generation  INTEGER NOT NULL,
         seq         INTEGER NOT NULL CHECK (seq >= 0),
-        event_id    TEXT    NOT NULL CHECK (event_id = 'evt_' || decision_id || '_' || seq),
+        event_id    TEXT    NOT NULL GENERATED ALWAYS AS ('evt_' || decision_id || '_' || seq) VIRTUAL,
         event_type  TEXT    NOT NULL,
         ts          TEXT    NOT NULL,
         actor_type  TEXT    NOT NULL,
         actor_id    TEXT    NOT NULL,
         payload     TEXT    NOT NULL,
         digest      TEXT    NOT NULL,
-        prev_hash   TEXT    NOT NULL,
-        chain_hash  TEXT    NOT NULL,
+        {_CHAIN},
         UNIQUE (decision_id, generation, seq),
         FOREIGN KEY (decision_id, generation) REFERENCES decisions (decision_id, generation)
     ) STRICT
@@ -69,7 +73,7 @@ _TABLES = (
         digest                       TEXT    NOT NULL
     ) STRICT, WITHOUT ROWID
     """,
-    """
+    f"""
     CREATE TABLE IF NOT EXISTS template_events (
         template_name TEXT    NOT NULL REFERENCES templates (name),
         seq           INTEGER NOT NULL CHECK (seq >= 0),
@@ -79,8 +83,7 @@ _TABLES = (
         actor_id      TEXT    NOT NULL,
         payload       TEXT    NOT NULL,
         digest        TEXT    NOT NULL,
-        prev_hash     TEXT    NOT NULL,
-        chain_hash    TEXT    NOT NULL,
+        {_CHAIN},
         position      INTEGER NOT NULL,
         PRIMARY KEY (template_name, seq)
     ) STRICT, WITHOUT ROWID

@@ -42,12 +42,12 @@ __all__ = ["ConcurrencyError", "DecisionStore", "EventItem", "EventStore", "Impo
 EventItem: TypeAlias = tuple[EventType, Mapping[str, str], Mapping[str, Any]]
 """What is appended: type, actor, payload."""
 
-_EVENT_COLUMNS = "seq, event_type, ts, actor_type, actor_id, payload, digest, prev_hash, chain_hash, position, decision_id"
+_EVENT_COLUMNS = "seq, event_type, ts, actor_type, actor_id, payload, digest, prev, chain, position, decision_id"
 
 _NEWEST = "SELECT generation, tombstone FROM decisions WHERE decision_id = ? ORDER BY generation DESC LIMIT 1"
 _TIP = """
-    SELECT d.generation, d.tombstone, d.chain_hash, e.seq, e.chain_hash, (SELECT COALESCE(MAX(position), 0) FROM log)
-    FROM (SELECT generation, tombstone, chain_hash FROM decisions WHERE decision_id = :id ORDER BY generation DESC LIMIT 1) AS d
+    SELECT d.generation, d.tombstone, d.chain, e.seq, e.chain, (SELECT COALESCE(MAX(position), 0) FROM log)
+    FROM (SELECT generation, tombstone, chain FROM decisions WHERE decision_id = :id ORDER BY generation DESC LIMIT 1) AS d
     LEFT JOIN decision_events AS e ON e.decision_id = :id AND e.generation = d.generation
     ORDER BY e.seq DESC LIMIT 1"""
 _EVENTS = f"SELECT {_EVENT_COLUMNS} FROM decision_events WHERE decision_id = ? AND generation = ? ORDER BY seq"
@@ -73,15 +73,15 @@ _HEADER_COLUMNS = (
     "tombstone",
     *COPY_COLUMNS,
     "copy_digest",
-    "prev_hash",
-    "chain_hash",
+    "prev",
+    "chain",
     "position",
 )
 _INSERT_HEADER = f"INSERT INTO decisions ({', '.join(_HEADER_COLUMNS)}) VALUES ({', '.join('?' * len(_HEADER_COLUMNS))})"
 _INSERT_EVENT = """
     INSERT INTO decision_events
-        (position, decision_id, generation, seq, event_id, event_type, ts, actor_type, actor_id, payload, digest, prev_hash, chain_hash)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+        (position, decision_id, generation, seq, event_type, ts, actor_type, actor_id, payload, digest, prev, chain)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 _TYPES = {member.value: member for member in EventType}
 
@@ -408,8 +408,8 @@ def _tip(connection: Connection, decision_id: str) -> _Tip | None:
     if row is None:
         return None
     generation, tombstone, header_hash, seq, event_hash, position = row
-    next_seq, chain_hash = (0, header_hash) if seq is None else (seq + 1, event_hash)
-    return _Tip(generation, not tombstone, next_seq, chain_hash, position)
+    next_seq, chain = (0, header_hash) if seq is None else (seq + 1, event_hash)
+    return _Tip(generation, not tombstone, next_seq, chain.hex(), position)
 
 
 class _Writer:
@@ -428,7 +428,8 @@ class _Writer:
         name, generation = self._decision_id, self._generation
         record = generation_record(decision_id=name, generation=generation, created_at=created_at, tombstone=tombstone, prev_hash=prev_hash)
         self.prev_hash = self.log.add("generation", record)
-        row = (name, generation, created_at, int(tombstone), *copy.values(), copy.digest(), prev_hash, self.prev_hash, self.log.position)
+        links = (bytes.fromhex(prev_hash), bytes.fromhex(self.prev_hash))
+        row = (name, generation, created_at, int(tombstone), *copy.values(), copy.digest(), *links, self.log.position)
         self._connection.execute(_INSERT_HEADER, row)
 
     def event(self, row: _EventRow, payload_json: str) -> None:
@@ -448,8 +449,8 @@ class _Writer:
         )
         self.prev_hash = self.log.add("event", record)
         self.seq = seq + 1
-        stored = (seq, f"evt_{name}_{seq}", event_type, ts, actor_type, actor_id, payload, digest)
-        self._events.append((self.log.position, name, generation, *stored, prev_hash, self.prev_hash))
+        stored = (seq, event_type, ts, actor_type, actor_id, payload, digest)
+        self._events.append((self.log.position, name, generation, *stored, bytes.fromhex(prev_hash), bytes.fromhex(self.prev_hash)))
 
     def flush(self) -> None:
         """Insert the collected events and all leaves."""
@@ -518,7 +519,7 @@ def _payload_or_nothing(text: str) -> dict[str, Any]:
 
 
 def _stored_event(row: Any) -> StoredEvent:
-    seq, kind, ts, actor_type, actor_id, payload, digest, prev_hash, chain_hash, position, decision_id = row
+    seq, kind, ts, actor_type, actor_id, payload, digest, prev, chain, position, decision_id = row
     event_type = _TYPES.get(kind)
     if event_type is None:
         raise MalformedEvent(f"event {seq} of {decision_id} has the unknown type {kind!r}")
@@ -530,7 +531,7 @@ def _stored_event(row: Any) -> StoredEvent:
         Actor(type=actor_type, id=actor_id),
         decode_payload(payload),
         digest,
-        prev_hash,
-        chain_hash,
+        prev.hex(),
+        chain.hex(),
         position,
     )

@@ -57,7 +57,7 @@ _EVENT_FIELDS = "template_name, seq, event_type, ts, actor_type, actor_id, paylo
 _EVENTS = f"SELECT {_EVENT_FIELDS} FROM template_events WHERE template_name = ? ORDER BY seq"
 _NEWEST_FIRST = _SELECT + " ORDER BY created_at DESC, (SELECT position FROM template_events WHERE template_name = name AND seq = 0) DESC"
 _ORPHANS = "SELECT DISTINCT template_name FROM template_events WHERE template_name NOT IN (SELECT name FROM templates)"
-_INSERT_EVENT = f"INSERT INTO template_events ({_EVENT_FIELDS}, prev_hash, chain_hash, position) VALUES ({', '.join('?' * 11)})"
+_INSERT_EVENT = f"INSERT INTO template_events ({_EVENT_FIELDS}, prev, chain, position) VALUES ({', '.join('?' * 11)})"
 
 
 @dataclass(frozen=True)
@@ -283,10 +283,10 @@ def _insert_created_event(connection: Connection, template: Template, payload_js
         prev_hash=ZERO_HASH,
     )
     log = LogWriter(connection)
-    chain_hash = log.add("template_event", record)
+    links = (bytes.fromhex(ZERO_HASH), bytes.fromhex(log.add("template_event", record)))
     log.flush()
     digest = event_digest(event_type, payload_json)
-    row = (template.name, 0, event_type, ts, who.type, who.id, payload_json, digest, ZERO_HASH, chain_hash, log.position)
+    row = (template.name, 0, event_type, ts, who.type, who.id, payload_json, digest, *links, log.position)
     connection.execute(_INSERT_EVENT, row)
 
 
