@@ -836,6 +836,8 @@ def test_an_event_row_has_its_derived_columns(path: Path) -> None:
         "actor_id": "alice",
         "payload": '{"goal":"g","labels":[],"plan":null,"requested_mode":"dry_run"}',
         "digest": event.digest,
+        "prev": bytes.fromhex(event.prev_hash or ""),
+        "chain": bytes.fromhex(event.chain_hash or ""),
         "prev_hash": event.prev_hash,
         "chain_hash": event.chain_hash,
     }
@@ -857,7 +859,7 @@ def test_an_event_row_has_its_derived_columns(path: Path) -> None:
 )
 def test_the_published_tables_have_their_columns(path: Path, table: str, columns: str) -> None:
     DecisionStore(path).close()
-    found = {row["name"] for row in rows(path, f"PRAGMA table_info({table})")}
+    found = {row["name"] for row in rows(path, f"PRAGMA table_xinfo({table})")}
     assert set(columns.split()) <= found
 
 
@@ -951,18 +953,19 @@ TABLES = ["decisions", "decision_events", "templates", "template_events", "log"]
         "UPDATE {0} SET {1} = {1}",
         "UPDATE OR IGNORE {0} SET {1} = {1}",
         "UPDATE OR REPLACE {0} SET {1} = {1}",
-        "REPLACE INTO {0} SELECT * FROM {0}",
-        "INSERT OR REPLACE INTO {0} SELECT * FROM {0}",
-        "INSERT OR IGNORE INTO {0} SELECT * FROM {0}",
-        "INSERT INTO {0} SELECT * FROM {0} WHERE true ON CONFLICT DO UPDATE SET {1} = {1}",
+        "REPLACE INTO {0} ({2}) SELECT {2} FROM {0}",
+        "INSERT OR REPLACE INTO {0} ({2}) SELECT {2} FROM {0}",
+        "INSERT OR IGNORE INTO {0} ({2}) SELECT {2} FROM {0}",
+        "INSERT INTO {0} ({2}) SELECT {2} FROM {0} WHERE true ON CONFLICT DO UPDATE SET {1} = {1}",
     ],
 )
 def test_another_program_can_neither_change_nor_delete_nor_replace_a_row(path: Path, table: str, statement: str) -> None:
     filled(path)
     before = content(path)
-    column = {"templates": "description", "log": "kind"}.get(table, "prev_hash")
+    column = {"templates": "description", "log": "kind"}.get(table, "prev")
+    stored = ", ".join(row["name"] for row in rows(path, f"PRAGMA table_info({table})"))
     with closing(foreign(path)) as connection, pytest.raises(sqlite3.IntegrityError, match=f"{table} is append-only"):
-        connection.execute(statement.format(table, column))
+        connection.execute(statement.format(table, column, stored))
     assert content(path) == before
 
 
@@ -973,7 +976,7 @@ def test_no_row_can_be_replaced_through_a_hidden_key(path: Path, table: str, hid
     before = content(path)
     with closing(foreign(path)) as connection:
         columns: list[str] = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-        own = {"decision_id": "'other'", "name": "'other'", "template_name": "'other'", "event_id": "'evt_other_' || seq"}
+        own = {"decision_id": "'other'", "name": "'other'", "template_name": "'other'"}
         values = [own.get(column, column) for column in columns]
         kept = [(column, value) for column, value in zip(columns, values, strict=True) if column != "position" or table != "log"]
         names, selected = ", ".join(column for column, _ in kept), ", ".join(value for _, value in kept)
