@@ -517,6 +517,14 @@ def test_only_approvals_given_after_the_last_change_are_for_the_action() -> None
     assert decision.approved_action_count == 2
 
 
+def test_an_approval_without_event_was_given_for_no_known_action() -> None:
+    approval = Approval(Actor(type="human", id="bob"), T0)
+    decision = Decision("d", approvals={"bob": approval}, as_of=NOON)
+    assert approval.seq == -1
+    assert decision.active_approval_count == 1
+    assert decision.approved_action_count == 0
+
+
 def test_the_digest_of_the_action_is_frozen() -> None:
     decision = Decision.replay("d", history(CREATED, policy(2, template_name="safe", template_digest="ab", overrides_applied={"x": 1})))
     # Raw SHA-256 of {"goal":"rotate keys","labels":["prod"],"plan":"one by one","policy":{"allowed_modes":["dry_run","apply"],
