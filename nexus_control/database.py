@@ -370,12 +370,23 @@ class Database:
             _raise_named(error, self.path)
 
     @contextmanager
-    def lenient_snapshot(self) -> Generator[Connection, None, None]:
-        """As `snapshot`, but bytes that are not UTF-8 are read as U+FFFD: for looking at a file that may have been tampered with."""
+    def lenient_snapshot(self) -> Generator[tuple[Connection, set[str]], None, None]:
+        """As `snapshot`, for looking at a file that may have been tampered with: bytes that are not UTF-8 are read as U+FFFD.
+
+        The set gets the beginning of every text that was read so.
+        """
+        damaged: set[str] = set()
+
+        def decode(raw: bytes) -> str:
+            text = raw.decode("utf-8", "replace")
+            if "\ufffd" in text and text.encode() != raw:
+                damaged.add(text[:100])
+            return text
+
         with self.snapshot() as connection:
-            connection.text_factory = _replacing_decode
+            connection.text_factory = decode
             try:
-                yield connection
+                yield connection, damaged
             finally:
                 connection.text_factory = str
 
@@ -443,10 +454,6 @@ def _begin(connection: Connection, begin: str, *, joins: bool) -> tuple[str, str
 
 _parents: list[object] = []
 """Connections inherited through fork, kept from being closed by the garbage collector."""
-
-
-def _replacing_decode(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
 
 
 def _switch_to_wal(connection: Connection) -> None:

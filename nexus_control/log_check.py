@@ -6,7 +6,7 @@ root can tell (see SECURITY.md).
 """
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -55,7 +55,10 @@ class _Findings:
         else:
             self.unlisted += 1
 
-    def result(self, head: str | None) -> LogVerification:
+    def result(self, head: str | None, damaged: Iterable[str]) -> LogVerification:
+        """`damaged`: texts that were not UTF-8; what they were read as may be what was hashed, so each is a finding of its own."""
+        for text in sorted(damaged):
+            self.add(f"a stored text is not UTF-8: {text!r}")
         more = [f"and {self.unlisted} more"] if self.unlisted else []
         return LogVerification(ok=not self.errors, errors=self.errors + more, head=head)
 
@@ -82,7 +85,7 @@ _FIRST_EVENTS = """
     WHERE decision_id = ? AND generation = ? AND event_type IN ('DECISION_CREATED', 'POLICY_ATTACHED') ORDER BY seq"""
 
 
-def check_decision(connection: Connection, decision_id: str) -> LogVerification:
+def check_decision(connection: Connection, decision_id: str, damaged: Iterable[str] = ()) -> LogVerification:
     """All generations of one decision. Raises DecisionNotFound for an id that was never stored."""
     found = _Findings()
     generations = connection.execute(_GENERATIONS + _OF_DECISION.format("d"), (decision_id,)).fetchall()
@@ -91,10 +94,10 @@ def check_decision(connection: Connection, decision_id: str) -> LogVerification:
     links = [(row["position"], _check_generation(connection, row, found)[1]) for row in generations]
     events = connection.execute(_EVENTS + _OF_DECISION.format("e"), (decision_id,))
     links.extend((row["position"], _check_event(row, found)[1]) for row in events)
-    return found.result(max(links)[1])
+    return found.result(max(links)[1], damaged)
 
 
-def check_store(connection: Connection) -> LogVerification:
+def check_store(connection: Connection, damaged: Iterable[str] = ()) -> LogVerification:
     """Every decision and template, the gap-freeness of positions, every leaf against its row, and what keeps the rows as they are."""
     found = _Findings()
     tree = merkle.Frontier()
@@ -125,7 +128,7 @@ def check_store(connection: Connection) -> LogVerification:
         fact = next(facts, None)
     for problem in (*template_problems(connection), *SCHEMA.problems(connection)):
         found.add(problem)
-    return found.result(tree.root().hex())
+    return found.result(tree.root().hex(), damaged)
 
 
 _Fact = tuple[int, str, bytes]

@@ -331,7 +331,7 @@ class DecisionStore:
             with self._database.reading() as connection:
                 rows = _event_rows(connection, list(found))
         except StoreUnreadable:  # text that is not UTF-8: the decision that has it will not replay, the others must
-            with self._database.lenient_snapshot() as connection:
+            with self._database.lenient_snapshot() as (connection, _):
                 rows = _event_rows(connection, list(found))
         for row in rows:
             events = found[row["decision_id"]]
@@ -387,8 +387,9 @@ class DecisionStore:
 
         Raises DecisionNotFound for an id that was never stored.
         """
-        with self._database.lenient_snapshot() as connection:
-            return check_store(connection) if decision_id is None else check_decision(connection, require_text(decision_id, "decision_id"))
+        name = None if decision_id is None else require_text(decision_id, "decision_id")
+        with self._database.lenient_snapshot() as (connection, damaged):
+            return check_store(connection, damaged) if name is None else check_decision(connection, name, damaged)
 
 
 @dataclass(frozen=True)
