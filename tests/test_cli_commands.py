@@ -206,6 +206,12 @@ def test_a_command_that_needs_a_store_does_not_make_one(cli: Here, command: list
     assert not cli.db.exists()
 
 
+def test_memory_is_a_file_name_like_any_other(cli: Here) -> None:
+    request_id = cli.request("--db", ":memory:")
+    assert cli.json("status", request_id, "--db", ":memory:")["goal"] == "Do it"
+    assert Path(":memory:").is_file()
+
+
 def test_a_store_in_a_folder_that_is_missing_is_an_error_of_the_store(cli: Here) -> None:
     assert cli.refused("request", "x", "--db", str(cli.folder / "no" / "x.db"), code=1) == "STORE_ERROR"
     assert "check that the folder exists" in cli.err
@@ -342,6 +348,8 @@ def test_execute_wants_an_adapter_file_that_knows_the_adapter(cli: Here) -> None
     assert cli.json("status", request_id)["state"] == "pending_approval"
     assert not cli.db.with_name("decisions.db.runs").exists()
     assert cli.refused("execute", "nobody", "a", "--adapters", "adapters.toml") == "DECISION_NOT_FOUND"
+    assert cli.refused("execute", request_id, "a", "--adapters", "adapters.toml", "--db", "no.db") == "STORE_NOT_FOUND"
+    assert not Path("no.db.runs").exists()
 
 
 def test_people_read_what_a_run_did_and_what_became_of_it(cli: Here) -> None:

@@ -75,7 +75,6 @@ _COMMON = (
     ),
 )
 
-
 HelpOption = Annotated[bool, typer.Option("--help", "-h", help="Show this message and exit.")]
 """Of groups. Typer's own one makes it load pydantic when it is not given, which takes longer than all else until help is shown."""
 

@@ -42,8 +42,8 @@ class Session:
 
     @cached_property
     def store_path(self) -> Path:
-        """The file of the store. Raises ConfigError."""
-        return settings.store_path(self._db)[0]
+        """The file of the store, absolute: `:memory:` is a file name here too. Raises ConfigError."""
+        return settings.store_path(self._db)[0].absolute()
 
     @cached_property
     def store(self) -> DecisionStore:
@@ -72,10 +72,6 @@ class Session:
     def actor(self, option: str | None) -> Actor:
         """Who acts. Raises ActorMissing, InvalidActor or ConfigError."""
         return settings.actor(option)
-
-    def closing(self, resource: Any) -> None:
-        """Close something when the command ends."""
-        self._open.enter_context(resource)
 
     @staticmethod
     def data(result: ToolResult) -> dict[str, Any]:
