@@ -21,7 +21,7 @@ from nexus_control.errors import (
     NothingToRecover,
     PolicyViolation,
 )
-from nexus_control.events import ExecutionMode
+from nexus_control.events import EventType, ExecutionMode
 from nexus_control.policy import Policy, validate_execution_request
 
 __all__ = ["execution_mode", "judge_approval", "judge_execution", "judge_recovery", "judge_revocation"]
@@ -86,13 +86,24 @@ def _judge_earlier_runs(decision: Decision, *, retry: bool) -> None:
         raise ExecutionInProgress(
             "An execution is in progress; wait for it, or use recover_execution when its process is known to have died"
         )
-    # A run without outcome event (abandoned by hand-written history) is neither completed nor failed and is judged by the state alone.
-    completed = [run for run in decision.executions if run.completed_at is not None and run.error_code is None]
-    if any(not run.dry_run for run in completed):
+    completed = _completed_runs(decision)
+    if False in completed:
         raise AlreadyExecuted("The approved action has been applied; an authorization is good for one run")
     if completed and decision.requested_mode != "apply":
         raise AlreadyExecuted("The approved dry run has been executed; an authorization is good for one run")
-    if decision.state is DecisionState.COMPLETED and not completed:
-        raise AlreadyExecuted("The decision is completed")
     if decision.state is DecisionState.FAILED and not retry:
         raise ExecutionFailed("The last execution failed; look at its error, then call again with retry=True")
+
+
+def _completed_runs(decision: Decision) -> set[bool]:
+    """`dry_run` of every run that ever completed, whatever was recorded before or after that.
+
+    A completion that no request explains counts as the apply. A run without outcome is not among them: the state tells about it.
+    """
+    dry_run, completed = False, set[bool]()
+    for event in decision.events:
+        if event.event_type is EventType.EXECUTION_REQUESTED:
+            dry_run = event.payload["dry_run"]
+        elif event.event_type is EventType.EXECUTION_COMPLETED:
+            completed.add(dry_run)
+    return completed
