@@ -22,7 +22,7 @@ from nexus_control.bundle import (
     provenance_id,
 )
 from nexus_control.decision import Decision
-from nexus_control.errors import MalformedEvent, NexusError
+from nexus_control.errors import NexusError
 from nexus_control.events import EventType, StoredEvent
 from nexus_control.integrity import prefixed
 from nexus_control.json_data import copy_json
@@ -56,7 +56,7 @@ def export_decision(
 ) -> ExportResult:
     """Export the newest generation of a decision.
 
-    Error codes: `DECISION_NOT_FOUND`; `EVENT_UNREADABLE` for a history that cannot be replayed or written as JSON; those of a failing
+    Error codes: `DECISION_NOT_FOUND`; `EVENT_UNREADABLE` for a history that cannot be read or replayed; those of a failing
     store. The bundle shares nothing with the store.
     """
     try:
@@ -78,11 +78,8 @@ def _bundle(store: EventStore, decision_id: str, include_template_snapshot: bool
     )
     events = [_bundle_event(event) for event in history]
     template = _template_snapshot(decision) if include_template_snapshot else BundleTemplateSnapshot(present=False)
-    try:
-        link = _router_link(decision) if include_router_link else BundleRouterLink.empty()
-        raw = compute_bundle_digest(BUNDLE_VERSION, header, events, template, link)
-    except (ValueError, TypeError) as error:
-        raise MalformedEvent(f"an event of {decision_id} cannot be written as canonical JSON: {error}") from error
+    link = _router_link(decision) if include_router_link else BundleRouterLink.empty()
+    raw = compute_bundle_digest(BUNDLE_VERSION, header, events, template, link)
     record = ProvenanceRecord(provenance_id(decision_id, raw), EXPORT_METHOD_ID, [f"decision:{decision_id}"], [f"bundle:{prefixed(raw)}"])
     return DecisionBundle(
         BUNDLE_VERSION,
@@ -184,7 +181,7 @@ def _template_lines(template: BundleTemplateSnapshot) -> list[str]:
 
 
 def _link_lines(link: BundleRouterLink) -> list[str]:
-    if link.run_id is None and link.adapter_id is None:
+    if link.adapter_id is None:
         return ["- Not executed, or the link was left out of this export."]
     return [
         f"- Run ID: {'(no run)' if link.run_id is None else escape(link.run_id)}",

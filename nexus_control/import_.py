@@ -244,12 +244,12 @@ def _read(data: dict[str, Any], *, replayed_later: bool) -> tuple[DecisionBundle
 
 
 def _disagreements(data: Mapping[str, Any], bundle: DecisionBundle, recomputed: Recomputed, *, replayed_later: bool) -> Iterator[Finding]:
-    """Step 3. The header is compared with the events if they make a decision; steps 5 and 7 have their own code for those that do not."""
+    """Step 3. Sections and header are compared with events that make a history; steps 5 and 7 have their own code for others."""
     yield from bundle_digest_findings(bundle, recomputed)
     yield from event_digest_findings(recomputed, absent_allowed=True)
-    yield from section_findings(bundle, data)
     if any(sequence_findings(recomputed.events)):
         return
+    yield from section_findings(bundle, data)
     try:
         decision = replay_bundle(bundle.decision.decision_id, recomputed.events)
     except NexusError as error:

@@ -32,7 +32,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode()
-        return json.loads(text, object_pairs_hook=_object_without_duplicates, parse_float=_finite_number, parse_constant=_finite_number)
+        return _decode(text)
     except MalformedBundle:
         raise
     except ValueError as error:
@@ -53,6 +53,9 @@ def _finite_number(text: str) -> float:
     if number != number or isinf(number):
         raise MalformedBundle(f"not readable JSON: {text} is no finite number")
     return number
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object_without_duplicates, parse_float=_finite_number, parse_constant=_finite_number).decode
 
 
 def copy_json(value: Any) -> Any:

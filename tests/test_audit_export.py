@@ -236,13 +236,16 @@ def test_a_bare_run_bundle_is_refused_when_it_is_to_be_compared() -> None:
 
 def test_an_unknown_decision_is_a_result() -> None:
     result = export_audit_package(new_store(), "nowhere")
+    assert (result.success, result.package) == (False, None)
     assert result.to_dict() == {"ok": False, "error_code": "DECISION_NOT_FOUND", "error": "Decision not found: nowhere"}
 
 
 def test_a_decision_that_was_not_executed_has_no_link() -> None:
     store = new_store()
     approved(store)
-    assert export_audit_package(store, "dec-1").error_code == "NO_ROUTER_LINK"
+    result = export_audit_package(store, "dec-1")
+    assert (result.success, result.error_code) == (False, "NO_ROUTER_LINK")
+    assert result.error_message == "decision dec-1 has no run to bind: it was not executed, or left no run id"
 
 
 def test_a_failure_that_left_no_run_id_has_no_link() -> None:

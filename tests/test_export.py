@@ -272,6 +272,7 @@ def test_a_deleted_decision_is_unknown() -> None:
         ("APPROVAL_GRANTED", "2026-01-01T00:00:00+00:00", '{"expires_at":"soon"}'),
         ("TEMPLATE_CREATED", "2026-01-01T00:00:00+00:00", '{"x":NaN}'),
         ("TEMPLATE_CREATED", "2026-01-01T00:00:00+00:00", '{"x":"\\ud800"}'),
+        ("EXECUTION_COMPLETED", "2026-01-01T00:00:00+00:00", '{"run_id":"\\ud800"}'),
     ],
 )
 def test_a_history_that_cannot_be_read_is_a_result(kind: str, ts: str, payload: str) -> None:
@@ -280,14 +281,6 @@ def test_a_history_that_cannot_be_read_is_a_result(kind: str, ts: str, payload: 
     store.insert_event_raw("dec-1", 2, kind, ts, "human", "bob", payload, "")
     result = export_decision(store, "dec-1")
     assert (result.success, result.error_code) == (False, "EVENT_UNREADABLE")
-
-
-def test_a_link_that_is_no_json_is_a_result() -> None:
-    store = new_store()
-    approved(store)
-    fail(store, {"error_code": "x", "error_message": "x", "run_id": None})
-    store.insert_event_raw("dec-1", 6, "EXECUTION_COMPLETED", "2026-01-01", "human", "x", '{"run_id":"\\ud800"}', "")
-    assert export_decision(store, "dec-1").error_code == "EVENT_UNREADABLE"
 
 
 def test_a_failing_store_is_a_result() -> None:
@@ -344,6 +337,8 @@ def test_rendered_export_tells_what_matters() -> None:
         "Overrides: min_approvals",
         "Run ID: run-1",
         "Adapter: subprocess:keytool",
+        "Request digest: sha256:" + "c" * 64,
+        "Result digest: sha256:" + "d" * 64,
         f"Link digest: {bundle.router_link.control_router_link_digest}",
     ):
         assert fact in text
@@ -357,9 +352,9 @@ def test_rendered_export_notes_what_is_absent() -> None:
         assert note in text
     store = new_store()
     approved(store, policy={**FROM_TEMPLATE, "overrides_applied": {}})
-    fail(store, {"error_code": "x", "error_message": "x"})
+    store.append_event("dec-1", EventType.EXECUTION_REQUESTED, ALICE, {"adapter_id": "ad", "dry_run": True})
     text = render_export(exported(store))
-    for note in ("Overrides: (none)", "Run ID: (no run)", "Result digest: (none)", "Link digest: (none)"):
+    for note in ("Overrides: (none)", "Request digest: (none)", "Run ID: (no run)", "Result digest: (none)", "Link digest: (none)"):
         assert note in text
 
 

@@ -495,8 +495,8 @@ def test_a_gap_or_a_duplicate_is_refused_with_or_without_replay(seqs: list[int],
     refused("REPLAY_INVALID", sealed(data), verify_digest=verify, replay_after_import=replay)
 
 
-def test_a_gap_is_named_as_such_although_the_header_does_not_fit_the_rest() -> None:
-    data = unsectioned(GOOD)
+def test_a_gap_is_named_as_such_although_header_and_sections_do_not_fit_the_rest() -> None:
+    data = copy.deepcopy(GOOD)
     del data["events"][1]
     assert refused("REPLAY_INVALID", sealed(data)) == "seq is not 0..4 without gap: 2 where 1 belongs (expected 1, got 2)"
 
