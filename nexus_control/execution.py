@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from nexus_control.decision import Decision
-from nexus_control.errors import ExecutionSuperseded, InvalidRouter, RunFailure, StoreError
+from nexus_control.errors import ExecutionSuperseded, InvalidRouter, NexusError, RunFailure
 from nexus_control.events import Actor, EventType, ExecutionMode
 from nexus_control.integrity import content_digest
-from nexus_control.judgement import execution_mode, judge_execution, judge_recovery
+from nexus_control.judgement import execution_mode, judge_execution, judge_recovery, require_policy
 from nexus_control.store import EventItem, EventStore
 
 __all__ = ["Outcome", "RouterProtocol", "abandon_execution", "execute_decision"]
 
 _SYSTEM = Actor(type="system", id="nexus-control")
+
+_RUN_ID_BITS = 256
+"""A number may be a run id; a larger one is none that a person could look up, and some cannot even be written."""
 
 _MESSAGE_LIMIT = 10_000
 """Characters of a router's error message that are stored; a message is evidence, not a place for its output."""
@@ -92,7 +95,10 @@ def execute_decision(
     except Exception as error:  # whatever a router raises is an outcome, and has to be recorded as one
         raise _recorded_failure(store, claim, _failure_of(error)) from error
     except BaseException as error:
-        _record(store, claim, EventType.EXECUTION_FAILED, _failure_of(error))
+        try:
+            _record(store, claim, EventType.EXECUTION_FAILED, _failure_of(error))
+        except NexusError as problem:  # an interrupt stays one
+            error.add_note(str(problem))
         raise
     return _completed(store, claim, response)
 
@@ -117,8 +123,8 @@ def abandon_execution(store: EventStore, decision_id: str, actor: Actor, reason:
 def _claim(store: EventStore, decision_id: str, adapter_id: str, actor: Actor, router: Any, dry_run: bool | None, *, retry: bool) -> _Claim:
     # The router is asked before the lock is taken: it may take its time. Whether the decision exists and has a policy is settled first,
     # so that a router is never bothered for nothing.
-    decision = Decision.load(store, decision_id, as_of=store.clock())
-    capabilities = None if decision.policy is None else _capabilities(router, adapter_id)
+    require_policy(Decision.load(store, decision_id, as_of=store.clock()))
+    capabilities = _capabilities(router, adapter_id)
     with store.transaction():
         decision = Decision.load(store, decision_id, as_of=store.clock())
         mode = execution_mode(decision, dry_run)
@@ -136,13 +142,13 @@ def _claim(store: EventStore, decision_id: str, adapter_id: str, actor: Actor, r
 def _capabilities(router: Any, adapter_id: str) -> set[str] | None:
     try:
         found: object = router.get_adapter_capabilities(adapter_id)
+        if isinstance(found, (set, frozenset, list, tuple)):
+            return {str(name) for name in cast("set[object]", found)}
     except Exception as error:  # foreign code; nothing was written yet
         raise RunFailure("ROUTER_ERROR", f"the router could not tell its capabilities: {_text_of(error)}") from error
-    if found is None:
-        return None
-    if not isinstance(found, (set, frozenset, list, tuple)):
+    if found is not None:
         raise InvalidRouter(f"get_adapter_capabilities must return a set or None, got {type(found).__name__}")
-    return {str(name) for name in cast("set[object]", found)}
+    return None
 
 
 def _arguments(claim: _Claim, router: Any) -> dict[str, Any]:
@@ -168,7 +174,7 @@ def _completed(store: EventStore, claim: _Claim, response: object) -> Outcome:
         data = cast("dict[str, Any]", response)
         steps = data.get("steps_executed", 0)
         if type(steps) is not int or steps < 0:
-            problem = f"steps_executed must be a non-negative integer, got {steps!r:.100}"
+            problem = "steps_executed must be a non-negative integer"
         try:
             digest = content_digest(data)
         except (TypeError, ValueError) as error:
@@ -186,7 +192,7 @@ def _run_id_of(response: object) -> tuple[str | None, str | None]:
     if not isinstance(response, dict):
         return None, f"the router must return a dict, got {type(response).__name__}"
     value = cast("dict[object, object]", response).get("run_id")
-    if type(value) is int:
+    if type(value) is int and value.bit_length() <= _RUN_ID_BITS:
         return str(value), None
     if not isinstance(value, str) or not value:
         return None, "the response has no run_id"
@@ -196,8 +202,8 @@ def _run_id_of(response: object) -> tuple[str | None, str | None]:
 
 def _failure_of(error: BaseException) -> dict[str, Any]:
     """The payload of EXECUTION_FAILED for an exception, with the evidence that it carries."""
-    code, run_id, response = "ROUTER_ERROR", getattr(error, "run_id", None), getattr(error, "response", None)
-    own_code = getattr(error, "code", None)
+    code, run_id, response = "ROUTER_ERROR", _attribute(error, "run_id"), _attribute(error, "response")
+    own_code = _attribute(error, "code")
     if isinstance(error, Exception) and isinstance(own_code, str) and own_code:
         code = _storable(own_code)
     payload: dict[str, Any] = {
@@ -213,8 +219,19 @@ def _failure_of(error: BaseException) -> dict[str, Any]:
     return payload
 
 
+def _attribute(error: BaseException, name: str) -> object:
+    try:
+        return getattr(error, name, None)
+    except Exception:  # foreign code: what it cannot say is not recorded, but that the run failed is
+        return None
+
+
 def _text_of(error: BaseException) -> str:
-    return _storable(str(error) or type(error).__name__)
+    try:
+        text = str(error)
+    except Exception:  # as above
+        text = ""
+    return _storable(text or type(error).__name__)
 
 
 def _storable(text: str) -> str:
@@ -238,13 +255,15 @@ def _record(store: EventStore, claim: _Claim, event_type: EventType, payload: Ma
             requests = [event for event in store.get_events(claim.decision_id) if event.event_type is EventType.EXECUTION_REQUESTED]
             if not requests or (requests[-1].seq, requests[-1].position) != (claim.seq, claim.position):
                 raise ExecutionSuperseded(
-                    f"Run {payload['run_id']} ended, but its execution had been abandoned and another one was claimed since; "
-                    f"this outcome is not recorded: {dict(payload)}"
+                    f"Run {payload['run_id']} ended, but its execution had been abandoned and another one was claimed since, or the "
+                    f"decision was replaced; this outcome is not recorded: {dict(payload)}"
                 )
             store.append_event(claim.decision_id, event_type, _SYSTEM, payload)
-    except StoreError as error:
+    except ExecutionSuperseded:
+        raise
+    except NexusError as error:
         raise RunFailure(
             "OUTCOME_NOT_RECORDED",
             f"Run {payload['run_id']} ended ({event_type.value}) but could not be recorded: {error}. "
-            "The decision stays in EXECUTING; use recover_execution once the store works again",
+            "A decision that is still there stays in EXECUTING; use recover_execution once the store works again",
         ) from error

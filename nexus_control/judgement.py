@@ -24,7 +24,7 @@ from nexus_control.errors import (
 from nexus_control.events import EventType, ExecutionMode
 from nexus_control.policy import Policy, validate_execution_request
 
-__all__ = ["execution_mode", "judge_approval", "judge_execution", "judge_recovery", "judge_revocation"]
+__all__ = ["execution_mode", "judge_approval", "judge_execution", "judge_recovery", "judge_revocation", "require_policy"]
 
 _OPEN = (DecisionState.PENDING_APPROVAL, DecisionState.APPROVED)
 
@@ -62,6 +62,13 @@ def execution_mode(decision: Decision, dry_run: bool | None) -> ExecutionMode:
     return "apply" if decision.requested_mode == "apply" else "dry_run"
 
 
+def require_policy(decision: Decision) -> Policy:
+    """The policy. Raises NoPolicy when there is none."""
+    if decision.policy is None:
+        raise NoPolicy("The decision has no policy; nothing can be executed")
+    return decision.policy
+
+
 def judge_execution(decision: Decision, mode: ExecutionMode, capabilities: set[str] | None, *, retry: bool) -> Policy:
     """One authorization, one run. Gives the policy that allows it.
 
@@ -69,9 +76,7 @@ def judge_execution(decision: Decision, mode: ExecutionMode, capabilities: set[s
     while another run is under way; after a failed one without `retry`; when the policy is not satisfied; when the action was changed
     after it was approved. `capabilities` are the adapter's, None when unknown.
     """
-    policy = decision.policy
-    if policy is None:
-        raise NoPolicy("The decision has no policy; nothing can be executed")
+    policy = require_policy(decision)
     _judge_earlier_runs(decision, retry=retry)
     outcome = validate_execution_request(policy, mode, decision.active_approval_count, capabilities)
     if not outcome:
