@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from store_testing import ALICE, BOB, CAROL, NEXUS, T0, SetClock, new_store
+from store_testing import ALICE, BOB, CAROL, NEXUS, T0, SetClock, new_store, raw_event
 
 from nexus_control.errors import StoreFull
 from nexus_control.events import Actor, EventType
@@ -462,3 +462,153 @@ def test_an_outcome_that_the_store_cannot_take_is_said_to_be_lost(monkeypatch: p
     monkeypatch.undo()
     assert tools.status(decision_id).data["state"] == "executing"
     assert tools.recover_execution(decision_id, Actor(type="human", id="carol"), "disk was full").success
+
+
+# -- hostile routers and histories --------------------------------------------------------------------------------------------
+
+
+class Unspeakable(Exception):
+    """Cannot be described: its text and its attributes raise."""
+
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+    @property
+    def code(self) -> str:
+        raise LookupError("no code")
+
+    run_id = response = code
+
+
+class UnspeakableInterrupt(BaseException):
+    """The same, and nobody may keep it from going on."""
+
+    def __str__(self) -> str:
+        raise LookupError("no text")
+
+
+def test_an_exception_that_cannot_be_described_is_a_failure_all_the_same(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    assert execute(tools, decision_id, Router(Unspeakable())).error == "ROUTER_ERROR: Unspeakable"
+    assert last_payload(tools, decision_id) == {"error_code": "ROUTER_ERROR", "error_message": "Unspeakable", "run_id": None}
+
+
+def test_an_interrupt_that_cannot_be_described_is_recorded_before_it_goes_on(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    with pytest.raises(UnspeakableInterrupt):
+        execute(tools, decision_id, Router(UnspeakableInterrupt()))
+    assert last_payload(tools, decision_id)["error_message"] == "UnspeakableInterrupt"
+
+
+def test_an_interrupt_stays_one_when_the_store_cannot_take_it(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+
+    def run(**_: Any) -> Any:
+        tools.store.close()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        execute(tools, decision_id, Router(run))
+    assert "could not be recorded" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        pytest.param({"run_id": 10**5000}, id="run_id that cannot be written"),
+        pytest.param({"run_id": 2**256}, id="run_id that nobody could look up"),
+        pytest.param({"run_id": "r", "steps_executed": 10**5000}, id="steps that cannot be written"),
+        pytest.param({"run_id": "r", "steps_executed": -(10**5000)}, id="steps below zero that cannot be written"),
+        pytest.param({"run_id": "r", "steps_executed": None}, id="no steps"),
+        pytest.param({"run_id": "x" * 20_000}, id="run_id of twenty thousand characters"),
+    ],
+)
+def test_a_response_beyond_all_bounds_is_a_failure_and_nothing_stays_stuck(tools: NexusControlTools, response: Any) -> None:
+    decision_id = approved(tools)
+    assert execute(tools, decision_id, Router(response)).code == "ROUTER_RESPONSE_INVALID"
+    assert tools.status(decision_id).data["state"] == "failed"
+
+
+def test_a_response_that_is_nested_without_end_is_a_failure_that_keeps_the_run_id(tools: NexusControlTools) -> None:
+    endless: dict[str, Any] = {"run_id": "r"}
+    endless["x"] = endless
+    decision_id = approved(tools)
+    assert execute(tools, decision_id, Router(endless)).code == "ROUTER_RESPONSE_INVALID"
+    assert last_payload(tools, decision_id)["run_id"] == "r"
+
+
+def test_capabilities_that_cannot_be_named_are_the_routers_error(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    before = tools.store.log_root()
+    result = execute(tools, decision_id, Router(capabilities={Unspeakable()}))
+    assert (result.code, tools.store.log_root()) == ("ROUTER_ERROR", before)
+
+
+def test_an_outcome_for_a_decision_that_was_deleted_is_said_to_be_lost(tools: NexusControlTools) -> None:
+    decision_id, result = stuck(tools, lambda i: tools.store.delete_decision(i))
+    assert result.code == "OUTCOME_NOT_RECORDED"
+    assert "late" in (result.error or "")
+    assert tools.status(decision_id).code == "DECISION_NOT_FOUND"
+
+
+def test_an_outcome_for_a_history_that_was_damaged_is_said_to_be_lost(tools: NexusControlTools) -> None:
+    def damage(decision_id: str) -> None:
+        assert isinstance(tools.store, DecisionStore)
+        tools.store.insert_event_raw(decision_id, **raw_event(9, event_type="NO_SUCH_EVENT"))
+
+    _, result = stuck(tools, damage)
+    assert result.code == "OUTCOME_NOT_RECORDED"
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_late_completion_after_a_rehearsal_uses_the_authorization_up(tools: NexusControlTools, retry: bool) -> None:
+    decision_id = approved(tools)
+    assert execute(tools, decision_id, Router(), dry_run=True).success
+
+    def run(**_: Any) -> dict[str, Any]:
+        assert tools.recover_execution(decision_id, CAROL).success
+        return {"run_id": "late"}
+
+    assert execute(tools, decision_id, Router(run)).success
+    assert execute(tools, decision_id, Router(), retry=retry).code == "ALREADY_EXECUTED"
+
+
+def test_a_failure_that_was_written_after_a_completion_does_not_hide_it(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    assert execute(tools, decision_id, Router()).success
+    failed = {"error_code": "X", "error_message": "m", "run_id": None}
+    tools.store.append_event(decision_id, EventType.EXECUTION_FAILED, NEXUS, failed)
+    assert execute(tools, decision_id, Router(), retry=True).code == "ALREADY_EXECUTED"
+
+
+def test_a_policy_that_was_written_after_a_completion_does_not_hide_it(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    completed = {"run_id": "r", "response_digest": "abc", "steps_executed": 1}
+    tools.store.append_event(decision_id, EventType.EXECUTION_COMPLETED, NEXUS, completed)
+    tools.store.append_event(decision_id, EventType.POLICY_ATTACHED, ALICE, tools.store.get_events(decision_id)[1].payload)
+    assert tools.approve(decision_id, CAROL).success
+    assert execute(tools, decision_id, Router()).code == "ALREADY_EXECUTED"
+
+
+def test_a_policy_that_appears_after_the_first_look_is_not_judged_without_capabilities(tools: NexusControlTools) -> None:
+    decision_id = tools.store.create_decision()
+    policy = {
+        "min_approvals": 1,
+        "allowed_modes": ["dry_run"],
+        "require_adapter_capabilities": ["timeout"],
+        "max_steps": None,
+        "labels": [],
+    }
+
+    class Attaching(DecisionStore):
+        """Whose transactions come just after somebody attached a policy and approved it."""
+
+        def transaction(self) -> Any:
+            tools.store.append_event(decision_id, EventType.POLICY_ATTACHED, ALICE, policy)
+            tools.store.append_event(decision_id, EventType.APPROVAL_GRANTED, BOB, {"expires_at": None})
+            return super().transaction()
+
+    tools.store.__class__ = Attaching
+    router = Router(capabilities=set[str]())
+    assert execute(tools, decision_id, router, dry_run=True).code == "NO_POLICY"
+    assert router.calls == []
