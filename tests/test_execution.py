@@ -47,7 +47,8 @@ def tools() -> NexusControlTools:
 
 
 def requested(tools: NexusControlTools, **policy: Any) -> str:
-    result = tools.request("g", ALICE, **{"mode": "apply", "min_approvals": 1, **policy})
+    options: dict[str, Any] = {"mode": "apply", "min_approvals": 1, **policy}
+    result = tools.request("g", ALICE, **options)
     assert result.success, result.error
     return result.data["request_id"]
 
@@ -347,7 +348,11 @@ def test_a_response_is_completed_with_its_run_id_or_failed_as_invalid(
     tools: NexusControlTools, response: Any, run_id: str | None, steps: int | None, ok: bool
 ) -> None:
     decision_id = approved(tools)
-    result = execute(tools, decision_id, Router(lambda **_: response))
+
+    def run(**_: Any) -> Any:
+        return response
+
+    result = execute(tools, decision_id, Router(run))
     payload = last_payload(tools, decision_id)
     assert (result.success, payload["run_id"]) == (ok, run_id)
     if ok:

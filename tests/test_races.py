@@ -93,7 +93,7 @@ def _take_part(work: Callable[[str, str, int], list[str]], path: str, decision_i
 
 def race(work: Callable[[str, str, int], list[str]], path: Path, decision_id: str, method: str) -> Counter[str]:
     """All codes that the processes got, counted."""
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     gate, results = context.Barrier(PROCESSES), context.Queue()
     children = [
         context.Process(target=_take_part, args=(work, str(path), decision_id, number, gate, results)) for number in range(PROCESSES)

@@ -414,9 +414,7 @@ def test_a_package_needs_a_run(tools: NexusControlTools) -> None:
 
 # -- nonsense -----------------------------------------------------------------------------------------------------------------
 
-DEEP: Any = []
-for _ in range(500):
-    DEEP = [DEEP]
+DEEP: Any = json.loads("[" * 500 + "]" * 500)
 
 NONSENSE: list[Any] = [
     None,
@@ -449,7 +447,7 @@ NONSENSE: list[Any] = [
     {"bundle_version": "0.5", "decision": [], "events": {}, "integrity": 7},
 ]
 
-TOOLS = [name for name, member in inspect.getmembers(NexusControlTools, inspect.isfunction) if not name.startswith("_")]
+TOOLS = [name for name, _ in inspect.getmembers(NexusControlTools, inspect.isfunction) if not name.startswith("_")]
 VALID: dict[str, Any] = {
     "goal": "g",
     "actor": BOB,
