@@ -32,19 +32,21 @@ class ReadFloor:
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path)
+        columns = _stored_columns(self._connection, "decision_events")
+        self._select = f"SELECT {', '.join(columns)} FROM decision_events"
+        self._payload = columns.index("payload")
 
     def of_decision(self, decision_id: str) -> int:
         """All events of a decision of one generation, in order; gives their number."""
-        query = "SELECT * FROM decision_events WHERE decision_id = ? AND generation = 1 ORDER BY seq"
-        return self._decoded(query, decision_id)
+        return self._decoded("WHERE decision_id = ? AND generation = 1 ORDER BY seq", decision_id)
 
     def newest(self, count: int) -> int:
         """The newest `count` events of the store; gives their number."""
-        return self._decoded("SELECT * FROM decision_events ORDER BY position DESC LIMIT ?", count)
+        return self._decoded("ORDER BY position DESC LIMIT ?", count)
 
-    def _decoded(self, query: str, argument: str | int) -> int:
-        rows = self._connection.execute(query, (argument,)).fetchall()
-        return len([(row, json.loads(row[9])) for row in rows])
+    def _decoded(self, which: str, argument: str | int) -> int:
+        rows = self._connection.execute(f"{self._select} {which}", (argument,)).fetchall()
+        return len([(row, json.loads(row[self._payload])) for row in rows])
 
     def close(self) -> None:
         """Close the connection."""
@@ -63,8 +65,18 @@ def fact_texts(path: Path, decision_id: str) -> list[str]:
     """
     connection = sqlite3.connect(path)
     try:
-        rows = connection.execute("SELECT * FROM decisions WHERE decision_id = ?", (decision_id,)).fetchall()
-        rows += connection.execute("SELECT * FROM decision_events WHERE decision_id = ? ORDER BY seq", (decision_id,)).fetchall()
+        return [
+            "x" * sum(len(value if isinstance(value, str | bytes) else str(value)) for value in row if value is not None)
+            for table in ("decisions", "decision_events")
+            for row in connection.execute(
+                f"SELECT {', '.join(_stored_columns(connection, table))} FROM {table} WHERE decision_id = ? ORDER BY position",
+                (decision_id,),
+            )
+        ]
     finally:
         connection.close()
-    return ["x" * sum(len(str(value)) for value in row if value is not None) for row in rows]
+
+
+def _stored_columns(connection: sqlite3.Connection, table: str) -> list[str]:
+    """The columns of a table that take up space: `table_info` does not name computed ones."""
+    return [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]

@@ -15,7 +15,7 @@ from bench.harness import Result, Settings, by_turns, milliseconds
 _ROOT = Path(__file__).resolve().parent.parent
 _ROUNDS = 15
 
-_HELP = "import sys; sys.argv = ['nexus-attest', '--help']; from nexus_attest.cli import main; main()"
+_HELP = "import sys; sys.argv = ['nexus-attest', '--help']; from nexus_attest.cli import main; sys.exit(main())"
 
 
 def imports(settings: Settings) -> Iterator[Result]:
