@@ -61,6 +61,11 @@ __all__ = [
 ]
 
 
+def brief(value: object) -> str:
+    """A wrong value as an error text shows it: the beginning of a text, anything else by its type (some integers cannot be written)."""
+    return f"{value!r:.100}" if isinstance(value, str) else type(value).__name__
+
+
 class NexusError(Exception):
     """Base of everything that the engine raises on purpose."""
 
@@ -120,7 +125,7 @@ class DecisionNotFound(InputError):
     code = "DECISION_NOT_FOUND"
 
     def __init__(self, decision_id: object) -> None:
-        super().__init__(f"Decision not found: {decision_id}")
+        super().__init__(f"Decision not found: {decision_id!s:.200}")
 
 
 class TemplateNotFound(InputError):

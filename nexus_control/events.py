@@ -14,7 +14,7 @@ from math import isfinite
 from typing import Any, Literal, TypedDict, cast
 
 from nexus_control.canonical_json import MAX_DEPTH, canonical_json
-from nexus_control.errors import InputError, InvalidActor, InvalidExpiresAt, MalformedEvent
+from nexus_control.errors import InputError, InvalidActor, InvalidExpiresAt, MalformedEvent, brief
 from nexus_control.integrity import sha256_digest
 
 __all__ = [
@@ -107,8 +107,8 @@ def parse_actor(value: object) -> Actor:
     if not isinstance(value, Mapping):
         raise InvalidActor(f"actor must be an object with 'type' and 'id', got {type(value).__name__}")
     data = cast("Mapping[object, object]", value)
-    if unknown := sorted(repr(key) for key in data if key not in ("type", "id")):
-        raise InvalidActor(f"actor has unknown keys: {', '.join(unknown)}")
+    if unknown := sorted(brief(key) for key in data if key not in ("type", "id")):
+        raise InvalidActor(f"actor has unknown keys: {', '.join(unknown[:10])}")
     kind, name = data.get("type"), data.get("id")
     if not isinstance(kind, str) or kind not in _ACTOR_TYPES:
         raise InvalidActor("actor.type must be 'human' or 'system'")
@@ -327,7 +327,7 @@ def parse_time(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
-        raise MalformedEvent(f"not an ISO 8601 time: {text!r}") from None
+        raise MalformedEvent(f"not an ISO 8601 time: {brief(text)}") from None
 
 
 def expiry_instant(payload: Mapping[str, Any]) -> datetime | None:
@@ -351,7 +351,7 @@ def parse_expires_at(value: object) -> datetime | None:
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise InvalidExpiresAt(f"expires_at is no ISO 8601 time: {value!r}") from None
+            raise InvalidExpiresAt(f"expires_at is no ISO 8601 time: {brief(value)}") from None
     if not isinstance(value, datetime):
         raise InvalidExpiresAt(f"expires_at must be a time or ISO 8601 text, got {type(value).__name__}")
     if value.tzinfo is None or value.utcoffset() is None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from nexus_control.errors import InvalidPolicy
+from nexus_control.errors import InvalidPolicy, brief
 
 __all__ = ["POLICY_FIELDS", "Policy", "PolicyValidationResult", "validate_execution_request"]
 
@@ -141,7 +141,7 @@ def _modes(value: object) -> tuple[str, ...]:
         raise InvalidPolicy("allowed_modes cannot be empty")
     for mode in modes:
         if not isinstance(mode, str) or mode not in _MODES:
-            raise InvalidPolicy(f"Invalid mode in allowed_modes: {mode!r} (known: {', '.join(_MODES)})")
+            raise InvalidPolicy(f"Invalid mode in allowed_modes: {brief(mode)} (known: {', '.join(_MODES)})")
     return cast("tuple[str, ...]", modes)
 
 

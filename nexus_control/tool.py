@@ -15,7 +15,7 @@ from nexus_control.audit_record import audit_record
 from nexus_control.bundle import ConflictMode
 from nexus_control.canonical_json import canonical_json
 from nexus_control.decision import Decision
-from nexus_control.errors import InputError, InvalidPolicy, ModeNotAllowed, NexusError, TemplateNotFound
+from nexus_control.errors import InputError, InvalidPolicy, ModeNotAllowed, NexusError, TemplateNotFound, brief
 from nexus_control.events import EventType, parse_actor, parse_expires_at, require_text
 from nexus_control.execution import RouterProtocol, abandon_execution, execute_decision
 from nexus_control.export import export_decision, render_export
@@ -130,7 +130,7 @@ class NexusControlTools:
         given = _merged_overrides(plain, overrides, has_template=template is not None)
         policy = _effective_policy(given, template, mode)
         if mode not in policy.allowed_modes:
-            raise ModeNotAllowed(f"mode {mode!r:.100} is not in allowed_modes {list(policy.allowed_modes)}")
+            raise ModeNotAllowed(f"mode {brief(mode)} is not in allowed_modes {list(policy.allowed_modes)}")
         attached: dict[str, Any] = policy.to_dict()
         data: dict[str, Any] = {"state": "pending_approval", "min_approvals": policy.min_approvals, "current_approvals": 0}
         if template is not None:
@@ -402,7 +402,7 @@ class NexusControlTools:
     def _template(self, name: str) -> Template:
         template = self.template_store.get_template(name)
         if template is None:
-            raise TemplateNotFound(f"Template not found: {name}")
+            raise TemplateNotFound(f"Template not found: {name:.200}")
         return template
 
 
