@@ -158,7 +158,7 @@ def test_a_folder_that_it_did_not_make_is_left_alone(occupied: Path) -> None:
 
 def test_an_empty_folder_will_do(tmp_path: Path) -> None:
     set_up(tmp_path)
-    assert (tmp_path / "signing.key").exists()
+    assert (tmp_path / "signing.key").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_with_a_hostile_name_is_quoted_and_escaped(cli: CommandLine) -> None:

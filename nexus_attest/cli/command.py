@@ -85,7 +85,6 @@ def group(description: str) -> typer.Typer:
         help=description,
         rich_markup_mode=None,  # rich costs more than everything else that help needs
         add_completion=False,
-        add_help_option=False,
         pretty_exceptions_enable=False,
         invoke_without_command=True,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

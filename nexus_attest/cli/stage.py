@@ -92,7 +92,7 @@ def set_up(folder: Path) -> Stage:
     """
     stage = Stage(folder)
     if os.path.lexists(folder):
-        if not folder.is_dir() or folder.is_symlink():
+        if not folder.is_dir():
             raise FileRefused(f"{folder} is no folder of a demonstration; choose another one with --dir")
         if not (folder / _MARKER).is_file() and any(folder.iterdir()):
             raise FileRefused(f"{folder} was not made by a demonstration and is left alone; choose another folder with --dir")
