@@ -114,6 +114,8 @@ class Template:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Template":
         """Inverse of `to_dict`; missing keys take the defaults. Raises InvalidTemplate."""
+        if not isinstance(cast("object", data), Mapping):
+            raise InvalidTemplate(f"a template must be an object, got {type(data).__name__}")
         known: dict[str, Any] = {key: data[key] for key in ("description", "min_approvals", *_SEQUENCES, "max_steps") if key in data}
         created_at, created_by = data.get("created_at"), data.get("created_by")
         try:
