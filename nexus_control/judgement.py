@@ -108,7 +108,7 @@ def _completed_runs(decision: Decision) -> set[bool]:
     dry_run, completed = False, set[bool]()
     for event in decision.events:
         if event.event_type is EventType.EXECUTION_REQUESTED:
-            dry_run = event.payload["dry_run"]
+            dry_run = event.payload.get("dry_run") is True
         elif event.event_type is EventType.EXECUTION_COMPLETED:
             completed.add(dry_run)
     return completed
