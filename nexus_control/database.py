@@ -92,7 +92,7 @@ def _raise_named(error: sqlite3.Error, path: str) -> NoReturn:
         raise error
     code = getattr(error, "sqlite_errorcode", None)
     if code is None and isinstance(error, sqlite3.OperationalError):  # raised by the driver for a TEXT value that is not UTF-8
-        raise _SqliteUnreadable(f"{path}: {error}") from error
+        raise _SqliteUnreadable(f"{path}: {error!s:.300}") from error
     found = None if code is None else _BY_PRIMARY_CODE.get(code & 0xFF)
     if found is None:
         raise error

@@ -328,11 +328,14 @@ class DecisionStore:
         """The events of several existing decisions with few queries; for one that cannot be read, the error instead."""
         found: dict[str, list[StoredEvent] | MalformedEvent] = {decision_id: [] for decision_id in decision_ids}
         try:
-            with self._database.reading() as connection:
-                rows = _event_rows(connection, list(found))
-        except StoreUnreadable:  # text that is not UTF-8: the decision that has it will not replay, the others must
-            with self._database.lenient_snapshot() as (connection, _):
-                rows = _event_rows(connection, list(found))
+            rows = self._event_rows(list(found))
+        except StoreUnreadable:  # a text that is not UTF-8: the decision that has it cannot be read, the others must
+            rows: list[Any] = []
+            for decision_id in found:
+                try:
+                    rows += self._event_rows([decision_id])
+                except StoreUnreadable as error:
+                    found[decision_id] = MalformedEvent(f"the events of {decision_id} cannot be read: {error}")
         for row in rows:
             events = found[row["decision_id"]]
             if isinstance(events, list):
@@ -341,6 +344,15 @@ class DecisionStore:
                 except MalformedEvent as error:
                     found[row["decision_id"]] = error
         return found
+
+    def _event_rows(self, decision_ids: Sequence[str]) -> list[Any]:
+        """The event rows of these decisions, ascending per decision."""
+        rows: list[Any] = []
+        with self._database.reading() as connection:
+            for start in range(0, len(decision_ids), _IDS_PER_QUERY):
+                some = decision_ids[start : start + _IDS_PER_QUERY]
+                rows += connection.execute(_EVENTS_OF_MANY.format(", ".join(["(?)"] * len(some))), some).fetchall()
+        return rows
 
     def list_decisions(self, limit: int = 100, offset: int = 0) -> list[tuple[str, datetime]]:
         """Ids and creation times, newest first; equal times by insertion, newest first."""
@@ -469,15 +481,6 @@ def _utc_text(created_at: str) -> str:
         return parse_time(created_at).isoformat()
     except MalformedEvent as error:
         raise InputError(f"created_at: {error}") from None
-
-
-def _event_rows(connection: Connection, decision_ids: Sequence[str]) -> list[Any]:
-    """The event rows of these decisions, ascending per decision."""
-    rows: list[Any] = []
-    for start in range(0, len(decision_ids), _IDS_PER_QUERY):
-        some = decision_ids[start : start + _IDS_PER_QUERY]
-        rows += connection.execute(_EVENTS_OF_MANY.format(", ".join(["(?)"] * len(some))), some).fetchall()
-    return rows
 
 
 def _prepare(item: EventItem) -> tuple[EventType, Actor, dict[str, Any], str, str]:
