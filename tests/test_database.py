@@ -471,6 +471,28 @@ def test_a_writer_waits_for_the_one_before_it_and_sees_its_rows(file_db: Databas
         timer.join()
 
 
+def test_opening_waits_for_a_program_that_locks_the_file(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE own (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        timer = threading.Timer(0.2, lambda: other.execute("COMMIT"))
+        timer.start()
+        with closing(Database(path, SCHEMA)) as db:
+            assert setting(db, "journal_mode") == "wal"
+        timer.join()
+
+
+def test_opening_gives_up_on_a_program_that_keeps_the_file_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_control.database._BUSY_TIMEOUT_SECONDS", 0.1)
+    with closing(foreign(path)) as other:
+        other.execute("CREATE TABLE own (x)")
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("INSERT INTO own VALUES (1)")
+        with pytest.raises(StoreBusy):
+            Database(path, SCHEMA)
+        other.execute("COMMIT")
+
+
 def test_a_full_database_keeps_all_that_was_committed_and_works_again(db: Database) -> None:
     add(db, 1)
     with db.reading() as connection:

@@ -511,7 +511,7 @@ class StoreContract(ABC):
         self, lenient_store: EventStore, changes: dict[str, Any], problem: str
     ) -> None:
         store = lenient_store
-        store.import_decision_atomic("bad", "2024-06-01T00:00:00+00:00", [raw_event(0, **changes)])
+        store.import_decision_atomic("bad", "2024-06-01T00:00:00+00:00", [raw_event(0, **changes), raw_event(1)])
         good = store.append_events("good", [created()], create=True)
         with pytest.raises(MalformedEvent, match=problem):
             store.get_events("bad")

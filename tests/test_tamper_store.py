@@ -16,12 +16,13 @@ import pytest
 from store_testing import ALICE, BOB, NEXUS, foreign, new_store, quick_folder, raw_event, ticking_clock
 
 from nexus_control import merkle
-from nexus_control.errors import InputError, MalformedEvent
+from nexus_control.errors import InputError, MalformedEvent, StoreUnreadable
 from nexus_control.events import EventType, event_digest
 from nexus_control.header import HeaderCopy
 from nexus_control.log_check import check_decision, check_store
 from nexus_control.store import DecisionStore, EventItem, ImportOrigin
 from nexus_control.template import Template
+from nexus_control.tool import NexusControlTools
 
 TABLES = {
     "decisions": ("decision_id", "generation"),
@@ -518,6 +519,21 @@ def test_a_replacement_character_cannot_stand_for_bytes_that_are_no_text(origina
     with DecisionStore(copy) as store:
         assert sum("UTF-8" in text for text in store.verify_log().errors) == 3
         assert sum("UTF-8" in text for text in store.verify_log("full").errors) == 3
+
+
+def test_a_decision_with_bytes_that_are_no_text_is_unreadable_and_hides_no_other(original: Path) -> None:
+    copy = original.with_name("copy.db")
+    shutil.copy(original, copy)
+    with closing(unlocked(copy)) as connection:
+        connection.execute("UPDATE decision_events SET payload = CAST(x'7b22676f616c223a22ff227d' AS TEXT) WHERE position = 4")
+    with DecisionStore(copy) as store:
+        with pytest.raises(StoreUnreadable, match="UTF-8"):
+            store.get_events("full")
+        found = store.get_events_of(["full", "other"])
+        assert isinstance(found["full"], MalformedEvent)
+        assert found["other"] == store.get_events("other")
+        listed = NexusControlTools(store).list_requests().data["requests"]
+        assert [(entry["request_id"], entry["state"]) for entry in listed] == [("full", "invalid"), ("other", "draft")]
 
 
 def test_a_template_of_endless_nesting_is_a_finding_and_no_exception(tamper: sqlite3.Connection) -> None:
