@@ -777,6 +777,15 @@ def test_a_header_repeats_the_first_events_of_its_batch(path: Path) -> None:
     ]
 
 
+def test_the_first_of_two_policies_is_the_one_in_the_header(path: Path) -> None:
+    other = {**POLICY, "min_approvals": 2}
+    with DecisionStore(path) as store:
+        items = [(EventType.POLICY_ATTACHED, ALICE, POLICY), (EventType.POLICY_ATTACHED, ALICE, other), created()]
+        store.append_events("dec-1", items, create=True)
+        assert store.verify_log().ok
+    assert [row["policy_ref"] for row in rows(path, "SELECT policy_ref FROM decisions")] == [content_digest(POLICY)]
+
+
 def test_the_header_of_a_bare_decision_and_of_a_tombstone_repeats_nothing(path: Path) -> None:
     with DecisionStore(path) as store:
         store.create_decision("dec-1")
