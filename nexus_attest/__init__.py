@@ -4,6 +4,7 @@ The engine's public names, the same objects as in `nexus_control`; the modules o
 same objects too. Code uses them where they are defined: to replace one in a test, patch `nexus_control.<module>`.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import nexus_control
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """PEP 562: a public name of the engine, whose module is loaded on its first use."""
+        """PEP 562: a public name of the engine, or the mirror of one of its modules, loaded on its first use."""
         if name in __all__:
             return getattr(nexus_control, name)
+        if name in nexus_control.PUBLISHED:
+            return import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:

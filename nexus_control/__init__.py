@@ -80,13 +80,18 @@ _NAMES = {
     "template": ("Template", "TemplateStore"),
     "tool": ("NexusControlTools", "ToolResult"),
 }
+PUBLISHED = frozenset({*_NAMES, "canonical_json", "errors", "evidence", "integrity", "merkle"})
+"""The engine's public modules; `nexus_attest` has a mirror of each."""
+
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 
 if not TYPE_CHECKING:  # a type checker that saw this function would accept every name
 
     def __getattr__(name: str) -> Any:
-        """PEP 562: a public name on its first use."""
+        """PEP 562: a public name or module on its first use."""
+        if name in PUBLISHED:
+            return import_module(f"{__name__}.{name}")
         if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -1,6 +1,6 @@
 """`python -m nexus_control verify FILE`: check a decision bundle or an audit package with nothing but Python.
 
-Exit code 0: every check passed. 1: the file could not be read, or an unexpected error. 2: invalid arguments or document, or a failed check.
+Exit code 0: every check passed. 1: an unexpected error. 2: invalid arguments, no readable file or document, or a failed check.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = file.read_bytes()
     except OSError as error:
         print(f"cannot read {_printable(file)}: {error.strerror}", file=sys.stderr)
-        return 1
+        return 2
     report = verify_document(text, strict=options.strict, expected_binding_digest=options.expect_binding_digest)
     print(json.dumps(report.to_dict(), indent=2) if options.json else _text(file, report))
     return 0 if report.ok else 2

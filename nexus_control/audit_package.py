@@ -16,7 +16,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Self, cast
 
-from nexus_control.bundle import BundleProvenance, DecisionBundle, compute_router_link_digest
+from nexus_control.bundle import (
+    BundleDecision,
+    BundleIntegrity,
+    BundleProvenance,
+    BundleRouterLink,
+    BundleTemplateSnapshot,
+    DecisionBundle,
+    compute_router_link_digest,
+)
 from nexus_control.bundle_checks import (
     bundle_digest_findings,
     event_digest_findings,
@@ -275,9 +283,30 @@ def verify_audit_package(
         except MalformedBundle as error:
             return unreadable(error)
         document = data["control_bundle"]
+    elif problem := _lost_part(package):
+        return unreadable(problem)
     subject = _Subject(package, document, strict, router_digest_fn, expected_binding_digest)
     checks = [judge(name, partial(function, subject)) for name, applies, function in _CHECKS if applies(subject)]
     return VerificationResult(all(check.ok for check in checks), checks)
+
+
+def _lost_part(package: AuditPackage) -> str | None:
+    """What a caller's edits in place left without its type."""
+    bundle = package.control_bundle
+    parts: tuple[tuple[str, object, type], ...] = (
+        ("control_bundle", bundle, DecisionBundle),
+        ("router", package.router, RouterSection),
+        ("binding", package.binding, AuditBinding),
+        ("integrity", package.integrity, AuditIntegrity),
+    )
+    if isinstance(cast("object", bundle), DecisionBundle):
+        parts += (
+            ("control_bundle.decision", bundle.decision, BundleDecision),
+            ("control_bundle.router_link", bundle.router_link, BundleRouterLink),
+            ("control_bundle.template_snapshot", bundle.template_snapshot, BundleTemplateSnapshot),
+            ("control_bundle.integrity", bundle.integrity, BundleIntegrity),
+        )
+    return next((f"package.{name} must be of type {kind.__name__}" for name, part, kind in parts if not isinstance(part, kind)), None)
 
 
 def _binding_digest(subject: _Subject) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ elsewhere. A payload that cannot be understood ends the replay with MalformedEve
                           template_snapshot, overrides_applied: object or absent
     APPROVAL_GRANTED      expires_at: ISO 8601 time or absent; comment: text or absent
     APPROVAL_REVOKED      reason: text or absent
-    EXECUTION_REQUESTED   adapter_id: text; dry_run: boolean
+    EXECUTION_REQUESTED   adapter_id: text or absent (then ""); dry_run: boolean or absent (then false)
     EXECUTION_STARTED     router_request_digest: text or absent
     EXECUTION_COMPLETED   run_id, response_digest: text or absent; steps_executed: integer or absent
     EXECUTION_FAILED      error_code, error_message, run_id, response_digest: text or absent
@@ -325,12 +325,11 @@ def _approval_revoked(decision: Decision, event: StoredEvent) -> None:
 
 
 def _execution_requested(decision: Decision, event: StoredEvent) -> None:
-    adapter_id, dry_run = event.payload.get("adapter_id"), event.payload.get("dry_run")
-    if not isinstance(adapter_id, str):
-        raise MalformedEvent("adapter_id must be a string")
-    if not isinstance(dry_run, bool):
+    adapter_id, dry_run = _text(event.payload, "adapter_id"), event.payload.get("dry_run")
+    if dry_run is not None and not isinstance(dry_run, bool):
         raise MalformedEvent("dry_run must be a boolean")
-    decision.executions.append(ExecutionRecord(adapter_id, dry_run, event.ts))
+    # A request that does not say that it is a rehearsal is the real thing.
+    decision.executions.append(ExecutionRecord(adapter_id or "", bool(dry_run), event.ts))
 
 
 def _execution_started(decision: Decision, event: StoredEvent) -> None:

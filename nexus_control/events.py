@@ -5,7 +5,7 @@ An event is a fact that was stored; nothing here judges whether it should have b
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -84,8 +84,8 @@ class Actor(dict[str, str]):
     edges. The name alone proves nothing about who called (SECURITY.md).
     """
 
-    def __init__(self, *, type: str, id: str) -> None:
-        super().__init__(type=type, id=id)
+    def __init__(self, entries: Mapping[str, str] | Iterable[tuple[str, str]] = (), /, **names: str) -> None:
+        super().__init__(entries, **names)
 
     @property
     def type(self) -> str:

@@ -87,8 +87,6 @@ def execute_decision(
     ROUTER_RESPONSE_INVALID) after EXECUTION_FAILED was recorded; RunFailure OUTCOME_NOT_RECORDED when the run ended but the store
     could not take it; ExecutionSuperseded when the run ended after another one had been claimed.
     """
-    if not callable(getattr(router, "run", None)) or not callable(getattr(router, "get_adapter_capabilities", None)):
-        raise InvalidRouter("the router must have the methods run and get_adapter_capabilities")
     claim = _claim(store, decision_id, adapter_id, actor, router, dry_run, retry=retry)
     try:
         response: object = router.run(**_arguments(claim, router))
@@ -124,6 +122,8 @@ def _claim(store: EventStore, decision_id: str, adapter_id: str, actor: Actor, r
     # The router is asked before the lock is taken: it may take its time. Whether the decision exists and has a policy is settled first,
     # so that a router is never bothered for nothing.
     require_policy(Decision.load(store, decision_id, as_of=store.clock()))
+    if not callable(getattr(router, "run", None)) or not callable(getattr(router, "get_adapter_capabilities", None)):
+        raise InvalidRouter("the router must have the methods run and get_adapter_capabilities")
     capabilities = _capabilities(router, adapter_id)
     with store.transaction():
         decision = Decision.load(store, decision_id, as_of=store.clock())
@@ -172,7 +172,7 @@ def _completed(store: EventStore, claim: _Claim, response: object) -> Outcome:
     digest = ""
     if problem is None:
         data = cast("dict[str, Any]", response)
-        steps = data.get("steps_executed", 0)
+        steps = 0 if data.get("steps_executed") is None else data["steps_executed"]
         if type(steps) is not int or steps < 0:
             problem = "steps_executed must be a non-negative integer"
         try:

@@ -654,3 +654,18 @@ def test_result_counts_its_checks() -> None:
         "failed": 1,
         "total": 2,
     }
+
+
+@pytest.mark.parametrize("part", ["control_bundle", "router", "binding", "integrity"])
+def test_a_package_object_that_lost_a_part_is_a_failed_verification(part: str) -> None:
+    package = AuditPackage.from_dict(vector("router-audit-package-embedded.json"))
+    setattr(package, part, None)
+    result = verify_audit_package(package)
+    assert [(check.name, check.ok) for check in result.checks] == [("schema", False)]
+
+
+@pytest.mark.parametrize("part", ["decision", "router_link", "integrity", "template_snapshot"])
+def test_a_bundle_object_that_lost_a_part_is_a_failed_verification(part: str) -> None:
+    package = AuditPackage.from_dict(vector("router-audit-package-embedded.json"))
+    setattr(package.control_bundle, part, None)
+    assert not verify_audit_package(package).ok

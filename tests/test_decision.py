@@ -591,6 +591,17 @@ def test_a_decision_can_be_edited_in_place() -> None:
 
 
 @pytest.mark.parametrize(
+    ("payload", "adapter_id", "dry_run"),
+    [({}, "", False), ({"adapter_id": "ad"}, "ad", False), ({"adapter_id": None, "dry_run": True}, "", True)],
+)
+def test_an_execution_request_that_does_not_say_that_it_is_a_rehearsal_is_the_real_thing(
+    payload: dict[str, Any], adapter_id: str, dry_run: bool
+) -> None:
+    decision = Decision.replay("d", history(execution(EventType.EXECUTION_REQUESTED, **payload)))
+    assert (decision.executions[0].adapter_id, decision.executions[0].dry_run) == (adapter_id, dry_run)
+
+
+@pytest.mark.parametrize(
     ("kind", "payload"),
     [
         (EventType.DECISION_CREATED, {"goal": 1}),
@@ -613,10 +624,7 @@ def test_a_decision_can_be_edited_in_place() -> None:
         (EventType.APPROVAL_GRANTED, {"expires_at": "0001-01-01T00:00:00+14:00"}),
         (EventType.APPROVAL_GRANTED, {"comment": {"text": "fine"}}),
         (EventType.APPROVAL_REVOKED, {"reason": 1}),
-        (EventType.EXECUTION_REQUESTED, {}),
-        (EventType.EXECUTION_REQUESTED, {"adapter_id": "ad"}),
-        (EventType.EXECUTION_REQUESTED, {"dry_run": True}),
-        (EventType.EXECUTION_REQUESTED, {"adapter_id": None, "dry_run": True}),
+        (EventType.EXECUTION_REQUESTED, {"adapter_id": 7, "dry_run": True}),
         (EventType.EXECUTION_REQUESTED, {"adapter_id": "ad", "dry_run": 0}),
         (EventType.EXECUTION_REQUESTED, {"adapter_id": "ad", "dry_run": "false"}),
         (EventType.EXECUTION_STARTED, {"router_request_digest": 1}),

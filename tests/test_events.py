@@ -1,6 +1,9 @@
 """Actors, times, payloads, and the exact bytes of the records that chain a history."""
 
+import copy
+import dataclasses
 import json
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import FrozenInstanceError, fields
@@ -522,3 +525,12 @@ def test_what_is_no_text_is_refused_by_name(value: object, problem: str) -> None
 def test_every_name_of_the_module_is_declared_in_order() -> None:
     assert events.__all__ == sorted(events.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
     assert isinstance(cast("Mapping[str, object]", vars(events)), Mapping)
+
+
+def test_an_actor_survives_what_dataclasses_and_copies_do_with_dicts() -> None:
+    actor = Actor(type="human", id="alice")
+    event = StoredEvent("d", 0, EventType.APPROVAL_GRANTED, datetime(2025, 1, 1, tzinfo=UTC), actor, {}, "x")
+    assert dataclasses.asdict(event)["actor"] == actor
+    assert dataclasses.astuple(event)[4] == actor
+    assert Actor({"type": "human", "id": "alice"}) == actor
+    assert copy.deepcopy(actor) == pickle.loads(pickle.dumps(actor)) == actor

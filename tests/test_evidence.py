@@ -253,7 +253,7 @@ def test_command_reports_a_file_that_is_no_document_as_a_failed_check(capsys: py
 
 def test_command_reports_a_file_that_cannot_be_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, err = run(capsys, str(tmp_path / "nowhere.json"))
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert err.endswith("nowhere.json: No such file or directory\n")
 
 

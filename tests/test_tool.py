@@ -318,7 +318,7 @@ def test_the_list_is_newest_first_and_paged(tools: NexusControlTools) -> None:
         raw_event(0, payload='{"goal": 7}'),
         raw_event(0, ts="yesterday"),
         raw_event(0, event_type="POLICY_ATTACHED", payload='{"min_approvals": "many"}'),
-        raw_event(0, event_type="EXECUTION_REQUESTED", payload="{}"),
+        raw_event(0, event_type="EXECUTION_REQUESTED", payload='{"dry_run": "no"}'),
         raw_event(0, event_type="APPROVAL_GRANTED", payload='{"expires_at": "soon"}'),
     ],
 )

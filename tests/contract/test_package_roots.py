@@ -1,6 +1,8 @@
 """What `import nexus_attest` and `import nexus_control` offer."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -70,3 +72,9 @@ def test_version_is_the_static_one_of_the_distribution() -> None:
     assert "version" not in project.get("dynamic", [])
     assert project["version"] == nexus_attest.__version__ == nexus_control.__version__
     assert re.fullmatch(r"[1-9]\d*\.\d+\.\d+", project["version"])
+
+
+@pytest.mark.parametrize("root", ["nexus_control", "nexus_attest"])
+def test_the_modules_of_a_root_are_its_attributes_without_being_imported_first(root: str) -> None:
+    code = f"import {root}; assert {root}.events.Actor is {root}.Actor; assert {root}.tool.ToolResult is {root}.ToolResult"
+    subprocess.run([sys.executable, "-c", code], check=True)
