@@ -393,6 +393,14 @@ def test_approvals_are_listed_by_grant_with_their_revocations() -> None:
     ]
 
 
+def test_only_a_revocation_revokes_whatever_else_an_approver_does() -> None:
+    store = new_store()
+    pending(store)
+    store.append_event("dec-1", EventType.APPROVAL_GRANTED, ALICE, {})
+    store.append_event("dec-1", EventType.EXECUTION_REQUESTED, ALICE, {"adapter_id": "ad", "dry_run": True})
+    assert [approval["revoked"] for approval in bundle_dict(store)["approvals"]] == [False]
+
+
 def test_approval_events_of_no_actor_are_not_listed() -> None:
     bundle = golden_bundle()
     bundle.events.append(BundleEvent("e", "dec-1", 1, "APPROVAL_GRANTED", {}, CREATED_AT, {"id": ["x"]}, ""))
