@@ -293,19 +293,19 @@ def verify_audit_package(
 def _lost_part(package: AuditPackage) -> str | None:
     """What a caller's edits in place left without its type."""
     bundle = package.control_bundle
-    parts: tuple[tuple[str, object, type], ...] = (
+    parts: list[tuple[str, object, type]] = [
         ("control_bundle", bundle, DecisionBundle),
         ("router", package.router, RouterSection),
         ("binding", package.binding, AuditBinding),
         ("integrity", package.integrity, AuditIntegrity),
-    )
+    ]
     if isinstance(cast("object", bundle), DecisionBundle):
-        parts += (
+        parts += [
             ("control_bundle.decision", bundle.decision, BundleDecision),
             ("control_bundle.router_link", bundle.router_link, BundleRouterLink),
             ("control_bundle.template_snapshot", bundle.template_snapshot, BundleTemplateSnapshot),
             ("control_bundle.integrity", bundle.integrity, BundleIntegrity),
-        )
+        ]
     return next((f"package.{name} must be of type {kind.__name__}" for name, part, kind in parts if not isinstance(part, kind)), None)
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -162,16 +162,19 @@ class Schema:
 class _Session:
     """One open connection, and how deep its user stands in blocks of `transaction` or `snapshot`."""
 
-    __slots__ = ("__weakref__", "connection", "depth", "doomed", "owned", "writing")
+    __slots__ = ("__weakref__", "closed", "connection", "depth", "doomed", "in_use", "owned", "writing")
 
     def __init__(self, connection: Connection, *, owned: bool) -> None:
         self.connection = connection
         self.owned = owned
+        self.closed = False
+        self.in_use = threading.RLock()  # held by whoever uses the connection, and by a fork that closed it
         self.depth = 0
         self.writing = False
         self.doomed = False
 
     def close(self) -> None:
+        self.closed = True
         if self.owned:
             self.connection.close()
 
@@ -182,8 +185,9 @@ class _Session:
 class Database:
     """A SQLite database as the stores use it: one connection per thread for a file, one guarded by a lock for `:memory:`.
 
-    Safe to use from several threads, and in a child process after `fork`. Closing is final; it must not happen while another thread
-    is inside a call.
+    Safe to use from several threads, and on both sides of a `fork`: SQLite is not, so a fork closes the connections to files, and each
+    process opens its own. A file that another thread, or an open block, used during the fork cannot be used in the child (StoreError).
+    Closing is final; it must not happen while another thread is inside a call.
     """
 
     def __init__(self, path: str | Path, schema: Schema) -> None:
@@ -207,20 +211,21 @@ class Database:
         return self
 
     def _start(self, adopted: Connection | None = None) -> None:
-        self._pid = os.getpid()
         self._closed = False
         self._local = threading.local()
         self._sessions: weakref.WeakSet[_Session] = weakref.WeakSet()
-        self._sessions_lock = threading.Lock()
+        self._opening = threading.Lock()  # held while a connection is opened, and by a fork
+        self._asleep: list[_Session] = []
         self._checkpointer: threading.Thread | None = None
         self._may_begin = _set_event()
         self._commits = 0
-        self._lock: AbstractContextManager[object] = threading.RLock() if self._in_memory else nullcontext()
         self._shared: _Session | None = None
         if adopted is not None:
             self._schema.apply(adopted)
             self._shared = _Session(adopted, owned=False)
             return
+        with _registering:
+            _databases.add(self)
         session = self._open()
         if self._in_memory:
             self._shared = session
@@ -228,18 +233,20 @@ class Database:
     # -- connections ----------------------------------------------------------------------------------------------------------
 
     def _open(self) -> _Session:
-        connection: Connection | None = None
-        try:
-            connection = self._connect()
-            self._schema.apply(connection)
-        except BaseException as error:
-            if connection is not None:
-                connection.close()
-            if isinstance(error, sqlite3.Error):
-                _raise_named(error, self.path)
-            raise
-        session = _Session(connection, owned=True)
-        with self._sessions_lock:
+        with self._opening:
+            if self.path in _unusable:
+                raise _SqliteError(f"{self.path}: in use when this process was forked; close the store before, or do not fork but spawn")
+            connection: Connection | None = None
+            try:
+                connection = self._connect()
+                self._schema.apply(connection)
+            except BaseException as error:
+                if connection is not None:
+                    connection.close()
+                if isinstance(error, sqlite3.Error):
+                    _raise_named(error, self.path)
+                raise
+            session = _Session(connection, owned=True)
             self._sessions.add(session)
         self._local.session = session
         return session
@@ -260,65 +267,79 @@ class Database:
             raise
         return connection
 
-    def _alone(self) -> AbstractContextManager[object]:
-        """Keeps the other threads off a shared connection."""
-        if self._pid != os.getpid():
-            self._forget_parent()
-        return self._lock
-
-    def _session(self) -> _Session:
-        if self._closed:
-            raise _SqliteClosed("this store was closed; open a new one")
-        if self._shared is not None:
-            return self._shared
-        session: _Session | None = getattr(self._local, "session", None)
-        return session if session is not None else self._open()
-
-    def _forget_parent(self) -> None:
-        """In a forked child: open connections of our own. The parent's must not even be closed here.
-
-        https://www.sqlite.org/howtocorrupt.html section 2.6. What is in memory was copied, so that connection is the child's own; a
-        block that another thread stood in at the fork is not.
-        """
-        _parents.append((self._local, self._shared, list(self._sessions)))
-        self._pid = os.getpid()
-        self._local = threading.local()
-        self._sessions = weakref.WeakSet()
-        self._sessions_lock = threading.Lock()
-        self._checkpointer = None
-        self._may_begin = _set_event()
-        if self._shared is not None:
-            self._lock = threading.RLock()
-            self._shared = _Session(self._shared.connection, owned=self._shared.owned)
-            self._sessions.add(self._shared)
-            if self._shared.owned and self._shared.connection.in_transaction:
-                self._shared.connection.execute("ROLLBACK")
+    @contextmanager
+    def _using(self) -> Generator[_Session, None, None]:
+        """The session of this thread, with other threads and forks kept off its connection."""
+        while True:
+            if self._closed:
+                raise _SqliteClosed("this store was closed; open a new one")
+            session: _Session | None = self._shared or getattr(self._local, "session", None)
+            if session is None or session.closed:
+                session = self._open()
+            with session.in_use:
+                if not session.closed:
+                    yield session
+                    return
+            # A fork, or `close`, closed it while we waited for it.
 
     @property
     def is_writing(self) -> bool:
         """Whether this thread stands in a `transaction` block."""
-        with self._alone():
-            session = self._session()
+        with self._using() as session:
             return session.depth > 0 and session.writing
+
+    # -- fork -----------------------------------------------------------------------------------------------------------------
+    #
+    # SQLite keeps, per process, what it knows about the locks on a file. A child that inherits it with an open connection believes to
+    # hold locks that it does not hold, on connections of its own as well (https://www.sqlite.org/howtocorrupt.html section 2.6).
+
+    def before_fork(self) -> None:
+        """Close the connections to a file, but for those in use, and let nobody open or use one until `after_fork`."""
+        self._opening.acquire()
+        for session in [] if self._in_memory else list(self._sessions):
+            if session.in_use.acquire(blocking=False):
+                self._asleep.append(session)
+                if not session.depth:
+                    session.close()
+        if self._checkpointer is not None:
+            self._checkpointer.join()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Go on. In the child nothing of the parent's is used any more; what is in memory was copied, so it is the child's own."""
+        if not in_child:
+            while self._asleep:
+                self._asleep.pop().in_use.release()
+            self._opening.release()
+            return
+        inherited = [session for session in self._sessions if not session.closed]
+        self._opening, self._may_begin, self._checkpointer, self._asleep = threading.Lock(), _set_event(), None, []
+        if self._shared is None:
+            if inherited:
+                _unusable[self.path] = inherited  # and keep them from being closed
+            self._local, self._sessions = threading.local(), weakref.WeakSet()
+        else:
+            self._shared = _Session(self._shared.connection, owned=True)
+            self._sessions = weakref.WeakSet([self._shared])
+            _copied.append(inherited)
+            if self._shared.connection.in_transaction:  # of another thread, which is not here
+                self._shared.connection.execute("ROLLBACK")
 
     # -- blocks ---------------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def reading(self) -> Generator[Connection, None, None]:
         """The connection, for statements that each see committed data; inside a block of this thread, for that block's view."""
-        with self._alone():
+        with self._using() as session:
             try:
-                yield self._session().connection
+                yield session.connection
             except sqlite3.Error as error:
                 _raise_named(error, self.path)
 
     @contextmanager
     def snapshot(self) -> Generator[Connection, None, None]:
         """One consistent view over several reads. Takes no write lock; inside another block it is that block."""
-        with self._alone():
-            session = self._session()
-            with self._block(session, "BEGIN", writing=False):
-                yield session.connection
+        with self._using() as session, self._block(session, "BEGIN", writing=False):
+            yield session.connection
 
     @contextmanager
     def transaction(self) -> Generator[Connection, None, None]:
@@ -327,8 +348,7 @@ class Database:
         A block inside a block joins it. An exception that left an inner block dooms the outer one, even when caught there.
         Raises StoreBusy, StoreFull, StoreReadOnly or another StoreError when SQLite cannot.
         """
-        with self._alone():
-            session = self._session()
+        with self._using() as session:
             if not session.depth:
                 self._may_begin.wait(_CHECKPOINT_PATIENCE_MS / 1000)
             elif not session.writing:
@@ -426,11 +446,11 @@ class Database:
     def close(self) -> None:
         """Close every connection of this process. Closing again does nothing."""
         self._closed = True
-        if self._pid != os.getpid():
-            return
+        with _registering:
+            _databases.discard(self)
         if self._checkpointer is not None:
             self._checkpointer.join()
-        with self._sessions_lock:
+        with self._opening:
             for session in list(self._sessions):
                 session.close()
 
@@ -452,8 +472,38 @@ def _begin(connection: Connection, begin: str, *, joins: bool) -> tuple[str, str
     return "COMMIT", "ROLLBACK"
 
 
-_parents: list[object] = []
-"""Connections inherited through fork, kept from being closed by the garbage collector."""
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+"""All of this process that have connections of their own."""
+_registering = threading.Lock()
+_forking: list[Database] = []
+
+_unusable: dict[str, list[_Session]] = {}
+"""In a forked child: files that were in use during the fork, with the connections that must not be closed."""
+_copied: list[object] = []
+"""In a forked child: the parent's sessions on memory databases, whose connections are in use under new ones."""
+
+
+def _before_fork() -> None:
+    _registering.acquire()
+    for database in list(_databases):
+        database.before_fork()
+        _forking.append(database)
+
+
+def _after_fork(*, in_child: bool) -> None:
+    try:
+        while _forking:
+            _forking.pop().after_fork(in_child=in_child)
+    finally:
+        _registering.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=lambda: _after_fork(in_child=False),
+        after_in_child=lambda: _after_fork(in_child=True),
+    )
 
 
 def _switch_to_wal(connection: Connection) -> None:

@@ -65,6 +65,13 @@ def copy_json(value: Any) -> Any:
     """
     if not isinstance(value, (dict, list, tuple)):
         return value
+    if isinstance(value, dict):  # most objects are flat
+        flat = dict(cast("dict[Any, Any]", value))
+        for item in flat.values():
+            if isinstance(item, (dict, list, tuple)):
+                break
+        else:
+            return flat
     holder: list[Any] = [value]
     todo: list[tuple[Any, int]] = [(holder, 0)]
     while todo:

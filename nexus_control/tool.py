@@ -330,10 +330,11 @@ class NexusControlTools:
         )
         if result.bundle is None:
             raise _failed(result.error_code, result.error_message)
+        document = result.bundle.to_dict()
         data: dict[str, Any] = {
-            "bundle": result.bundle.to_dict(),
+            "bundle": document,
             "digest": result.digest,
-            "canonical_json": result.bundle.to_canonical_json(include_meta=False),
+            "canonical_json": canonical_json({key: value for key, value in document.items() if key != "meta"}),
         }
         if _flag(render, "render"):
             data["rendered"] = render_export(result.bundle)

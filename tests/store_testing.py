@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -80,7 +81,9 @@ def raw_event(seq: int, /, **changes: Any) -> dict[str, Any]:
 def in_child(work: Callable[[], object]) -> Any:
     """What `work` gives (JSON data) in a forked child, or the text of its exception."""
     reader, writer = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on, for the threads that some of these tests are about
+        child = os.fork()
     if child == 0:
         try:
             signal.alarm(20)  # should it hang, the parent must not

@@ -435,6 +435,81 @@ def test_a_child_of_a_busy_parent_does_not_wait_for_threads_that_it_does_not_hav
 
 
 @needs_fork
+def test_a_child_that_outlives_its_parents_store_does_not_harm_the_file(path: Path) -> None:
+    db = Database(path, SCHEMA)
+    add(db, 1)
+    child = os.fork()
+    if child == 0:
+        time.sleep(0.2)
+        with suppress(BaseException):
+            add(db, 2)
+        os._exit(0)
+    db.close()
+    with closing(Database(path, SCHEMA)) as other:
+        add(other, 3)
+        os.waitpid(child, 0)
+        add(other, 4)
+    with closing(Database(path, SCHEMA)) as other, other.reading() as connection:
+        assert numbers(other) == [1, 2, 3, 4]
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+@needs_fork
+def test_children_that_come_and_go_while_threads_write_lose_nothing(path: Path) -> None:
+    with closing(Database(path, SCHEMA)) as db:
+        problems: list[BaseException] = []
+
+        def write(first: int) -> None:
+            try:
+                for n in range(first, first + 200):
+                    add(db, n)
+            except BaseException as error:  # shown by the assertion below
+                problems.append(error)
+
+        threads = [threading.Thread(target=write, args=(first,)) for first in (1000, 2000)]
+        for thread in threads:
+            thread.start()
+        answers = [in_child(lambda n=n: add(db, n)) for n in range(20)]
+        for thread in threads:
+            thread.join()
+        assert problems == []
+        written = [n for n, answer in enumerate(answers) if answer is None]
+        refused = [answer for answer in answers if answer is not None]
+        assert all("in use when this process was forked" in answer for answer in refused)
+        assert numbers(db) == [*written, *range(1000, 1200), *range(2000, 2200)]
+        with db.reading() as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+@needs_fork
+def test_a_file_that_was_in_use_during_the_fork_cannot_be_used_in_the_child(path: Path) -> None:
+    with closing(Database(path, SCHEMA)) as db:
+
+        def child() -> list[str]:
+            answers: list[str] = []
+            for work in (lambda: numbers(db), lambda: add(db, 2), lambda: Database(path, SCHEMA)):
+                try:
+                    work()
+                except StoreError as error:
+                    answers.append(str(error))
+            return answers
+
+        with db.transaction() as connection:
+            connection.execute(INSERT, (1, ""))
+            answers = in_child(child)
+        assert answers == [f"{path}: in use when this process was forked; close the store before, or do not fork but spawn"] * 3
+        assert in_child(lambda: numbers(db)) == numbers(db) == [1]
+
+
+@needs_fork
+@needs_proc
+def test_a_fork_keeps_no_connection_open_over_it(file_db: Database, path: Path) -> None:
+    add(file_db, 1)
+    assert in_child(lambda: open_descriptors(path)) == 0
+    assert numbers(file_db) == [1]
+
+
+@needs_fork
 def test_children_of_children_use_the_file_too(file_db: Database) -> None:
     def child() -> object:
         add(file_db, 1)
