@@ -586,6 +586,13 @@ def test_a_failure_that_was_written_after_a_completion_does_not_hide_it(tools: N
     assert execute(tools, decision_id, Router(), retry=True).code == "ALREADY_EXECUTED"
 
 
+def test_a_completed_run_that_did_not_say_what_it_was_counts_as_the_apply(tools: NexusControlTools) -> None:
+    decision_id = approved(tools)
+    tools.store.append_event(decision_id, EventType.EXECUTION_REQUESTED, ALICE, {"adapter_id": "ad"})
+    tools.store.append_event(decision_id, EventType.EXECUTION_COMPLETED, NEXUS, {"run_id": "r"})
+    assert execute(tools, decision_id, Router(), dry_run=True).code == "ALREADY_EXECUTED"
+
+
 def test_a_policy_that_was_written_after_a_completion_does_not_hide_it(tools: NexusControlTools) -> None:
     decision_id = approved(tools)
     completed = {"run_id": "r", "response_digest": "abc", "steps_executed": 1}
