@@ -5,6 +5,7 @@ generations stay readable. Each fact is chained to the one before it and is a le
 The store accepts any event; whether a command may happen is judged above it, inside the same `transaction`.
 """
 
+import json
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -498,7 +499,7 @@ def _prepare(item: EventItem) -> tuple[EventType, Actor, dict[str, Any], str, st
         raise InputError(f"the {event_type} event cannot be stored: {problem!r}") from None
     who = Actor(type=require_text(kind, "actor.type"), id=require_text(name, "actor.id"))
     # The payload as every later reader gets it, and nobody's but the event's.
-    return event_type, who, decode_payload(payload_json), payload_json, event_digest(event_type.value, payload_json)
+    return event_type, who, json.loads(payload_json), payload_json, event_digest(event_type.value, payload_json)
 
 
 def _raw_row(values: Sequence[object]) -> tuple[_EventRow, str]:
