@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def test_the_rows_hold_the_canonical_text_of_run_records(connection: sqlite3.Con
         "INSERT OR REPLACE INTO runs VALUES ('id-0', 'apply', 'g', 'FAILED', '')",
         "INSERT OR REPLACE INTO events VALUES ('new', 'id-0', 0, 'RUN_STARTED', '{}', '')",
         "INSERT OR REPLACE INTO events VALUES ('id-1', 'id-0', 99, 'RUN_STARTED', '{}', '')",
+        "INSERT INTO runs VALUES ('id-0', 'apply', 'g', 'FAILED', '') ON CONFLICT (run_id) DO UPDATE SET status = 'FAILED'",
         "INSERT INTO runs VALUES ('x', 'apply', 'g', 'DONE', '')",
         "INSERT INTO events VALUES ('x', 'id-0', -1, 'X', '{}', '')",
     ],
@@ -93,8 +95,16 @@ def test_a_running_run_may_get_its_status_and_nothing_else(connection: sqlite3.C
     connection.execute("UPDATE runs SET status = 'FAILED' WHERE run_id = 'r'")
 
 
-def test_a_file_that_nexus_router_made_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "runs.db"
+@pytest.mark.parametrize("table", ["runs", "events"])
+def test_no_hidden_row_number_is_a_key_by_which_a_row_could_be_replaced(connection: sqlite3.Connection, table: str) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="no such column: rowid"):
+        connection.execute(f"SELECT rowid FROM {table}")
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A database as nexus-router makes it: columns that may be empty, and no checks."""
+    path = tmp_path / "foreign.db"
     connection = sqlite3.connect(path)
     connection.executescript(
         """
@@ -108,11 +118,38 @@ def test_a_file_that_nexus_router_made_is_read(tmp_path: Path) -> None:
         """
     )
     connection.close()
-    store = RunStore(path)
+    return path
+
+
+def test_a_file_that_nexus_router_made_is_read(foreign: Path) -> None:
+    store = RunStore(foreign)
     run, events = store.finished("r")
     store.close()
     assert run == {"run_id": "r", "mode": "apply", "goal": "g", "status": "COMPLETED", "created_at": "t"}
     assert [(event["seq"], event["payload"]) for event in events] == [(0, {"mode": "apply"}), (1, {"adapter_id": "a"})]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM events",
+        "DELETE FROM runs",
+        "UPDATE events SET payload_json = NULL",
+        "UPDATE runs SET goal = NULL WHERE run_id = 'r2'",
+        "UPDATE runs SET status = NULL WHERE run_id = 'r2'",
+        "UPDATE runs SET status = 'DONE' WHERE run_id = 'r2'",
+        "UPDATE runs SET status = 'FAILED' WHERE run_id = 'r3'",
+        "INSERT OR REPLACE INTO runs VALUES ('r', 'apply', 'g', 'FAILED', 't')",
+        "INSERT OR REPLACE INTO events VALUES ('e2', 'r', 1, 'DISPATCH_SELECTED', '{}', 't1')",
+    ],
+)
+def test_rows_that_nexus_router_wrote_are_kept_once_the_file_was_opened(foreign: Path, statement: str) -> None:
+    RunStore(foreign).close()
+    with closing(sqlite3.connect(foreign)) as connection:
+        connection.execute("INSERT INTO runs VALUES ('r2', 'apply', 'g', 'RUNNING', 't'), ('r3', 'apply', 'g', NULL, 't')")
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute(statement)
+        connection.execute("UPDATE runs SET status = 'COMPLETED' WHERE run_id = 'r2'")
 
 
 def test_a_database_in_memory_is_private_to_its_store() -> None:

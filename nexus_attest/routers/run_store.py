@@ -1,7 +1,11 @@
 """Runs and their events, in the two tables that nexus-router uses, so that its tools can read our files.
 
 An event is committed before what it announces happens. Events are only ever inserted; a run's status changes once, from RUNNING to
-COMPLETED or FAILED, together with its last event. Triggers refuse everything else, for every program that opens the file.
+COMPLETED or FAILED, together with its last event.
+
+As long as they are in place, triggers refuse any other change, removal or replacement of a row, to every program that goes through
+SQLite. Whoever may write the file may also drop them. They do not judge what is added: a further event of an ended run is let through.
+Tables that nexus-router made stay as they are: their hidden row numbers are keys that the triggers cannot look at, ours have none.
 """
 
 import json
@@ -29,23 +33,23 @@ _SCHEMA = Schema(
                 goal       TEXT NOT NULL,
                 status     TEXT NOT NULL CHECK (status IN ('RUNNING', 'COMPLETED', 'FAILED')),
                 created_at TEXT NOT NULL
-            ) STRICT
+            ) STRICT, WITHOUT ROWID
             """,
             """
             CREATE TABLE IF NOT EXISTS events (
-                event_id     TEXT    NOT NULL PRIMARY KEY,
+                event_id     TEXT    NOT NULL UNIQUE,
                 run_id       TEXT    NOT NULL REFERENCES runs (run_id),
                 seq          INTEGER NOT NULL CHECK (seq >= 0),
                 type         TEXT    NOT NULL,
                 payload_json TEXT    NOT NULL,
                 ts           TEXT    NOT NULL,
-                UNIQUE (run_id, seq)
-            ) STRICT
+                PRIMARY KEY (run_id, seq)
+            ) STRICT, WITHOUT ROWID
             """,
             """
             CREATE TRIGGER runs_end_once BEFORE UPDATE ON runs
-            WHEN OLD.status <> 'RUNNING' OR NEW.run_id <> OLD.run_id OR NEW.mode <> OLD.mode OR NEW.goal <> OLD.goal
-                OR NEW.created_at <> OLD.created_at
+            WHEN OLD.status IS NOT 'RUNNING' OR (NEW.status IN ('COMPLETED', 'FAILED')) IS NOT TRUE OR NEW.run_id IS NOT OLD.run_id
+                OR NEW.mode IS NOT OLD.mode OR NEW.goal IS NOT OLD.goal OR NEW.created_at IS NOT OLD.created_at
             BEGIN SELECT RAISE(ABORT, 'a run changes only its status, and only once'); END
             """,
             "CREATE TRIGGER runs_refuse_delete BEFORE DELETE ON runs BEGIN SELECT RAISE(ABORT, 'runs are kept'); END",
