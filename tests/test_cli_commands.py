@@ -400,7 +400,10 @@ def test_a_dead_execution_is_recovered(cli: Here) -> None:
         store.append_event(request_id, EventType.EXECUTION_REQUESTED, ALICE, {"adapter_id": "a", "dry_run": True})
         store.append_event(request_id, EventType.EXECUTION_STARTED, ALICE, {"router_request_digest": "0" * 64})
     assert "EXECUTION_IN_PROGRESS" in cli("status", request_id)
-    assert cli("recover", request_id) == "Recorded as failed: the execution was abandoned, its outcome is unknown\n"
+    assert cli("recover", request_id) == (
+        "Recorded as failed: the execution was abandoned, its outcome is unknown\n"
+        "Its program may still be running: look for it, and at what it did, before `nexus-attest execute --retry`\n"
+    )
     assert cli.json("status", request_id)["state"] == "failed"
 
 

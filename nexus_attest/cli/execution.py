@@ -68,8 +68,13 @@ def _recover(
 ) -> None:
     """Declare an execution abandoned whose process died.
 
-    Whether its work was done stays unknown, and is recorded as unknown. Look before you let it run again with `execute --retry`.
+    Whether its work was done stays unknown, and is recorded as unknown. Where `execute` was killed by force, the program that it had
+    started may run on: look for it, and at what it did, before you let it run again with `execute --retry`.
     """
     who = session.actor(actor)
     data = session.data(session.tools.recover_execution(request_id, who, reason))
-    session.show(data, "Recorded as failed: the execution was abandoned, its outcome is unknown")
+    session.show(
+        data,
+        "Recorded as failed: the execution was abandoned, its outcome is unknown\n"
+        "Its program may still be running: look for it, and at what it did, before `nexus-attest execute --retry`",
+    )

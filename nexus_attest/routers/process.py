@@ -1,7 +1,10 @@
-"""One child process under limits: time, bytes, environment, and nothing that outlives the call.
+"""One child process under limits: time, bytes, environment, and the end of its whole process group when the call ends.
 
-The child leads a process group of its own. When it ends, runs out of time or writes too much, the whole group is killed. A process
-that left the group (`setsid`) is beyond reach and is not waited for.
+The child leads a process group of its own. When it ends, runs out of time or writes too much, or when an exception ends the call, the
+whole group is killed. Two things outlive a call: a process that left the group (`setsid`), which is not waited for; and the whole group
+when this process is itself killed by force (SIGKILL, out of memory). Linux could end the child together with us (PR_SET_PDEATHSIG), but
+not what the child started, and only by code between fork and exec, which is not safe beside threads. Whoever declares such a run
+abandoned has to look for what may still be running.
 """
 
 import os
