@@ -4,6 +4,8 @@
     |-- InputError (ValueError)              the caller's argument is wrong; nothing was written
     |   |-- InvalidActor  InvalidPolicy  InvalidTemplate  InvalidExpiresAt  ModeNotAllowed  InvalidRouter
     |   |-- DecisionNotFound  TemplateNotFound
+    |   |-- InvalidPlan                      a plan names steps, but not ones that can be run
+    |   |   `-- PlanNotExecutable            a plan names no steps, and the adapter has no default call
     |   `-- DecisionExists  TemplateExists  ConcurrencyError
     |-- MalformedEvent (ValueError)          a stored row cannot be read as an event
     |-- MalformedBundle (ValueError)         a bundle or package cannot be built from the data
@@ -37,6 +39,7 @@ __all__ = [
     "InputError",
     "InvalidActor",
     "InvalidExpiresAt",
+    "InvalidPlan",
     "InvalidPolicy",
     "InvalidRouter",
     "InvalidTemplate",
@@ -47,6 +50,7 @@ __all__ = [
     "NoPolicy",
     "NotApproved",
     "NothingToRecover",
+    "PlanNotExecutable",
     "PolicyViolation",
     "RunFailure",
     "SchemaTooNew",
@@ -144,6 +148,18 @@ class TemplateExists(InputError):
     """A template with this name exists already; templates are immutable."""
 
     code = "TEMPLATE_ALREADY_EXISTS"
+
+
+class InvalidPlan(InputError):
+    """A plan is a JSON list or object, but not one of well-formed steps."""
+
+    code = "PLAN_INVALID"
+
+
+class PlanNotExecutable(InvalidPlan):
+    """A plan holds no steps: it is prose, empty or absent, and the adapter declares no default call."""
+
+    code = "PLAN_NOT_EXECUTABLE"
 
 
 class ConcurrencyError(InputError):

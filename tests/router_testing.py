@@ -2,12 +2,23 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
-from nexus_attest.routers import CallIdentity, DefaultCall, SubprocessAdapter, load_adapters
+from nexus_attest.routers import (
+    Adapter,
+    AdapterSession,
+    Call,
+    CallIdentity,
+    CallLimit,
+    CallResult,
+    DefaultCall,
+    Step,
+    SubprocessAdapter,
+    load_adapters,
+)
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -51,6 +62,23 @@ def shell_tool(folder: Path, script: str, **keys: object) -> SubprocessAdapter:
     return adapter
 
 
+def step(tool: str = "a", method: str = "b", args: Mapping[str, object] | None = None) -> Step:
+    """A step as a plan gives it."""
+    return Step(step_id="s1", intent="", tool=tool, method=method, args=args or {})
+
+
+def call(
+    adapter: Adapter, tool: str = "a", method: str = "b", args: Mapping[str, object] | None = None, identity: CallIdentity = IDENTITY
+) -> Mapping[str, Any]:
+    """The output of one call in a session of its own, within the limit of the adapter."""
+    made, limit = step(tool, method, args), CallLimit(time.monotonic() + adapter.timeout_s)
+    session = adapter.open([made], limit)
+    try:
+        return session.call(Call(step=made, identity=identity, limit=limit)).output
+    finally:
+        session.close()
+
+
 def is_running(pid: int) -> bool:
     """Whether a process exists and is more than an entry that nobody has reaped."""
     try:
@@ -82,21 +110,33 @@ class FakeAdapter:
         capabilities: frozenset[str] = frozenset({"apply", "timeout"}),
         default_call: DefaultCall | None = None,
         idempotent: bool = False,
+        timeout_s: float = 30.0,
     ) -> None:
         self.adapter_id = adapter_id
         self.capabilities = capabilities
         self.default_call = default_call
         self.idempotent = idempotent
-        self.calls: list[tuple[str, str, Mapping[str, object], CallIdentity]] = []
+        self.timeout_s = timeout_s
+        self.calls: list[Call] = []
+        self.opened = self.closed = 0
         self._answer = answer
 
-    def check(self, tool: str, method: str) -> None:
-        assert tool
-        assert method
+    def check(self, step: Step) -> None:
+        assert step.tool
 
-    def preflight(self) -> None:
-        return None
+    def preflight(self, steps: Sequence[Step]) -> None:
+        assert steps
 
-    def call(self, tool: str, method: str, args: Mapping[str, object], identity: CallIdentity) -> dict[str, Any]:
-        self.calls.append((tool, method, args, identity))
-        return self._answer()
+    def open(self, steps: Sequence[Step], limit: CallLimit) -> AdapterSession:
+        assert steps
+        assert limit.remaining() > 0
+        self.opened += 1
+        return self
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def call(self, call: Call) -> CallResult:
+        self.calls.append(call)
+        answer = self._answer()
+        return answer if isinstance(answer, CallResult) else CallResult(output=answer)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from router_testing import adapter_file
+from router_testing import adapter_file, step
 
 from nexus_attest.routers import AdapterFileError, CallRefused, DefaultCall, SubprocessSettings, load_adapters, parse_adapters
 
@@ -213,10 +213,10 @@ def test_a_system_without_process_groups_is_refused(monkeypatch: pytest.MonkeyPa
 def test_a_pattern_covers_whole_names_and_the_star_any_characters(pattern: str, tool: str, method: str, allowed: bool) -> None:
     (adapter,) = parse_adapters({"adapters": [{**MINIMAL, "allow": [pattern]}]}, base_dir=Path("/"))
     if allowed:
-        adapter.check(tool, method)
+        adapter.check(step(tool, method))
         return
     with pytest.raises(CallRefused) as caught:
-        adapter.check(tool, method)
+        adapter.check(step(tool, method))
     assert caught.value.code == "CALL_NOT_ALLOWED"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from router_testing import FakeAdapter, counted_ids, shell_tool, ticking_clock
 
-from nexus_attest.routers import CallFailed, CallIdentity, DefaultCall, RunEngine, RunFailed, RunNotFinished, RunNotFound
+from nexus_attest.routers import CallFailed, CallIdentity, CallOutcome, DefaultCall, RunEngine, RunFailed, RunNotFinished, RunNotFound
 from nexus_control.errors import InputError, StoreError
 
 PLAN = '[{"tool": "keys", "method": "list", "args": {"n": 1}}, {"tool": "keys", "method": "rotate", "step_id": "rot"}]'
@@ -48,6 +48,11 @@ def events_of(engine: RunEngine, run_id: str) -> list[dict[str, Any]]:
     assert [event["seq"] for event in record["events"]] == list(range(len(record["events"])))
     assert {event["run_id"] for event in record["events"]} == {run_id}
     return record["events"]
+
+
+def made(fake: FakeAdapter) -> list[tuple[str, str, dict[str, object]]]:
+    """The calls that an adapter got: tool, method, args."""
+    return [(call.step.tool, call.step.method, dict(call.step.args)) for call in fake.calls]
 
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:
@@ -116,7 +121,10 @@ def test_a_completed_run_returns_the_response_and_leaves_every_event(engine: Run
     }
     assert events[7]["payload"] == {"step_id": "s1", "status": "ok"}
     assert events[-1]["payload"] == {"outcome": "ok"}
-    assert [(call[0], call[1], dict(call[2])) for call in fake.calls] == [("keys", "list", {"n": 1}), ("keys", "rotate", {})]
+    assert made(fake) == [
+        ("keys", "list", {"n": 1}),
+        ("keys", "rotate", {}),
+    ]
 
 
 def test_times_have_milliseconds_and_ids_come_from_the_caller(engine: RunEngine) -> None:
@@ -135,11 +143,11 @@ def test_times_have_milliseconds_and_ids_come_from_the_caller(engine: RunEngine)
 
 def test_each_call_knows_its_run_its_step_and_its_execution(engine: RunEngine, fake: FakeAdapter) -> None:
     apply(engine, execution_id="evt_d_4")
-    assert [call[3] for call in fake.calls] == [
+    assert [call.identity for call in fake.calls] == [
         CallIdentity(run_id="id-0", step_id="s1", execution_id="evt_d_4"),
         CallIdentity(run_id="id-0", step_id="rot", execution_id="evt_d_4"),
     ]
-    assert [call[3].idempotency_key for call in fake.calls] == ["id-0/s1", "id-0/rot"]
+    assert [call.identity.idempotency_key for call in fake.calls] == ["id-0/s1", "id-0/rot"]
 
 
 def test_ids_are_fresh_uuids_by_default(fake: FakeAdapter) -> None:
@@ -212,7 +220,7 @@ def test_prose_becomes_the_default_call_of_an_adapter_that_declares_one() -> Non
     fake = FakeAdapter(default_call=DefaultCall("agent", "do"))
     with RunEngine([fake]) as engine:
         run_id = apply(engine, "rotate it", max_steps=1)["run_id"]
-        assert [(call[0], call[1], dict(call[2])) for call in fake.calls] == [("agent", "do", {"goal": "Rotate", "plan": "rotate it"})]
+        assert made(fake) == [("agent", "do", {"goal": "Rotate", "plan": "rotate it"})]
         assert payload_of(events_of(engine, run_id), "PLAN_CREATED")["plan"][0]["step_id"] == "s1"
 
 
@@ -366,7 +374,7 @@ def test_only_keyword_arguments_are_taken(engine: RunEngine) -> None:
 
 def test_a_run_stops_at_its_first_failed_step() -> None:
     def answer() -> dict[str, Any]:
-        raise CallFailed("NONZERO_EXIT", "Command exited with code 4: no")
+        raise CallFailed("NONZERO_EXIT", "Command exited with code 4: no", outcome=CallOutcome.FAILED)
 
     fake = FakeAdapter(answer)
     with RunEngine([fake]) as engine:
@@ -444,7 +452,7 @@ def test_an_interruption_is_recorded_and_goes_on(interruption: type[BaseExceptio
 )
 def test_only_a_timed_out_call_of_an_idempotent_adapter_is_tried_again_and_only_once(idempotent: bool, code: str, calls: int) -> None:
     def answer() -> dict[str, Any]:
-        raise CallFailed(code, "no")
+        raise CallFailed(code, "no", outcome=CallOutcome.UNKNOWN)
 
     fake = FakeAdapter(answer, idempotent=idempotent)
     with RunEngine([fake]) as engine:
@@ -458,7 +466,7 @@ def test_only_a_timed_out_call_of_an_idempotent_adapter_is_tried_again_and_only_
         "PROVENANCE_EMITTED",
         "RUN_FAILED",
     ]
-    assert len({call[3].idempotency_key for call in fake.calls}) == 1
+    assert len({call.identity.idempotency_key for call in fake.calls}) == 1
 
 
 def test_a_second_attempt_that_succeeds_completes_the_step(tmp_path: Path) -> None:
@@ -508,7 +516,7 @@ def test_a_run_in_progress_has_no_flight_record(tmp_path: Path) -> None:
 
     def answer() -> dict[str, Any]:
         with pytest.raises(RunNotFinished) as caught:
-            engine.flight_record(fake.calls[0][3].run_id)
+            engine.flight_record(fake.calls[0].identity.run_id)
         seen.append(caught.value.code)
         return {}
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from router_testing import FakeAdapter, counted_ids, ticking_clock
 
-from nexus_attest.routers import CallFailed, RunEngine, RunFailed
+from nexus_attest.routers import CallFailed, CallOutcome, RunEngine, RunFailed
 from nexus_attest.routers.flight_record import flight_record, provenance, results_of, run_response
 
 VECTORS = Path(__file__).parent / "vectors" / "router"
@@ -91,7 +91,7 @@ def test_the_provenance_of_a_run_of_nexus_router_is_recomputed(name: str) -> Non
 
 
 def broken() -> dict[str, Any]:
-    raise CallFailed("NONZERO_EXIT", "Command exited with code 4: \u00e9chec")
+    raise CallFailed("NONZERO_EXIT", "Command exited with code 4: \u00e9chec", outcome=CallOutcome.FAILED)
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_every_run_whatever_happens_in_it_leaves_a_well_formed_record(outcomes: 
         if outcome == "breaks":
             raise ZeroDivisionError
         if outcome != "ok":
-            raise CallFailed("TIMEOUT" if outcome == "times out" else "NONZERO_EXIT", "no")
+            raise CallFailed("TIMEOUT" if outcome == "times out" else "NONZERO_EXIT", "no", outcome=CallOutcome.UNKNOWN)
         return {}
 
     plan = json.dumps([{"tool": "keys", "method": "list"}] * len(outcomes))

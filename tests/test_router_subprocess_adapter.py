@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from router_testing import IDENTITY, adapter_file, ends_soon, is_running, shell_tool
+from router_testing import adapter_file, call, ends_soon, is_running, shell_tool, step
 
 from nexus_attest.routers import CallFailed, CallIdentity, CallRefused, SubprocessAdapter, load_adapters
 from nexus_attest.routers import process as process_module
@@ -31,7 +31,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 def failure(adapter: SubprocessAdapter) -> CallFailed:
     with pytest.raises(CallFailed) as caught:
-        adapter.call("keys", "rotate", {}, IDENTITY)
+        call(adapter, "keys", "rotate", {})
     return caught.value
 
 
@@ -57,7 +57,7 @@ names = os.listdir(os.path.dirname(path))
 print(json.dumps({"argv": sys.argv[1:5], "name": os.path.basename(path), "names": names, "modes": modes, "text": content.decode("ascii")}))
 """,
     )
-    found = adapter.call("keys", "rotate", {"z": [1, 2.5, None], "\u00e9": "\U0001f600"}, IDENTITY)
+    found = call(adapter, "keys", "rotate", {"z": [1, 2.5, None], "\u00e9": "\U0001f600"})
     assert found["argv"] == ["call", "keys", "rotate", "--json-args-file"]
     assert found["text"] == '{"args":{"z":[1,2.5,null],"\\u00e9":"\\ud83d\\ude00"},"method":"rotate","tool":"keys"}\n'
     assert found["modes"] == ["0o600", "0o700"]
@@ -83,7 +83,7 @@ def input_of_the_host() -> Iterator[None]:
 @pytest.mark.usefixtures("input_of_the_host")
 def test_standard_input_is_empty_and_the_hosts_is_not_touched(tmp_path: Path) -> None:
     adapter = shell_tool(tmp_path, 'printf \'{"bytes": %d}\' "$(wc -c)"')
-    assert adapter.call("a", "b", {}, IDENTITY) == {"bytes": 0}
+    assert call(adapter, "a", "b") == {"bytes": 0}
     assert os.read(0, 100) == b"for the host alone"
 
 
@@ -98,7 +98,7 @@ def test_the_environment_is_the_documented_one_and_nothing_else(tmp_path: Path, 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not for tools")
     monkeypatch.setenv("NEXUS_EXECUTION_ID", "the host's own")
     adapter = python_tool(tmp_path, ENVIRONMENT, pass_env=["KMS_TOKEN"])
-    found = adapter.call("a", "b", {}, CallIdentity(run_id="run-1", step_id="sch\u00f6n", execution_id=None))
+    found = call(adapter, "a", "b", {}, CallIdentity(run_id="run-1", step_id="sch\u00f6n", execution_id=None))
     found["env"].pop("LC_CTYPE", None)  # Python's own doing, PEP 538
     assert found["env"] == {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -110,7 +110,7 @@ def test_the_environment_is_the_documented_one_and_nothing_else(tmp_path: Path, 
 
 def test_an_execution_id_is_passed_on_and_path_may_be_the_hosts(tmp_path: Path) -> None:
     adapter = python_tool(tmp_path, ENVIRONMENT, pass_env=["PATH"])
-    environment = adapter.call("a", "b", {}, CallIdentity(run_id="r", step_id="s", execution_id="evt_d_4"))["env"]
+    environment = call(adapter, "a", "b", {}, CallIdentity(run_id="r", step_id="s", execution_id="evt_d_4"))["env"]
     assert (environment["NEXUS_EXECUTION_ID"], environment["PATH"]) == ("evt_d_4", os.environ["PATH"])
 
 
@@ -118,9 +118,9 @@ def test_the_working_directory_is_that_of_the_adapter_file_or_relative_to_it(tmp
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir("/")
     where = 'printf \'{"cwd": "%s"}\' "$(pwd -P)"'
-    assert shell_tool(tmp_path, where).call("a", "b", {}, IDENTITY) == {"cwd": str(tmp_path.resolve())}
+    assert call(shell_tool(tmp_path, where), "a", "b") == {"cwd": str(tmp_path.resolve())}
     (tmp_path / "inner" / "tool.sh").write_text(where)
-    assert shell_tool(tmp_path, where, cwd="inner").call("a", "b", {}, IDENTITY) == {"cwd": str(tmp_path.resolve() / "inner")}
+    assert call(shell_tool(tmp_path, where, cwd="inner"), "a", "b") == {"cwd": str(tmp_path.resolve() / "inner")}
 
 
 def test_nothing_is_interpreted_by_a_shell(tmp_path: Path) -> None:
@@ -137,17 +137,17 @@ def test_a_name_that_could_be_read_as_something_else_is_refused(tmp_path: Path, 
     adapter = shell_tool(tmp_path, "touch called; echo '{}'")
     for tool, method in ((name, "rotate"), ("keys", name)):
         with pytest.raises(CallRefused) as caught:
-            adapter.check(tool, method)
+            adapter.check(step(tool, method))
         assert caught.value.code == "INVALID_NAME"
         with pytest.raises(CallRefused):
-            adapter.call(tool, method, {}, IDENTITY)
+            call(adapter, tool, method, {})
     assert not (tmp_path / "called").exists()
 
 
 def test_a_call_outside_the_allow_list_is_refused_when_called_as_well(tmp_path: Path) -> None:
     adapter = shell_tool(tmp_path, "touch called; echo '{}'", allow=["keys/list"])
     with pytest.raises(CallRefused, match="does not allow keys/rotate"):
-        adapter.call("keys", "rotate", {}, IDENTITY)
+        call(adapter, "keys", "rotate", {})
     assert not (tmp_path / "called").exists()
 
 
@@ -164,7 +164,7 @@ def test_a_call_outside_the_allow_list_is_refused_when_called_as_well(tmp_path: 
 )
 def test_one_json_object_is_the_output(tmp_path: Path, printed: str, output: dict[str, object]) -> None:
     (tmp_path / "answer").write_text(printed, encoding="utf-8")
-    assert shell_tool(tmp_path, "cat answer; echo noise >&2").call("a", "b", {}, IDENTITY) == output
+    assert call(shell_tool(tmp_path, "cat answer; echo noise >&2"), "a", "b") == output
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_hanging_tool_is_killed_at_its_limit_together_with_its_children(tmp_pa
     adapter = shell_tool(tmp_path, script, timeout_s=2.0)
     begin = time.monotonic()
     found = failure(adapter)
-    assert (found.code, str(found)) == ("TIMEOUT", "Command ran longer than 2 s and was killed")
+    assert (found.code, str(found)) == ("TIMEOUT", "Not done in time")
     assert 2.0 <= time.monotonic() - begin < 7.0
     for name in ("self", "child", "grandchild"):
         assert ends_soon(int((tmp_path / name).read_text()))
@@ -258,7 +258,7 @@ def test_a_tool_that_trickles_output_does_not_extend_its_limit(tmp_path: Path) -
 def test_a_call_ends_when_its_tool_ends_and_takes_the_tools_children_along(tmp_path: Path) -> None:
     adapter = shell_tool(tmp_path, "sleep 300 & echo $! > child; echo '{\"ok\": 1}'", timeout_s=30)
     begin = time.monotonic()
-    assert adapter.call("a", "b", {}, IDENTITY) == {"ok": 1}
+    assert call(adapter, "a", "b") == {"ok": 1}
     assert time.monotonic() - begin < 10
     assert ends_soon(int((tmp_path / "child").read_text()))
 
@@ -280,7 +280,7 @@ print('{"ok": 1}')
 """,
     )
     begin = time.monotonic()
-    assert adapter.call("a", "b", {}, IDENTITY) == {"ok": 1}
+    assert call(adapter, "a", "b") == {"ok": 1}
     assert time.monotonic() - begin < 10
     escaped = int((tmp_path / "escaped").read_text())
     assert is_running(escaped)  # as the documentation says: out of reach
@@ -303,14 +303,14 @@ def test_endless_output_is_stopped_at_the_limit(tmp_path: Path) -> None:
 def test_output_of_exactly_the_limit_is_complete_and_one_byte_more_is_too_much(tmp_path: Path) -> None:
     text = json.dumps({"a": "x" * 200_000})
     (tmp_path / "answer").write_text(text)
-    assert shell_tool(tmp_path, "cat answer", max_output_bytes=len(text)).call("a", "b", {}, IDENTITY) == json.loads(text)
+    assert call(shell_tool(tmp_path, "cat answer", max_output_bytes=len(text)), "a", "b") == json.loads(text)
     assert failure(shell_tool(tmp_path, "cat answer", max_output_bytes=len(text) - 1)).code == "OUTPUT_TOO_LARGE"
 
 
 def test_both_outputs_are_read_at_once_so_that_neither_blocks_the_tool(tmp_path: Path) -> None:
     noise = "head -c 500000 /dev/zero >&2"
     script = f"{noise}; printf '{{\"a\": \"'; head -c 500000 /dev/zero | tr '\\0' y; printf '\"}}'; {noise}"
-    assert shell_tool(tmp_path, script, timeout_s=20).call("a", "b", {}, IDENTITY) == {"a": "y" * 500_000}
+    assert call(shell_tool(tmp_path, script, timeout_s=20), "a", "b") == {"a": "y" * 500_000}
 
 
 # What keeps a tool from starting.
@@ -331,7 +331,7 @@ def test_a_command_is_looked_up_on_the_path_of_the_tool_not_of_the_host(tmp_path
     (adapter,) = load_adapters(adapter_file(tmp_path, command=["hosttool"]))
     assert failure(adapter).code == "COMMAND_NOT_FOUND"
     (adapter,) = load_adapters(adapter_file(tmp_path, command=["hosttool"], pass_env=["PATH"]))
-    assert adapter.call("a", "b", {}, IDENTITY) == {}
+    assert call(adapter, "a", "b") == {}
 
 
 def test_a_file_that_may_not_be_executed_is_named(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_a_file_that_is_no_program_is_an_error_of_the_system(tmp_path: Path) -> 
 def test_a_wrong_working_directory_is_found_before_and_at_the_call(tmp_path: Path, cwd: str, code: str) -> None:
     adapter = shell_tool(tmp_path, "echo '{}'", cwd=cwd)
     with pytest.raises(CallRefused) as caught:
-        adapter.preflight()
+        adapter.preflight([step()])
     assert caught.value.code == code
     assert failure(adapter).code == code
 
@@ -361,13 +361,13 @@ def test_an_unset_variable_is_found_before_and_at_the_call(tmp_path: Path, monke
     monkeypatch.delenv("KMS_TOKEN", raising=False)
     adapter = shell_tool(tmp_path, "touch called; echo '{}'", pass_env=["KMS_TOKEN"])
     with pytest.raises(CallRefused, match="needs the environment variable KMS_TOKEN") as caught:
-        adapter.preflight()
+        adapter.preflight([step()])
     assert caught.value.code == "ENV_INVALID"
     assert failure(adapter).code == "ENV_INVALID"
     assert not (tmp_path / "called").exists()
     monkeypatch.setenv("KMS_TOKEN", "")
-    adapter.preflight()
-    assert adapter.call("a", "b", {}, IDENTITY) == {}
+    adapter.preflight([step()])
+    assert call(adapter, "a", "b") == {}
 
 
 def test_arguments_that_cannot_be_written_are_a_failed_call(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +390,7 @@ def test_arguments_that_cannot_be_written_are_a_failed_call(tmp_path: Path, temp
 
 def test_the_private_folder_goes_away_with_whatever_the_tool_left_in_it(tmp_path: Path) -> None:
     script = 'd=$(dirname "$5"); mkdir "$d/more"; touch "$d/more/file"; chmod 000 "$d/more" "$5"; echo "{}"'
-    assert shell_tool(tmp_path, script).call("a", "b", {"secret": "s"}, IDENTITY) == {}
+    assert call(shell_tool(tmp_path, script), "a", "b", {"secret": "s"}) == {}
 
 
 def test_an_interruption_kills_the_tool_and_removes_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,7 +403,7 @@ def test_an_interruption_kills_the_tool_and_removes_its_arguments(tmp_path: Path
 
     monkeypatch.setattr(process_module, "_has_ended", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        adapter.call("a", "b", {}, IDENTITY)
+        call(adapter, "a", "b")
     assert ends_soon(int((tmp_path / "self").read_text()))
 
 
@@ -419,7 +419,7 @@ def test_an_exit_code_that_was_lost_is_not_taken_for_success(tmp_path: Path) -> 
 
 def test_systems_that_cannot_peek_at_a_child_get_the_same_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "waitid", raising=False)
-    assert shell_tool(tmp_path, "echo '{\"ok\": 1}'").call("a", "b", {}, IDENTITY) == {"ok": 1}
+    assert call(shell_tool(tmp_path, "echo '{\"ok\": 1}'"), "a", "b") == {"ok": 1}
     assert failure(shell_tool(tmp_path, "sleep 300", timeout_s=0.3)).code == "TIMEOUT"
 
 
@@ -450,9 +450,9 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     if not descriptors.exists():
         pytest.skip("needs /proc")
     good, bad = shell_tool(tmp_path, "echo '{}'"), shell_tool(tmp_path, "echo '{}'", max_output_bytes=1)
-    good.call("a", "b", {}, IDENTITY)
+    call(good, "a", "b")
     before = len(list(descriptors.iterdir()))
     for _ in range(5):
-        good.call("a", "b", {}, IDENTITY)
+        call(good, "a", "b")
         failure(bad)
     assert len(list(descriptors.iterdir())) == before

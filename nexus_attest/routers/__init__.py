@@ -6,28 +6,33 @@
 Standard library and `nexus_control` only.
 """
 
-from nexus_attest.routers.adapter import Adapter, CallIdentity
+from nexus_attest.routers.adapter import Adapter, AdapterSession, Call, CallIdentity, CallLimit, CallResult
 from nexus_attest.routers.adapters_file import load_adapters, parse_adapters
 from nexus_attest.routers.engine import RunEngine
 from nexus_attest.routers.errors import (
     AdapterFileError,
     CallFailed,
+    CallOutcome,
     CallRefused,
-    InvalidPlan,
-    PlanNotExecutable,
     RunFailed,
     RunNotFinished,
     RunNotFound,
 )
-from nexus_attest.routers.plan import DefaultCall, Step, parse_plan
 from nexus_attest.routers.subprocess_adapter import SubprocessAdapter, SubprocessSettings
+from nexus_control.errors import InvalidPlan, PlanNotExecutable
+from nexus_control.plan import DefaultCall, Step, parse_plan
 
 __all__ = [
     "Adapter",
     "AdapterFileError",
+    "AdapterSession",
+    "Call",
     "CallFailed",
     "CallIdentity",
+    "CallLimit",
+    "CallOutcome",
     "CallRefused",
+    "CallResult",
     "DefaultCall",
     "InvalidPlan",
     "PlanNotExecutable",

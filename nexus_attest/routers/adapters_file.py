@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from nexus_attest.routers.errors import AdapterFileError, CallRefused
-from nexus_attest.routers.plan import DefaultCall
 from nexus_attest.routers.subprocess_adapter import RESERVED_VARIABLES, SubprocessAdapter, SubprocessSettings
+from nexus_control.plan import DefaultCall, Step
 
 __all__ = ["load_adapters", "parse_adapters"]
 
@@ -87,7 +87,7 @@ def _adapter(entry: object, number: int, base_dir: Path) -> SubprocessAdapter:
     adapter = SubprocessAdapter(settings)
     if settings.default_call is not None:
         try:
-            adapter.check(*settings.default_call)
+            adapter.check(Step(step_id="s1", intent="", tool=settings.default_call.tool, method=settings.default_call.method, args={}))
         except CallRefused as problem:
             raise AdapterFileError(f"{table.where}: default_call: {problem}") from None
     return adapter

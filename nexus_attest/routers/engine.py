@@ -18,14 +18,14 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from nexus_attest.routers.adapter import Adapter
-from nexus_attest.routers.errors import CallRefused, InvalidPlan, RunFailed
+from nexus_attest.routers.errors import CallRefused, RunFailed
 from nexus_attest.routers.execution import AdapterBroken, execute_steps
 from nexus_attest.routers.flight_record import flight_record, provenance, results_of, run_response
-from nexus_attest.routers.plan import Step, parse_plan
 from nexus_attest.routers.run_request import RunRequest
 from nexus_attest.routers.run_store import RunRecorder, RunStore, run_time
-from nexus_control.errors import InputError, StoreError
+from nexus_control.errors import InputError, InvalidPlan, StoreError
 from nexus_control.events import Clock, utc_now
+from nexus_control.plan import Step, parse_plan
 
 __all__ = ["RunEngine"]
 
@@ -139,9 +139,9 @@ class RunEngine:
             return _Resolution(adapter, steps, _too_many(len(steps), request.max_steps))
         try:
             for step in steps:
-                adapter.check(step.tool, step.method)
-            if not request.dry_run:
-                adapter.preflight()
+                adapter.check(step)
+            if not request.dry_run and problem is None:
+                adapter.preflight(steps)
         except CallRefused as found:
             problem = problem or found
         return _Resolution(adapter, steps, None if problem is None else _refused(problem.code, str(problem)))

@@ -3,24 +3,22 @@
 NexusError
 |-- InputError (ValueError)
 |   |-- AdapterFileError        the adapter file says something that is unknown, wrong or not supported
-|   |-- InvalidPlan             the plan names steps, but not ones that can be run
-|   |   `-- PlanNotExecutable   the plan names no steps, and the adapter has no default call
 |   `-- RunNotFound  RunNotFinished
-|-- CallRefused                 a call that the adapter will not make; nothing was started
+|-- CallRefused                 a call that will not be made; no tool was called
 |-- CallFailed                  a call that was tried and did not succeed
 `-- RunFailed                   what `run` raises: the run is on the record, and failed
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 from nexus_control.errors import InputError, NexusError
 
 __all__ = [
     "AdapterFileError",
     "CallFailed",
+    "CallOutcome",
     "CallRefused",
-    "InvalidPlan",
-    "PlanNotExecutable",
     "RunFailed",
     "RunNotFinished",
     "RunNotFound",
@@ -31,18 +29,6 @@ class AdapterFileError(InputError):
     """An adapter file cannot be read, or holds a key or value that is unknown, wrong or not supported."""
 
     code = "ADAPTER_FILE_INVALID"
-
-
-class InvalidPlan(InputError):
-    """A plan is a JSON list or object, but not one of well-formed steps."""
-
-    code = "PLAN_INVALID"
-
-
-class PlanNotExecutable(InvalidPlan):
-    """A plan holds no steps: it is prose, empty or absent, and the adapter declares no default call."""
-
-    code = "PLAN_NOT_EXECUTABLE"
 
 
 class RunNotFound(InputError):
@@ -58,26 +44,41 @@ class RunNotFinished(InputError):
 
 
 class CallRefused(NexusError):
-    """The adapter will not make this call; nothing was started.
+    """A call that will not be made; no tool was called.
 
-    Codes: CALL_NOT_ALLOWED, INVALID_NAME, ENV_INVALID, CWD_NOT_FOUND, CWD_NOT_DIRECTORY.
+    Codes: CALL_NOT_ALLOWED, INVALID_NAME, ENV_INVALID, CWD_NOT_FOUND, CWD_NOT_DIRECTORY, UNKNOWN_TOOL, TOOLS_CHANGED, SECRET_MISSING,
+    SECRET_IN_PLAN.
     """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class CallOutcome(StrEnum):
+    """What is certain about a call that did not succeed."""
+
+    NOT_SENT = "not_sent"
+    """The tool was never reached: nothing happened."""
+
+    FAILED = "failed"
+    """The tool answered, and the answer is a failure."""
+
+    UNKNOWN = "unknown"
+    """The tool may have done its work, or a part of it, or may still be doing it."""
 
 
 class CallFailed(NexusError):
-    """A call did not succeed. After TIMEOUT and OUTPUT_TOO_LARGE nobody knows how much of its work the tool had done.
+    """A call did not succeed; `outcome` says how much is certain about it.
 
-    Codes: COMMAND_NOT_FOUND, PERMISSION_DENIED, ENV_INVALID, CWD_NOT_FOUND, CWD_NOT_DIRECTORY, OS_ERROR, TIMEOUT, OUTPUT_TOO_LARGE,
-    NONZERO_EXIT, INVALID_JSON_OUTPUT.
+    Codes: COMMAND_NOT_FOUND, PERMISSION_DENIED, ENV_INVALID, SECRET_MISSING, CWD_NOT_FOUND, CWD_NOT_DIRECTORY, OS_ERROR, TIMEOUT,
+    CANCELLED, OUTPUT_TOO_LARGE, NONZERO_EXIT, INVALID_JSON_OUTPUT, CONNECTION_FAILED, CONNECTION_LOST, HTTP_ERROR, MCP_ERROR, TOOL_ERROR.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, outcome: CallOutcome) -> None:
         super().__init__(message)
         self.code = code
+        self.outcome = outcome
 
 
 class RunFailed(NexusError):

@@ -1,16 +1,17 @@
 """The calls of one run, one after the other, each on the record before it is made and after it has ended."""
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import cast
 
-from nexus_attest.routers.adapter import Adapter, CallIdentity
+from nexus_attest.routers.adapter import Adapter, AdapterSession, Call, CallIdentity, CallLimit
 from nexus_attest.routers.errors import CallFailed
-from nexus_attest.routers.plan import Step
-from nexus_attest.routers.run_json import read_json, run_json
 from nexus_attest.routers.run_request import RunRequest
 from nexus_attest.routers.run_store import RunRecorder
 from nexus_control.events import Clock
+from nexus_control.plan import Step
+from nexus_control.run_json import read_json, run_json
 
 __all__ = ["AdapterBroken", "execute_steps"]
 
@@ -30,18 +31,25 @@ def execute_steps(
     Leaves the last event of the run to the caller, except when something other than a failed call ends it: then RUN_FAILED is recorded
     here, and AdapterBroken, or the interruption itself (KeyboardInterrupt and the like), is raised.
     """
-    for step in steps:
-        record.add("STEP_STARTED", step_id=step.step_id)
-        failure = _attempt(record, request, adapter, step, clock)
-        if failure is not None and adapter.idempotent and failure.code in _RETRIED:
-            failure = _attempt(record, request, adapter, step, clock)
-        record.add("STEP_COMPLETED", step_id=step.step_id, status="ok" if failure is None else "error")
-        if failure is not None:
-            return step, failure
-    return None
+    session = None if request.dry_run else adapter.open(steps, CallLimit(time.monotonic() + adapter.timeout_s))
+    try:
+        for step in steps:
+            record.add("STEP_STARTED", step_id=step.step_id)
+            failure = _attempt(record, request, adapter, session, step, clock)
+            if failure is not None and adapter.idempotent and failure.code in _RETRIED:
+                failure = _attempt(record, request, adapter, session, step, clock)
+            record.add("STEP_COMPLETED", step_id=step.step_id, status="ok" if failure is None else "error")
+            if failure is not None:
+                return step, failure
+        return None
+    finally:
+        if session is not None:
+            session.close()
 
 
-def _attempt(record: RunRecorder, request: RunRequest, adapter: Adapter, step: Step, clock: Clock) -> CallFailed | None:
+def _attempt(
+    record: RunRecorder, request: RunRequest, adapter: Adapter, session: AdapterSession | None, step: Step, clock: Clock
+) -> CallFailed | None:
     record.add(
         "TOOL_CALL_REQUESTED",
         step_id=step.step_id,
@@ -51,10 +59,11 @@ def _attempt(record: RunRecorder, request: RunRequest, adapter: Adapter, step: S
     )
     began = clock()
     try:
-        if request.dry_run:
+        if session is None:
             output: Mapping[str, object] = {"simulated": True, "tool": step.tool, "method": step.method}
         else:
-            output = _call(adapter, step, CallIdentity(run_id=record.run_id, step_id=step.step_id, execution_id=request.execution_id))
+            identity = CallIdentity(run_id=record.run_id, step_id=step.step_id, execution_id=request.execution_id)
+            output = _call(session, Call(step=step, identity=identity, limit=CallLimit(time.monotonic() + adapter.timeout_s)))
     except CallFailed as failure:
         _record_failure(record, adapter, step, kind="operational", code=failure.code, message=str(failure))
         return failure
@@ -80,9 +89,9 @@ def _attempt(record: RunRecorder, request: RunRequest, adapter: Adapter, step: S
     return None
 
 
-def _call(adapter: Adapter, step: Step, identity: CallIdentity) -> Mapping[str, object]:
+def _call(session: AdapterSession, call: Call) -> Mapping[str, object]:
     """The adapter's output, known to be an object that can be recorded and hashed; ValueError or TypeError when it is none."""
-    output = read_json(run_json(adapter.call(step.tool, step.method, step.args, identity)))
+    output = read_json(run_json(session.call(call).output))
     if not isinstance(output, dict):
         raise TypeError("an adapter's output must be an object")
     return cast("Mapping[str, object]", output)

@@ -7,9 +7,9 @@ of the run bundle, and that covers the run and all its events. A flight record i
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from nexus_attest.routers.run_json import run_json
 from nexus_control.audit_package import router_run_digest
 from nexus_control.integrity import content_digest, prefixed, sha256_digest
+from nexus_control.run_json import run_json
 
 __all__ = ["BUNDLE_VERSION", "Run", "RunEvent", "flight_record", "provenance", "results_of", "run_response"]
 

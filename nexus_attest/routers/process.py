@@ -11,13 +11,13 @@ import os
 import selectors
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nexus_attest.routers.errors import CallFailed
+from nexus_attest.routers.adapter import CallLimit
+from nexus_attest.routers.errors import CallFailed, CallOutcome
 
 __all__ = ["Finished", "require_directory", "run_process"]
 
@@ -42,17 +42,17 @@ class Finished:
     stderr: bytes
 
 
-def run_process(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout_s: float, max_output_bytes: int) -> Finished:
+def run_process(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limit: CallLimit, max_output_bytes: int) -> Finished:
     """Run a command without a shell, with empty standard input and exactly the environment `env`.
 
     `max_output_bytes` holds for standard output and standard error, each by itself, and while they are read. The outputs are what was
     written until the child itself ended. Raises CallFailed with COMMAND_NOT_FOUND, PERMISSION_DENIED, CWD_NOT_FOUND, CWD_NOT_DIRECTORY
-    or OS_ERROR when nothing was started, with TIMEOUT, OUTPUT_TOO_LARGE or OS_ERROR when the group was killed. POSIX only.
+    or OS_ERROR when nothing was started, with TIMEOUT, CANCELLED, OUTPUT_TOO_LARGE or OS_ERROR when the group was killed. POSIX only.
     """
-    deadline = time.monotonic() + timeout_s
+    limit.require(CallOutcome.NOT_SENT)
     process = _start(argv, cwd, env)
     try:
-        stdout, stderr = _read(process, deadline, timeout_s, max_output_bytes)
+        stdout, stderr = _read(process, limit, max_output_bytes)
     finally:
         _end(process)
     return Finished(exit_code=process.returncode, stdout=stdout, stderr=stderr)
@@ -62,7 +62,7 @@ def require_directory(cwd: Path) -> None:
     """Raise CallFailed with CWD_NOT_FOUND or CWD_NOT_DIRECTORY unless `cwd` is a directory."""
     if not cwd.is_dir():
         code, text = ("CWD_NOT_DIRECTORY", "is no directory") if cwd.exists() else ("CWD_NOT_FOUND", "does not exist")
-        raise CallFailed(code, f"Working directory {text}: {cwd}")
+        raise CallFailed(code, f"Working directory {text}: {cwd}", outcome=CallOutcome.NOT_SENT)
 
 
 def _start(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -79,14 +79,14 @@ def _start(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess
             start_new_session=True,
         )
     except FileNotFoundError:
-        raise CallFailed("COMMAND_NOT_FOUND", f"Command not found: {argv[0]}") from None
+        raise CallFailed("COMMAND_NOT_FOUND", f"Command not found: {argv[0]}", outcome=CallOutcome.NOT_SENT) from None
     except PermissionError:
-        raise CallFailed("PERMISSION_DENIED", f"Command may not be executed: {argv[0]}") from None
+        raise CallFailed("PERMISSION_DENIED", f"Command may not be executed: {argv[0]}", outcome=CallOutcome.NOT_SENT) from None
     except OSError as problem:
-        raise CallFailed("OS_ERROR", f"Command cannot be started: {problem.strerror}") from None
+        raise CallFailed("OS_ERROR", f"Command cannot be started: {problem.strerror}", outcome=CallOutcome.NOT_SENT) from None
 
 
-def _read(process: subprocess.Popen[bytes], deadline: float, timeout_s: float, limit: int) -> tuple[bytes, bytes]:
+def _read(process: subprocess.Popen[bytes], limit: CallLimit, max_output_bytes: int) -> tuple[bytes, bytes]:
     """Both outputs up to the moment when the child ended."""
     assert process.stdout is not None
     assert process.stderr is not None
@@ -98,11 +98,10 @@ def _read(process: subprocess.Popen[bytes], deadline: float, timeout_s: float, l
         while True:
             # Asked before reading: once it has ended, all that it wrote is in the pipes already.
             ended = _has_ended(process)
-            remaining = deadline - time.monotonic()
-            if not ended and remaining <= 0:
-                raise CallFailed("TIMEOUT", f"Command ran longer than {timeout_s:g} s and was killed")
+            if not ended:
+                limit.require(CallOutcome.UNKNOWN)
             tick = _TICK_SECONDS if selector.get_map() else _SHORT_TICK_SECONDS
-            ready = selector.select(0 if ended else min(tick, remaining))
+            ready = selector.select(0 if ended else min(tick, limit.remaining()))
             if ended and not ready:
                 return bytes(stdout), bytes(stderr)
             for key, _ in ready:
@@ -110,8 +109,8 @@ def _read(process: subprocess.Popen[bytes], deadline: float, timeout_s: float, l
                 if not chunk:
                     selector.unregister(key.fileobj)
                 key.data.extend(chunk)
-                if len(key.data) > limit:
-                    raise CallFailed("OUTPUT_TOO_LARGE", f"Command wrote more than {limit} bytes")
+                if len(key.data) > max_output_bytes:
+                    raise CallFailed("OUTPUT_TOO_LARGE", f"Command wrote more than {max_output_bytes} bytes", outcome=CallOutcome.UNKNOWN)
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
@@ -122,7 +121,8 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
     except ChildProcessError:
         # Somebody else reaped it (SIGCHLD ignored, or a wait for any child): its exit code is lost, and 0 would be a guess.
-        raise CallFailed("OS_ERROR", "The command's exit code was lost: this program must not ignore SIGCHLD") from None
+        message = "The command's exit code was lost: this program must not ignore SIGCHLD"
+        raise CallFailed("OS_ERROR", message, outcome=CallOutcome.UNKNOWN) from None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from nexus_attest.routers.plan import Step
 from nexus_control.errors import InputError
 from nexus_control.events import require_text
 from nexus_control.integrity import content_digest, prefixed
+from nexus_control.plan import Step
 
 __all__ = ["RunRequest"]
 

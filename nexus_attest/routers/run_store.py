@@ -15,9 +15,9 @@ from pathlib import Path
 
 from nexus_attest.routers.errors import RunNotFinished, RunNotFound
 from nexus_attest.routers.flight_record import Run, RunEvent
-from nexus_attest.routers.run_json import run_json
 from nexus_control.database import Connection, Database, Schema
 from nexus_control.events import Clock
+from nexus_control.run_json import run_json
 
 __all__ = ["RunRecorder", "RunStore", "run_time"]
 

@@ -14,19 +14,19 @@ environment. POSIX only.
 import os
 import re
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
-from nexus_attest.routers.adapter import CallIdentity
-from nexus_attest.routers.errors import CallFailed, CallRefused
-from nexus_attest.routers.plan import DefaultCall
+from nexus_attest.routers.adapter import Call, CallIdentity, CallLimit, CallResult
+from nexus_attest.routers.errors import CallFailed, CallOutcome, CallRefused
 from nexus_attest.routers.process import Finished, require_directory, run_process
-from nexus_attest.routers.run_json import read_json, run_json
 from nexus_control.integrity import content_digest, prefixed
+from nexus_control.plan import DefaultCall, Step
+from nexus_control.run_json import read_json, run_json
 
 __all__ = ["BASE_ENVIRONMENT", "RESERVED_VARIABLES", "SubprocessAdapter", "SubprocessSettings"]
 
@@ -89,18 +89,19 @@ class SubprocessAdapter:
         self.adapter_id = settings.adapter_id
         self.default_call = settings.default_call
         self.idempotent = settings.idempotent
+        self.timeout_s = settings.timeout_s
         self.definition_digest = prefixed(content_digest(settings.definition()))
         self._cwd = settings.base_dir / settings.cwd
 
-    def check(self, tool: str, method: str) -> None:
+    def check(self, step: Step) -> None:
         """Raises CallRefused with INVALID_NAME, or with CALL_NOT_ALLOWED when no pattern of `allow` covers the call."""
-        for what, name in (("tool", tool), ("method", method)):
+        for what, name in (("tool", step.tool), ("method", step.method)):
             if not _NAME.fullmatch(name):
                 raise CallRefused("INVALID_NAME", f"{what} name {name[:100]!r} must match {_NAME.pattern}")
-        if not any(fnmatchcase(f"{tool}/{method}", pattern) for pattern in self.settings.allow):
-            raise CallRefused("CALL_NOT_ALLOWED", f"adapter {self.adapter_id} does not allow {tool}/{method}"[:300])
+        if not any(fnmatchcase(f"{step.tool}/{step.method}", pattern) for pattern in self.settings.allow):
+            raise CallRefused("CALL_NOT_ALLOWED", f"adapter {self.adapter_id} does not allow {step.tool}/{step.method}"[:300])
 
-    def preflight(self) -> None:
+    def preflight(self, steps: Sequence[Step]) -> None:  # noqa: ARG002 - what is needed is the same for every step
         """Raises CallRefused when a variable of `pass_env` is not set or the working directory is not there."""
         if missing := [name for name in self.settings.pass_env if name not in os.environ]:
             raise CallRefused("ENV_INVALID", f"adapter {self.adapter_id} needs the environment variable {missing[0]}")
@@ -109,19 +110,27 @@ class SubprocessAdapter:
         except CallFailed as problem:
             raise CallRefused(problem.code, str(problem)) from None
 
-    def call(self, tool: str, method: str, args: Mapping[str, object], identity: CallIdentity) -> dict[str, Any]:
+    def open(self, steps: Sequence[Step], limit: CallLimit) -> "SubprocessAdapter":  # noqa: ARG002 - a process per call, nothing to open
+        """Itself: no state is kept between calls."""
+        return self
+
+    def close(self) -> None:
+        """Nothing is open between calls."""
+
+    def call(self, call: Call) -> CallResult:
         """The object that the command printed. Raises CallFailed for every other end."""
-        self.check(tool, method)
-        request = run_json({"args": dict(args), "method": method, "tool": tool})
+        step = call.step
+        self.check(step)
+        request = run_json({"args": dict(step.args), "method": step.method, "tool": step.tool})
         with _arguments_file(request + "\n") as path:
             finished = run_process(
-                [*self.settings.command, "call", tool, method, "--json-args-file", path],
+                [*self.settings.command, "call", step.tool, step.method, "--json-args-file", path],
                 cwd=self._cwd,
-                env=self._environment(identity),
-                timeout_s=self.settings.timeout_s,
+                env=self._environment(call.identity),
+                limit=call.limit,
                 max_output_bytes=self.settings.max_output_bytes,
             )
-        return _output(finished)
+        return CallResult(output=_output(finished))
 
     def _environment(self, identity: CallIdentity) -> dict[str, str]:
         environment = dict(BASE_ENVIRONMENT)
@@ -129,7 +138,7 @@ class SubprocessAdapter:
             try:
                 environment[name] = os.environ[name]
             except KeyError:
-                raise CallFailed("ENV_INVALID", f"The environment variable {name} is not set") from None
+                raise CallFailed("ENV_INVALID", f"The environment variable {name} is not set", outcome=CallOutcome.NOT_SENT) from None
         environment["NEXUS_IDEMPOTENCY_KEY"] = identity.idempotency_key
         if identity.execution_id is not None:
             environment["NEXUS_EXECUTION_ID"] = identity.execution_id
@@ -142,14 +151,15 @@ def _arguments_file(text: str) -> Generator[str]:
     try:
         folder = tempfile.TemporaryDirectory(prefix="nexus-attest-", ignore_cleanup_errors=True)
     except OSError as problem:
-        raise CallFailed("OS_ERROR", f"No private directory for the arguments: {problem.strerror}") from None
+        raise CallFailed("OS_ERROR", f"No private directory for the arguments: {problem.strerror}", outcome=CallOutcome.NOT_SENT) from None
     with folder as name:
         try:
             descriptor, path = tempfile.mkstemp(prefix="nexus-router-args-", suffix=".json", dir=name)
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(text)
         except OSError as problem:
-            raise CallFailed("OS_ERROR", f"The arguments cannot be written: {problem.strerror}") from None
+            message = f"The arguments cannot be written: {problem.strerror}"
+            raise CallFailed("OS_ERROR", message, outcome=CallOutcome.NOT_SENT) from None
         yield path
 
 
@@ -157,16 +167,20 @@ def _output(finished: Finished) -> dict[str, Any]:
     if finished.exit_code != 0:
         reason = f"exited with code {finished.exit_code}" if finished.exit_code > 0 else f"was ended by signal {-finished.exit_code}"
         excerpt = _excerpt(finished.stderr)
-        raise CallFailed("NONZERO_EXIT", f"Command {reason}" + (f": {excerpt}" if excerpt else ""))
+        raise _failed("NONZERO_EXIT", f"Command {reason}" + (f": {excerpt}" if excerpt else ""))
     try:
         value = read_json(finished.stdout.decode())
     except UnicodeDecodeError:
-        raise CallFailed("INVALID_JSON_OUTPUT", "Command printed bytes that are not UTF-8") from None
+        raise _failed("INVALID_JSON_OUTPUT", "Command printed bytes that are not UTF-8") from None
     except ValueError as problem:
-        raise CallFailed("INVALID_JSON_OUTPUT", f"Command did not print one JSON object: {problem}") from None
+        raise _failed("INVALID_JSON_OUTPUT", f"Command did not print one JSON object: {problem}") from None
     if not isinstance(value, dict):
-        raise CallFailed("INVALID_JSON_OUTPUT", "Command printed JSON that is no object")
+        raise _failed("INVALID_JSON_OUTPUT", "Command printed JSON that is no object")
     return cast("dict[str, Any]", value)
+
+
+def _failed(code: str, message: str) -> CallFailed:
+    return CallFailed(code, message, outcome=CallOutcome.FAILED)
 
 
 def _excerpt(stderr: bytes) -> str:

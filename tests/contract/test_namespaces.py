@@ -23,7 +23,9 @@ INTERNAL = {
     "log",
     "log_check",
     "markdown",
+    "plan",
     "router_record",
+    "run_json",
     "schema",
     "verification",
 }

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-from nexus_attest.routers.errors import InvalidPlan, PlanNotExecutable
-from nexus_attest.routers.run_json import UnsafeJson, read_json
+from nexus_control.errors import InvalidPlan, PlanNotExecutable
+from nexus_control.run_json import UnsafeJson, read_json
 
 __all__ = ["DefaultCall", "Step", "parse_plan"]
 

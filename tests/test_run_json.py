@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_attest.routers.run_json import MAX_DEPTH, UnsafeJson, read_json, run_json
+from nexus_control.run_json import MAX_DEPTH, UnsafeJson, read_json, run_json
 
 VECTORS = Path(__file__).parent / "vectors" / "router"
 
