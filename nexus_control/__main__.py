@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nexus_control.errors import FileRefused
 from nexus_control.evidence import DocumentReport, verify_document
+from nexus_control.files import read_file
 from nexus_control.markdown import escape
 
 __all__ = ["main"]
@@ -24,16 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code. Raises SystemExit(2) for arguments that argparse refuses."""
     parser = argparse.ArgumentParser(prog="python -m nexus_control", description="Check evidence offline.")
     verify = parser.add_subparsers(dest="command", required=True).add_parser("verify", help="verify a decision bundle or an audit package")
-    verify.add_argument("file", type=Path, metavar="FILE", help="JSON document")
+    verify.add_argument("file", type=Path, metavar="FILE", help="JSON document, a regular file of at most 256 MiB")
     verify.add_argument("--json", action="store_true", help="print the report as JSON")
     verify.add_argument("--strict", action="store_true", help="fail when an embedded record cannot be judged")
     verify.add_argument("--expect-binding-digest", metavar="DIGEST", help="binding digest of the package, obtained from elsewhere")
     options = parser.parse_args(arguments)
     file: Path = options.file
     try:
-        text = file.read_bytes()
-    except OSError as error:
-        print(f"cannot read {_printable(file)}: {error.strerror}", file=sys.stderr)
+        text = read_file(file)
+    except FileRefused as error:
+        print(_printable(error.describe()), file=sys.stderr)
         return 2
     report = verify_document(text, strict=options.strict, expected_binding_digest=options.expect_binding_digest)
     print(json.dumps(report.to_dict(), indent=2) if options.json else _text(file, report))

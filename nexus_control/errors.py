@@ -3,7 +3,7 @@
     NexusError
     |-- InputError (ValueError)              the caller's argument is wrong; nothing was written
     |   |-- InvalidActor  InvalidPolicy  InvalidTemplate  InvalidExpiresAt  ModeNotAllowed  InvalidRouter
-    |   |-- DecisionNotFound  TemplateNotFound
+    |   |-- DecisionNotFound  TemplateNotFound  FileRefused
     |   |-- InvalidPlan                      a plan names steps, but not ones that can be run
     |   |   `-- PlanNotExecutable            a plan names no steps, and the adapter has no default call
     |   `-- DecisionExists  TemplateExists  ConcurrencyError
@@ -36,6 +36,7 @@ __all__ = [
     "ExecutionFailed",
     "ExecutionInProgress",
     "ExecutionSuperseded",
+    "FileRefused",
     "InputError",
     "InvalidActor",
     "InvalidExpiresAt",
@@ -136,6 +137,12 @@ class TemplateNotFound(InputError):
     """No template has this name."""
 
     code = "TEMPLATE_NOT_FOUND"
+
+
+class FileRefused(InputError):
+    """A file that was given is missing, no regular file, unreadable, too large or not text."""
+
+    code = "FILE_NOT_READABLE"
 
 
 class DecisionExists(InputError):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -555,12 +556,41 @@ def test_what_cannot_be_read_fails_the_check_schema(cli: Here, content: bytes) -
 def test_a_file_to_verify_must_be_a_file_of_bearable_size(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.refused("verify", "nope.json") == "FILE_NOT_READABLE"
     assert cli.refused("verify", str(cli.folder)) == "FILE_NOT_READABLE"
-    assert files.MAX_FILE_BYTES == 268_435_456
     monkeypatch.setattr(files.read_file, "__defaults__", (1000,))
     Path("large.json").write_bytes(b" " * 1001)
     assert cli.refused("verify", "large.json") == "FILE_NOT_READABLE"
     assert "more than 1000 bytes" in cli.err
     assert cli.refused("verify", "-", stdin=b" " * 1001) == "FILE_NOT_READABLE"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["verify", "pipe"], "FILE_NOT_READABLE"),
+        (["bundle", "import", "pipe"], "FILE_NOT_READABLE"),
+        (["request", "x", "--plan", "@pipe"], "FILE_NOT_READABLE"),
+        (["execute", "x", ADAPTER, "--adapters", "pipe"], "ADAPTER_FILE_INVALID"),
+        (["verify", "/dev/zero"], "FILE_NOT_READABLE"),
+        (["execute", "x", ADAPTER, "--adapters", "/dev/zero"], "ADAPTER_FILE_INVALID"),
+    ],
+)
+def test_what_never_ends_is_no_file(cli: Here, arguments: list[str], code: str) -> None:
+    os.mkfifo("pipe")
+    cli.request()
+    assert cli.refused(*arguments) == code
+    assert "no regular file" in cli.err
+
+
+def test_a_configuration_that_never_ends_or_is_too_large_is_refused(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NEXUS_ATTEST_DB")
+    config = config_path()
+    config.parent.mkdir(parents=True)
+    os.mkfifo(config)
+    assert cli.refused("list") == "CONFIG_INVALID"
+    config.unlink()
+    config.write_text("#" * (1024 * 1024 + 1))
+    assert cli.refused("list") == "CONFIG_INVALID"
+    assert "more than 1048576 bytes" in cli.err
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:", "a" * 63, "sha256:" + "A" * 64, "md5:" + "a" * 64, "a" * 65])

@@ -12,10 +12,11 @@ import pytest
 from cli_testing import ROOT, CommandLine
 
 from nexus_attest.cli import main
-from nexus_attest.cli.errors import Failure, FileRefused
+from nexus_attest.cli.errors import Failure
 from nexus_attest.cli.session import Session
 from nexus_attest.cli.stage import set_up
 from nexus_attest.cli.story import tell
+from nexus_control.errors import FileRefused
 from nexus_control.tool import NexusControlTools, ToolResult
 
 SIX_CHECKS = [

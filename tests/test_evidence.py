@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -254,7 +255,15 @@ def test_command_reports_a_file_that_is_no_document_as_a_failed_check(capsys: py
 def test_command_reports_a_file_that_cannot_be_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, err = run(capsys, str(tmp_path / "nowhere.json"))
     assert (code, out) == (2, "")
-    assert err.endswith("nowhere.json: No such file or directory\n")
+    assert err.startswith("FILE_NOT_READABLE: there is no file ")
+    assert err.endswith("nowhere.json\n")
+
+
+def test_command_does_not_wait_for_a_pipe_that_nobody_writes_to(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    code, out, err = run(capsys, str(tmp_path / "pipe"))
+    assert (code, out) == (2, "")
+    assert err.endswith("pipe is no regular file\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["verify"], ["verify", "a", "b"], ["unknown"]])

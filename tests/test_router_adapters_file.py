@@ -180,9 +180,9 @@ def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path: Path, content: byte
 
 
 def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(AdapterFileError, match=r"missing\.toml: No such file"):
+    with pytest.raises(AdapterFileError, match=r"there is no file .*missing\.toml"):
         load_adapters(tmp_path / "missing.toml")
-    with pytest.raises(AdapterFileError, match="Is a directory"):
+    with pytest.raises(AdapterFileError, match="is a directory"):
         load_adapters(tmp_path)
 
 

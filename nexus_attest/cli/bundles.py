@@ -32,7 +32,7 @@ def _export(session: "Session", decision_id: RequestId, output: OutputOption = N
 
 def _import(
     session: "Session",
-    file: Annotated[Path, typer.Argument(help="The bundle; - is standard input.", metavar="FILE", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="The bundle, at most 256 MiB; - is standard input.", metavar="FILE", show_default=False)],
     conflict: Annotated[
         Literal["reject_on_conflict", "new_decision_id", "overwrite"],
         typer.Option(help="When the decision is here already. An overwritten one stays readable as an earlier generation."),
@@ -44,9 +44,9 @@ def _import(
 
     What is imported are claims of the store that exported them: the digest shows that the file is unchanged, not who made it.
     """
-    from nexus_attest.cli.files import MAX_FILE_BYTES, read_text  # the engine's errors
+    from nexus_attest.cli.files import read_text  # the engine's errors
 
-    text = read_text(file, MAX_FILE_BYTES)
+    text = read_text(file)
     session.allow_new_store()
     data = session.data(session.tools.import_bundle(text, verify_digest, conflict, replay))
     session.show(

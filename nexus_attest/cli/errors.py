@@ -16,7 +16,6 @@ __all__ = [
     "ConfigError",
     "Failure",
     "FileExists",
-    "FileRefused",
     "RunsMissing",
     "StoreMissing",
     "UnknownAdapter",
@@ -46,12 +45,6 @@ class RunsMissing(InputError):
     """There is no file of run records at this path, so no run can be embedded."""
 
     code = "RUNS_NOT_FOUND"
-
-
-class FileRefused(InputError):
-    """A file that was given is missing, no file, too large or not text."""
-
-    code = "FILE_NOT_READABLE"
 
 
 class FileExists(InputError):

@@ -7,38 +7,27 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from nexus_attest.cli.errors import FileExists, FileRefused
+from nexus_attest.cli.errors import FileExists
+from nexus_control import files
+from nexus_control.errors import FileRefused
 
-__all__ = ["MAX_FILE_BYTES", "STANDARD_STREAM", "read_file", "read_text", "refuse_existing", "write_file"]
-
-MAX_FILE_BYTES = 256 * 1024 * 1024
-"""Nothing larger is read: parsed JSON takes several times its size in memory."""
+__all__ = ["STANDARD_STREAM", "read_file", "read_text", "refuse_existing", "write_file"]
 
 STANDARD_STREAM = Path("-")
 """Stands for standard input or output."""
 
 
-def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
-    """The content of a file, or of standard input for `-`.
-
-    Raises FileRefused when there is none, when it is a directory or when it has more than `limit` bytes; OSError when it cannot be read.
-    """
-    try:
-        if path == STANDARD_STREAM:
-            content = sys.stdin.buffer.read(limit + 1)
-        else:
-            with path.open("rb") as file:
-                content = file.read(limit + 1)
-    except FileNotFoundError:
-        raise FileRefused(f"there is no file {path}") from None
-    except IsADirectoryError:
-        raise FileRefused(f"{path} is a directory") from None
+def read_file(path: Path, limit: int = files.MAX_FILE_BYTES) -> bytes:
+    """The content of a regular file, or of standard input for `-`. Raises FileRefused, for more than `limit` bytes too."""
+    if path != STANDARD_STREAM:
+        return files.read_file(path, limit)
+    content = sys.stdin.buffer.read(limit + 1)
     if len(content) > limit:
-        raise FileRefused(f"{path} has more than {limit} bytes, the most that is read")
+        raise FileRefused(f"standard input has more than {limit} bytes, the most that is read")
     return content
 
 
-def read_text(path: Path, limit: int) -> str:
+def read_text(path: Path, limit: int = files.MAX_FILE_BYTES) -> str:
     """The same as UTF-8 text."""
     try:
         return read_file(path, limit).decode()

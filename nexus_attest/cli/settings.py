@@ -6,8 +6,8 @@ An option wins over an environment variable, that over the configuration file, t
     db        --db        NEXUS_ATTEST_DB      db = "~/team/decisions.db"   decisions.db in the user's data folder
     adapters  --adapters                       adapters = "adapters.toml"   no default
 
-The configuration file is `config.toml` in the user's configuration folder. Relative paths in it start from that folder, and it is
-understood completely or refused.
+The configuration file is `config.toml` in the user's configuration folder, at most 1 MiB. Relative paths in it start from that folder,
+and it is understood completely or refused.
 
     Linux and others    ~/.config/nexus-attest                            ~/.local/share/nexus-attest
     macOS               ~/Library/Application Support/nexus-attest        the same
@@ -22,8 +22,9 @@ import tomllib
 from pathlib import Path
 
 from nexus_attest.cli.errors import ActorMissing, ConfigError
-from nexus_control.errors import InvalidActor
+from nexus_control.errors import FileRefused, InvalidActor
 from nexus_control.events import Actor, parse_actor
+from nexus_control.files import read_file
 
 __all__ = ["ACTOR_VARIABLE", "DB_VARIABLE", "actor", "adapters_path", "config_path", "parse_actor_text", "store_path"]
 
@@ -31,6 +32,7 @@ ACTOR_VARIABLE = "NEXUS_ATTEST_ACTOR"
 DB_VARIABLE = "NEXUS_ATTEST_DB"
 
 _APPLICATION = "nexus-attest"
+_MAX_CONFIG_BYTES = 1024 * 1024
 _KEYS = ("actor", "db", "adapters")
 
 
@@ -84,13 +86,14 @@ def config_path() -> Path:
 def _config() -> dict[str, str]:
     path = config_path()
     try:
-        text = path.read_text(encoding="utf-8")
+        path.stat()
+        data: dict[str, object] = tomllib.loads(read_file(path, _MAX_CONFIG_BYTES).decode())
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"{path}: {problem}") from None
-    try:
-        data: dict[str, object] = tomllib.loads(text)
+    except FileRefused as problem:
+        raise ConfigError(str(problem)) from None
+    except OSError as problem:
+        raise ConfigError(f"{path}: {problem.strerror}") from None
     except (ValueError, RecursionError) as problem:
         raise ConfigError(f"{path}: no TOML: {problem}") from None
     config: dict[str, str] = {}

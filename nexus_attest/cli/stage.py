@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from nexus_attest.cli.errors import FileRefused
+from nexus_control.errors import FileRefused
 
 __all__ = ["ADAPTER_ID", "Stage", "set_up"]
 

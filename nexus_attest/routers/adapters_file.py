@@ -12,7 +12,7 @@
     idempotent = false                    true: a call that timed out is tried once more, with the same idempotency key
     default_call = { tool = "keys", method = "rotate" }     for plans that are prose; it gets args {goal, plan}. Absent: they are refused
 
-A file is understood completely or refused: unknown keys, wrong types and values out of range raise AdapterFileError.
+A file, at most 1 MiB, is understood completely or refused: unknown keys, wrong types and values out of range raise AdapterFileError.
 """
 
 import os
@@ -24,10 +24,13 @@ from typing import Any, cast
 
 from nexus_attest.routers.errors import AdapterFileError, CallRefused
 from nexus_attest.routers.subprocess_adapter import RESERVED_VARIABLES, SubprocessAdapter, SubprocessSettings
+from nexus_control.errors import FileRefused
+from nexus_control.files import read_file
 from nexus_control.plan import DefaultCall, Step
 
 __all__ = ["load_adapters", "parse_adapters"]
 
+_MAX_FILE_BYTES = 1024 * 1024
 _MAX_TIMEOUT_SECONDS = 86_400
 _MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 
@@ -42,9 +45,9 @@ def load_adapters(path: str | Path) -> tuple[SubprocessAdapter, ...]:
     """The adapters of a file, in its order. Raises AdapterFileError, which names the file, the adapter and the key."""
     file = Path(path).absolute()
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise AdapterFileError(f"{file}: {problem.strerror}") from None
+        data = tomllib.loads(read_file(file, _MAX_FILE_BYTES).decode())
+    except FileRefused as problem:
+        raise AdapterFileError(str(problem)) from None
     except (ValueError, RecursionError) as problem:
         raise AdapterFileError(f"{file}: no TOML: {problem}") from None
     try:

@@ -16,6 +16,7 @@ INTERNAL = {
     "bundle_checks",
     "database",
     "execution",
+    "files",
     "header",
     "inspection",
     "json_data",
