@@ -9,6 +9,7 @@
     |   `-- DecisionExists  TemplateExists  ConcurrencyError
     |-- MalformedEvent (ValueError)          a stored row cannot be read as an event
     |-- MalformedBundle (ValueError)         a bundle or package cannot be built from the data
+    |-- MalformedNote (ValueError)           a text is no signed note, checkpoint or verifier key
     |-- CommandRefused                       well-formed, but the decision's state or policy forbids it
     |   |-- CannotApprove  AlreadyApproved  CannotRevoke  NotApproved  AlreadyRevoked
     |   |-- PolicyViolation  NoPolicy  ActionChanged
@@ -46,6 +47,7 @@ __all__ = [
     "InvalidTemplate",
     "MalformedBundle",
     "MalformedEvent",
+    "MalformedNote",
     "ModeNotAllowed",
     "NexusError",
     "NoPolicy",
@@ -185,6 +187,12 @@ class MalformedBundle(NexusError, ValueError):
     """A bundle or audit package cannot be built from the given data."""
 
     code = "BUNDLE_INVALID_SCHEMA"
+
+
+class MalformedNote(NexusError, ValueError):
+    """A text is no signed note, no checkpoint or no verifier key; or a value cannot be written as one."""
+
+    code = "NOTE_INVALID"
 
 
 class CommandRefused(NexusError):

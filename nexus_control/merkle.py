@@ -7,7 +7,8 @@ A proof ties its hashes to a root, and the verifier must know the size from wher
 different sizes have inclusion paths of the same shape.
 """
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
 
 __all__ = [
@@ -17,16 +18,21 @@ __all__ = [
     "consistency_proof",
     "empty_root",
     "inclusion_proof",
+    "joint_inclusion_proof",
     "leaf_hash",
     "leaf_nodes",
     "node_hash",
     "root",
     "verify_consistency",
     "verify_inclusion",
+    "verify_joint_inclusion",
 ]
 
 HASH_SIZE = 32
 """Bytes of every hash in a tree."""
+
+_MOST_LEAVES = 2**64
+"""RFC 6962 writes tree sizes in 64 bits. Only the recursive functions need the bound."""
 
 Nodes = Callable[[int, int], bytes]
 """`nodes(level, index)`: hash of the full subtree over the 2**level leaves from leaf index * 2**level on; level 0 are the leaf hashes.
@@ -118,6 +124,36 @@ def inclusion_proof(index: int, size: int, nodes: Nodes) -> list[bytes]:
     return siblings[::-1]
 
 
+def joint_inclusion_proof(indexes: Collection[int], size: int, nodes: Nodes) -> list[bytes]:
+    """One proof for several leaves: of their inclusion proofs every hash once, without those that the leaves themselves lead to.
+
+    The hashes are those of the largest subtrees without any of the leaves, in the order of the tree from left to right; for one leaf
+    they are its inclusion proof in another order. k leaves need at most k * log2(size) hashes, and none when they are all leaves.
+    Raises ValueError unless there is an index, and 0 <= index < size for each.
+    """
+    _require_natural("size", size)
+    for index in indexes:
+        _require_natural("index", index)
+        if not index < size < _MOST_LEAVES:
+            raise ValueError(f"a tree of {size} leaves has no leaf with index {index}")
+    if not indexes:
+        raise ValueError("there is nothing to prove about no leaf")
+    wanted = sorted(set(indexes))
+    hashes: list[bytes] = []
+
+    def walk(start: int, end: int, low: int, high: int) -> None:  # wanted[low:high] are those in the subtree
+        if low == high:
+            hashes.append(_subtree(start, end, nodes))
+        elif end - start > 1:
+            middle = start + _split(end - start)
+            cut = bisect_left(wanted, middle, low, high)
+            walk(start, middle, low, cut)
+            walk(middle, end, cut, high)
+
+    walk(0, size, 0, len(wanted))
+    return hashes
+
+
 def consistency_proof(old: int, new: int, nodes: Nodes) -> list[bytes]:
     """PROOF(old, D[new]) of RFC 6962 section 2.1.2: that the first `old` leaves of the tree of `new` leaves are the tree of size `old`.
 
@@ -168,6 +204,37 @@ def verify_inclusion(leaf_hash: bytes, index: int, size: int, proof: Sequence[by
         node >>= 1
         last >>= 1
     return last == 0 and computed == root
+
+
+def verify_joint_inclusion(leaves: Mapping[int, bytes], size: int, proof: Sequence[bytes], root: bytes) -> bool:
+    """Whether `proof` shows that all of `leaves`, hashes by index (from 0), are in the tree with this size and root.
+
+    Hashes each node once. False for no leaves, for a wrong number of hashes, hashes of a wrong length, and an index beyond the size.
+    Raises ValueError for no natural number.
+    """
+    _require_natural("size", size)
+    for index in leaves:
+        _require_natural("index", index)
+    wanted = sorted(leaves)
+    if not wanted or not wanted[-1] < size < _MOST_LEAVES or not _are_hashes(root, *leaves.values(), *proof):
+        return False
+    others: Iterator[bytes] = iter(proof)
+
+    def walk(start: int, end: int, low: int, high: int) -> bytes:  # as in `joint_inclusion_proof`
+        if low == high:
+            return next(others)
+        if end - start == 1:
+            return leaves[start]
+        middle = start + _split(end - start)
+        cut = bisect_left(wanted, middle, low, high)
+        left = walk(start, middle, low, cut)
+        return node_hash(left, walk(middle, end, cut, high))
+
+    try:
+        computed = walk(0, size, 0, len(wanted))
+    except StopIteration:
+        return False
+    return computed == root and next(others, None) is None
 
 
 def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]) -> bool:

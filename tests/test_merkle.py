@@ -16,12 +16,14 @@ from nexus_control.merkle import (
     consistency_proof,
     empty_root,
     inclusion_proof,
+    joint_inclusion_proof,
     leaf_hash,
     leaf_nodes,
     node_hash,
     root,
     verify_consistency,
     verify_inclusion,
+    verify_joint_inclusion,
 )
 
 # Leaf inputs, roots and proofs of the reference trees of Certificate Transparency:
@@ -533,6 +535,119 @@ def test_proofs_of_huge_trees_lead_to_the_root(size: int, data: st.DataObject) -
     assert verify_consistency(old, roots[0], size, roots[1], proof) is True
 
 
+# -- one proof for several leaves
+
+
+def joint_path(wanted: set[int], start: int, contents: Sequence[bytes]) -> list[bytes]:
+    """What `joint_inclusion_proof` promises, as a definition: the roots of the largest subtrees without a wanted leaf, left to right."""
+    if not any(start <= index < start + len(contents) for index in wanted):
+        return [mth(contents)]
+    if len(contents) == 1:
+        return []
+    k = largest_power_of_two_below(len(contents))
+    return [*joint_path(wanted, start, contents[:k]), *joint_path(wanted, start + k, contents[k:])]
+
+
+@st.composite
+def joint_inclusion(draw: st.DrawFn) -> tuple[dict[int, bytes], int, list[bytes]]:
+    size = draw(st.integers(1, LARGEST))
+    wanted = draw(st.sets(st.integers(0, size - 1), min_size=1))
+    return {index: HASHES[index] for index in wanted}, size, joint_inclusion_proof(wanted, size, NODES)
+
+
+@given(joint_inclusion())
+def test_joint_proof_is_the_defined_one_and_verifies(case: tuple[dict[int, bytes], int, list[bytes]]) -> None:
+    leaves, size, proof = case
+    assert proof == joint_path(set(leaves), 0, CONTENTS[:size])
+    assert verify_joint_inclusion(leaves, size, proof, ROOTS[size]) is True
+
+
+def test_joint_proof_of_one_leaf_has_the_hashes_of_its_inclusion_proof() -> None:
+    for size in range(1, LARGEST + 1):
+        for index in range(size):
+            assert sorted(joint_inclusion_proof([index], size, NODES)) == sorted(inclusion_proof(index, size, NODES))
+
+
+def test_joint_proof_of_all_leaves_is_empty() -> None:
+    for size in range(1, LARGEST + 1):
+        assert joint_inclusion_proof(range(size), size, NODES) == []
+        assert verify_joint_inclusion(dict(enumerate(HASHES[:size])), size, [], ROOTS[size]) is True
+
+
+def test_joint_proof_takes_an_index_that_is_named_twice_once() -> None:
+    assert joint_inclusion_proof([3, 1, 3], 7, NODES) == joint_inclusion_proof([1, 3], 7, NODES)
+
+
+@given(joint_inclusion(), st.integers(0, 255), st.data())
+def test_every_change_breaks_a_joint_proof(case: tuple[dict[int, bytes], int, list[bytes]], bit: int, data: st.DataObject) -> None:
+    leaves, size, proof = case
+    index = data.draw(st.sampled_from(sorted(leaves)))
+    assert verify_joint_inclusion({**leaves, index: flipped(leaves[index], bit)}, size, proof, ROOTS[size]) is False
+    assert verify_joint_inclusion(leaves, size, proof, flipped(ROOTS[size], bit)) is False
+    assert verify_joint_inclusion(leaves, size, [*proof, HASHES[0]], ROOTS[size]) is False
+    for other in (*range(size), *range(size + 1, LARGEST + 1)):
+        assert verify_joint_inclusion(leaves, other, proof, ROOTS[other]) is False
+    for place in range(len(proof)):
+        changed = [*proof[:place], flipped(proof[place], bit), *proof[place + 1 :]]
+        assert verify_joint_inclusion(leaves, size, changed, ROOTS[size]) is False
+        assert verify_joint_inclusion(leaves, size, [*proof[:place], *proof[place + 1 :]], ROOTS[size]) is False
+
+
+@given(joint_inclusion(), st.data())
+def test_joint_proof_holds_for_no_other_indexes(case: tuple[dict[int, bytes], int, list[bytes]], data: st.DataObject) -> None:
+    leaves, size, proof = case
+    moved = data.draw(st.permutations(range(LARGEST)))
+    others = {moved[index]: value for index, value in leaves.items()}
+    assert verify_joint_inclusion(others, size, proof, ROOTS[size]) is (others == leaves)
+
+
+@given(st.integers(1, 2**64 - 1), st.data())
+def test_joint_proofs_of_huge_trees_ask_for_few_and_only_for_full_subtrees(size: int, data: st.DataObject) -> None:
+    wanted = data.draw(st.sets(st.integers(0, size - 1), min_size=1, max_size=8))
+    calls: list[tuple[int, int]] = []
+    proof = joint_inclusion_proof(wanted, size, recording(calls))
+    assert len(proof) <= len(wanted) * size.bit_length()
+    assert all((index + 1) << level <= size for level, index in calls)
+    assert verify_joint_inclusion(dict.fromkeys(wanted, HASHES[0]), size, proof, HASHES[1]) is False
+
+
+def test_nothing_can_be_proved_about_no_leaf() -> None:
+    with pytest.raises(ValueError, match=r"^there is nothing to prove about no leaf$"):
+        joint_inclusion_proof([], 7, NODES)
+    assert verify_joint_inclusion({}, 7, [ROOTS[7]], ROOTS[7]) is False
+    assert verify_joint_inclusion({}, 0, [], empty_root()) is False
+
+
+@pytest.mark.parametrize("bad", NO_HASHES, ids=repr)
+def test_what_is_no_hash_proves_nothing_jointly(bad: Any) -> None:
+    assert verify_joint_inclusion({0: bad}, 1, [], bad) is False
+    assert verify_joint_inclusion({0: HASHES[0]}, 2, [bad], ROOTS[2]) is False
+    assert verify_joint_inclusion({0: HASHES[0]}, 1, [], bad) is False
+
+
+@pytest.mark.parametrize("bad", [-1, 1.0, "1", None, True], ids=repr)
+def test_joint_proofs_refuse_numbers_that_no_tree_has(bad: Any) -> None:
+    with pytest.raises(ValueError, match=r"^index must be a non-negative integer, got "):
+        joint_inclusion_proof([0, bad], 3, NODES)
+    with pytest.raises(ValueError, match=r"^size must be a non-negative integer, got "):
+        joint_inclusion_proof([0], bad, NODES)
+    with pytest.raises(ValueError, match=r"^index must be a non-negative integer, got "):
+        verify_joint_inclusion({0: HASHES[0], bad: HASHES[0]} if bad is not True else {bad: HASHES[0]}, 3, [], ROOTS[3])
+    with pytest.raises(ValueError, match=r"^size must be a non-negative integer, got "):
+        verify_joint_inclusion({0: HASHES[0]}, bad, [], ROOTS[3])
+
+
+@pytest.mark.parametrize(("index", "size"), [(0, 0), (3, 3), (0, 2**64)])
+def test_a_leaf_that_is_not_there_has_no_joint_proof(index: int, size: int) -> None:
+    with pytest.raises(ValueError, match=f"^a tree of {size} leaves has no leaf with index {index}$"):
+        joint_inclusion_proof([index], size, NODES)
+    assert verify_joint_inclusion({index: HASHES[0]}, size, [], HASHES[0]) is False
+
+
+def test_a_size_that_no_tree_has_costs_nothing() -> None:
+    assert verify_joint_inclusion({0: HASHES[0]}, 2**100_000, [HASHES[0]] * 10, HASHES[0]) is False
+
+
 def test_frontier_keeps_few_hashes() -> None:
     frontier = Frontier()
     for _ in range(1000):
@@ -548,10 +663,12 @@ def test_public_names() -> None:
         "consistency_proof",
         "empty_root",
         "inclusion_proof",
+        "joint_inclusion_proof",
         "leaf_hash",
         "leaf_nodes",
         "node_hash",
         "root",
         "verify_consistency",
         "verify_inclusion",
+        "verify_joint_inclusion",
     ]
