@@ -64,6 +64,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     here = Here(tmp_path)
     for name in ("NO_COLOR", "FORCE_COLOR", "NEXUS_ATTEST_DEBUG", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("NEXUS_ATTEST_DB", str(here.db))
     monkeypatch.setenv("NEXUS_ATTEST_ACTOR", "alice")
@@ -193,6 +194,40 @@ def test_files_of_a_user_are_where_the_platform_puts_them(
     assert config_path().absolute() == tmp_path / config / "config.toml"
     assert store_path(None)[0].absolute() == tmp_path / data / "decisions.db"
     assert store_path(None)[1] is True
+
+
+@pytest.mark.parametrize(("given", "path"), [("~/x.db", "x.db"), ("~/team/y.db", "team/y.db"), ("~", ".")])
+def test_a_store_in_the_home_folder_may_be_given_by_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str, path: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NEXUS_ATTEST_DB", given)
+    assert store_path(None) == (tmp_path / path, False)
+
+
+def test_a_tilde_without_a_known_user_is_refused(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXUS_ATTEST_DB", "~nobody-of-this-name/x.db")
+    assert cli.refused("list") == "CONFIG_INVALID"
+    assert "~nobody-of-this-name has no home folder" in cli.err
+
+
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_without_a_home_folder_nothing_lands_anywhere_else(cli: Here, monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", home)
+    cli.request()  # both the store and the actor are given
+    monkeypatch.setenv("NEXUS_ATTEST_DB", "~/x.db")
+    assert cli.refused("list") == "CONFIG_INVALID"
+    monkeypatch.delenv("NEXUS_ATTEST_DB")
+    for command in (["list"], ["request", "x"]):
+        assert cli.refused(*command) == "CONFIG_INVALID"
+        assert "HOME is not set to an absolute path" in cli.err
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(cli.folder / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(cli.folder / "data"))
+    cli.request()
+    assert (cli.folder / "data" / "nexus-attest" / "decisions.db").exists()
+    assert not (cli.folder / "relative").exists()
 
 
 # -- stores -----------------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ __all__ = [
 
 
 class ConfigError(InputError):
-    """The configuration file cannot be read, or holds a key or value that is unknown or wrong."""
+    """The configuration file cannot be read, holds a key or value that is unknown or wrong, or there is no home folder for it."""
 
     code = "CONFIG_INVALID"
 

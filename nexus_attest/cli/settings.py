@@ -13,6 +13,9 @@ and it is understood completely or refused.
     macOS               ~/Library/Application Support/nexus-attest        the same
     Windows             %APPDATA%\\nexus-attest                            %LOCALAPPDATA%\\nexus-attest
 
+~ is the folder that HOME (on Windows USERPROFILE) names, in NEXUS_ATTEST_DB and the configuration too; --db is taken as it is. Where
+that variable is empty, missing or relative there is no home folder, and what needs one is refused: evidence never lands anywhere else.
+
 XDG_CONFIG_HOME and XDG_DATA_HOME are respected on all of them, as the XDG Base Directory Specification says: absolute paths only.
 """
 
@@ -64,7 +67,7 @@ def store_path(option: Path | None) -> tuple[Path, bool]:
     if option is not None:
         return option, False
     if given := os.environ.get(DB_VARIABLE):
-        return Path(given), False
+        return _expanded(given), False
     if given := _config().get("db"):
         return _from_config(given), False
     return _folder("XDG_DATA_HOME", ".local/share", "LOCALAPPDATA") / "decisions.db", True
@@ -79,7 +82,7 @@ def adapters_path(option: Path | None) -> Path | None:
 
 
 def config_path() -> Path:
-    """Where the configuration file is, or would be."""
+    """Where the configuration file is, or would be. Raises ConfigError without a home folder."""
     return _folder("XDG_CONFIG_HOME", ".config", "APPDATA") / "config.toml"
 
 
@@ -107,7 +110,18 @@ def _config() -> dict[str, str]:
 
 
 def _from_config(text: str) -> Path:
-    return config_path().parent / Path(text).expanduser()
+    return config_path().parent / _expanded(text)
+
+
+def _expanded(text: str) -> Path:
+    """A path that may start with ~ or ~user."""
+    path = Path(text)
+    if path.parts[:1] == ("~",):
+        return _home().joinpath(*path.parts[1:])
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{text!r:.300}: {path.parts[0]} has no home folder here") from None
 
 
 def _folder(variable: str, unix: str, windows: str) -> Path:
@@ -115,7 +129,18 @@ def _folder(variable: str, unix: str, windows: str) -> Path:
     if given.is_absolute():
         return given / _APPLICATION
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / _APPLICATION
+        return _home() / "Library" / "Application Support" / _APPLICATION
     if sys.platform == "win32":
-        return Path(os.environ.get(windows) or Path.home() / "AppData") / _APPLICATION
-    return Path.home() / unix / _APPLICATION
+        return Path(os.environ.get(windows) or _home() / "AppData") / _APPLICATION
+    return _home() / unix / _APPLICATION
+
+
+def _home() -> Path:
+    variable = "USERPROFILE" if sys.platform == "win32" else "HOME"
+    home = Path(os.environ.get(variable, ""))
+    if not home.is_absolute():
+        raise ConfigError(
+            f"{variable} is not set to an absolute path, so there is no home folder: set it, or XDG_CONFIG_HOME and XDG_DATA_HOME, "
+            f"or give --db and --actor, or set {DB_VARIABLE} and {ACTOR_VARIABLE}"
+        )
+    return home

@@ -1,0 +1,20 @@
+"""No test sees the user that runs it: an empty home that must stay empty, and none of the user's settings."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+_SETTINGS = ("XDG_", "NEXUS_ATTEST_", "APPDATA", "LOCALAPPDATA")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as environment:
+        for name in os.environ:
+            if name.startswith(_SETTINGS):
+                environment.delenv(name)
+        environment.setenv("HOME", str(home))
+        yield
+    assert [path.name for path in home.iterdir()] == [], "a test wrote into the home folder of the user who runs it"
