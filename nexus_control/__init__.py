@@ -80,7 +80,7 @@ _NAMES = {
     "template": ("Template", "TemplateStore"),
     "tool": ("NexusControlTools", "ToolResult"),
 }
-PUBLISHED = frozenset({*_NAMES, "canonical_json", "errors", "evidence", "integrity", "merkle"})
+PUBLISHED = frozenset({*_NAMES, "canonical_json", "errors", "evidence", "identity", "integrity", "merkle"})
 """The engine's public modules; `nexus_attest` has a mirror of each."""
 
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

@@ -1,8 +1,8 @@
 """A decision as its events make it: replay of a history into state.
 
-Pure: the same events, judged at the same instant, give the same decision; the clock is asked only when no instant is given. Replay
-does not ask whether an event should have been stored, so any order of events is a history; what may be appended next is judged
-elsewhere. A payload that cannot be understood ends the replay with MalformedEvent, it is never guessed:
+Pure: the same events, judged at the same instant under the same trust, give the same decision; the clock is asked only when no instant
+is given. Replay does not ask whether an event should have been stored, so any order of events is a history; what may be appended next
+is judged elsewhere. A payload that cannot be understood ends the replay with MalformedEvent, it is never guessed:
 
     DECISION_CREATED      goal, plan, requested_mode: text or absent; labels: list of texts or absent
     POLICY_ATTACHED       what `Policy.from_dict` understands; template_name, template_digest: text or absent;
@@ -14,7 +14,11 @@ elsewhere. A payload that cannot be understood ends the replay with MalformedEve
     EXECUTION_COMPLETED   run_id, response_digest: text or absent; steps_executed: integer or absent
     EXECUTION_FAILED      error_code, error_message, run_id, response_digest: text or absent
 
-Null counts as absent; an absent value is None, `[]` or `{}`, an absent error_code "UNKNOWN". Unknown keys are ignored.
+Null counts as absent; an absent value is None, `[]` or `{}`, an absent error_code "UNKNOWN". Unknown keys are ignored. What creation,
+approvals, revocations and EXECUTION_REQUESTED say about how their actor was established is read by `identity.identity_of`.
+
+Without a `trust` a decision is history: an envelope must belong to its event, and an approval whose envelope is for another decision or
+action does not count, but nobody has verified a signature. With one, only approvals that it believes count.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,9 +27,17 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol, Self, cast
 
-from nexus_control.errors import InputError, InvalidPolicy, MalformedEvent
+from nexus_control.errors import (
+    IdentityRefused,
+    InputError,
+    InvalidPolicy,
+    MalformedEvent,
+    SignatureForOtherAction,
+    SignatureForOtherDecision,
+)
 from nexus_control.events import Actor, EventType, StoredEvent, expiry_instant, utc_now
-from nexus_control.integrity import content_digest
+from nexus_control.identity import ASSERTED, Act, Action, Envelope, Identity, Trust, identity_of
+from nexus_control.integrity import content_digest, prefixed
 from nexus_control.policy import Policy
 
 __all__ = ["Approval", "Decision", "DecisionState", "EventSource", "ExecutionRecord", "TemplateRef"]
@@ -44,9 +56,10 @@ class DecisionState(StrEnum):
 
 @dataclass
 class Approval:
-    """The latest approval of one actor. It counts while it is neither revoked nor expired.
+    """The latest approval of one actor. It counts while it is neither revoked nor expired, and if it is not for something else.
 
     `seq` is that of the grant, so that it can be told from a change of the action before or after it; -1 when there was no event.
+    `identity` says how the actor was established; `mismatch` that the signature there is for another decision or another action.
     """
 
     actor: Actor
@@ -57,9 +70,15 @@ class Approval:
     revoked_at: datetime | None = None
     revoke_reason: str | None = None
     seq: int = field(default=-1, compare=False, repr=False)
+    identity: Identity = field(default=ASSERTED, repr=False)
+    mismatch: IdentityRefused | None = field(default=None, compare=False, repr=False)
 
     def counts(self, at: datetime) -> bool:
         """Whether it stands at the instant `at`; at `expires_at` itself it no longer does."""
+        return self.stands(at) and self.mismatch is None
+
+    def stands(self, at: datetime) -> bool:
+        """Whether it is neither revoked nor expired, whatever it is worth."""
         return not self.revoked and (self.expires_at is None or self.expires_at > at)
 
 
@@ -107,6 +126,7 @@ class Decision:
 
     `approvals` has one entry per actor id, revoked ones included. `as_of` is the instant against which expiry is judged; None means
     the time of the question, so that an approval stops counting while the object lives. It must be timezone-aware (InputError).
+    `trust` says which approvals are believed.
     """
 
     decision_id: str
@@ -121,24 +141,25 @@ class Decision:
     executions: list[ExecutionRecord] = field(default_factory=list[ExecutionRecord])
     events: list[StoredEvent] = field(default_factory=list[StoredEvent])
     as_of: datetime | None = field(default=None, compare=False, repr=False)
+    trust: Trust | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.as_of is not None and self.as_of.utcoffset() is None:
             raise InputError("as_of must be a timezone-aware time")
 
     @classmethod
-    def load(cls, store: EventSource, decision_id: str, *, as_of: datetime | None = None) -> Self:
+    def load(cls, store: EventSource, decision_id: str, *, as_of: datetime | None = None, trust: Trust | None = None) -> Self:
         """Replay what the store holds. Raises DecisionNotFound for an unknown id, MalformedEvent for an unreadable history."""
-        return cls.replay(decision_id, store.get_events(decision_id), as_of=as_of)
+        return cls.replay(decision_id, store.get_events(decision_id), as_of=as_of, trust=trust)
 
     @classmethod
-    def replay(cls, decision_id: str, events: Iterable[StoredEvent], *, as_of: datetime | None = None) -> Self:
+    def replay(cls, decision_id: str, events: Iterable[StoredEvent], *, as_of: datetime | None = None, trust: Trust | None = None) -> Self:
         """The decision after these events, in the given order, with expiry judged at one instant: `as_of`, or now.
 
         Equal to applying them one by one at that instant, at a cost linear in their number. Raises MalformedEvent when an event
         cannot be understood.
         """
-        decision = cls(decision_id, as_of=as_of)
+        decision = cls(decision_id, as_of=as_of, trust=trust)
         decision.events = history = list(events)
         _project(decision, history)
         # No event reads whether the approvals suffice, so one judgement at the end stands for those after each of them. It is due
@@ -170,7 +191,38 @@ class Decision:
 
     def current_approvals(self, at: datetime) -> list[Approval]:
         """The approvals that count at the instant `at`, by time of each actor's first grant."""
-        return [approval for approval in self.approvals.values() if approval.counts(at)]
+        return [approval for approval in self.approvals.values() if approval.stands(at) and self.refusal(approval) is None]
+
+    def refusal(self, approval: Approval) -> IdentityRefused | None:
+        """Why an approval is not believed, by its signed statement or by `trust`; None when it is. Expiry and revocation are not asked."""
+        if approval.mismatch is not None or self.trust is None:
+            return approval.mismatch
+        try:
+            self.trust.judge(self.act("approve", approval.actor, approval.identity, approval.granted_at))
+        except IdentityRefused as refusal:
+            return refusal
+        return None
+
+    def act(self, action: Action, actor: Actor, identity: Identity, at: datetime) -> Act:
+        """What `trust` judges when `actor` does this to the decision as it is."""
+        created = _last_of(self.events, _CREATION)
+        return Act(
+            action=action,
+            actor=actor,
+            identity=identity,
+            at=at,
+            labels=frozenset(self.labels if self.policy is None else (*self.labels, *self.policy.labels)),
+            template=None if self.template_ref is None else self.template_ref.name,
+            requester=None if created is None else created.actor,
+        )
+
+    def require_own(self, envelope: Envelope) -> None:
+        """Raise SignatureForOtherDecision or SignatureForOtherAction unless the statement is about this decision as it is now."""
+        said = envelope.statement
+        if said.decision_id != self.decision_id:
+            raise SignatureForOtherDecision(f"the signature is for decision {said.decision_id}")
+        if said.action_digest != prefixed(self.action_digest):
+            raise SignatureForOtherAction(f"the signature is for the action {said.action_digest}, this is {prefixed(self.action_digest)}")
 
     @property
     def active_approval_count(self) -> int:
@@ -295,6 +347,7 @@ def _decision_created(decision: Decision, event: StoredEvent) -> None:
     payload = event.payload
     goal, plan, mode = _text(payload, "goal"), _text(payload, "plan"), _text(payload, "requested_mode")
     labels = _texts(payload, "labels")
+    identity_of(event)
     decision.goal, decision.plan, decision.requested_mode, decision.labels = goal, plan, mode, labels
     decision.state = DecisionState.DRAFT
 
@@ -313,12 +366,22 @@ def _policy_attached(decision: Decision, event: StoredEvent) -> None:
 
 def _approval_granted(decision: Decision, event: StoredEvent) -> None:
     payload = event.payload
-    expires_at, comment = expiry_instant(payload), _text(payload, "comment")
-    decision.approvals[event.actor["id"]] = Approval(event.actor, event.ts, expires_at, comment, seq=event.seq)
+    expires_at, comment, identity = expiry_instant(payload), _text(payload, "comment"), identity_of(event)
+    mismatch: IdentityRefused | None = None
+    if identity.envelope is not None:
+        try:
+            decision.require_own(identity.envelope)
+        except IdentityRefused as refusal:
+            mismatch = refusal
+    decision.approvals[event.actor["id"]] = Approval(
+        event.actor, event.ts, expires_at, comment, seq=event.seq, identity=identity, mismatch=mismatch
+    )
 
 
 def _approval_revoked(decision: Decision, event: StoredEvent) -> None:
     reason = _text(event.payload, "reason")
+    identity_of(event)
+    # Taken back is taken back, whoever it was: a doubtful revocation may only make an execution impossible.
     approval = decision.approvals.get(event.actor["id"])
     if approval is not None:
         approval.revoked, approval.revoked_at, approval.revoke_reason = True, event.ts, reason
@@ -328,6 +391,7 @@ def _execution_requested(decision: Decision, event: StoredEvent) -> None:
     adapter_id, dry_run = _text(event.payload, "adapter_id"), event.payload.get("dry_run")
     if dry_run is not None and not isinstance(dry_run, bool):
         raise MalformedEvent("dry_run must be a boolean")
+    identity_of(event)
     # A request that does not say that it is a rehearsal is the real thing.
     decision.executions.append(ExecutionRecord(adapter_id or "", bool(dry_run), event.ts))
 
@@ -376,6 +440,7 @@ _EFFECTS: Mapping[EventType, Callable[[Decision, StoredEvent], None]] = {
     EventType.EXECUTION_FAILED: _execution_failed,
     EventType.TEMPLATE_CREATED: _nothing,
 }
+_CREATION = frozenset({EventType.DECISION_CREATED})
 _ACTION_EVENTS = frozenset({EventType.DECISION_CREATED, EventType.POLICY_ATTACHED})
 _APPROVAL_EVENTS = frozenset({EventType.APPROVAL_GRANTED, EventType.APPROVAL_REVOKED})
 _JUDGED_EVENTS = _APPROVAL_EVENTS | {EventType.POLICY_ATTACHED}

@@ -3,6 +3,7 @@
     NexusError
     |-- InputError (ValueError)              the caller's argument is wrong; nothing was written
     |   |-- InvalidActor  InvalidPolicy  InvalidTemplate  InvalidExpiresAt  ModeNotAllowed  InvalidRouter
+    |   |-- InvalidEnvelope  SignatureMissing
     |   |-- DecisionNotFound  TemplateNotFound  FileRefused
     |   |-- InvalidPlan                      a plan names steps, but not ones that can be run
     |   |   `-- PlanNotExecutable            a plan names no steps, and the adapter has no default call
@@ -14,7 +15,10 @@
     |   |-- CannotApprove  AlreadyApproved  CannotRevoke  NotApproved  AlreadyRevoked
     |   |-- PolicyViolation  NoPolicy  ActionChanged
     |   |-- AlreadyExecuted  ExecutionInProgress  ExecutionFailed  ExecutionSuperseded
-    |   `-- NothingToRecover
+    |   |-- NothingToRecover
+    |   `-- IdentityRefused                  who said it is not established; a trust policy's refusals are children too
+    |       |-- SignatureForOtherDecision  SignatureForOtherAction  SignatureForOtherActor  SignatureForOtherCommand
+    |       `-- SignatureReplayed  VerifierMissing
     |-- RunFailure                           the router's run failed; carries the router's own code
     `-- StoreError                           the database cannot do it now
         `-- StoreBusy  StoreFull  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew
@@ -38,8 +42,10 @@ __all__ = [
     "ExecutionInProgress",
     "ExecutionSuperseded",
     "FileRefused",
+    "IdentityRefused",
     "InputError",
     "InvalidActor",
+    "InvalidEnvelope",
     "InvalidExpiresAt",
     "InvalidPlan",
     "InvalidPolicy",
@@ -57,6 +63,12 @@ __all__ = [
     "PolicyViolation",
     "RunFailure",
     "SchemaTooNew",
+    "SignatureForOtherAction",
+    "SignatureForOtherActor",
+    "SignatureForOtherCommand",
+    "SignatureForOtherDecision",
+    "SignatureMissing",
+    "SignatureReplayed",
     "StoreBusy",
     "StoreClosed",
     "StoreError",
@@ -65,6 +77,7 @@ __all__ = [
     "StoreUnreadable",
     "TemplateExists",
     "TemplateNotFound",
+    "VerifierMissing",
 ]
 
 
@@ -124,6 +137,18 @@ class InvalidRouter(InputError):
     """The object given as router lacks `run` or `get_adapter_capabilities`."""
 
     code = "INVALID_ROUTER"
+
+
+class InvalidEnvelope(InputError):
+    """A signature is no DSSE envelope with one Ed25519 signature over the canonical bytes of a statement."""
+
+    code = "ENVELOPE_INVALID"
+
+
+class SignatureMissing(InputError):
+    """An actor is called signed, and there is no signature."""
+
+    code = "SIGNATURE_MISSING"
 
 
 class DecisionNotFound(InputError):
@@ -281,6 +306,48 @@ class NothingToRecover(CommandRefused):
     """The decision is not stuck in an execution."""
 
     code = "NOTHING_TO_RECOVER"
+
+
+class IdentityRefused(CommandRefused):
+    """It is not established, or not strongly enough, that this actor said this."""
+
+    code = "IDENTITY_REFUSED"
+
+
+class SignatureForOtherDecision(IdentityRefused):
+    """The signed statement names another decision."""
+
+    code = "SIGNATURE_FOR_OTHER_DECISION"
+
+
+class SignatureForOtherAction(IdentityRefused):
+    """The signed statement is about this decision, but its action was another one when it was signed."""
+
+    code = "SIGNATURE_FOR_OTHER_ACTION"
+
+
+class SignatureForOtherActor(IdentityRefused):
+    """The signed statement is in the name of somebody else."""
+
+    code = "SIGNATURE_FOR_OTHER_ACTOR"
+
+
+class SignatureForOtherCommand(IdentityRefused):
+    """The signed statement says something else than the command: another action, comment or expiry."""
+
+    code = "SIGNATURE_FOR_OTHER_COMMAND"
+
+
+class SignatureReplayed(IdentityRefused):
+    """The signed statement was used already, or was signed before its signer revoked."""
+
+    code = "SIGNATURE_REPLAYED"
+
+
+class VerifierMissing(IdentityRefused):
+    """There is a signature, and no trust policy to check it with."""
+
+    code = "VERIFIER_MISSING"
 
 
 class RunFailure(NexusError):

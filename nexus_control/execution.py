@@ -15,8 +15,9 @@ from typing import Any, Protocol, cast
 from nexus_control.decision import Decision
 from nexus_control.errors import ExecutionSuperseded, InvalidRouter, NexusError, RunFailure
 from nexus_control.events import Actor, EventType, ExecutionMode
+from nexus_control.identity import ASSERTED, NO_TRUST, Identity, Trust
 from nexus_control.integrity import content_digest
-from nexus_control.judgement import execution_mode, judge_execution, judge_recovery, require_policy
+from nexus_control.judgement import execution_mode, judge_execution, judge_identity, judge_recovery, require_policy
 from nexus_control.store import EventItem, EventStore
 
 __all__ = ["Outcome", "RouterProtocol", "abandon_execution", "execute_decision"]
@@ -79,7 +80,16 @@ class _Claim:
 
 
 def execute_decision(
-    store: EventStore, decision_id: str, adapter_id: str, actor: Actor, router: Any, dry_run: bool | None, *, retry: bool
+    store: EventStore,
+    decision_id: str,
+    adapter_id: str,
+    actor: Actor,
+    router: Any,
+    dry_run: bool | None,
+    *,
+    retry: bool,
+    identity: Identity = ASSERTED,
+    trust: Trust = NO_TRUST,
 ) -> Outcome:
     """Run the decision's action through `router` if it may run now.
 
@@ -87,7 +97,7 @@ def execute_decision(
     ROUTER_RESPONSE_INVALID) after EXECUTION_FAILED was recorded; RunFailure OUTCOME_NOT_RECORDED when the run ended but the store
     could not take it; ExecutionSuperseded when the run ended after another one had been claimed.
     """
-    claim = _claim(store, decision_id, adapter_id, actor, router, dry_run, retry=retry)
+    claim = _claim(store, decision_id, adapter_id, actor, router, dry_run, retry=retry, identity=identity, trust=trust)
     try:
         response: object = router.run(**_arguments(claim, router))
     except Exception as error:  # whatever a router raises is an outcome, and has to be recorded as one
@@ -118,7 +128,18 @@ def abandon_execution(store: EventStore, decision_id: str, actor: Actor, reason:
     return decision
 
 
-def _claim(store: EventStore, decision_id: str, adapter_id: str, actor: Actor, router: Any, dry_run: bool | None, *, retry: bool) -> _Claim:
+def _claim(
+    store: EventStore,
+    decision_id: str,
+    adapter_id: str,
+    actor: Actor,
+    router: Any,
+    dry_run: bool | None,
+    *,
+    retry: bool,
+    identity: Identity,
+    trust: Trust,
+) -> _Claim:
     # The router is asked before the lock is taken: it may take its time. Whether the decision exists and has a policy is settled first,
     # so that a router is never bothered for nothing.
     require_policy(Decision.load(store, decision_id, as_of=store.clock()))
@@ -126,13 +147,15 @@ def _claim(store: EventStore, decision_id: str, adapter_id: str, actor: Actor, r
         raise InvalidRouter("the router must have the methods run and get_adapter_capabilities")
     capabilities = _capabilities(router, adapter_id)
     with store.transaction():
-        decision = Decision.load(store, decision_id, as_of=store.clock())
+        now = store.clock()
+        decision = Decision.load(store, decision_id, as_of=now, trust=trust)
+        judge_identity(decision, "execute", actor, identity, now, trust)
         mode = execution_mode(decision, dry_run)
         policy = judge_execution(decision, mode, capabilities, retry=retry)
         request = policy.compile_to_router_request(decision.goal or "", decision.plan, adapter_id, mode == "dry_run")
         digest = content_digest(request)
         events: list[EventItem] = [
-            (EventType.EXECUTION_REQUESTED, actor, {"adapter_id": adapter_id, "dry_run": mode == "dry_run"}),
+            (EventType.EXECUTION_REQUESTED, actor, {"adapter_id": adapter_id, "dry_run": mode == "dry_run", **identity.members()}),
             (EventType.EXECUTION_STARTED, _SYSTEM, {"router_request_digest": digest}),
         ]
         requested = store.append_events(decision_id, events)[0]

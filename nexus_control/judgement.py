@@ -20,11 +20,13 @@ from nexus_control.errors import (
     NotApproved,
     NothingToRecover,
     PolicyViolation,
+    SignatureReplayed,
 )
-from nexus_control.events import EventType, ExecutionMode
+from nexus_control.events import Actor, EventType, ExecutionMode
+from nexus_control.identity import Action, Envelope, Identity, Trust, identity_of
 from nexus_control.policy import Policy, validate_execution_request
 
-__all__ = ["execution_mode", "judge_approval", "judge_execution", "judge_recovery", "judge_revocation", "require_policy"]
+__all__ = ["execution_mode", "judge_approval", "judge_execution", "judge_identity", "judge_recovery", "judge_revocation", "require_policy"]
 
 _OPEN = (DecisionState.PENDING_APPROVAL, DecisionState.APPROVED)
 
@@ -34,7 +36,7 @@ def judge_approval(decision: Decision, actor_id: str, at: datetime) -> None:
     if decision.state not in _OPEN:
         raise CannotApprove(f"Cannot approve in state {decision.state.value}")
     approval = decision.approvals.get(actor_id)
-    if approval is not None and approval.counts(at):
+    if approval is not None and approval.stands(at) and decision.refusal(approval) is None:
         raise AlreadyApproved(f"{actor_id} has already approved this decision")
 
 
@@ -47,6 +49,30 @@ def judge_revocation(decision: Decision, actor_id: str) -> None:
         raise NotApproved(f"{actor_id} has not approved this decision")
     if approval.revoked:
         raise AlreadyRevoked(f"The approval of {actor_id} is already revoked")
+
+
+def judge_identity(decision: Decision, action: Action, actor: Actor, identity: Identity, at: datetime, trust: Trust) -> None:
+    """Is it established that `actor` says this about the decision as it stands?
+
+    A signed statement is for this decision and its present action, was not used before, and was signed after its signer's last
+    revocation: an envelope that was held back must not outlive it. Everything else is the trust's judgement.
+    """
+    if identity.envelope is not None:
+        decision.require_own(identity.envelope)
+        _require_fresh(decision, action, identity.envelope)
+    trust.judge(decision.act(action, actor, identity, at))
+
+
+def _require_fresh(decision: Decision, action: Action, envelope: Envelope) -> None:
+    said = envelope.statement
+    for event in decision.events:
+        earlier = identity_of(event).envelope
+        if earlier is not None and earlier.payload == envelope.payload:
+            raise SignatureReplayed(f"this signed statement was used already, in event {event.seq}")
+        if action == "approve" and event.event_type is EventType.APPROVAL_REVOKED and event.actor["id"] == said.actor.id:
+            revoked_at = event.ts if earlier is None else earlier.statement.signed_instant
+            if said.signed_instant <= revoked_at:
+                raise SignatureReplayed(f"it was signed at {said.signed_at}, before {said.actor.id} revoked at {revoked_at.isoformat()}")
 
 
 def judge_recovery(decision: Decision) -> None:
@@ -80,10 +106,17 @@ def judge_execution(decision: Decision, mode: ExecutionMode, capabilities: set[s
     _judge_earlier_runs(decision, retry=retry)
     outcome = validate_execution_request(policy, mode, decision.active_approval_count, capabilities)
     if not outcome:
-        raise PolicyViolation(f"Policy validation failed: {'; '.join(outcome.errors)}")
+        raise PolicyViolation(f"Policy validation failed: {'; '.join([*outcome.errors, *_disbelieved(decision)])}")
     if decision.approved_action_count < policy.min_approvals:
         raise ActionChanged("The action was changed after it had been approved; it needs new approvals")
     return policy
+
+
+def _disbelieved(decision: Decision) -> list[str]:
+    """Why approvals that stand are not counted, so that nobody has to guess."""
+    at = decision.judged_at()
+    found = [(approval, decision.refusal(approval)) for approval in decision.approvals.values() if approval.stands(at)]
+    return [f"the approval of {approval.actor['id']} does not count: {why.describe()}" for approval, why in found if why is not None]
 
 
 def _judge_earlier_runs(decision: Decision, *, retry: bool) -> None:

@@ -157,7 +157,8 @@ def compute_blocking_reasons(
     2. ALREADY_EXECUTED: it completed; `details` has `run_id`.
     3. EXECUTION_FAILED: its last execution failed; `error_code`, `error_message`.
     4. APPROVAL_EXPIRED: there were enough approvals, until some of them expired; `expired_count`, `current_valid`, `required`.
-    5. MISSING_APPROVALS: there are not enough; `required`, `current`, `missing`.
+    5. MISSING_APPROVALS: there are not enough; `required`, `current`, `missing`, and `not_believed` (actor id to the code of the reason)
+       when there are some of actors who are not established well enough.
 
     Each of the first three is the only reason then, and of the last two at most one is given. Between them, in this order and besides
     the others: EXECUTION_IN_PROGRESS while it runs; MODE_NOT_ALLOWED when the requested mode is not among the policy's
@@ -200,12 +201,14 @@ def _lacking_approvals(decision: Decision, required: int, at: datetime) -> list[
     current = len(decision.current_approvals(at))
     if current >= required:
         return []
-    unrevoked = sum(not approval.revoked for approval in decision.approvals.values())
-    expired, missing = unrevoked - current, required - current
-    if expired and unrevoked >= required:
+    expired = sum(not approval.revoked and not approval.stands(at) for approval in decision.approvals.values())
+    missing = required - current
+    if expired and current + expired >= required:
         text = f"{expired} {_approvals(expired)} expired; {current} of {required} still valid"
         return [BlockingReason("APPROVAL_EXPIRED", text, {"expired_count": expired, "current_valid": current, "required": required})]
-    details = {"required": required, "current": current, "missing": missing}
+    details: dict[str, Any] = {"required": required, "current": current, "missing": missing}
+    if refused := {approval.actor["id"]: why.code for approval in decision.approvals.values() if (why := decision.refusal(approval))}:
+        details["not_believed"] = refused
     return [BlockingReason("MISSING_APPROVALS", f"Missing {missing} {_approvals(missing)}", details)]
 
 
@@ -335,7 +338,7 @@ def compute_lifecycle(
     limit = _checked_limit(timeline_limit)
     at = decision.judged_at() if at is None else at
     if events is not None:
-        decision = Decision.replay(decision.decision_id, events, as_of=at)
+        decision = Decision.replay(decision.decision_id, events, as_of=at, trust=decision.trust)
     if decision.policy is None and policy is not None:
         decision = _under(policy, decision, at)
     timeline = compute_timeline(decision)

@@ -14,15 +14,16 @@ from nexus_control.audit_export import export_audit_package, render_audit_packag
 from nexus_control.audit_record import audit_record
 from nexus_control.bundle import ConflictMode
 from nexus_control.canonical_json import canonical_json
-from nexus_control.decision import Decision
-from nexus_control.errors import InputError, InvalidPolicy, ModeNotAllowed, NexusError, TemplateNotFound, brief
-from nexus_control.events import EventType, parse_actor, parse_expires_at, require_text
+from nexus_control.decision import Decision, TemplateRef
+from nexus_control.errors import InputError, InvalidPolicy, ModeNotAllowed, NexusError, SignatureReplayed, TemplateNotFound, brief
+from nexus_control.events import Actor, EventType, parse_actor, parse_expires_at, require_text
 from nexus_control.execution import RouterProtocol, abandon_execution, execute_decision
 from nexus_control.export import export_decision, render_export
+from nexus_control.identity import NO_TRUST, Assurance, Identity, Trust, parse_identity, require_statement
 from nexus_control.import_ import import_bundle
 from nexus_control.inspection import inspect_decision, render_inspection
-from nexus_control.integrity import sha256_digest
-from nexus_control.judgement import judge_approval, judge_revocation
+from nexus_control.integrity import prefixed, sha256_digest
+from nexus_control.judgement import judge_approval, judge_identity, judge_revocation
 from nexus_control.lifecycle import compute_blocking_reasons
 from nexus_control.policy import Policy
 from nexus_control.store import DecisionStore, EventItem, EventStore
@@ -69,10 +70,17 @@ class NexusControlTools:
 
     `store` is used when given, otherwise `DecisionStore(db_path)` is opened; close it with `tools.store.close()`. Every call returns a
     `ToolResult`; times are ISO 8601 in UTC, digests raw hex unless they start with `sha256:`.
+
+    `request`, `approve`, `revoke_approval` and `execute` take `assurance`, `channel` and `signature`, which say how their actor was
+    established (`identity.Identity`) and are recorded when given. `trust` judges each of them, and each approval whenever it is
+    counted; without one names are believed, and signatures neither taken nor counted. Their errors, besides those that each
+    names: SIGNATURE_MISSING, ENVELOPE_INVALID, SIGNATURE_FOR_OTHER_COMMAND, SIGNATURE_FOR_OTHER_DECISION, SIGNATURE_FOR_OTHER_ACTION,
+    SIGNATURE_FOR_OTHER_ACTOR, SIGNATURE_REPLAYED, VERIFIER_MISSING, and those of the trust.
     """
 
-    def __init__(self, store: EventStore | None = None, db_path: str | Path = ":memory:") -> None:
+    def __init__(self, store: EventStore | None = None, db_path: str | Path = ":memory:", *, trust: Trust | None = None) -> None:
         self.store: EventStore = DecisionStore(db_path) if store is None else store
+        self.trust: Trust = NO_TRUST if trust is None else trust
         self._templates: TemplateStore | None = None
 
     @property
@@ -103,12 +111,18 @@ class NexusControlTools:
         override_require_adapter_capabilities: Sequence[str] | None = None,
         override_max_steps: int | None = None,
         override_labels: Sequence[str] | None = None,
+        assurance: Assurance | None = None,
+        channel: str | None = None,
+        signature: Mapping[str, Any] | str | None = None,
+        preview: bool = False,
     ) -> dict[str, Any]:
         """Ask for an action. The policy comes from the arguments, or from a template whose values the arguments override.
 
+        With `preview` nothing is written: the answer has the `action_digest` to sign, and an id that a signed request may use.
+
         Errors: INVALID_ARGUMENT, INVALID_ACTOR, INVALID_POLICY, TEMPLATE_NOT_FOUND, MODE_NOT_ALLOWED.
         """
-        who = parse_actor(actor)
+        who, identity = parse_actor(actor), parse_identity(assurance, channel, signature)
         if not require_text(goal, "goal"):
             raise InputError("goal must not be empty")
         plan = _optional_text(plan, "plan")
@@ -138,41 +152,94 @@ class NexusControlTools:
             reference = {"template_name": template.name, "template_digest": template.digest()}
             attached |= {**reference, "template_snapshot": template.to_snapshot(), "overrides_applied": applied}
             data |= {**reference, **({"overrides_applied": applied} if applied else {})}
-        created = {"goal": goal, "plan": plan, "requested_mode": mode, "labels": list(policy.labels)}
+        created = {"goal": goal, "plan": plan, "requested_mode": mode, "labels": list(policy.labels), **identity.members()}
         items: list[EventItem] = [(EventType.DECISION_CREATED, who, created), (EventType.POLICY_ATTACHED, who, attached)]
-        request_id = self.store.new_id()
-        self.store.append_events(request_id, items, create=True)
+        request_id = self.store.new_id() if identity.envelope is None else identity.envelope.statement.decision_id
+        asked = Decision(request_id, goal=goal, plan=plan, requested_mode=mode, labels=list(policy.labels), policy=policy)
+        if template is not None:
+            asked.template_ref = TemplateRef(template.name, template.digest(), {}, {})
+        if _flag(preview, "preview"):
+            return {"request_id": request_id, **data, "state": "preview", "action_digest": prefixed(asked.action_digest)}
+        with self.store.transaction():
+            self._judge_request(asked, who, identity)
+            self.store.append_events(request_id, items, create=True)
         return {"request_id": request_id, **data}
 
+    def _judge_request(self, asked: Decision, who: Actor, identity: Identity) -> None:
+        if identity.envelope is not None:
+            require_statement(identity.envelope, action="request", decision_id=None, actor=who, comment=None, expires_at=None)
+            if self.store.list_generations(asked.decision_id):
+                raise SignatureReplayed(f"the signed request is for the id {asked.decision_id}, which has been used")
+        elif self.trust is NO_TRUST:
+            return
+        judge_identity(asked, "request", who, identity, self.store.clock(), self.trust)
+
     @_tool
-    def approve(self, request_id: str, actor: Mapping[str, str], comment: str | None = None, expires_at: Any = None) -> dict[str, Any]:
+    def approve(
+        self,
+        request_id: str,
+        actor: Mapping[str, str],
+        comment: str | None = None,
+        expires_at: Any = None,
+        *,
+        assurance: Assurance | None = None,
+        channel: str | None = None,
+        signature: Mapping[str, Any] | str | None = None,
+    ) -> dict[str, Any]:
         """Approve a decision, until `expires_at` (a time with offset, or ISO text; None for good).
 
         Errors: DECISION_NOT_FOUND, INVALID_ACTOR, INVALID_EXPIRES_AT, CANNOT_APPROVE, ALREADY_APPROVED.
         """
         who, decision_id = parse_actor(actor), _id(request_id)
+        identity = parse_identity(assurance, channel, signature)
         expiry = parse_expires_at(expires_at)
         payload: dict[str, Any] = {"expires_at": None if expiry is None else expiry.isoformat()}
         if comment := _optional_text(comment, "comment"):
             payload["comment"] = comment
+        payload |= identity.members()
+        if identity.envelope is not None:
+            require_statement(
+                identity.envelope,
+                action="approve",
+                decision_id=decision_id,
+                actor=who,
+                comment=comment,
+                expires_at=payload["expires_at"],
+            )
         with self.store.transaction():
             now = self.store.clock()
-            decision = Decision.load(self.store, decision_id, as_of=now)
+            decision = Decision.load(self.store, decision_id, as_of=now, trust=self.trust)
+            judge_identity(decision, "approve", who, identity, now, self.trust)
             judge_approval(decision, who.id, now)
             decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_GRANTED, who, payload))
         return {**_standing(decision), "required_approvals": 0 if decision.policy is None else decision.policy.min_approvals}
 
     @_tool
-    def revoke_approval(self, request_id: str, actor: Mapping[str, str], reason: str = "") -> dict[str, Any]:
+    def revoke_approval(
+        self,
+        request_id: str,
+        actor: Mapping[str, str],
+        reason: str = "",
+        *,
+        assurance: Assurance | None = None,
+        channel: str | None = None,
+        signature: Mapping[str, Any] | str | None = None,
+    ) -> dict[str, Any]:
         """Take an approval back, before it has been used.
 
         Errors: DECISION_NOT_FOUND, INVALID_ACTOR, CANNOT_REVOKE, NOT_APPROVED, ALREADY_REVOKED.
         """
         who, decision_id, reason = parse_actor(actor), _id(request_id), require_text(reason, "reason")
+        identity = parse_identity(assurance, channel, signature)
+        payload = {"reason": reason, **identity.members()}
+        if identity.envelope is not None:
+            require_statement(identity.envelope, action="revoke", decision_id=decision_id, actor=who, comment=reason, expires_at=None)
         with self.store.transaction():
-            decision = Decision.load(self.store, decision_id, as_of=self.store.clock())
+            now = self.store.clock()
+            decision = Decision.load(self.store, decision_id, as_of=now, trust=self.trust)
+            judge_identity(decision, "revoke", who, identity, now, self.trust)
             judge_revocation(decision, who.id)
-            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_REVOKED, who, {"reason": reason}))
+            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_REVOKED, who, payload))
         return _standing(decision)
 
     @_tool
@@ -185,6 +252,9 @@ class NexusControlTools:
         dry_run: bool | None = None,
         *,
         retry: bool = False,
+        assurance: Assurance | None = None,
+        channel: str | None = None,
+        signature: Mapping[str, Any] | str | None = None,
     ) -> dict[str, Any]:
         """Run the approved action through the router, at most once per authorization; `retry` allows one more after a failed run.
 
@@ -196,7 +266,20 @@ class NexusControlTools:
         if not require_text(adapter_id, "adapter_id"):
             raise InputError("adapter_id must not be empty")
         wanted = None if dry_run is None else _flag(dry_run, "dry_run")
-        outcome = execute_decision(self.store, decision_id, adapter_id, who, router, wanted, retry=_flag(retry, "retry"))
+        identity = parse_identity(assurance, channel, signature)
+        if identity.envelope is not None:
+            require_statement(identity.envelope, action="execute", decision_id=decision_id, actor=who, comment=None, expires_at=None)
+        outcome = execute_decision(
+            self.store,
+            decision_id,
+            adapter_id,
+            who,
+            router,
+            wanted,
+            retry=_flag(retry, "retry"),
+            identity=identity,
+            trust=self.trust,
+        )
         return {
             "request_id": decision_id,
             "run_id": outcome.run_id,
@@ -243,7 +326,7 @@ class NexusControlTools:
                 found = events[decision_id]
                 if isinstance(found, NexusError):
                     raise found
-                decision = Decision.replay(decision_id, found, as_of=now)
+                decision = Decision.replay(decision_id, found, as_of=now, trust=self.trust)
                 entry |= {"state": decision.state.value, "goal": decision.goal, "is_approved": decision.is_approved}
             except NexusError as error:
                 entry |= {"state": "invalid", "goal": None, "is_approved": False, "error": error.describe()}
@@ -398,7 +481,7 @@ class NexusControlTools:
     # -- shared ---------------------------------------------------------------------------------------------------------------
 
     def _load(self, decision_id: object) -> Decision:
-        return Decision.load(self.store, _id(decision_id), as_of=self.store.clock())
+        return Decision.load(self.store, _id(decision_id), as_of=self.store.clock(), trust=self.trust)
 
     def _template(self, name: str) -> Template:
         template = self.template_store.get_template(name)
