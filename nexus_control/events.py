@@ -4,18 +4,17 @@ An event is a fact that was stored; nothing here judges whether it should have b
 `datetime.isoformat()`. The records of this module are the leaves of the store's log; their composition is frozen.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from json.encoder import encode_basestring as _quote  # a single string's canonical text (RFC 8785 section 3.2.2.2)
-from math import isfinite
 from typing import Any, Literal, TypedDict, cast
 
 from nexus_control.canonical_json import MAX_DEPTH, canonical_json
 from nexus_control.errors import InputError, InvalidActor, InvalidExpiresAt, MalformedEvent, brief
 from nexus_control.integrity import sha256_digest
+from nexus_control.json_data import decode_json
 
 __all__ = [
     "ZERO_HASH",
@@ -368,32 +367,15 @@ def decode_payload(text: str) -> dict[str, Any]:
     Raises MalformedEvent unless it is the JSON text of an object that has a canonical form: one that every reader understands alike.
     """
     try:
-        value: object = _decode_json(text)
+        value: object = decode_json(text)
         # Lone surrogates can only be written as escapes, and depth takes brackets; canonical texts have few of either.
         if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
             canonical_json(value)
-    except (ValueError, RecursionError) as problem:
+    except ValueError as problem:
         raise MalformedEvent(f"payload is not readable JSON: {problem}") from None
     if not isinstance(value, dict):
         raise MalformedEvent("payload is not a JSON object")
     return cast("dict[str, Any]", value)
-
-
-def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(members)
-    if len(value) != len(members):
-        raise ValueError("an object has the same key twice")
-    return value
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value
-
-
-_decode_json = json.JSONDecoder(object_pairs_hook=_object, parse_float=_finite, parse_constant=_finite).decode
 
 
 def require_text(value: object, name: str) -> str:

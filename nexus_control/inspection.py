@@ -14,6 +14,7 @@ from nexus_control.errors import MalformedEvent
 from nexus_control.integrity import content_digest, prefixed
 from nexus_control.lifecycle import Lifecycle, LifecycleEntry, LifecycleProgress, compute_lifecycle, compute_progress
 from nexus_control.markdown import escape
+from nexus_control.policy import Policy
 
 __all__ = ["inspect_decision", "render_inspection"]
 
@@ -47,7 +48,7 @@ def inspect_decision(decision: Decision, *, include_events: bool = False, includ
         "timeline": [entry.to_dict() for entry in lifecycle.timeline],
     }
     if include_compiled_router_request and decision.policy is not None:
-        data["compiled_router_request"] = _compiled_request_data(decision)
+        data["compiled_router_request"] = _compiled_request_data(decision, decision.policy)
     if include_events:
         data["events"] = [event.to_dict() for event in decision.events]
     return data
@@ -120,10 +121,9 @@ def _execution_data(record: ExecutionRecord | None) -> dict[str, Any]:
     }
 
 
-def _compiled_request_data(decision: Decision) -> dict[str, Any]:
+def _compiled_request_data(decision: Decision, policy: Policy) -> dict[str, Any]:
     """What `execute` would ask of the router, in the requested mode and with the latest execution's adapter."""
-    policy, record = decision.policy, decision.latest_execution
-    assert policy is not None
+    record = decision.latest_execution
     adapter_id = "<not specified>" if record is None else record.adapter_id
     request = policy.compile_to_router_request(decision.goal or "", decision.plan, adapter_id, decision.requested_mode == "dry_run")
     return {

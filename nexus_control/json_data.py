@@ -4,7 +4,7 @@ What does not fit is a MalformedBundle that names the field; nothing is coerced,
 """
 
 import json
-from math import isinf
+from math import isfinite
 from typing import Any, cast
 
 from nexus_control.canonical_json import MAX_DEPTH
@@ -12,6 +12,7 @@ from nexus_control.errors import MalformedBundle
 
 __all__ = [
     "copy_json",
+    "decode_json",
     "list_field",
     "object_field",
     "object_of",
@@ -23,35 +24,37 @@ __all__ = [
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text (RFC 8259; bytes are UTF-8).
+    """The value of a JSON text; bytes are UTF-8. Raises MalformedBundle for what `decode_json` refuses, and for another encoding."""
+    try:
+        return decode_json(text.decode() if isinstance(text, bytes) else text)
+    except ValueError as error:
+        raise MalformedBundle(f"not readable JSON: {error}") from None
 
-    Raises MalformedBundle for what readers of the same text could understand differently or not at all: broken syntax or encoding, an
-    object with two equal keys, NaN and infinities, numbers that overflow a float, integers beyond the interpreter's limit of
-    digits, nesting beyond its stack.
+
+def decode_json(text: str) -> Any:
+    """The value of a JSON text (RFC 8259).
+
+    Raises ValueError for what readers of the same text could understand differently or not at all: broken syntax, an object with two
+    equal keys, NaN and infinities, numbers that overflow a float, integers beyond the interpreter's limit of digits, nesting beyond its
+    stack.
     """
     try:
-        if isinstance(text, bytes):
-            text = text.decode()
         return _decode(text)
-    except MalformedBundle:
-        raise
-    except ValueError as error:
-        raise MalformedBundle(f"not JSON: {error}") from None
     except RecursionError:
-        raise MalformedBundle("not readable JSON: nested too deeply") from None
+        raise ValueError("nested too deeply") from None
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) != len(pairs):
-        raise MalformedBundle("not readable JSON: an object has the same key twice")
+        raise ValueError("an object has the same key twice")
     return data
 
 
 def _finite_number(text: str) -> float:
     number = float(text)
-    if number != number or isinf(number):
-        raise MalformedBundle(f"not readable JSON: {text} is no finite number")
+    if not isfinite(number):
+        raise ValueError(f"{text} is no finite number")
     return number
 
 

@@ -200,7 +200,8 @@ class TemplateStore:
         sequences = {"allowed_modes": allowed_modes, "require_adapter_capabilities": require_adapter_capabilities, "labels": labels}
         given: dict[str, Any] = {field: value for field, value in sequences.items() if value is not None}
         creator = parse_actor(actor)
-        template = Template(name, description, min_approvals, max_steps=max_steps, created_at=self._clock(), created_by=creator, **given)
+        now = self._clock()
+        template = Template(name, description, min_approvals, max_steps=max_steps, created_at=now, created_by=creator, **given)
         if max(template.min_approvals, template.max_steps or 1) > _LARGEST_INT:
             raise InvalidTemplate(f"min_approvals and max_steps must be at most {_LARGEST_INT}")
         try:
@@ -211,7 +212,7 @@ class TemplateStore:
             if _select(connection, name) is not None:
                 raise SqliteTemplateExists(f"Template already exists: {name}")
             connection.execute(_INSERT, _row(template))
-            _insert_created_event(connection, template, payload_json)
+            _insert_created_event(connection, name, now.isoformat(), creator, payload_json)
         return template
 
     def get_template(self, name: str) -> Template | None:
@@ -270,12 +271,10 @@ def _said_by_row(row: Any, template: Template) -> tuple[str, ...]:
     return row["created_at"], row["created_by_type"], row["created_by_id"], canonical_json(_event_payload(template))
 
 
-def _insert_created_event(connection: Connection, template: Template, payload_json: str) -> None:
-    assert template.created_at is not None
-    assert template.created_by is not None
-    event_type, ts, who = EventType.TEMPLATE_CREATED.value, template.created_at.isoformat(), template.created_by
+def _insert_created_event(connection: Connection, name: str, ts: str, who: Actor, payload_json: str) -> None:
+    event_type = EventType.TEMPLATE_CREATED.value
     record = template_event_record(
-        template_name=template.name,
+        template_name=name,
         seq=0,
         event_type=event_type,
         ts=ts,
@@ -288,7 +287,7 @@ def _insert_created_event(connection: Connection, template: Template, payload_js
     links = (bytes.fromhex(ZERO_HASH), bytes.fromhex(log.add("template_event", record)))
     log.flush()
     digest = event_digest(event_type, payload_json)
-    row = (template.name, 0, event_type, ts, who.type, who.id, payload_json, digest, *links, log.position)
+    row = (name, 0, event_type, ts, who.type, who.id, payload_json, digest, *links, log.position)
     connection.execute(_INSERT_EVENT, row)
 
 

@@ -617,16 +617,16 @@ def test_the_form_of_the_digest_is_no_matter_of_the_schema() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{", "not JSON"),
-        ("", "not JSON"),
-        (b"\xff", "not JSON"),
-        ("\ufeff{}", "not JSON"),
+        ("{", "not readable JSON"),
+        ("", "not readable JSON"),
+        (b"\xff", "not readable JSON"),
+        ("\ufeff{}", "not readable JSON"),
         ('{"a":1,"a":2}', "same key twice"),
         ('{"x":{"a":1,"\\u0061":2}}', "same key twice"),
         ("NaN", "no finite number"),
         ("[-Infinity]", "no finite number"),
         ("1e999", "no finite number"),
-        ("1" * 5000, "not JSON"),
+        ("1" * 5000, "not readable JSON"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )

@@ -249,7 +249,7 @@ def test_command_reports_a_file_that_is_no_document_as_a_failed_check(capsys: py
     path.write_bytes(b"\xff\x00")
     code, out, _ = run(capsys, str(path))
     assert code == 2
-    assert "FAIL  schema: not JSON" in out
+    assert "FAIL  schema: not readable JSON" in out
 
 
 def test_command_reports_a_file_that_cannot_be_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

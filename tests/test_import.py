@@ -638,7 +638,7 @@ def test_text_of_a_bundle_is_parsed() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{", "not JSON"),
+        ("{", "not readable JSON"),
         ("[]", "a bundle must be a JSON object, got list"),
         ("{}", "Missing required field: bundle_version; Missing required field: decision"),
         (json.dumps(edited(GOOD, "meta", 1)), "bundle.meta must be an object, got int"),

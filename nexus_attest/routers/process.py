@@ -88,11 +88,9 @@ def _start(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess
 
 def _read(process: subprocess.Popen[bytes], limit: CallLimit, max_output_bytes: int) -> tuple[bytes, bytes]:
     """Both outputs up to the moment when the child ended."""
-    assert process.stdout is not None
-    assert process.stderr is not None
     stdout, stderr = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
-        for pipe, received in ((process.stdout, stdout), (process.stderr, stderr)):
+        for pipe, received in zip(filter(None, (process.stdout, process.stderr)), (stdout, stderr), strict=True):
             os.set_blocking(pipe.fileno(), False)
             selector.register(pipe, selectors.EVENT_READ, received)
         while True:
