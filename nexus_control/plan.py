@@ -7,12 +7,12 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 from nexus_control.errors import InvalidPlan, PlanNotExecutable
 from nexus_control.run_json import UnsafeJson, read_json
 
-__all__ = ["DefaultCall", "Step", "parse_plan"]
+__all__ = ["DefaultCall", "Plan", "Step", "parse_plan"]
 
 _STEP_ID = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 """Step ids become part of the idempotency key, which travels in environment variables and headers."""
@@ -52,23 +52,31 @@ class Step:
         return data
 
 
-def parse_plan(plan: str | None, *, goal: str, default_call: DefaultCall | None = None) -> tuple[Step, ...]:
-    """The steps of a plan, at least one.
+class Plan(NamedTuple):
+    """What a plan string means: at least one step, and whether a failed one ends the run."""
 
-    A JSON list of steps, or `{"steps": [...]}`. A step is `{tool, method, args?, intent?, step_id?}` or the full form
-    `{step_id?, intent?, call: {tool, method, args?}, expected_output_pointer?}`; absent `args` are `{}`, an absent `intent` is `""`, the
-    absent `step_id` of the n-th step is `s<n>`. Anything else, prose above all, is one default call with args `{goal, plan}`
+    steps: tuple[Step, ...]
+    on_error: Literal["stop", "continue"] = "stop"
+
+
+def parse_plan(plan: str | None, *, goal: str, default_call: DefaultCall | None = None) -> Plan:
+    """The steps of a plan, and what follows a failed one.
+
+    A JSON list of steps, or `{"steps": [...], "on_error"?: "stop" | "continue"}`. A step is `{tool, method, args?, intent?, step_id?}` or
+    the full form `{step_id?, intent?, call: {tool, method, args?}, expected_output_pointer?}`; absent `args` are `{}`, an absent `intent`
+    is `""`, the absent `step_id` of the n-th step is `s<n>`. Anything else, prose above all, is one default call with args `{goal, plan}`
     (without `plan` when it is None).
 
     Raises PlanNotExecutable when there are no steps and no default call, or an empty list of steps; InvalidPlan for everything in
     a list of steps that is unknown, missing, of the wrong type or ambiguous, and for a `step_id` that occurs twice.
     """
-    found = _listed_steps(plan)
-    if found is None:
+    listed = _listed_steps(plan)
+    if listed is None:
         if default_call is None:
             raise PlanNotExecutable("the plan is no JSON list of steps, and the adapter declares no default_call for other plans")
         args = {"goal": goal} if plan is None else {"goal": goal, "plan": plan}
-        return (Step(step_id="s1", intent="", tool=default_call.tool, method=default_call.method, args=args),)
+        return Plan((Step(step_id="s1", intent="", tool=default_call.tool, method=default_call.method, args=args),))
+    found, on_error = listed
     if not found:
         raise PlanNotExecutable("the plan is an empty list of steps")
     steps = tuple(_parse_step(item, number) for number, item in enumerate(found, 1))
@@ -77,11 +85,11 @@ def parse_plan(plan: str | None, *, goal: str, default_call: DefaultCall | None 
         if step.step_id in seen:
             raise InvalidPlan(f"step_id {step.step_id!r} occurs twice")
         seen.add(step.step_id)
-    return steps
+    return Plan(steps, on_error)
 
 
-def _listed_steps(plan: str | None) -> list[object] | None:
-    """The members of the list of steps; None when the plan is no JSON list or object."""
+def _listed_steps(plan: str | None) -> tuple[list[object], Literal["stop", "continue"]] | None:
+    """The members of the list of steps, and `on_error`; None when the plan is no JSON list or object."""
     if plan is None or not plan.lstrip(" \t\n\r").startswith(("[", "{")):
         return None
     try:
@@ -90,11 +98,15 @@ def _listed_steps(plan: str | None) -> list[object] | None:
         return None
     except UnsafeJson as problem:
         raise InvalidPlan(f"the plan: {problem}") from None
-    if isinstance(value, dict):
-        value = _object(cast("object", value), "the plan", ("steps",)).get("steps")
-        if not isinstance(value, list):
-            raise InvalidPlan('the plan must be a list of steps, or an object {"steps": [...]}')
-    return cast("list[object]", value)
+    if isinstance(value, list):
+        return cast("list[object]", value), "stop"
+    data = _object(value, "the plan", ("steps", "on_error"))
+    steps, on_error = data.get("steps"), data.get("on_error", "stop")
+    if not isinstance(steps, list):
+        raise InvalidPlan('the plan must be a list of steps, or an object {"steps": [...]}')
+    if on_error not in ("stop", "continue"):
+        raise InvalidPlan("the plan: on_error must be 'stop' or 'continue'")
+    return cast("list[object]", steps), on_error
 
 
 def _parse_step(item: object, number: int) -> Step:

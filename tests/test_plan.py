@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_attest.routers import DefaultCall, InvalidPlan, PlanNotExecutable, Step, parse_plan
+from nexus_attest.routers import DefaultCall, InvalidPlan, Plan, PlanNotExecutable, Step, parse_plan
 
 SHORT: dict[str, Any] = {"tool": "keys", "method": "rotate"}
 FULL: dict[str, Any] = {"step_id": "a", "intent": "why", "call": {"tool": "keys", "method": "list", "args": {"env": "staging"}}}
 
 
 def steps(plan: object, default_call: DefaultCall | None = None) -> tuple[Step, ...]:
-    return parse_plan(json.dumps(plan), goal="g", default_call=default_call)
+    return parse_plan(json.dumps(plan), goal="g", default_call=default_call).steps
 
 
 def test_a_short_step_gets_its_number_no_intent_and_no_args() -> None:
@@ -62,7 +62,7 @@ def test_a_plan_without_steps_is_not_executable(plan: str | None) -> None:
 )
 def test_a_plan_without_steps_is_one_default_call(plan: str | None, args: dict[str, object]) -> None:
     found = parse_plan(plan, goal="Rotate", default_call=DefaultCall("agent", "do"))
-    assert found == (Step(step_id="s1", intent="", tool="agent", method="do", args=args),)
+    assert found == Plan((Step(step_id="s1", intent="", tool="agent", method="do", args=args),), "stop")
 
 
 @pytest.mark.parametrize("plan", ["[]", '{"steps": []}', " [ ] "])
@@ -72,7 +72,10 @@ def test_an_empty_list_of_steps_never_becomes_a_default_call(plan: str) -> None:
 
 
 MISUNDERSTOOD: list[tuple[Any, str]] = [
-    ({"steps": [SHORT], "on_error": "continue"}, "the plan has the unknown key 'on_error'"),
+    ({"steps": [SHORT], "on_fail": "continue"}, "the plan has the unknown key 'on_fail'; known are steps, on_error"),
+    ({"steps": [SHORT], "on_error": "ignore"}, "on_error must be 'stop' or 'continue'"),
+    ({"steps": [SHORT], "on_error": None}, "on_error must be 'stop' or 'continue'"),
+    ({"steps": [SHORT], "on_error": ["stop"]}, "on_error must be 'stop' or 'continue'"),
     ({"step": [SHORT]}, "the plan has the unknown key 'step'"),
     ({}, "must be a list of steps"),
     ({"steps": SHORT}, "must be a list of steps"),
@@ -131,6 +134,11 @@ def test_json_that_two_readers_could_understand_differently_is_refused_and_no_pr
 
 def test_the_codes_tell_a_wrong_plan_from_one_without_steps() -> None:
     assert (InvalidPlan.code, PlanNotExecutable.code) == ("PLAN_INVALID", "PLAN_NOT_EXECUTABLE")
+
+
+@pytest.mark.parametrize(("given", "on_error"), [({}, "stop"), ({"on_error": "stop"}, "stop"), ({"on_error": "continue"}, "continue")])
+def test_a_plan_says_whether_a_failed_step_ends_it(given: dict[str, str], on_error: str) -> None:
+    assert parse_plan(json.dumps({"steps": [SHORT], **given}), goal="g").on_error == on_error
 
 
 @given(st.text())

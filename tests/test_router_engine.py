@@ -247,7 +247,7 @@ def test_a_run_without_a_fitting_adapter_is_refused(
 ) -> None:
     failure, events = failed(engine, plan, **more)
     assert (failure.code, str(failure)) == (code, text)
-    assert kinds(events) == ["RUN_STARTED", "PLAN_CREATED", "REQUEST_RECORDED", "RUN_FAILED"]
+    assert kinds(events) == ["RUN_STARTED", "PLAN_CREATED", "REQUEST_RECORDED", "PROVENANCE_EMITTED", "RUN_FAILED"]
     assert len(events[1]["payload"]["plan"]) == 2
     assert events[-1]["payload"] == {"reason": "dispatch_selection_failed", "error_code": code, "message": text, "details": {}}
     assert events[2]["payload"]["adapter_digest"] is None
@@ -271,7 +271,7 @@ def test_a_plan_that_cannot_be_run_is_refused_in_both_modes(
 ) -> None:
     failure, events = failed(engine, plan, dry_run=dry_run)
     assert failure.code == code
-    assert kinds(events) == [*HEAD, "RUN_FAILED"]
+    assert kinds(events) == [*HEAD, "PROVENANCE_EMITTED", "RUN_FAILED"]
     assert events[2]["payload"] == {"plan": []}
     assert events[-1]["payload"] == {"reason": "refused", "error_code": code, "message": str(failure)}
     assert fake.calls == []
@@ -280,7 +280,7 @@ def test_a_plan_that_cannot_be_run_is_refused_in_both_modes(
 def test_a_plan_with_too_many_steps_is_refused_before_the_first(engine: RunEngine, fake: FakeAdapter) -> None:
     failure, events = failed(engine, max_steps=1)
     assert (failure.code, str(failure)) == ("MAX_STEPS_EXCEEDED", "the plan has 2 steps, the policy allows 1")
-    assert kinds(events) == [*HEAD, "RUN_FAILED"]
+    assert kinds(events) == [*HEAD, "PROVENANCE_EMITTED", "RUN_FAILED"]
     assert events[-1]["payload"] == {"reason": "max_steps_exceeded", "max_steps": 1, "plan_steps": 2}
     assert fake.calls == []
 
@@ -298,7 +298,7 @@ def test_one_forbidden_call_keeps_the_allowed_ones_before_it_from_running(tmp_pa
     with RunEngine([shell_tool(tmp_path, "touch called; echo '{}'", allow=["keys/list"])]) as engine:
         failure, events = failed(engine, plan, adapter_id="subprocess:tool", dry_run=dry_run)
     assert failure.code == code
-    assert kinds(events) == [*HEAD, "RUN_FAILED"]
+    assert kinds(events) == [*HEAD, "PROVENANCE_EMITTED", "RUN_FAILED"]
     assert not (tmp_path / "called").exists()
 
 
@@ -307,7 +307,7 @@ def test_what_a_tool_lacks_is_found_before_its_first_step(tmp_path: Path, monkey
     with RunEngine([shell_tool(tmp_path, "echo '{}'", pass_env=["KMS_TOKEN"])]) as engine:
         failure, events = failed(engine, adapter_id="subprocess:tool")
         assert failure.code == "ENV_INVALID"
-        assert kinds(events) == [*HEAD, "RUN_FAILED"]
+        assert kinds(events) == [*HEAD, "PROVENANCE_EMITTED", "RUN_FAILED"]
         failure, _ = failed(engine, "[]", adapter_id="subprocess:tool")
         assert failure.code == "PLAN_NOT_EXECUTABLE"  # the plan was wrong first
 
@@ -388,6 +388,7 @@ def test_a_run_stops_at_its_first_failed_step() -> None:
         "error_kind": "operational",
         "error_code": "NONZERO_EXIT",
         "message": "Command exited with code 4: no",
+        "outcome": "failed",
         "adapter_id": "fake",
     }
     assert events[7]["payload"] == {"step_id": "s1", "status": "error"}
@@ -417,7 +418,7 @@ def test_a_bug_in_an_adapter_fails_the_run_and_keeps_its_id(output: Any) -> None
     assert failure.code == "UNKNOWN_ERROR"
     assert str(failure).startswith("step s1: the adapter raised ")
     assert failure.__cause__ is not None
-    assert kinds(events) == [*HEAD, *FAILED_STEP, "RUN_FAILED"]
+    assert kinds(events) == [*HEAD, *FAILED_STEP, "PROVENANCE_EMITTED", "RUN_FAILED"]
     assert (events[6]["payload"]["error_kind"], events[6]["payload"]["error_code"]) == ("bug", "UNKNOWN_ERROR")
     assert events[-1]["payload"] == {"reason": "unexpected_exception", "step_id": "s1"}
 
@@ -441,7 +442,7 @@ def test_an_interruption_is_recorded_and_goes_on(interruption: type[BaseExceptio
         with pytest.raises(interruption):
             apply(engine)
         events = events_of(engine, "id-0")
-    assert kinds(events) == [*HEAD, *FAILED_STEP, "RUN_FAILED"]
+    assert kinds(events) == [*HEAD, *FAILED_STEP, "PROVENANCE_EMITTED", "RUN_FAILED"]
     assert (events[6]["payload"]["error_kind"], events[6]["payload"]["error_code"]) == ("operational", "INTERRUPTED")
     assert events[-1]["payload"] == {"reason": "interrupted", "step_id": "s1"}
 

@@ -20,7 +20,7 @@ from nexus_attest.routers.errors import (
 )
 from nexus_attest.routers.subprocess_adapter import SubprocessAdapter, SubprocessSettings
 from nexus_control.errors import InvalidPlan, PlanNotExecutable
-from nexus_control.plan import DefaultCall, Step, parse_plan
+from nexus_control.plan import DefaultCall, Plan, Step, parse_plan
 
 __all__ = [
     "Adapter",
@@ -35,6 +35,7 @@ __all__ = [
     "CallResult",
     "DefaultCall",
     "InvalidPlan",
+    "Plan",
     "PlanNotExecutable",
     "RunEngine",
     "RunFailed",

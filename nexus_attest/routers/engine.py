@@ -1,33 +1,44 @@
 """The router: runs the plan of an approved decision through an adapter, one call after the other, and records it as it goes.
 
-* Everything is resolved before the first side effect: plan, adapter, capabilities, step limit, allow list, environment. A refusal is
-  a failed run on the record.
+* Everything is resolved before the first side effect: plan, adapter, capabilities, step limit, allow list, environment, session. A
+  refusal is a failed run on the record.
 * Each call is on the disk before it is made, its result before the next one. After a crash, a call without a result is one whose
-  outcome nobody knows.
-* The run stops at its first failed step. Nothing is tried twice, except a call that timed out on an adapter declared idempotent.
+  outcome nobody knows; the next engine that opens the file says so on the record.
+* The run stops at its first failed step, unless its plan says `on_error: continue`. Nothing is tried twice, except, once, a call on an
+  adapter declared idempotent whose outcome is not certain.
 * A dry run starts no process and contacts nothing: each step is answered with a simulated output.
 
 Every end other than a completed run is an exception, and once there is a record, RunFailed carries the run id.
 """
 
+import math
+import threading
+import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from nexus_attest.routers.adapter import Adapter
-from nexus_attest.routers.errors import CallRefused, RunFailed
-from nexus_attest.routers.execution import AdapterBroken, execute_steps
-from nexus_attest.routers.flight_record import flight_record, provenance, results_of, run_response
+from nexus_attest.routers.adapter import Adapter, CallLimit
+from nexus_attest.routers.ending import DEAD, INTERRUPTED, UNRECORDED, Ending, broken, ending_events, provenance_event
+from nexus_attest.routers.errors import CallRefused, RunFailed, RunNotFound
+from nexus_attest.routers.execution import AdapterBroken, Problem, RunSteps, line
 from nexus_attest.routers.run_request import RunRequest
-from nexus_attest.routers.run_store import RunRecorder, RunStore, run_time
+from nexus_attest.routers.run_store import NewEvent, RunRecorder, RunStore, new_events
 from nexus_control.errors import InputError, InvalidPlan, StoreError
 from nexus_control.events import Clock, utc_now
-from nexus_control.plan import Step, parse_plan
+from nexus_control.flight_record import Run, RunEvent, run_response
+from nexus_control.plan import Plan, parse_plan
 
-__all__ = ["RunEngine"]
+__all__ = ["RunEngine", "Watch"]
+
+Watch = Callable[[RunEvent], None]
+"""Is shown each event of a run after it was committed. What it raises is dropped: whoever watches a run must not be able to end it."""
+
+_RESULTS = ("TOOL_CALL_SUCCEEDED", "TOOL_CALL_FAILED")
 
 
 def _uuid4() -> str:
@@ -37,8 +48,10 @@ def _uuid4() -> str:
 class RunEngine:
     """A router in the sense of `nexus_control.tool.RouterProtocol`, over a fixed set of adapters.
 
-    `db_path` keeps the runs (`:memory:`: until `close`). Synchronous; usable from several threads and inside a running event loop.
-    Raises InputError for two adapters of one id, StoreError when the database cannot be opened.
+    `db_path` keeps the runs (`:memory:`: until `close`). Runs in it whose process died are closed at once, as failed; `recovered` names
+    them. `run_timeout_s` limits each run as a whole; None: only its calls are limited. Synchronous; usable from several threads and
+    inside a running event loop. Raises InputError for two adapters of one id or a limit that is none, StoreError when the database
+    cannot be opened.
     """
 
     accepts_execution_id: ClassVar[bool] = True
@@ -49,6 +62,8 @@ class RunEngine:
         adapters: Iterable[Adapter],
         *,
         db_path: str | Path = ":memory:",
+        run_timeout_s: float | None = None,
+        watch: Watch | None = None,
         clock: Clock = utc_now,
         new_id: Callable[[], str] = _uuid4,
     ) -> None:
@@ -57,9 +72,19 @@ class RunEngine:
             if adapter.adapter_id in self._adapters:
                 raise InputError(f"two adapters have the id {adapter.adapter_id!r}")
             self._adapters[adapter.adapter_id] = adapter
-        self._store = RunStore(db_path)
+        if run_timeout_s is not None and not (run_timeout_s > 0 and math.isfinite(run_timeout_s)):
+            raise InputError("run_timeout_s must be a positive number of seconds, or None")
+        self._run_timeout_s = run_timeout_s
+        self._watch = watch
         self._clock = clock
         self._new_id = new_id
+        self._under_way: dict[str, threading.Event] = {}
+        self._store = RunStore(db_path)
+        try:
+            self.recovered: tuple[str, ...] = tuple(self._store.close_dead(self._dead_end))
+        except BaseException:
+            self._store.close()
+            raise
 
     def get_adapter_capabilities(self, adapter_id: str) -> set[str] | None:
         """What an adapter declares; None when there is no such adapter."""
@@ -77,14 +102,15 @@ class RunEngine:
         require_capabilities: list[str] | None = None,
         execution_id: str | None = None,
     ) -> dict[str, Any]:
-        """Run a plan to its end and return the response dict of `nexus_attest.routers.flight_record.run_response`.
+        """Run a plan to its end and return the response dict of `nexus_control.flight_record.run_response`.
 
         `execution_id` is recorded, and given to the tool beside the idempotency key `<run id>/<step id>`.
 
         Raises RunFailed for a run that was refused or failed, with the code of the reason: UNKNOWN_ADAPTER, CAPABILITY_MISSING,
-        PLAN_INVALID, PLAN_NOT_EXECUTABLE, MAX_STEPS_EXCEEDED, a code of CallRefused or CallFailed, UNKNOWN_ERROR for a bug in an
-        adapter, or a StoreError's when the record could not be continued. Raises InputError for arguments of the wrong type and
-        StoreError when the run cannot be recorded at all; then nothing has happened.
+        PLAN_INVALID, PLAN_NOT_EXECUTABLE, MAX_STEPS_EXCEEDED, RUN_TIMEOUT, CANCELLED, a code of CallRefused or CallFailed, UNKNOWN_ERROR
+        for a bug in an adapter, or a StoreError's when the record could not be continued. Raises InputError for arguments of the wrong
+        type and StoreError when the run cannot be recorded at all; then nothing has happened. An interruption (KeyboardInterrupt,
+        SystemExit) passes through when the run has been ended on the record; it carries `run_id` and `response` as attributes.
         """
         request = RunRequest.parse(
             goal=goal,
@@ -96,20 +122,44 @@ class RunEngine:
             execution_id=execution_id,
         )
         resolution = self._resolve(request)
-        record = RunRecorder(self._store, self._new_id(), clock=self._clock, new_id=self._new_id)
-        record.begin(request.mode, request.goal)
-        try:
-            return self._run(record, request, resolution)
-        except StoreError as problem:
-            raise RunFailed(problem.code, f"the run could not be recorded: {problem}", run_id=record.run_id, response=None) from problem
+        record = RunRecorder(self._store, self._new_id(), clock=self._clock, new_id=self._new_id, watch=self._watch)
+        with self._store.lock(record.run_id), self._cancellable(record.run_id) as cancelled, self._ended(record):
+            record.begin(request.mode, request.goal, *_resolution_events(request, resolution))
+            problem = resolution.refusal
+            if problem is None:
+                assert resolution.adapter is not None
+                deadline = math.inf if self._run_timeout_s is None else time.monotonic() + self._run_timeout_s
+                problem = RunSteps(
+                    record=record,
+                    request=request,
+                    adapter=resolution.adapter,
+                    plan=resolution.plan,
+                    limit=CallLimit(deadline, cancelled),
+                    clock=self._clock,
+                ).execute()
+            last: NewEvent = ("RUN_COMPLETED", {"outcome": "ok"}) if problem is None else ("RUN_FAILED", dict(problem.payload))
+            record.end(provenance_event(record.run, record.events, prov_id=self._new_id()), last)
+        response = run_response(record.run, record.events)
+        if problem is not None:
+            raise RunFailed(problem.code, problem.message, run_id=record.run_id, response=response)
+        return response
+
+    def cancel(self, run_id: str) -> bool:
+        """Ask a run of this engine to end: its call under way is stopped, no further one is made, and `run` raises RunFailed CANCELLED.
+
+        Returns whether the run is under way. Callable from any thread.
+        """
+        cancelled = self._under_way.get(run_id)
+        if cancelled is not None:
+            cancelled.set()
+        return cancelled is not None
 
     def flight_record(self, run_id: str) -> dict[str, Any]:
         """The flight record of a run that ended, completed or failed: what an audit package embeds as its router bundle.
 
         Raises RunNotFound and RunNotFinished.
         """
-        run, events = self._store.finished(run_id)
-        return flight_record(run, events, exported_at=run_time(self._clock()))
+        return self._store.flight_record(run_id, exported_at=self._clock())
 
     def close(self) -> None:
         """Close the run database. Closing again does nothing."""
@@ -124,104 +174,126 @@ class RunEngine:
     def _resolve(self, request: RunRequest) -> "_Resolution":
         """What will be run, or why not. Touches nothing outside."""
         adapter = self._adapters.get(request.adapter_id)
-        steps: tuple[Step, ...] = ()
-        problem: InvalidPlan | CallRefused | None = None
+        plan, refusal = Plan(()), None
         try:
-            steps = parse_plan(request.plan, goal=request.goal, default_call=adapter.default_call if adapter else None)
-        except InvalidPlan as found:
-            problem = found
+            plan = parse_plan(request.plan, goal=request.goal, default_call=adapter.default_call if adapter else None)
+        except InvalidPlan as problem:
+            refusal = _refused(problem.code, str(problem))
         if adapter is None:
-            return _Resolution(None, steps, _not_selected("UNKNOWN_ADAPTER", f"no adapter has the id {request.adapter_id!r}"))
+            return _Resolution(None, plan, _not_selected("UNKNOWN_ADAPTER", f"no adapter has the id {request.adapter_id!r:.300}"))
         needed = {*request.require_capabilities} if request.dry_run else {*request.require_capabilities, "apply"}
         if missing := sorted(needed - adapter.capabilities):
-            return _Resolution(None, steps, _not_selected("CAPABILITY_MISSING", f"the adapter lacks {', '.join(missing)}"))
-        if request.max_steps is not None and len(steps) > request.max_steps:
-            return _Resolution(adapter, steps, _too_many(len(steps), request.max_steps))
+            return _Resolution(None, plan, _not_selected("CAPABILITY_MISSING", f"the adapter lacks {', '.join(missing):.300}"))
+        if request.max_steps is not None and len(plan.steps) > request.max_steps:
+            refusal = _too_many(len(plan.steps), request.max_steps)
+        return _Resolution(adapter, plan, refusal or _objection(adapter, plan, dry_run=request.dry_run))
+
+    @contextmanager
+    def _cancellable(self, run_id: str) -> Generator[threading.Event]:
+        cancelled = self._under_way[run_id] = threading.Event()
         try:
-            for step in steps:
-                adapter.check(step)
-            if not request.dry_run and problem is None:
-                adapter.preflight(steps)
-        except CallRefused as found:
-            problem = problem or found
-        return _Resolution(adapter, steps, None if problem is None else _refused(problem.code, str(problem)))
+            yield cancelled
+        finally:
+            del self._under_way[run_id]
 
-    def _run(self, record: RunRecorder, request: RunRequest, resolution: "_Resolution") -> dict[str, Any]:
-        """The response of a completed run. The run is begun; here it gets its end."""
-        adapter, steps, refusal = resolution.adapter, resolution.steps, resolution.refusal
-        _record_resolution(record, request, adapter, steps)
-        if refusal is not None:
-            record.end("RUN_FAILED", **refusal.payload)
-            raise self._failure(record, refusal.code, refusal.message)
-        assert adapter is not None
+    @contextmanager
+    def _ended(self, record: RunRecorder) -> Generator[None]:
+        """Whatever leaves this block: the run has an end on the record, if that can be written at all."""
         try:
-            failed = execute_steps(record, request, adapter, steps, clock=self._clock)
-        except AdapterBroken as problem:
-            raise self._failure(record, "UNKNOWN_ERROR", str(problem)) from problem.__cause__
-        results = results_of(record.events, simulated=request.dry_run)
-        record.add("PROVENANCE_EMITTED", provenance=provenance(record.run_id, self._new_id(), request.router_request(steps), results))
-        if failed is not None:
-            record.end("RUN_FAILED", outcome="error")
-            raise self._failure(record, failed[1].code, f"step {failed[0].step_id}: {failed[1]}")
-        record.end("RUN_COMPLETED", outcome="ok")
-        return self._response(record)
+            yield
+        except StoreError as problem:
+            if not record.events:  # nothing was recorded, so nothing was done
+                raise
+            raise self._unrecorded(record, problem) from problem
+        except AdapterBroken as bug:
+            response = self._close(record, broken(bug.__cause__ or bug))
+            raise RunFailed("UNKNOWN_ERROR", str(bug), run_id=record.run_id, response=response) from bug.__cause__
+        except BaseException as interruption:
+            try:
+                response = self._close(record, INTERRUPTED)
+            except (StoreError, RunNotFound) as problem:  # an interruption stays one
+                interruption.add_note(f"run {record.run_id} could not be ended on the record: {problem}")
+            else:
+                interruption.__dict__.update(run_id=record.run_id, response=response)
+            raise
 
-    def _failure(self, record: RunRecorder, code: str, message: str) -> RunFailed:
-        return RunFailed(code, message, run_id=record.run_id, response=self._response(record))
+    def _unrecorded(self, record: RunRecorder, problem: StoreError) -> RunFailed:
+        """What to raise when the record could not be continued. It is tried once more: the store may have been busy for a moment."""
+        known = [f"{event['type']} of {event['payload']['step_id']}" for event in record.waiting if event["type"] in _RESULTS]
+        response = None
+        with suppress(StoreError):
+            response = self._close(record, UNRECORDED)
+        lost = f"; known, but not recorded: {', '.join(known)}" if known and response is None else ""
+        return RunFailed(problem.code, f"the run could not be recorded: {problem}{lost}", run_id=record.run_id, response=response)
 
-    def _response(self, record: RunRecorder) -> dict[str, Any]:
-        return run_response(*self._store.finished(record.run_id))
+    def _close(self, record: RunRecorder, why: Ending) -> dict[str, Any]:
+        """End a run that did not come to its own end; its response."""
+        record.close(lambda run, events: ending_events(run, events, why, prov_id=self._new_id()))
+        return run_response(record.run, record.events)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Refusal:
-    """Why a run is refused; `payload` is that of its RUN_FAILED event."""
-
-    code: str
-    message: str
-    payload: dict[str, object]
+    def _dead_end(self, run: Run, events: list[RunEvent]) -> list[RunEvent]:
+        ends = ending_events(run, events, DEAD, prov_id=self._new_id())
+        return new_events(run["run_id"], ends, len(events), clock=self._clock, new_id=self._new_id)
 
 
 @dataclass(frozen=True, slots=True)
 class _Resolution:
-    """`adapter` is None when none was selected, `steps` empty when the plan could not be read."""
+    """`adapter` is None when none was selected; the plan has no steps when it could not be read."""
 
     adapter: Adapter | None
-    steps: tuple[Step, ...]
-    refusal: _Refusal | None
+    plan: Plan
+    refusal: Problem | None
 
 
-def _not_selected(code: str, message: str) -> _Refusal:
-    payload: dict[str, object] = {"reason": "dispatch_selection_failed", "error_code": code, "message": message, "details": {}}
-    return _Refusal(code=code, message=message, payload=payload)
+def _objection(adapter: Adapter, plan: Plan, *, dry_run: bool) -> Problem | None:
+    """What the adapter has against the plan."""
+    try:
+        for step in plan.steps:
+            adapter.check(step)
+        if not dry_run:
+            adapter.preflight(plan.steps)
+    except CallRefused as refusal:
+        return _refused(refusal.code, str(refusal))
+    except Exception as bug:  # foreign code; the run must fail, not the process
+        return _refused("UNKNOWN_ERROR", f"the adapter raised {type(bug).__name__} when it was asked about the plan")
+    return None
 
 
-def _too_many(steps: int, limit: int) -> _Refusal:
+def _not_selected(code: str, message: str) -> Problem:
+    return Problem(code, message, {"reason": "dispatch_selection_failed", "error_code": code, "message": message, "details": {}})
+
+
+def _too_many(steps: int, limit: int) -> Problem:
     payload: dict[str, object] = {"reason": "max_steps_exceeded", "max_steps": limit, "plan_steps": steps}
-    return _Refusal(code="MAX_STEPS_EXCEEDED", message=f"the plan has {steps} steps, the policy allows {limit}", payload=payload)
+    return Problem("MAX_STEPS_EXCEEDED", f"the plan has {steps} steps, the policy allows {limit}", payload)
 
 
-def _refused(code: str, message: str) -> _Refusal:
-    return _Refusal(code=code, message=message, payload={"reason": "refused", "error_code": code, "message": message})
+def _refused(code: str, message: str) -> Problem:
+    message = line(message)
+    return Problem(code, message, {"reason": "refused", "error_code": code, "message": message})
 
 
-def _record_resolution(record: RunRecorder, request: RunRequest, adapter: Adapter | None, steps: tuple[Step, ...]) -> None:
+def _resolution_events(request: RunRequest, resolution: _Resolution) -> list[NewEvent]:
+    """What follows RUN_STARTED, before anything is done."""
+    adapter = resolution.adapter
+    events: list[NewEvent] = []
     if adapter is not None:
-        record.add(
-            "DISPATCH_SELECTED",
-            adapter_id=adapter.adapter_id,
-            adapter_kind=adapter.adapter_kind,
-            capabilities=sorted(adapter.capabilities),
-            selection_source="request",
-        )
-    record.add("PLAN_CREATED", plan=[step.to_dict() for step in steps])
+        selected: dict[str, object] = {
+            "adapter_id": adapter.adapter_id,
+            "adapter_kind": adapter.adapter_kind,
+            "capabilities": sorted(adapter.capabilities),
+            "selection_source": "request",
+        }
+        events.append(("DISPATCH_SELECTED", selected))
+    events.append(("PLAN_CREATED", {"plan": [step.to_dict() for step in resolution.plan.steps]}))
     # nexus-router records neither the policy nor the request; its tools pass over event types that they do not know.
-    record.add(
-        "REQUEST_RECORDED",
-        adapter_id=request.adapter_id,
-        adapter_digest=None if adapter is None else adapter.definition_digest,
-        execution_id=request.execution_id,
-        max_steps=request.max_steps,
-        require_capabilities=list(request.require_capabilities),
-        request_digest=request.governance_digest(),
-    )
+    recorded: dict[str, object] = {
+        "adapter_id": request.adapter_id,
+        "adapter_digest": None if adapter is None else adapter.definition_digest,
+        "execution_id": request.execution_id,
+        "max_steps": request.max_steps,
+        "require_capabilities": list(request.require_capabilities),
+        "request_digest": request.governance_digest(),
+    }
+    events.append(("REQUEST_RECORDED", recorded))
+    return events

@@ -1,108 +1,175 @@
-"""The calls of one run, one after the other, each on the record before it is made and after it has ended."""
+"""The calls of one run, one after the other, each on the record before it is made and after it has ended.
+
+Between two calls there is one commit: the result of the last and the request of the next. So after a crash there is at most one call of
+which nobody knows how it ended, and it is the last one on the record.
+"""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
-from nexus_attest.routers.adapter import Adapter, AdapterSession, Call, CallIdentity, CallLimit
-from nexus_attest.routers.errors import CallFailed
+from nexus_attest.routers.adapter import Adapter, AdapterSession, Call, CallIdentity, CallLimit, CallResult
+from nexus_attest.routers.ending import call_failed
+from nexus_attest.routers.errors import CallFailed, CallOutcome, CallRefused
 from nexus_attest.routers.run_request import RunRequest
 from nexus_attest.routers.run_store import RunRecorder
 from nexus_control.events import Clock
-from nexus_control.plan import Step
+from nexus_control.plan import Plan, Step
 from nexus_control.run_json import read_json, run_json
 
-__all__ = ["AdapterBroken", "execute_steps"]
+__all__ = ["AdapterBroken", "Problem", "RunSteps", "line"]
 
-_RETRIED = frozenset({"TIMEOUT"})
-"""Failures that leave the outcome unknown. After all others the same call would fail again, or must not be made again."""
+_RETRIED = frozenset({"TIMEOUT", "CONNECTION_FAILED", "CONNECTION_LOST", "HTTP_ERROR"})
+"""Failures after which the same call may do better, if it is not certain that the tool refused it."""
+
+_MESSAGE_CHARACTERS = 500
 
 
 class AdapterBroken(Exception):
-    """An adapter raised what it should not; the run is recorded as failed. The cause is the adapter's exception."""
+    """An adapter raised, or returned, what it should not. The cause is its exception."""
 
 
-def execute_steps(
-    record: RunRecorder, request: RunRequest, adapter: Adapter, steps: Sequence[Step], *, clock: Clock
-) -> tuple[Step, CallFailed] | None:
-    """Make the calls of a plan until one fails; the failed step and why, None when all succeeded.
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a run failed: what its RUN_FAILED event says, and the code and text of the RunFailed that is raised."""
 
-    Leaves the last event of the run to the caller, except when something other than a failed call ends it: then RUN_FAILED is recorded
-    here, and AdapterBroken, or the interruption itself (KeyboardInterrupt and the like), is raised.
-    """
-    session = None if request.dry_run else adapter.open(steps, CallLimit(time.monotonic() + adapter.timeout_s))
-    try:
-        for step in steps:
-            record.add("STEP_STARTED", step_id=step.step_id)
-            failure = _attempt(record, request, adapter, session, step, clock)
-            if failure is not None and adapter.idempotent and failure.code in _RETRIED:
-                failure = _attempt(record, request, adapter, session, step, clock)
-            record.add("STEP_COMPLETED", step_id=step.step_id, status="ok" if failure is None else "error")
-            if failure is not None:
-                return step, failure
-        return None
-    finally:
-        if session is not None:
+    code: str
+    message: str
+    payload: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSteps:
+    """Everything that the steps of one run need. `limit` is that of the whole run."""
+
+    record: RunRecorder
+    request: RunRequest
+    adapter: Adapter
+    plan: Plan
+    limit: CallLimit
+    clock: Clock
+
+    def execute(self) -> Problem | None:
+        """Make the calls of the plan until one fails, or all of them; why the run failed, None when every call succeeded.
+
+        The last event of the run is the caller's. Raises AdapterBroken for a bug in the adapter, StoreError when the record cannot be
+        continued; interruptions pass through. The call during which it happened then has no result yet.
+        """
+        try:
+            with self._session() as session:
+                problem = self._steps(session)
+                self.record.flush()  # before the session is closed, which may take its time
+                return problem
+        except CallRefused as refusal:
+            message = line(str(refusal))
+            return Problem(refusal.code, message, {"reason": "refused", "error_code": refusal.code, "message": message})
+        except CallFailed as failure:
+            message = line(str(failure))
+            return Problem(failure.code, message, {"reason": "adapter_not_opened", "error_code": failure.code, "message": message})
+
+    @contextmanager
+    def _session(self) -> Generator[AdapterSession | None]:
+        """The adapter's session for this run; None for a dry run, which contacts nothing."""
+        if self.request.dry_run:
+            yield None
+            return
+        try:
+            session = self.adapter.open(self.plan.steps, self.limit)
+        except (CallRefused, CallFailed):
+            raise
+        except Exception as bug:
+            raise AdapterBroken(f"the adapter raised {type(bug).__name__} when it was opened") from bug
+        try:
+            yield session
+        finally:
             session.close()
 
+    def _steps(self, session: AdapterSession | None) -> Problem | None:
+        first: Problem | None = None
+        for step in self.plan.steps:
+            if stop := self._stop():
+                return first or stop
+            failure = self._step(session, step)
+            self.record.later("STEP_COMPLETED", step_id=step.step_id, status="ok" if failure is None else "error")
+            if failure is not None:
+                first = first or Problem(failure.code, f"step {step.step_id}: {failure}", {"outcome": "error"})
+                if self.plan.on_error == "stop":
+                    break
+        return first
 
-def _attempt(
-    record: RunRecorder, request: RunRequest, adapter: Adapter, session: AdapterSession | None, step: Step, clock: Clock
-) -> CallFailed | None:
-    record.add(
-        "TOOL_CALL_REQUESTED",
-        step_id=step.step_id,
-        call={"tool": step.tool, "method": step.method, "args": dict(step.args)},
-        adapter_id=adapter.adapter_id,
-        adapter_capabilities=sorted(adapter.capabilities),
-    )
-    began = clock()
-    try:
-        if session is None:
-            output: Mapping[str, object] = {"simulated": True, "tool": step.tool, "method": step.method}
-        else:
-            identity = CallIdentity(run_id=record.run_id, step_id=step.step_id, execution_id=request.execution_id)
-            output = _call(session, Call(step=step, identity=identity, limit=CallLimit(time.monotonic() + adapter.timeout_s)))
-    except CallFailed as failure:
-        _record_failure(record, adapter, step, kind="operational", code=failure.code, message=str(failure))
+    def _stop(self) -> Problem | None:
+        """Why no further step may begin."""
+        if self.limit.cancelled.is_set():
+            return Problem("CANCELLED", "the run was cancelled", {"reason": "cancelled"})
+        if not self.limit.remaining():
+            return Problem("RUN_TIMEOUT", "the time for the run is over", {"reason": "run_timeout"})
+        return None
+
+    def _step(self, session: AdapterSession | None, step: Step) -> CallFailed | None:
+        self.record.later("STEP_STARTED", step_id=step.step_id)
+        failure = self._attempt(session, step)
+        if failure is not None and self._may_repeat(failure):
+            failure = self._attempt(session, step)
         return failure
-    except BaseException as problem:
-        # Nothing that an adapter does, and no interruption either, may leave a run without an end.
-        interrupted = not isinstance(problem, Exception)
-        kind, code = ("operational", "INTERRUPTED") if interrupted else ("bug", "UNKNOWN_ERROR")
-        # The class alone: the text of an unexpected exception may hold anything, secrets included.
-        _record_failure(record, adapter, step, kind=kind, code=code, message=type(problem).__name__)
-        record.add("STEP_COMPLETED", step_id=step.step_id, status="error")
-        record.end("RUN_FAILED", reason="interrupted" if interrupted else "unexpected_exception", step_id=step.step_id)
-        if interrupted:
+
+    def _may_repeat(self, failure: CallFailed) -> bool:
+        certain = failure.outcome is CallOutcome.FAILED
+        return self.adapter.idempotent and failure.code in _RETRIED and not certain and self._stop() is None
+
+    def _attempt(self, session: AdapterSession | None, step: Step) -> CallFailed | None:
+        adapter = self.adapter
+        self.record.add(
+            "TOOL_CALL_REQUESTED",
+            step_id=step.step_id,
+            call={"tool": step.tool, "method": step.method, "args": dict(step.args)},
+            adapter_id=adapter.adapter_id,
+            adapter_capabilities=sorted(adapter.capabilities),
+        )
+        began = self.clock()
+        try:
+            result = self._result(session, step)
+        except CallFailed as problem:
+            failure = CallFailed(problem.code, line(str(problem)), outcome=problem.outcome)
+            event_type, noted = call_failed(step.step_id, adapter.adapter_id, failure)
+            self.record.later(event_type, **noted)
+            return failure
+        payload: dict[str, object] = {
+            "step_id": step.step_id,
+            "simulated": session is None,
+            "output": {**result.output, "adapter_id": adapter.adapter_id},
+            "adapter_id": adapter.adapter_id,
+            "duration_ms": 0 if session is None else max(0, (self.clock() - began) // timedelta(milliseconds=1)),
+        }
+        if result.redacted:
+            payload["redacted"] = list(result.redacted)
+        self.record.later("TOOL_CALL_SUCCEEDED", **payload)
+        return None
+
+    def _result(self, session: AdapterSession | None, step: Step) -> CallResult:
+        """The result of the call, known to be one that can be recorded and hashed."""
+        if session is None:
+            return CallResult(output={"simulated": True, "tool": step.tool, "method": step.method})
+        identity = CallIdentity(run_id=self.record.run_id, step_id=step.step_id, execution_id=self.request.execution_id)
+        limit = CallLimit(min(self.limit.deadline, time.monotonic() + self.adapter.timeout_s), self.limit.cancelled)
+        try:
+            result = session.call(Call(step=step, identity=identity, limit=limit))
+            output = read_json(run_json(result.output))
+            if not isinstance(output, dict):
+                raise TypeError("an adapter's output must be an object")
+            return CallResult(output=cast("dict[str, Any]", output), redacted=tuple(map(str, result.redacted)))
+        except CallFailed:
             raise
-        raise AdapterBroken(f"step {step.step_id}: the adapter raised {type(problem).__name__}") from problem
-    record.add(
-        "TOOL_CALL_SUCCEEDED",
-        step_id=step.step_id,
-        simulated=request.dry_run,
-        output={**output, "adapter_id": adapter.adapter_id},
-        adapter_id=adapter.adapter_id,
-        duration_ms=0 if request.dry_run else max(0, (clock() - began) // timedelta(milliseconds=1)),
-    )
-    return None
+        except CallRefused as refusal:
+            raise CallFailed(refusal.code, str(refusal), outcome=CallOutcome.NOT_SENT) from None
+        except Exception as bug:
+            raise AdapterBroken(f"step {step.step_id}: the adapter raised {type(bug).__name__}") from bug
 
 
-def _call(session: AdapterSession, call: Call) -> Mapping[str, object]:
-    """The adapter's output, known to be an object that can be recorded and hashed; ValueError or TypeError when it is none."""
-    output = read_json(run_json(session.call(call).output))
-    if not isinstance(output, dict):
-        raise TypeError("an adapter's output must be an object")
-    return cast("Mapping[str, object]", output)
-
-
-def _record_failure(record: RunRecorder, adapter: Adapter, step: Step, *, kind: str, code: str, message: str) -> None:
-    record.add(
-        "TOOL_CALL_FAILED",
-        step_id=step.step_id,
-        error_kind=kind,
-        error_code=code,
-        message=message,
-        adapter_id=adapter.adapter_id,
-    )
+def line(text: str) -> str:
+    """A message as it is recorded and shown: one printable line of bounded length, whatever an adapter made it of."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text[: 4 * _MESSAGE_CHARACTERS]).split())[
+        :_MESSAGE_CHARACTERS
+    ]

@@ -1,4 +1,4 @@
-"""What the governance side asks a router to run, checked, and the two forms in which it is hashed."""
+"""What the governance side asks a router to run, checked, and its digest."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from typing import cast
 from nexus_control.errors import InputError
 from nexus_control.events import require_text
 from nexus_control.integrity import content_digest, prefixed
-from nexus_control.plan import Step
 
 __all__ = ["RunRequest"]
 
@@ -75,22 +74,6 @@ class RunRequest:
         if self.require_capabilities:
             compiled["require_capabilities"] = list(self.require_capabilities)
         return prefixed(content_digest(compiled))
-
-    def router_request(self, steps: Sequence[Step]) -> dict[str, object]:
-        """The same request as nexus-router's run request v0.7, which the provenance record of a run hashes."""
-        dispatch: dict[str, object] = {"adapter_id": self.adapter_id}
-        if self.require_capabilities:
-            dispatch["require_capabilities"] = sorted(set(self.require_capabilities))
-        policy: dict[str, object] = {"allow_apply": not self.dry_run}
-        if self.max_steps is not None:
-            policy["max_steps"] = self.max_steps
-        return {
-            "goal": self.goal,
-            "mode": self.mode,
-            "dispatch": dispatch,
-            "policy": policy,
-            "plan_override": [step.to_dict() for step in steps],
-        }
 
 
 def _filled(value: object, name: str) -> str:

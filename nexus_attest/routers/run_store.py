@@ -9,17 +9,20 @@ Tables that nexus-router made stay as they are: their hidden row numbers are key
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from nexus_attest.routers.errors import RunNotFinished, RunNotFound
-from nexus_attest.routers.flight_record import Run, RunEvent
+from nexus_attest.routers.run_lock import RunLock
 from nexus_control.database import Connection, Database, Schema
 from nexus_control.events import Clock
+from nexus_control.flight_record import Run, RunEvent, flight_record
 from nexus_control.run_json import run_json
 
-__all__ = ["RunRecorder", "RunStore", "run_time"]
+__all__ = ["NewEvent", "RunRecorder", "RunStore", "new_events", "run_time"]
 
 _SCHEMA = Schema(
     "runs",
@@ -75,7 +78,16 @@ _END_RUN = "UPDATE runs SET status = :status WHERE run_id = :run_id"
 _INSERT_EVENT = """
     INSERT INTO events (event_id, run_id, seq, type, payload_json, ts) VALUES (:event_id, :run_id, :seq, :type, :payload_json, :ts)"""
 _SELECT_RUN = "SELECT run_id, mode, goal, status, created_at FROM runs WHERE run_id = :run_id"
+_SELECT_RUNS = """
+    SELECT run_id, mode, goal, status, created_at FROM runs WHERE :status IS NULL OR status = :status
+    ORDER BY created_at DESC, rowid DESC LIMIT :limit OFFSET :offset"""
+_SELECT_OURS_RUNNING = """
+    SELECT run_id FROM runs WHERE status = 'RUNNING'
+    AND EXISTS (SELECT 1 FROM events WHERE events.run_id = runs.run_id AND type = 'REQUEST_RECORDED')"""
 _SELECT_EVENTS = "SELECT event_id, run_id, seq, type, payload_json, ts FROM events WHERE run_id = :run_id ORDER BY seq"
+
+NewEvent: TypeAlias = tuple[str, dict[str, object]]
+"""Type and payload of an event that is to be recorded."""
 
 
 def run_time(moment: datetime) -> str:
@@ -91,45 +103,76 @@ class RunStore:
 
     def __init__(self, db_path: str | Path = ":memory:") -> None:
         self._database = Database(db_path, _SCHEMA)
+        self._file = None if str(db_path) == ":memory:" else Path(db_path).absolute()
 
-    def begin(self, run: Run, event: RunEvent) -> None:
-        """Store a new run together with its first event."""
+    def lock(self, run_id: str) -> AbstractContextManager[object]:
+        """What a process holds from before a run begins until after it has ended."""
+        return nullcontext() if self._file is None else RunLock(self._file, run_id)
+
+    def begin(self, run: Run, events: Sequence[RunEvent]) -> None:
+        """Store a new run together with its first events."""
         with self._database.transaction() as connection:
             connection.execute(_INSERT_RUN, run)
-            _insert(connection, event)
+            _insert(connection, events)
 
-    def append(self, event: RunEvent) -> None:
-        """Store one more event of a running run."""
+    def append(self, events: Sequence[RunEvent], status: str | None = None) -> None:
+        """Store more events of a running run; with the last one its status, COMPLETED or FAILED."""
         with self._database.transaction() as connection:
-            _insert(connection, event)
+            _insert(connection, events)
+            if status is not None:
+                connection.execute(_END_RUN, {"run_id": events[-1]["run_id"], "status": status})
 
-    def end(self, event: RunEvent, status: str) -> None:
-        """Store the last event of a run together with its status, COMPLETED or FAILED."""
+    def close_run(self, run_id: str, ending: Callable[[Run, list[RunEvent]], Sequence[RunEvent]]) -> list[RunEvent]:
+        """End a run as FAILED with the events that `ending` makes of what is stored; nothing when it has ended already.
+
+        Gives all events of the run.
+        """
         with self._database.transaction() as connection:
-            _insert(connection, event)
-            connection.execute(_END_RUN, {"run_id": event["run_id"], "status": status})
+            run, events = _read(connection, run_id)
+            if run["status"] == "RUNNING":
+                last = ending(run, events)
+                _insert(connection, last)
+                connection.execute(_END_RUN, {"run_id": run_id, "status": "FAILED"})
+                events.extend(last)
+        return events
+
+    def close_dead(self, ending: Callable[[Run, list[RunEvent]], Sequence[RunEvent]]) -> list[str]:
+        """`close_run` for every run of ours whose process is dead; their ids. Those of other programs are left alone."""
+        if self._file is None:
+            return []
+        with self._database.snapshot() as connection:
+            running = [row["run_id"] for row in connection.execute(_SELECT_OURS_RUNNING)]
+        closed: list[str] = []
+        for run_id in running:
+            lock = RunLock(self._file, run_id)
+            if lock.take_over():
+                self.close_run(run_id, ending)
+                lock.release()
+                closed.append(run_id)
+        return closed
+
+    def runs(self, *, limit: int, offset: int = 0, status: str | None = None) -> list[Run]:
+        """Runs, newest first; with `status` only those that have it."""
+        with self._database.snapshot() as connection:
+            rows = connection.execute(_SELECT_RUNS, {"limit": limit, "offset": offset, "status": status}).fetchall()
+        return [_run(row) for row in rows]
+
+    def read(self, run_id: str) -> tuple[Run, list[RunEvent]]:
+        """A run as it stands, with its events in order. Raises RunNotFound."""
+        with self._database.snapshot() as connection:
+            return _read(connection, run_id)
 
     def finished(self, run_id: str) -> tuple[Run, list[RunEvent]]:
         """A run that has ended, with its events in order. Raises RunNotFound or RunNotFinished."""
-        with self._database.snapshot() as connection:
-            row = connection.execute(_SELECT_RUN, {"run_id": run_id}).fetchone()
-            rows = connection.execute(_SELECT_EVENTS, {"run_id": run_id}).fetchall()
-        if row is None:
-            raise RunNotFound(f"Run not found: {run_id}")
-        if row["status"] == "RUNNING":
+        run, events = self.read(run_id)
+        if run["status"] == "RUNNING":
             raise RunNotFinished(f"Run has not ended: {run_id}")
-        run = Run(run_id=row["run_id"], mode=row["mode"], goal=row["goal"], status=row["status"], created_at=row["created_at"])
-        return run, [
-            RunEvent(
-                event_id=event["event_id"],
-                run_id=event["run_id"],
-                seq=event["seq"],
-                type=event["type"],
-                payload=json.loads(event["payload_json"]),
-                ts=event["ts"],
-            )
-            for event in rows
-        ]
+        return run, events
+
+    def flight_record(self, run_id: str, *, exported_at: datetime) -> dict[str, Any]:
+        """The flight record of a run that ended: what an audit package embeds. Raises RunNotFound or RunNotFinished."""
+        run, events = self.finished(run_id)
+        return flight_record(run, events, exported_at=run_time(exported_at))
 
     def close(self) -> None:
         """Close the database. Closing again does nothing."""
@@ -137,44 +180,127 @@ class RunStore:
 
 
 class RunRecorder:
-    """Writes the events of one run, in order. `events` holds what was stored, read back from the stored text."""
+    """Writes the events of one run, in order. `run` and `events` hold what was stored.
 
-    def __init__(self, store: RunStore, run_id: str, *, clock: Clock, new_id: Callable[[], str]) -> None:
+    `watch` is shown each event after it was committed.
+    """
+
+    run: Run
+
+    def __init__(
+        self,
+        store: RunStore,
+        run_id: str,
+        *,
+        clock: Clock,
+        new_id: Callable[[], str],
+        watch: Callable[[RunEvent], None] | None = None,
+    ) -> None:
         self.run_id = run_id
         self.events: list[RunEvent] = []
+        self._waiting: list[RunEvent] = []
         self._store = store
         self._clock = clock
         self._new_id = new_id
+        self._watch = watch
 
-    def begin(self, mode: str, goal: str) -> None:
-        """Store the run and RUN_STARTED."""
-        event = self._event("RUN_STARTED", {"mode": mode, "goal": goal})
-        self._store.begin(Run(run_id=self.run_id, mode=mode, goal=goal, status="RUNNING", created_at=event["ts"]), event)
-        self.events.append(event)
+    def begin(self, mode: str, goal: str, *events: NewEvent) -> None:
+        """Store the run, RUN_STARTED and the events that follow it, in one transaction."""
+        made = self._made([("RUN_STARTED", {"mode": mode, "goal": goal}), *events], 0)
+        self.run = Run(run_id=self.run_id, mode=mode, goal=goal, status="RUNNING", created_at=made[0]["ts"])
+        self._store.begin(self.run, made)
+        self._stored(made)
+
+    def later(self, event_type: str, **payload: object) -> None:
+        """Store an event together with the next one that is added; `flush` when none comes soon."""
+        self._waiting += self._made([(event_type, payload)])
 
     def add(self, event_type: str, **payload: object) -> None:
-        """Store one event; it is committed when this returns."""
-        event = self._event(event_type, payload)
-        self._store.append(event)
-        self.events.append(event)
+        """Store an event; it, and what waited, is committed when this returns."""
+        self.later(event_type, **payload)
+        self.flush()
 
-    def end(self, event_type: str, **payload: object) -> None:
-        """Store RUN_COMPLETED or RUN_FAILED and the status that goes with it."""
-        event = self._event(event_type, payload)
-        self._store.end(event, event_type.removeprefix("RUN_"))
-        self.events.append(event)
+    def flush(self) -> None:
+        """Store what waits."""
+        if self._waiting:
+            self._store.append(self._waiting)
+            self._stored(self._waiting)
 
-    def _event(self, event_type: str, payload: dict[str, object]) -> RunEvent:
-        return RunEvent(
-            event_id=self._new_id(),
-            run_id=self.run_id,
-            seq=len(self.events),
-            type=event_type,
-            payload=json.loads(run_json(payload)),
-            ts=run_time(self._clock()),
+    def end(self, *events: NewEvent) -> None:
+        """Store the last events, of which the last is RUN_COMPLETED or RUN_FAILED, and the status that goes with it."""
+        self._waiting += self._made(events)
+        status = events[-1][0].removeprefix("RUN_")
+        self._store.append(self._waiting, status)
+        self.run["status"] = status
+        self._stored(self._waiting)
+
+    @property
+    def waiting(self) -> tuple[RunEvent, ...]:
+        """What is known and not stored yet."""
+        return tuple(self._waiting)
+
+    def close(self, ending: Callable[[Run, list[RunEvent]], Sequence[NewEvent]]) -> None:
+        """End the run as FAILED, whatever was stored of it last. `ending` gets the run and all its events, those that wait among them."""
+
+        def last(run: Run, stored: list[RunEvent]) -> list[RunEvent]:
+            waiting = self._waiting[len(stored) - len(self.events) :]  # a commit may have been interrupted after it was done
+            if waiting and waiting[-1]["type"] == "TOOL_CALL_REQUESTED":
+                waiting.pop()  # it was not stored, so the call was not made
+            known = [*stored, *waiting]
+            return waiting + self._made(ending(run, known), len(known))
+
+        events = self._store.close_run(self.run_id, last)
+        self.run["status"] = "FAILED"
+        self._stored(events[len(self.events) :])
+
+    def _made(self, events: Iterable[NewEvent], first_seq: int | None = None) -> list[RunEvent]:
+        return new_events(
+            self.run_id,
+            events,
+            len(self.events) + len(self._waiting) if first_seq is None else first_seq,
+            clock=self._clock,
+            new_id=self._new_id,
         )
 
+    def _stored(self, events: Sequence[RunEvent]) -> None:
+        self.events.extend(events)
+        self._waiting = []
+        if self._watch is not None:
+            for event in events:
+                with suppress(Exception):  # whoever watches a run must not be able to end it
+                    self._watch(event)
 
-def _insert(connection: Connection, event: RunEvent) -> None:
-    row: dict[str, object] = {key: value for key, value in event.items() if key != "payload"}
-    connection.execute(_INSERT_EVENT, {**row, "payload_json": run_json(event["payload"])})
+
+def new_events(run_id: str, events: Iterable[NewEvent], first_seq: int, *, clock: Clock, new_id: Callable[[], str]) -> list[RunEvent]:
+    """Events with ids, times and numbers, their payloads as they will be read."""
+    return [
+        RunEvent(event_id=new_id(), run_id=run_id, seq=seq, type=event_type, payload=json.loads(run_json(payload)), ts=run_time(clock()))
+        for seq, (event_type, payload) in enumerate(events, first_seq)
+    ]
+
+
+def _insert(connection: Connection, events: Sequence[RunEvent]) -> None:
+    for event in events:
+        row: dict[str, object] = {key: value for key, value in event.items() if key != "payload"}
+        connection.execute(_INSERT_EVENT, {**row, "payload_json": run_json(event["payload"])})
+
+
+def _read(connection: Connection, run_id: str) -> tuple[Run, list[RunEvent]]:
+    row = connection.execute(_SELECT_RUN, {"run_id": run_id}).fetchone()
+    if row is None:
+        raise RunNotFound(f"Run not found: {run_id:.200}")
+    return _run(row), [
+        RunEvent(
+            event_id=event["event_id"],
+            run_id=event["run_id"],
+            seq=event["seq"],
+            type=event["type"],
+            payload=json.loads(event["payload_json"]),
+            ts=event["ts"],
+        )
+        for event in connection.execute(_SELECT_EVENTS, {"run_id": run_id})
+    ]
+
+
+def _run(row: Any) -> Run:
+    return Run(run_id=row["run_id"], mode=row["mode"], goal=row["goal"], status=row["status"], created_at=row["created_at"])

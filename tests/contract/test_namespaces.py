@@ -17,6 +17,7 @@ INTERNAL = {
     "database",
     "execution",
     "files",
+    "flight_record",
     "header",
     "inspection",
     "json_data",

@@ -4,17 +4,30 @@ Pure functions over a run and its events. The chain: the decision's response dig
 of the run bundle, and that covers the run and all its events. A flight record is a valid run bundle of nexus-router at the same time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from nexus_control.audit_package import router_run_digest
 from nexus_control.integrity import content_digest, prefixed, sha256_digest
+from nexus_control.router_record import router_run_digest
 from nexus_control.run_json import run_json
 
-__all__ = ["BUNDLE_VERSION", "Run", "RunEvent", "flight_record", "provenance", "results_of", "run_response"]
+__all__ = [
+    "BUNDLE_VERSION",
+    "PROVENANCE_METHOD_ID",
+    "Run",
+    "RunEvent",
+    "flight_record",
+    "provenance",
+    "provenance_digest",
+    "results_of",
+    "router_request",
+    "run_response",
+]
 
 BUNDLE_VERSION = "0.3"
 """Format of the run bundle."""
+
+PROVENANCE_METHOD_ID = "nexus-router.provenance.record_v0_1"
 
 _NAMING_THE_ADAPTER = ("DISPATCH_SELECTED", "REQUEST_RECORDED")
 """The first is nexus-router's and ours; only the second is there when no adapter could be selected."""
@@ -39,6 +52,31 @@ class RunEvent(TypedDict):
     type: str
     payload: dict[str, Any]
     ts: str
+
+
+def router_request(
+    *,
+    goal: str,
+    adapter_id: str,
+    dry_run: bool,
+    max_steps: int | None,
+    require_capabilities: Iterable[str],
+    plan: Sequence[Mapping[str, object]],
+) -> dict[str, object]:
+    """A run request in the form of nexus-router's v0.7, which the provenance of a run hashes; `plan` holds the steps in full form."""
+    dispatch: dict[str, object] = {"adapter_id": adapter_id}
+    if required := sorted(set(require_capabilities)):
+        dispatch["require_capabilities"] = required
+    policy: dict[str, object] = {"allow_apply": not dry_run}
+    if max_steps is not None:
+        policy["max_steps"] = max_steps
+    return {
+        "goal": goal,
+        "mode": "dry_run" if dry_run else "apply",
+        "dispatch": dispatch,
+        "policy": policy,
+        "plan_override": list(plan),
+    }
 
 
 def run_response(run: Run, events: Sequence[RunEvent]) -> dict[str, object]:
@@ -69,34 +107,38 @@ def flight_record(run: Run, events: Sequence[RunEvent], *, exported_at: str) -> 
     }
 
 
-def results_of(events: Sequence[RunEvent], *, simulated: bool) -> list[dict[str, object]]:
+def results_of(events: Iterable[Mapping[str, Any]], *, simulated: bool) -> list[dict[str, object]]:
     """nexus-router's results list: one entry per completed step, its output `{}` after a failure."""
-    outputs = {event["payload"]["step_id"]: event["payload"]["output"] for event in events if event["type"] == "TOOL_CALL_SUCCEEDED"}
-    ends = [event["payload"] for event in events if event["type"] == "STEP_COMPLETED"]
-    return [
-        {
-            "step_id": end["step_id"],
-            "status": end["status"],
-            "simulated": simulated,
-            "output": outputs.get(end["step_id"], {}),
-            "evidence": [],
-        }
-        for end in ends
-    ]
+    results: list[dict[str, object]] = []
+    output: object = {}
+    for event in events:
+        kind, payload = event["type"], event["payload"]
+        if kind in ("STEP_STARTED", "TOOL_CALL_FAILED"):
+            output = {}
+        elif kind == "TOOL_CALL_SUCCEEDED":
+            output = payload["output"]
+        elif kind == "STEP_COMPLETED":
+            step_id, status = payload["step_id"], payload["status"]
+            results.append({"step_id": step_id, "status": status, "simulated": simulated, "output": output, "evidence": []})
+    return results
+
+
+def provenance_digest(request: Mapping[str, object], results: Sequence[Mapping[str, object]]) -> str:
+    """Raw SHA-256 of `{"request": ..., "results": ...}` in the text of run_json."""
+    return sha256_digest(run_json({"request": dict(request), "results": list(results)}).encode())
 
 
 def provenance(run_id: str, prov_id: str, request: Mapping[str, object], results: Sequence[Mapping[str, object]]) -> dict[str, object]:
-    """The provenance of a run: one record, whose value is the SHA-256 of `{"request": ..., "results": ...}` in the text of run_json."""
-    value = sha256_digest(run_json({"request": dict(request), "results": list(results)}).encode())
+    """The provenance of a run, as its PROVENANCE_EMITTED event holds it: one record of one digest."""
     return {
         "artifacts": [],
         "records": [
             {
                 "prov_id": prov_id,
-                "method_id": "nexus-router.provenance.record_v0_1",
+                "method_id": PROVENANCE_METHOD_ID,
                 "inputs": [],
                 "outputs": [],
-                "digests": [{"artifact_id": f"run:{run_id}", "alg": "sha256", "value": value}],
+                "digests": [{"artifact_id": f"run:{run_id}", "alg": "sha256", "value": provenance_digest(request, results)}],
             }
         ],
     }

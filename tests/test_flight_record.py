@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from router_testing import FakeAdapter, counted_ids, ticking_clock
 
 from nexus_attest.routers import CallFailed, CallOutcome, RunEngine, RunFailed
-from nexus_attest.routers.flight_record import flight_record, provenance, results_of, run_response
+from nexus_control.flight_record import flight_record, provenance, results_of, run_response
 
 VECTORS = Path(__file__).parent / "vectors" / "router"
 COMPLETED = "router-audit-package-embedded.json"
