@@ -7,6 +7,7 @@ from types import ModuleType
 
 from nexus_attest.cli import errors as command_line
 from nexus_attest.routers import errors as routers
+from nexus_attest.server import errors as server
 from nexus_control import audit_package, bundle, errors
 
 _HEADER = """\
@@ -52,7 +53,7 @@ _OTHERS = """
 def table() -> str:
     """The whole document: one row per class in the order of its module, then the codes of results."""
     parts = [_HEADER]
-    for title, module in (("The engine", errors), ("Routers", routers), ("The command line", command_line)):
+    for title, module in (("The engine", errors), ("Routers", routers), ("The MCP server", server), ("The command line", command_line)):
         parts += [_TABLE.format(title=title), *map(_row, _classes(module))]
     constants = {name: value for module in (bundle, audit_package) for name, value in vars(module).items() if "_ERROR_" in name}
     return "".join([*parts, _RESULTS, *(f"| `{value}` | `{name}` |\n" for name, value in constants.items()), _OTHERS])

@@ -18,7 +18,6 @@ __all__ = [
     "FileExists",
     "RunsMissing",
     "StoreMissing",
-    "UnknownAdapter",
     "exit_code",
 ]
 
@@ -57,12 +56,6 @@ class AdaptersMissing(InputError):
     """Nobody said which adapter file holds."""
 
     code = "ADAPTERS_MISSING"
-
-
-class UnknownAdapter(InputError):
-    """The adapter file has no adapter of this id."""
-
-    code = "UNKNOWN_ADAPTER"
 
 
 class Failure(NexusError):

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import FrameType
 
 from nexus_attest.cli import settings
-from nexus_attest.cli.errors import AdaptersMissing, RunsMissing, UnknownAdapter
+from nexus_attest.cli.errors import AdaptersMissing, RunsMissing
 from nexus_attest.cli.session import Session
-from nexus_attest.routers import RunEngine, load_adapters
+from nexus_attest.routers import RunEngine, UnknownAdapter, load_adapters
 
 __all__ = ["executor", "recorded_runs", "runs_path"]
 

@@ -17,6 +17,7 @@ from nexus_attest.routers.errors import (
     RunFailed,
     RunNotFinished,
     RunNotFound,
+    UnknownAdapter,
 )
 from nexus_attest.routers.subprocess_adapter import SubprocessAdapter, SubprocessSettings
 from nexus_control.errors import InvalidPlan, PlanNotExecutable
@@ -44,6 +45,7 @@ __all__ = [
     "Step",
     "SubprocessAdapter",
     "SubprocessSettings",
+    "UnknownAdapter",
     "load_adapters",
     "parse_adapters",
     "parse_plan",

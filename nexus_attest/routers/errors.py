@@ -3,6 +3,7 @@
 NexusError
 |-- InputError (ValueError)
 |   |-- AdapterFileError        the adapter file says something that is unknown, wrong or not supported
+|   |-- UnknownAdapter          the adapter file has no adapter of this id
 |   `-- RunNotFound  RunNotFinished
 |-- CallRefused                 a call that will not be made; no tool was called
 |-- CallFailed                  a call that was tried and did not succeed
@@ -22,6 +23,7 @@ __all__ = [
     "RunFailed",
     "RunNotFinished",
     "RunNotFound",
+    "UnknownAdapter",
 ]
 
 
@@ -29,6 +31,12 @@ class AdapterFileError(InputError):
     """An adapter file cannot be read, or holds a key or value that is unknown, wrong or not supported."""
 
     code = "ADAPTER_FILE_INVALID"
+
+
+class UnknownAdapter(InputError):
+    """The adapter file has no adapter of this id."""
+
+    code = "UNKNOWN_ADAPTER"
 
 
 class RunNotFound(InputError):

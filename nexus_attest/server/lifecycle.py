@@ -1,0 +1,51 @@
+"""Start and end of a serving process.
+
+Ctrl-C and SIGTERM end it at once: no new call begins, calls that work on the store get a moment to commit, then the store is closed.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from nexus_attest.server.logs import StderrLog
+from nexus_attest.server.service import Service
+
+__all__ = ["run_until_signal"]
+
+_GRACE_SECONDS = 0.06
+_TICK_SECONDS = 0.002
+
+_log = logging.getLogger("nexus_attest.server")
+
+
+def run_until_signal(service: Service, serve: Callable[[], Awaitable[None]], log: StderrLog, close: Callable[[], None]) -> None:
+    """Serve until the client leaves or a signal comes. After a signal the process is gone: 130 for Ctrl-C, 0 for SIGTERM."""
+    anyio.run(_main, service, serve, log, close)
+    close()
+
+
+async def _main(service: Service, serve: Callable[[], Awaitable[None]], log: StderrLog, close: Callable[[], None]) -> None:
+    async with anyio.create_task_group() as tasks:
+        serving = anyio.CancelScope()
+        tasks.start_soon(_leave_on_signal, service, serving, log, close)
+        with serving:
+            await serve()
+        if not serving.cancel_called:
+            tasks.cancel_scope.cancel()
+
+
+async def _leave_on_signal(service: Service, serving: anyio.CancelScope, log: StderrLog, close: Callable[[], None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        async for number in received:
+            serving.cancel()
+            _log.info("stopping", extra={"facts": {"signal": number.name}})
+            with anyio.move_on_after(_GRACE_SECONDS, shield=True):
+                while service.store_threads.borrowed_tokens:
+                    await anyio.sleep(_TICK_SECONDS)
+            close()
+            log.flush()
+            # A thread that runs an execution cannot be ended, and the interpreter would wait for it.
+            os._exit(128 + number if number == signal.SIGINT else 0)

@@ -1,0 +1,244 @@
+"""Tool calls carried out: arguments checked, actor bound, the engine called where it blocks nobody, the result shaped.
+
+Short reads work in the event loop, everything that writes in worker threads, executions in threads of their own, so that a run of an
+hour delays nobody. A call that has begun to write is finished even when its caller is gone or cancels: cancellation reaches it before
+it starts, or after it has been committed, never between.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from time import perf_counter
+from typing import Any, Protocol
+
+import anyio
+import anyio.to_thread
+from mcp.server import ServerRequestContext
+from mcp.types import CallToolRequestParams, InputRequiredResult
+
+from nexus_attest.routers import UnknownAdapter
+from nexus_attest.server.actors import ActorSource, ArgumentActor, BoundActor
+from nexus_attest.server.documents import JSON, KINDS
+from nexus_attest.server.errors import RouterMissing
+from nexus_attest.server.names import NameStyle, spellings
+from nexus_attest.server.registry import TOOLS, ToolSpec
+from nexus_attest.server.results import INLINE_LIMIT, compact, digest_of, failure, linked, refusal, success
+from nexus_attest.server.schemas import ArgumentCheck
+from nexus_control.errors import NexusError
+from nexus_control.tool import NexusControlTools, RouterProtocol, ToolResult
+
+__all__ = ["Asker", "CallHandler", "Service", "ServiceOptions"]
+
+_STORE_THREADS = 8
+_RUNS = 16
+_SLOW_SECONDS = 0.005
+_SLOW_REMEMBERED = 4_096
+_PULSE_SECONDS = 1.0
+
+_LONG = {"bundle", "canonical_json", "events", "package", "rendered", "timeline"}
+"""Keys of results whose values are in the linked document, or made from it."""
+
+_SHAPING = {"include_template_snapshot", "include_router_link", "embed_router_bundle", "router_bundle", "router_bundle_digest"}
+"""Arguments that change the document, and not only how much of it is shown."""
+
+Result = dict[str, Any] | InputRequiredResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOptions:
+    """Which tools there are and how they are called. `tools` is an allow-list in any spelling; `read_only` wins over it."""
+
+    tool_names: NameStyle = "dotted"
+    extra_tools: bool = False
+    read_only: bool = False
+    tools: frozenset[str] | None = None
+
+    def selected(self) -> tuple[ToolSpec, ...]:
+        """The tools that are listed and may be called, in the order of the table."""
+        return tuple(spec for spec in TOOLS if self._offers(spec))
+
+    def unknown(self) -> list[str]:
+        """Names of the allow-list that no tool has."""
+        known = {name for spec in TOOLS for name in (spec.short, *spellings(spec.short))}
+        return sorted((self.tools or frozenset()) - known)
+
+    def _offers(self, spec: ToolSpec) -> bool:
+        if self.read_only and not spec.read_only:
+            return False
+        if self.tools is None:
+            return self.extra_tools or not spec.extra
+        return not self.tools.isdisjoint((spec.short, *spellings(spec.short)))
+
+
+class Asker(Protocol):
+    """Asks a person through the client before an approval is recorded."""
+
+    async def ask(
+        self, context: ServerRequestContext[Any], params: CallToolRequestParams, arguments: Mapping[str, Any], who: BoundActor
+    ) -> BoundActor | InputRequiredResult:
+        """The actor as established by the answer, or the question for the client. Raises a NexusError when there is no yes."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Service:
+    """One store behind the tools. `router` runs what is approved; without one, `execute` is refused.
+
+    `adapters` are the ids that the router knows (None: whatever it says), `flight_record` gives the record of one of its runs.
+    """
+
+    tools: NexusControlTools
+    router: RouterProtocol | None = None
+    adapters: tuple[str, ...] | None = None
+    flight_record: Callable[[str], dict[str, Any]] | None = None
+    options: ServiceOptions = field(default_factory=ServiceOptions)
+    actors: ActorSource = field(default_factory=ArgumentActor)
+    asker: Asker | None = None
+    changed: Callable[[], None] = lambda: None
+    """Called in the event loop after every call that may have written."""
+
+    def __post_init__(self) -> None:
+        self._slow: dict[object, None] = {}
+
+    @cached_property
+    def handlers(self) -> Mapping[str, "CallHandler"]:
+        """What answers a call, by every name that it may use."""
+        made = [CallHandler(self, spec) for spec in self.options.selected()]
+        return {name: handler for handler in made for name in spellings(handler.spec.short)}
+
+    @cached_property
+    def store_threads(self) -> anyio.CapacityLimiter:
+        """How many calls may work on the store at once."""
+        return anyio.CapacityLimiter(_STORE_THREADS)
+
+    @cached_property
+    def run_threads(self) -> anyio.CapacityLimiter:
+        """How many executions may be under way at once."""
+        return anyio.CapacityLimiter(_RUNS)
+
+    def is_slow(self, key: object) -> bool:
+        """Whether a read of this took long enough before to be kept out of the event loop."""
+        return key in self._slow
+
+    def remember_slow(self, key: object) -> None:
+        """Keep the next reads of this out of the event loop."""
+        self._slow[key] = None
+        if len(self._slow) > _SLOW_REMEMBERED:
+            del self._slow[next(iter(self._slow))]
+
+    def execute(self, arguments: Mapping[str, Any]) -> ToolResult:
+        """Run an approved decision through the router. Raises RouterMissing and UnknownAdapter before anything is written."""
+        if self.router is None:
+            raise RouterMissing("this server runs nothing: it was started without adapters")
+        adapter_id = arguments["adapter_id"]
+        if self.adapters is not None and adapter_id not in self.adapters:
+            raise UnknownAdapter(f"there is no adapter {adapter_id!r:.200}; there are {', '.join(self.adapters)}")
+        return self.tools.execute(**arguments, router=self.router)
+
+    def export_audit_package(self, arguments: Mapping[str, Any]) -> ToolResult:
+        """As the engine does it; the record of a run that is to be embedded comes from our router when it is not given."""
+        given = dict(arguments)
+        if given.get("embed_router_bundle") and given.get("router_bundle") is None and self.flight_record is not None:
+            found = self.tools.inspect(given["decision_id"], render=False)
+            run_id = found.data["execution"]["run_id"] if found.success else None
+            if run_id is not None:
+                given["router_bundle"] = self.flight_record(run_id)
+        return self.tools.export_audit_package(**given)
+
+
+class CallHandler:
+    """Answers the calls of one tool."""
+
+    def __init__(self, service: Service, spec: ToolSpec) -> None:
+        self.spec = spec
+        self._service = service
+        self._check = ArgumentCheck(self.accepted_schema())
+        own = {"execute": service.execute, "export_audit_package": service.export_audit_package}.get(spec.short)
+        method: Callable[..., ToolResult] = getattr(service.tools, spec.method)
+        self._perform: Callable[[Mapping[str, Any]], ToolResult] = own if own is not None else lambda arguments: method(**arguments)
+
+    def accepted_schema(self) -> Mapping[str, Any]:
+        """The input schema; `actor` is optional where it comes from elsewhere."""
+        schema = self.spec.input_schema
+        if not self.spec.acts or self._service.actors.needs_argument:
+            return schema
+        return {**schema, "required": [name for name in schema["required"] if name != "actor"]}
+
+    async def __call__(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> Result:
+        """The answer to a call: a result, an error result, or a question for the client's user."""
+        arguments = params.arguments or {}
+        try:
+            self._check(arguments)
+            if self.spec.acts:
+                who = self._service.actors.bind(context, arguments.get("actor"))
+                if self.spec.short == "approve" and self._service.asker is not None:
+                    asked = await self._service.asker.ask(context, params, arguments, who)
+                    if isinstance(asked, InputRequiredResult):
+                        return asked
+                    who = asked
+                arguments = {**arguments, "actor": who.actor, **(who.identity() if self.spec.records_identity else {})}
+        except NexusError as error:
+            return refusal(error)
+        return await self._done(context, arguments)
+
+    async def _done(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        if self.spec.place == "run":
+            return await self._run(context, arguments)
+        if self.spec.place == "loop":
+            key = (self.spec.short, arguments.get("request_id"))
+            if not self._service.is_slow(key):
+                began = perf_counter()
+                answer = self._answer(arguments)
+                if perf_counter() - began > _SLOW_SECONDS:
+                    self._service.remember_slow(key)
+                return answer
+        try:
+            return await anyio.to_thread.run_sync(self._answer, arguments, limiter=self._service.store_threads)
+        finally:
+            if not self.spec.read_only:
+                self._service.changed()
+
+    async def _run(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """An execution, with a sign of life each second for a client that wants progress."""
+        answers: list[dict[str, Any]] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_report, context, str(arguments["adapter_id"]))
+            try:
+                answers.append(await anyio.to_thread.run_sync(self._answer, arguments, limiter=self._service.run_threads))
+            finally:
+                tasks.cancel_scope.cancel()
+                self._service.changed()
+        return answers[0]
+
+    def _answer(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The engine's result on the wire. In a thread for tools that work there."""
+        try:
+            result = self._perform(arguments)
+        except NexusError as error:
+            return refusal(error)
+        if not result.success:
+            return failure(result.code or NexusError.code, result.error or "")
+        text = compact(result.data)
+        if len(text) <= INLINE_LIMIT // 4 or len(text.encode()) <= INLINE_LIMIT:
+            return success(result.data, text)
+        return self._shortened(arguments, result.data) or success(result.data, text)
+
+    def _shortened(self, arguments: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A large result with a link in the place of its document; None where no resource holds the same document."""
+        spec = self.spec
+        properties = spec.input_schema["properties"]
+        if spec.document is None or any(arguments[name] != properties[name].get("default") for name in arguments.keys() & _SHAPING):
+            return None
+        kind = KINDS[spec.document]
+        decision_id = arguments[spec.input_schema["required"][0]]
+        text = kind.read(self._service.tools, decision_id)
+        resource = {"uri": kind.uri(decision_id), "mime_type": JSON, "size": len(text.encode()), "digest": digest_of(text)}
+        return linked({key: value for key, value in data.items() if key not in _LONG}, resource, kind.name)
+
+
+async def _report(context: ServerRequestContext[Any], adapter_id: str) -> None:
+    seconds = 0
+    while True:
+        await context.session.report_progress(seconds, message=f"{adapter_id} has been running for {seconds} s" if seconds else "starting")
+        await anyio.sleep(_PULSE_SECONDS)
+        seconds += 1

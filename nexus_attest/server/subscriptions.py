@@ -1,0 +1,169 @@
+"""Tells subscribers when a decision changes, whoever changed it: this server, the command line, another process on the same store.
+
+While somebody watches, the store is asked twice a second how long each watched decision's history is, and at once after a call of ours
+that may have written. Without subscribers nothing is asked.
+"""
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from mcp import MCPError
+from mcp.server import ServerRequestContext
+from mcp.server.session import ServerSession
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
+from mcp.types import (
+    INVALID_PARAMS,
+    EmptyResult,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
+    UnsubscribeRequestParams,
+)
+
+from nexus_attest.server.documents import parse_uri
+from nexus_attest.server.results import safe_text
+from nexus_attest.server.service import Service
+
+__all__ = ["Watch"]
+
+_SECONDS = 0.5
+_MOST_SUBSCRIPTIONS = 1_024
+
+Tip = tuple[int, int]
+"""Generation and number of events: moves forward with every change of a decision."""
+
+
+class Watch:
+    """The subscriptions of one server, in both eras: `subscriptions/listen` of 2026-07-28, `resources/subscribe` before."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._bus = InMemorySubscriptionBus()
+        self._listener = ListenHandler(self._bus, max_subscriptions=_MOST_SUBSCRIPTIONS)
+        self._uris: dict[str, Counter[str]] = {}
+        self._tips: dict[str, Tip | None] = {}
+        self._list_watchers = 0
+        self._newest: str | None = None
+        self._sessions: dict[tuple[int, str], ServerSession] = {}
+        self._changed = anyio.Event()
+        service.changed = self.look_now
+
+    def look_now(self) -> None:
+        """Do not wait for the next turn: something was written, or somebody began to watch."""
+        self._changed.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Watches while the block is open."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._run)
+            yield
+            self._listener.close()
+            tasks.cancel_scope.cancel()
+
+    async def listen(self, context: ServerRequestContext[Any], params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
+        """One stream of changes, until the client leaves."""
+        wanted = params.notifications
+        uris = list(wanted.resource_subscriptions or ())
+        lists = bool(wanted.resources_list_changed)
+        await self._begin(uris, lists=lists)
+        try:
+            return await self._listener(context, params)
+        finally:
+            self._end(uris, lists=lists)
+
+    async def subscribe(self, context: ServerRequestContext[Any], params: SubscribeRequestParams) -> EmptyResult:
+        """The handshake era's way: updates of one resource, on the connection, until it ends."""
+        # The SDK names no other handle on what lasts from request to request, and ends with the connection.
+        connection = context.session._connection  # pyright: ignore[reportPrivateUsage]
+        key = (id(connection), params.uri)
+        if parse_uri(params.uri) is None:
+            raise MCPError(INVALID_PARAMS, f"Unknown resource: {safe_text(params.uri)[:200]}")
+        if key not in self._sessions:
+            if len(self._sessions) >= _MOST_SUBSCRIPTIONS:
+                raise MCPError(INVALID_PARAMS, "Too many subscriptions")
+            self._sessions[key] = context.session
+            connection.exit_stack.callback(self._forget, key)
+            await self._begin([params.uri], lists=False)
+        return EmptyResult()
+
+    async def unsubscribe(self, context: ServerRequestContext[Any], params: UnsubscribeRequestParams) -> EmptyResult:
+        """Ends what `subscribe` began; nothing happens when there is nothing to end."""
+        self._forget((id(context.session._connection), params.uri))  # pyright: ignore[reportPrivateUsage]
+        return EmptyResult()
+
+    def _forget(self, key: tuple[int, str]) -> None:
+        if self._sessions.pop(key, None) is not None:
+            self._end([key[1]], lists=False)
+
+    async def _begin(self, uris: list[str], *, lists: bool) -> None:
+        """Count somebody in. What happens from here on will be told."""
+        self._list_watchers += lists
+        for uri in uris:
+            if (found := parse_uri(uri)) is not None and found[0].variable == "decision_id":
+                self._uris.setdefault(found[1], Counter())[uri] += 1
+        unknown = [decision_id for decision_id in self._uris if decision_id not in self._tips]
+        if unknown or lists:
+            tips, newest = await self._read(unknown)
+            self._tips = {**tips, **self._tips}
+            self._newest = self._newest if self._list_watchers > 1 else newest
+        self.look_now()
+
+    def _end(self, uris: list[str], *, lists: bool) -> None:
+        self._list_watchers -= lists
+        for uri in uris:
+            found = parse_uri(uri)
+            if found is not None and (counted := self._uris.get(found[1])) is not None:
+                counted[uri] -= 1
+                if counted[uri] <= 0:
+                    del counted[uri]
+                if not counted:
+                    del self._uris[found[1]]
+                    self._tips.pop(found[1], None)
+
+    async def _run(self) -> None:
+        while True:
+            if self._uris or self._list_watchers:
+                with anyio.move_on_after(_SECONDS):
+                    await self._changed.wait()
+            else:
+                await self._changed.wait()
+            self._changed = anyio.Event()
+            if self._uris or self._list_watchers:
+                await self._look()
+
+    async def _look(self) -> None:
+        tips, newest = await self._read(list(self._uris))
+        for decision_id, tip in tips.items():
+            if decision_id in self._tips and self._tips[decision_id] != tip:
+                self._tips[decision_id] = tip
+                for uri in list(self._uris.get(decision_id, ())):
+                    await self._publish(uri)
+        if newest != self._newest:
+            self._newest = newest
+            if self._list_watchers:
+                await self._bus.publish(ResourcesListChanged())
+
+    async def _publish(self, uri: str) -> None:
+        await self._bus.publish(ResourceUpdated(uri=uri))
+        for (_, subscribed), session in list(self._sessions.items()):
+            if subscribed == uri:
+                await session.send_resource_updated(uri)
+
+    async def _read(self, decision_ids: list[str]) -> tuple[dict[str, Tip | None], str | None]:
+        store = self._service.tools.store
+
+        def read() -> tuple[dict[str, Tip | None], str | None]:
+            tips: dict[str, Tip | None] = {}
+            for decision_id in decision_ids:
+                last = store.list_generations(decision_id)[-1:]
+                tips[decision_id] = (last[0]["generation"], last[0]["event_count"]) if last else None
+            page = store.decision_page(1, 0)
+            return tips, page[0][0] if page else None
+
+        return await anyio.to_thread.run_sync(read, limiter=self._service.store_threads)

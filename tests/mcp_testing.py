@@ -1,0 +1,145 @@
+"""MCP clients of the server: both protocol eras, in process, over standard streams and over HTTP."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from cli_testing import ADAPTER, ROOT, program
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from nexus_attest.routers import RunEngine, load_adapters
+from nexus_attest.server.app import build_server
+from nexus_attest.server.results import ERROR_KEY
+from nexus_attest.server.service import Service, ServiceOptions
+from nexus_control.store import DecisionStore
+from nexus_control.tool import NexusControlTools
+
+__all__ = [
+    "ADAPTER",
+    "ALICE",
+    "BOB",
+    "CONNECTIONS",
+    "Served",
+    "answer",
+    "connected",
+    "error_of",
+    "http_server",
+    "in_process",
+    "server_command",
+    "server_environment",
+]
+
+ALICE = {"type": "human", "id": "alice"}
+BOB = {"type": "human", "id": "bob"}
+
+CONNECTIONS = [f"{transport}-{era}" for transport in ("memory", "stdio", "http") for era in ("stateless", "handshake")]
+"""Every way to reach the server."""
+
+_MODES = {"stateless": "auto", "handshake": "legacy"}
+
+Served = tuple[Client, Path]
+
+
+def server_command(*options: str) -> list[str]:
+    """Starts a server; warnings are errors in it too."""
+    return [sys.executable, "-W", "error", "-m", "nexus_attest", "serve", *options]
+
+
+def server_environment(folder: Path) -> dict[str, str]:
+    """A home and a store that belong to one test."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "PYTHONPATH": str(ROOT),
+        "LC_ALL": "C.UTF-8",
+        "NEXUS_ATTEST_DB": str(folder / "decisions.db"),
+    }
+
+
+@contextmanager
+def in_process(folder: Path, **options: Any) -> Generator[Service]:
+    """A service on a store in `folder`, with one program to execute."""
+    adapters = load_adapters(program(folder))
+    with DecisionStore(folder / "decisions.db") as store, RunEngine(adapters, db_path=folder / "runs.db") as router:
+        yield Service(
+            tools=NexusControlTools(store),
+            router=router,
+            adapters=(ADAPTER,),
+            flight_record=router.flight_record,
+            options=ServiceOptions(**options),
+        )
+
+
+@contextmanager
+def http_server(folder: Path, *options: str) -> Generator[tuple[str, "subprocess.Popen[str]"]]:
+    """The URL of a server process and the process; it is ended with the block."""
+    adapters = program(folder)
+    with subprocess.Popen(
+        server_command("--http", "127.0.0.1:0", "--adapters", str(adapters), "--log-level", "info", *options),
+        env=server_environment(folder),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        try:
+            first = process.stderr.readline()
+            assert first.startswith("{"), first + process.stderr.read()
+            yield json.loads(first)["url"], process
+        finally:
+            process.terminate()
+            process.communicate(timeout=10)
+
+
+@asynccontextmanager
+async def connected(connection: str, folder: Path, **callbacks: Any) -> AsyncGenerator[Client]:
+    """A client on a server of its own with the extra tools, connected in one of `CONNECTIONS`."""
+    transport, _, era = connection.partition("-")
+    mode = _MODES[era]
+    if transport == "memory":
+        with in_process(folder, extra_tools=True) as service:
+            async with Client(build_server(service), mode=mode, **callbacks) as client:
+                yield client
+    elif transport == "stdio":
+        command, *arguments = server_command("--extra-tools", "--adapters", str(program(folder)), "--log-level", "warning")
+        parameters = StdioServerParameters(command=command, args=arguments, env=server_environment(folder), cwd=folder)
+        with (folder / "stderr").open("w") as log:
+            async with Client(stdio_client(parameters, errlog=log), mode=mode, **callbacks) as client:
+                yield client
+        assert (folder / "stderr").read_text() == ""
+    else:
+        with http_server(folder, "--extra-tools") as (url, _):
+            async with Client(url, mode=mode, **callbacks) as client:
+                yield client
+
+
+async def answer(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    """What a successful call returns; its text is the same as JSON."""
+    result = await client.call_tool(f"nexus-attest.{tool}", arguments)
+    (block, *_) = result.content
+    assert block.type == "text"
+    assert not result.is_error, block.text
+    assert json.loads(block.text) == result.structured_content
+    data: dict[str, Any] = result.structured_content
+    return data
+
+
+async def error_of(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
+    """The machine-readable part of an error result, and its `text`."""
+    result = await client.call_tool(f"nexus-attest.{tool}", arguments)
+    assert result.is_error
+    assert result.structured_content is None
+    assert result.meta is not None
+    (block,) = result.content
+    assert block.type == "text"
+    error: dict[str, Any] = result.meta[ERROR_KEY]
+    assert block.text.startswith(f"{error['code']}: ")
+    return {**error, "text": block.text}
