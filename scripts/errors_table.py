@@ -44,7 +44,7 @@ _OTHERS = """
 | `VERIFICATION_FAILED` | command line | A check of a document failed. |
 | `LOG_VERIFICATION_FAILED` | command line | The store is not as it was written. |
 | `IO_ERROR` | command line | A file or a disk cannot do its work. |
-| `INTERRUPTED` | command line | Ended from the keyboard or by a signal. |
+| `INTERRUPTED` | command line | Ended from the keyboard. |
 | `DEMO_FAILED` | command line | The demonstration did not go as told. |
 | `INTERNAL` | command line | A bug; the line names an id, `--debug` shows where. |
 """

@@ -14,7 +14,7 @@ ENGINE = sorted((ROOT / "nexus_control").rglob("*.py"))
 DEPENDENCIES = {"httpx", "jsonschema", "mcp", "nacl", "rich", "typer", "xrpl"}
 """Import names of the runtime dependencies."""
 
-NEEDING_DEPENDENCIES = {("nexus_attest", "cli"), ("nexus_attest", "postgres"), ("nexus_attest", "web")}
+NEEDING_DEPENDENCIES = {("nexus_attest", "cli"), ("nexus_attest", "postgres")}
 """Single-file modules of the product that may load a dependency when they are imported."""
 
 

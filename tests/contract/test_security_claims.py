@@ -1,0 +1,95 @@
+"""Every row of the table in SECURITY.md is shown by tests, which are named here."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SHOWN_BY = {
+    "calls the tools": {
+        "test_execution": [
+            "test_after_a_completed_run_only_a_rehearsed_apply_may_follow",
+            "test_a_second_execution_is_refused_while_one_is_under_way",
+            "test_a_refusal_by_the_policy_names_every_problem_and_writes_nothing",
+            "test_nothing_runs_under_approvals_that_were_given_for_another_action",
+        ],
+    },
+    "uses SQLite on the file, leaving tables and triggers as they are": {
+        "test_store": [
+            "test_another_program_can_neither_change_nor_delete_nor_replace_a_row",
+            "test_no_row_can_be_replaced_through_a_hidden_key",
+        ],
+        "test_tamper_store": ["test_a_well_formed_approval_that_another_program_adds_is_found_with_the_triggers_in_place"],
+    },
+    "the same, or edits the file in any way: drops or rewrites triggers, indexes and tables, changes bytes": {
+        "test_tamper_store": [
+            "test_a_weaker_schema_is_a_finding",
+            "test_no_cell_can_be_changed_without_a_finding_that_names_its_row",
+            "test_no_row_can_be_dropped_without_a_finding",
+            "test_swapping_the_payloads_of_any_two_events_is_found",
+            "test_renumbering_the_events_of_a_decision_is_found",
+            "test_an_event_that_was_added_past_the_log_is_found",
+            "test_bytes_that_are_no_text_are_a_finding_and_no_exception",
+        ],
+    },
+    "edits the file and recomputes every hash": {
+        "test_tamper_store": [
+            "test_a_log_whose_end_was_cut_off_verifies_but_not_against_an_older_root",
+            "test_a_store_that_was_rewritten_whole_verifies_but_has_another_root",
+        ],
+    },
+    "edits a bundle or an audit package": {
+        "test_tamper_package": [
+            "test_changing_any_leaf_fails_exactly_the_checks_of_the_table",
+            "test_removing_any_member_fails_exactly_the_checks_of_the_table",
+            "test_two_members_of_a_list_cannot_be_swapped",
+        ],
+        "test_evidence": ["test_each_check_of_a_bundle_notices_its_part", "test_reordered_events_are_noticed"],
+    },
+    "rebuilds a package consistently": {
+        "test_evidence": ["test_a_bundle_that_was_rebuilt_consistently_passes", "test_options_reach_the_checks_of_a_package"],
+        "test_cli_commands": ["test_another_binding_digest_than_expected_fails_by_name"],
+    },
+    "sends malformed input: values, documents, files, pipes and devices in place of files": {
+        "test_tool": ["test_nonsense_in_any_argument_gives_a_result_and_a_refusal_leaves_nothing"],
+        "test_evidence": ["test_no_malformed_document_raises", "test_no_text_raises"],
+        "test_files": ["test_what_is_no_regular_file_is_refused_at_once"],
+        "test_cli_commands": ["test_what_never_ends_is_no_file", "test_a_file_to_verify_must_be_a_file_of_bearable_size"],
+    },
+    "controls names, goals, comments": {
+        "test_markdown": ["test_nothing_that_controls_a_terminal_or_ends_a_line_is_left", "test_no_markup_is_left"],
+        "test_inspection": ["test_users_cannot_forge_lines_markup_or_terminal_commands"],
+        "test_cli_commands": ["test_text_of_users_cannot_touch_the_terminal"],
+    },
+    "kills the process at any instant": {
+        "test_store": ["test_a_process_that_is_killed_while_it_writes_loses_nothing_that_it_had_acknowledged"],
+        "test_races": ["test_a_killed_writer_loses_nothing_that_it_acknowledged_and_leaves_nothing_half_done"],
+        "test_cli": ["test_an_execute_that_was_killed_is_executing_until_it_is_recovered"],
+    },
+    "races with many processes": {
+        "test_races": [
+            "test_every_one_of_eight_approvers_is_counted_once",
+            "test_of_eight_executors_exactly_one_runs_the_router",
+            "test_eight_writers_append_all_their_events",
+        ],
+    },
+}
+"""Attacker as the table has it; file below tests/; tests."""
+
+
+def attackers() -> list[str]:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    table = text[text.index("| Attacker |") :].partition("\n\n")[0].splitlines()
+    return [line.split(" | ")[0].removeprefix("| ") for line in table[2:]]
+
+
+def test_every_attacker_of_the_table_has_tests_and_no_other() -> None:
+    assert attackers() == list(SHOWN_BY)
+
+
+@pytest.mark.parametrize(("file", "name"), [(file, name) for row in SHOWN_BY.values() for file, names in row.items() for name in names])
+def test_what_shows_a_claim_exists(file: str, name: str) -> None:
+    source = (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
+    assert re.search(rf"^def {name}\(", source, re.MULTILINE), f"{file}.py has no {name}: name the test that shows the claim now"
