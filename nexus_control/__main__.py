@@ -12,7 +12,7 @@ from pathlib import Path
 from nexus_control.errors import FileRefused
 from nexus_control.evidence import DocumentReport, verify_document
 from nexus_control.files import read_file
-from nexus_control.markdown import escape
+from nexus_control.markdown import printable
 
 __all__ = ["main"]
 
@@ -57,7 +57,7 @@ def _text(file: Path, report: DocumentReport) -> str:
 
 def _printable(value: object) -> str:
     """Harmless on any terminal, in any encoding."""
-    return escape(value).encode("ascii", "backslashreplace").decode()
+    return printable(value).encode("ascii", "backslashreplace").decode()
 
 
 if __name__ == "__main__":

@@ -266,6 +266,12 @@ def test_a_store_that_is_a_folder_is_an_error_of_the_store(cli: Here) -> None:
     assert cli.refused("list", code=1) == "STORE_ERROR"
 
 
+def test_commands_in_an_error_can_be_read(cli: Here) -> None:
+    cli.request()
+    cli("status", "`nexus-attest list`", code=2)
+    assert "Decision not found: `nexus-attest list`\n" in cli.err
+
+
 def test_a_locked_store_is_busy_and_says_so(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     request_id = cli.request()
     monkeypatch.setattr("nexus_control.database._BUSY_TIMEOUT_SECONDS", 0.05)

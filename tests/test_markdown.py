@@ -2,12 +2,13 @@
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_control.markdown import escape
+from nexus_control.markdown import escape, printable
 
 ANY_TEXT = st.text(st.characters(), max_size=40)
 NASTY = st.text(st.sampled_from("\\xu0U1bA<>&;#`[]()!:\n\r\t\x1b\x9b\u2028\u202e\ud800\U000e0041ab-* "), max_size=20)
@@ -69,9 +70,15 @@ def test_other_values_are_shown_as_their_text() -> None:
     assert escape(None) == "None"
 
 
-@given(ANY_TEXT | NASTY)
-def test_nothing_that_controls_a_terminal_or_ends_a_line_is_left(text: str) -> None:
-    shown = escape(text)
+@pytest.mark.parametrize("text", ["run `nexus-attest list`", "<b> &amp; [a](b)", "C:\\new"])
+def test_markup_means_nothing_on_a_terminal_and_stays(text: str) -> None:
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize("shown_by", [escape, printable])
+@given(text=ANY_TEXT | NASTY)
+def test_nothing_that_controls_a_terminal_or_ends_a_line_is_left(shown_by: Callable[[object], str], text: str) -> None:
+    shown = shown_by(text)
     assert len(shown.splitlines()) <= 1
     assert not {unicodedata.category(character) for character in shown} & {"Cc", "Cs", "Zl", "Zp"}
     shown.encode()
@@ -82,6 +89,7 @@ def test_no_markup_is_left(text: str) -> None:
     assert not re.search(r"`|<[A-Za-z/!?]|&#|\][(\[:]", escape(text) + "a")
 
 
-@given(ANY_TEXT | NASTY)
-def test_different_texts_stay_different(text: str) -> None:
-    assert unescape(escape(text)) == text
+@pytest.mark.parametrize("shown_by", [escape, printable])
+@given(text=ANY_TEXT | NASTY)
+def test_different_texts_stay_different(shown_by: Callable[[object], str], text: str) -> None:
+    assert unescape(shown_by(text)) == text

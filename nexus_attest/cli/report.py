@@ -10,7 +10,7 @@ from typing import Any
 
 from nexus_attest.cli.errors import exit_code
 from nexus_control.errors import NexusError
-from nexus_control.markdown import escape
+from nexus_control.markdown import printable
 
 __all__ = ["DEBUG_VARIABLE", "note", "print_json", "refuse", "report"]
 
@@ -50,7 +50,7 @@ def refuse(code: str, text: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"success": False, "error": text, "code": code})
     else:
-        note(f"nexus-attest: {escape(text)}")
+        note(f"nexus-attest: {printable(text)}")
         if code in _ADVICE:
             note(_ADVICE[code])
 
