@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from nexus_attest.cli.judgement import Judgement
+from nexus_attest.cli.verdict import Verdict
 from nexus_control.markdown import escape
 from nexus_control.verification import VerificationCheck
 
@@ -185,7 +185,7 @@ class Screen:
             self.print(Text(f"  FAILED  {escape(error)}", "red"))
         self.print(verdict(data["ok"], "every fact is as it was written", "the log is not as it was written"))
 
-    def verification(self, judged: Judgement) -> None:
+    def verification(self, judged: Verdict) -> None:
         """What `verify` found: what the file is and says, every check, and what all of it is worth."""
         self.print(_rows(_claim_rows(judged)), "", checks_table(judged.checks))
         failed = [check.name for check in judged.checks if not check.ok]
@@ -264,7 +264,7 @@ def _execution_rows(execution: Mapping[str, Any]) -> Iterable[tuple[str, Rendera
             yield name, f"sha256:{shown(execution[key])}"
 
 
-def _claim_rows(judged: Judgement) -> Iterable[tuple[str, RenderableType]]:
+def _claim_rows(judged: Verdict) -> Iterable[tuple[str, RenderableType]]:
     yield "File", _KINDS[judged.report.kind]
     if judged.claims is None:
         return

@@ -12,12 +12,12 @@ from typing import Any
 
 from nexus_attest.cli.errors import Failure
 from nexus_attest.cli.files import write_file
-from nexus_attest.cli.judgement import judge_document
 from nexus_attest.cli.narrator import Narrator
 from nexus_attest.cli.output import document_text
 from nexus_attest.cli.screen import Screen, checks_table
 from nexus_attest.cli.session import Session
 from nexus_attest.cli.stage import ADAPTER_ID, Stage, set_up
+from nexus_attest.cli.verdict import judge_document
 from nexus_attest.routers import RunEngine, load_adapters
 from nexus_control.markdown import escape
 from nexus_control.store import DecisionStore

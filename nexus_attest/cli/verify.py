@@ -43,7 +43,7 @@ def _verify(
     if expect is not None and not _DIGEST.fullmatch(expect):
         raise typer.BadParameter("a digest is sha256: and 64 lowercase hexadecimal digits", param_hint="--expect")
     from nexus_attest.cli.files import read_file  # the engine's errors
-    from nexus_attest.cli.judgement import judge_document  # the engine
+    from nexus_attest.cli.verdict import judge_document  # the engine
 
     judged = judge_document(read_file(file), expected=expect, strict=strict)
     if judged.report.ok:

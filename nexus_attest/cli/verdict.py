@@ -12,7 +12,7 @@ from nexus_control.evidence import DocumentReport, verify_document
 from nexus_control.json_data import parse_json
 from nexus_control.verification import VerificationCheck
 
-__all__ = ["Claims", "Judgement", "judge_document"]
+__all__ = ["Claims", "Verdict", "judge_document"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Claims:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Verdict:
     """The report of a file, and its claims when it can be read that far. `expected`: the digest that it was compared with."""
 
     report: DocumentReport
@@ -59,13 +59,13 @@ class Judgement:
         return {**self.report.to_dict(), "claims": None if self.claims is None else self.claims.to_dict()}
 
 
-def judge_document(content: bytes, *, expected: str | None = None, strict: bool = False) -> Judgement:
+def judge_document(content: bytes, *, expected: str | None = None, strict: bool = False) -> Verdict:
     """Run every check over the JSON text of a document. Nothing is raised for a bad one."""
     document: Any = content
     with suppress(MalformedBundle):  # text that is no JSON is judged as it is
         document = parse_json(content)
     report = verify_document(document, strict=strict, expected_binding_digest=expected)
-    return Judgement(report, _claims(report, document), expected)
+    return Verdict(report, _claims(report, document), expected)
 
 
 def _claims(report: DocumentReport, document: Any) -> Claims | None:
