@@ -18,6 +18,7 @@ INTERNAL = {
     "execution",
     "files",
     "flight_record",
+    "flight_subject",
     "header",
     "inspection",
     "json_data",
