@@ -1,6 +1,7 @@
-"""`python -m nexus_control verify FILE`: check a decision bundle or an audit package with nothing but Python.
+"""`python -m nexus_control verify FILE`: judge evidence with nothing but Python.
 
-Exit code 0: every check passed. 1: an unexpected error. 2: invalid arguments, no readable file or document, or a failed check.
+Exit code 0: no layer failed, and every required one passed. 1: an unexpected error. 2: invalid arguments, no readable file or document, or
+a failed layer. Signatures need public-key cryptography, which `nexus-attest verify` has; here their layers stay INCOMPLETE.
 """
 
 import argparse
@@ -9,55 +10,50 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nexus_control.errors import FileRefused
-from nexus_control.evidence import DocumentReport, verify_document
+from nexus_control.auditor import report_lines
+from nexus_control.checkpoint import MAX_NOTE_BYTES, parse_note
+from nexus_control.errors import NexusError
+from nexus_control.evidence import LAYERS, Knowledge, LogTrust, examine, parse_layers
 from nexus_control.files import read_file
-from nexus_control.markdown import printable
 
 __all__ = ["main"]
-
-_LIMIT = (
-    "The parts of this document belong together. Whoever can change a file can recompute every digest in it: to know that it is the "
-    "original, compare its binding digest with one from elsewhere (--expect-binding-digest)."
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; gives the exit code. Raises SystemExit(2) for arguments that argparse refuses."""
     parser = argparse.ArgumentParser(prog="python -m nexus_control", description="Check evidence offline.")
-    verify = parser.add_subparsers(dest="command", required=True).add_parser("verify", help="verify a decision bundle or an audit package")
-    verify.add_argument("file", type=Path, metavar="FILE", help="JSON document, a regular file of at most 256 MiB")
+    verify = parser.add_subparsers(dest="command", required=True).add_parser(
+        "verify", help="verify a decision bundle, an audit package or a case file"
+    )
+    verify.add_argument("file", type=Path, metavar="FILE", help="JSON document")
     verify.add_argument("--json", action="store_true", help="print the report as JSON")
-    verify.add_argument("--strict", action="store_true", help="fail when an embedded record cannot be judged")
+    verify.add_argument("--strict", action="store_true", help="fail integrity when an embedded record cannot be judged")
     verify.add_argument("--expect-binding-digest", metavar="DIGEST", help="binding digest of the package, obtained from elsewhere")
+    verify.add_argument("--checkpoint", type=Path, action="append", default=[], metavar="FILE", help="a checkpoint that was kept")
+    verify.add_argument(
+        "--require", action="append", default=[], choices=[name.value for name in LAYERS], metavar="LAYER", help="a layer that must pass"
+    )
     options = parser.parse_args(arguments)
     file: Path = options.file
     try:
-        text = read_file(file)
-    except FileRefused as error:
+        kept = tuple(parse_note(read_file(path, MAX_NOTE_BYTES)) for path in options.checkpoint)
+        document = read_file(file)
+    except NexusError as error:
         print(_printable(error.describe()), file=sys.stderr)
         return 2
-    report = verify_document(text, strict=options.strict, expected_binding_digest=options.expect_binding_digest)
-    print(json.dumps(report.to_dict(), indent=2) if options.json else _text(file, report))
+    knowledge = Knowledge(logs=LogTrust(checkpoints=kept), strict=options.strict, expected_binding_digest=options.expect_binding_digest)
+    report = examine(document, knowledge, require=parse_layers(options.require))
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        for line in report_lines(str(file), report):
+            print(_printable(line))
     return 0 if report.ok else 2
 
 
-def _text(file: Path, report: DocumentReport) -> str:
-    lines = [f"{_printable(file)}: {report.kind.replace('_', ' ')}"]
-    for check in report.result.checks:
-        lines.append(f"  {'PASS' if check.ok else 'FAIL'}  {check.name}" + (f": {_printable(check.detail)}" if check.detail else ""))
-        if not check.ok:
-            lines += [
-                f"        {name} {_printable(value)}" for name in ("expected", "actual") if (value := getattr(check, name)) is not None
-            ]
-    failed = sum(not check.ok for check in report.result.checks)
-    lines.append(f"{failed} of {len(report.result.checks)} checks failed." if failed else _LIMIT)
-    return "\n".join(lines)
-
-
-def _printable(value: object) -> str:
-    """Harmless on any terminal, in any encoding."""
-    return printable(value).encode("ascii", "backslashreplace").decode()
+def _printable(line: str) -> str:
+    """On any terminal, in any encoding. What comes from outside was escaped before."""
+    return line.encode("ascii", "backslashreplace").decode()
 
 
 if __name__ == "__main__":

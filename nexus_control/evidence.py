@@ -1,110 +1,234 @@
-"""Verification of a document of unknown kind: is what this file says consistent with itself?
+"""Verification by layers: what a file of evidence shows, what it does not, and what would be needed to know.
 
-Digests alone cannot expose a package that was rebuilt consistently: whoever can change a file can recompute every digest in it. A
-passing report therefore says that the parts belong together, not who made them or when. For that, compare the binding digest with one
-obtained from elsewhere (`expected_binding_digest`): an attestation, a ledger entry, a copy that was kept.
+    examine(document, knowledge) -> EvidenceReport
+
+Every layer is judged, whatever the others find, and each says PASS, FAIL or INCOMPLETE. Digests alone cannot expose a package that was
+rebuilt consistently: such a file passes `integrity` and no more. Public-key cryptography comes in with the reader's knowledge, because the
+standard library has none; without it the layers that need it are INCOMPLETE, never PASS.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
-from nexus_control.audit_package import verify_audit_package
-from nexus_control.bundle import DecisionBundle, validate_bundle_schema
-from nexus_control.bundle_checks import (
-    Recomputed,
-    bundle_digest_findings,
-    event_digest_findings,
-    recompute,
-    replay_findings,
-    section_findings,
-    sequence_findings,
-    version_findings,
-)
-from nexus_control.errors import MalformedBundle
-from nexus_control.json_data import object_of, parse_json
-from nexus_control.verification import (
-    VERIFY_EXPECTED_BINDING_DIGEST,
-    VERIFY_SCHEMA,
-    Finding,
-    VerificationCheck,
-    VerificationResult,
-    judge,
-    unreadable,
-)
+from nexus_control.audit_package import AuditPackage
+from nexus_control.authorization import authorization_layer
+from nexus_control.bundle import DecisionBundle
+from nexus_control.case_file import CaseFile
+from nexus_control.documents import Document, DocumentKind, DocumentReport, read_document, verify_document
+from nexus_control.errors import InputError, MalformedBundle, NexusError
+from nexus_control.history import History, read_history
+from nexus_control.identity import Trust
+from nexus_control.in_toto import SealedCase
+from nexus_control.integrity import digests_equal
+from nexus_control.layers import LAYERS, Gap, Layer, LayerName, Outcome
+from nexus_control.log_evidence import LogTrust, log_layer
+from nexus_control.run_evidence import execution_layer
+from nexus_control.signatures import signatures_layer
+from nexus_control.story import Story, story_of
+from nexus_control.verification import Finding, VerificationCheck, judge
 
-__all__ = ["DocumentKind", "DocumentReport", "verify_document"]
+__all__ = [
+    "LAYERS",
+    "DocumentKind",
+    "DocumentReport",
+    "EvidenceReport",
+    "Gap",
+    "Knowledge",
+    "Layer",
+    "LayerName",
+    "LogTrust",
+    "Outcome",
+    "SealJudge",
+    "Story",
+    "examine",
+    "parse_layers",
+    "verify_document",
+]
 
-DocumentKind = Literal["audit_package", "decision_bundle", "unknown"]
+Judged: TypeAlias = tuple[Sequence[VerificationCheck], Sequence[Gap]]
+"""What a judge found, and what it could not judge."""
+
+OverlayJudge: TypeAlias = Callable[[Sequence[dict[str, Any]], str], Judged]
+"""`judge(overlays, binding_digest)` for attestations or witness proofs of a case file, as JSON data, at least one of them; the binding
+digest of the package is prefixed. Must raise nothing for what the overlays hold."""
+
+SealJudge: TypeAlias = Callable[[SealedCase], Judged]
+"""The same for the signatures of an envelope around a case file."""
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentReport:
-    """What the document was taken for, and the outcome of every check of that kind."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knowledge:
+    """What a reader brings along: whom it believes, what it kept, and functions for what the engine cannot do itself.
+
+    `trust_digest` is the prefixed digest of the trust policy, `expected_binding_digest` one that was obtained from elsewhere; `strict`
+    fails what otherwise passes integrity with a remark because it cannot be judged.
+    """
+
+    trust: Trust | None = None
+    trust_digest: str | None = None
+    logs: LogTrust = field(default_factory=LogTrust)
+    attestations: OverlayJudge | None = None
+    seal: SealJudge | None = None
+    witness: OverlayJudge | None = None
+    expected_binding_digest: str | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceReport:
+    """All layers in their order; `story` is what the file says happened, None when it cannot be read that far.
+
+    `ok` when no layer failed and each of `required` passed.
+    """
 
     kind: DocumentKind
-    result: VerificationResult
+    layers: Sequence[Layer]
+    story: Story | None
+    required: frozenset[LayerName] = frozenset()
+
+    @property
+    def failed(self) -> list[LayerName]:
+        """The layers that failed, or are INCOMPLETE although they were required."""
+        return [
+            layer.name
+            for layer in self.layers
+            if layer.outcome is Outcome.FAIL or (layer.name in self.required and layer.outcome is not Outcome.PASS)
+        ]
 
     @property
     def ok(self) -> bool:
-        """Whether every check passed; never for a document of unknown kind."""
-        return self.result.ok
+        """Whether no layer failed."""
+        return not self.failed
+
+    def layer(self, name: LayerName) -> Layer:
+        """The layer of this name."""
+        return self.layers[LAYERS.index(name)]
 
     def to_dict(self) -> dict[str, Any]:
-        """`kind`, and the members of the result."""
-        return {"kind": self.kind, **self.result.to_dict()}
+        """The report as JSON data."""
+        return {
+            "kind": self.kind,
+            "ok": self.ok,
+            "failed": [name.value for name in self.failed],
+            "required": [name.value for name in LAYERS if name in self.required],
+            "layers": [layer.to_dict() for layer in self.layers],
+            "story": None if self.story is None else self.story.to_dict(),
+        }
 
 
-def verify_document(
-    document: dict[str, Any] | str | bytes, *, strict: bool = False, expected_binding_digest: str | None = None
-) -> DocumentReport:
-    """Recognise a decision bundle or an audit package (data or JSON text) by its keys and run every check of its kind.
+def parse_layers(names: Collection[str]) -> frozenset[LayerName]:
+    """Layers by name. Raises InputError for an unknown one."""
+    known = {name.value: name for name in LAYERS}
+    for name in names:
+        if name not in known:
+            raise InputError(f"unknown layer {name!r:.50}; there are {', '.join(known)}")
+    return frozenset(known[name] for name in names)
 
-    `strict` and `expected_binding_digest` are those of `verify_audit_package`; a bundle has no binding digest, so expecting one
-    fails. Whatever cannot be read or recognised gives the failed check `schema`; nothing is raised for a bad document.
+
+def examine(
+    document: dict[str, Any] | str | bytes, knowledge: Knowledge | None = None, *, require: Collection[LayerName] = ()
+) -> EvidenceReport:
+    """Judge every layer of a decision bundle, an audit package, a case file or an envelope with one (data or JSON text).
+
+    Nothing is raised for a bad document. `require` names the layers that must pass.
     """
+    knowledge, required = knowledge or Knowledge(), frozenset(require)
     try:
-        data = object_of(parse_json(document) if isinstance(document, (str, bytes)) else document, "document")
+        read = read_document(document)
     except MalformedBundle as error:
-        return DocumentReport("unknown", unreadable(error))
-    if "control_bundle" in data:
-        return DocumentReport("audit_package", verify_audit_package(data, strict=strict, expected_binding_digest=expected_binding_digest))
-    if "decision" in data and "events" in data:
-        return DocumentReport("decision_bundle", _verify_bundle(data, expected_binding_digest))
-    return DocumentReport("unknown", unreadable("neither a decision bundle nor an audit package"))
-
-
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """A bundle under verification: as it was given, as it was read, and what its content gives."""
-
-    document: Mapping[str, Any]
-    bundle: DecisionBundle
-    recomputed: Recomputed
-
-
-_BUNDLE_CHECKS: tuple[tuple[str, Callable[[_Subject], Iterator[Finding]]], ...] = (
-    ("bundle_version", lambda subject: version_findings(subject.bundle)),
-    ("bundle_digest", lambda subject: bundle_digest_findings(subject.bundle, subject.recomputed)),
-    ("event_digests", lambda subject: event_digest_findings(subject.recomputed)),
-    ("event_sequence", lambda subject: sequence_findings(subject.bundle.events)),
-    ("derived_sections", lambda subject: section_findings(subject.bundle, subject.document)),
-    ("header", lambda subject: replay_findings(subject.bundle, subject.recomputed.events)),
-)
-
-
-def _verify_bundle(data: dict[str, Any], expected_binding_digest: str | None) -> VerificationResult:
-    if problems := validate_bundle_schema(data):
-        return unreadable("; ".join(problems))
+        return _unreadable(verify_document(document), error, required)
+    integrity = verify_document(read, strict=knowledge.strict, expected_binding_digest=knowledge.expected_binding_digest)
     try:
-        bundle = DecisionBundle.from_dict(data)
-        subject = _Subject(data, bundle, recompute(bundle))
+        package, bundle = _parts(read)
     except MalformedBundle as error:
-        return unreadable(error)
-    checks = [VerificationCheck(VERIFY_SCHEMA, ok=True)]
-    checks += [judge(name, partial(function, subject)) for name, function in _BUNDLE_CHECKS]
-    if expected_binding_digest is not None:
-        finding = Finding("a decision bundle has no binding digest", expected_binding_digest)
-        checks.append(judge(VERIFY_EXPECTED_BINDING_DIGEST, lambda: [finding]))
-    return VerificationResult(all(check.ok for check in checks), checks)
+        return _unreadable(integrity, error, required)
+    try:
+        history: History | NexusError = read_history(bundle)
+    except NexusError as error:
+        history = error
+    told = history if isinstance(history, History) else None
+    layers = (
+        Layer(LayerName.INTEGRITY, integrity.result.checks),
+        authorization_layer(bundle, history),
+        _with_overlays(signatures_layer(history, knowledge.trust), read, knowledge),
+        execution_layer(package, told),
+        log_layer(bundle, None if read.case is None else read.case.log, knowledge.logs),
+        _witness_layer(read, knowledge),
+    )
+    story = None if told is None else story_of(told, _binding_digest(read))
+    return EvidenceReport(kind=read.kind, layers=layers, story=story, required=required)
+
+
+def _unreadable(integrity: DocumentReport, error: MalformedBundle, required: frozenset[LayerName]) -> EvidenceReport:
+    gap = Gap("the document cannot be read", f"a document without this problem: {error}")
+    others = [Layer(name, gaps=[gap]) for name in LAYERS[1:]]
+    return EvidenceReport(
+        kind=integrity.kind, layers=(Layer(LayerName.INTEGRITY, integrity.result.checks), *others), story=None, required=required
+    )
+
+
+def _parts(read: Document) -> tuple[AuditPackage | None, DecisionBundle]:
+    if read.kind == "decision_bundle":
+        return None, DecisionBundle.from_dict(read.data)
+    package = AuditPackage.from_dict(read.data)
+    return package, package.control_bundle
+
+
+def _binding_digest(read: Document) -> str | None:
+    return None if read.kind == "decision_bundle" else str(read.data["integrity"]["binding_digest"])
+
+
+def _with_overlays(layer: Layer, read: Document, knowledge: Knowledge) -> Layer:
+    """The signatures layer with what is signed around the package: attestations, and the envelope."""
+    checks, gaps, case = list(layer.checks), list(layer.gaps), read.case
+    if case is not None and case.attestations:
+        checks.append(judge("attested_digest", partial(_subject_findings, case, str(_binding_digest(read)))))
+        _add(
+            checks,
+            gaps,
+            _judged(knowledge.attestations, case.attestations, str(_binding_digest(read)), "the attestations were not checked"),
+        )
+    if read.sealed is not None:
+        if knowledge.seal is None:
+            gaps.append(Gap("who signed the envelope was not checked", _NEEDED_KEYS))
+        else:
+            _add(checks, gaps, knowledge.seal(read.sealed))
+    if case is not None and case.trust_digest is not None and knowledge.trust_digest is not None:
+        checks.append(judge("trust_policy", partial(_trust_findings, case.trust_digest, knowledge.trust_digest)))
+    return Layer(layer.name, checks, gaps)
+
+
+_NEEDED_KEYS = "a trust policy that names the keys (--trust FILE), and the verifier with public-key cryptography"
+
+
+def _add(checks: list[VerificationCheck], gaps: list[Gap], judged: Judged) -> None:
+    checks.extend(judged[0])
+    gaps.extend(judged[1])
+
+
+def _judged(judge_of: OverlayJudge | None, overlays: Sequence[dict[str, Any]], binding_digest: str, unjudged: str) -> Judged:
+    return ((), [Gap(unjudged, _NEEDED_KEYS)]) if judge_of is None else judge_of(overlays, binding_digest)
+
+
+def _subject_findings(case: CaseFile, binding_digest: str) -> Iterator[Finding]:
+    """Attestations are about this package."""
+    for attestation in case.attestations:
+        stated: object = attestation.get("binding_digest")
+        if not digests_equal(stated, binding_digest):
+            yield Finding("an attestation is about another package", binding_digest, str(stated))
+
+
+def _trust_findings(theirs: str, ours: str) -> Iterator[Finding]:
+    """Told, not judged: a reader has its own opinion, and policies change."""
+    if not digests_equal(theirs, ours):
+        yield Finding(f"it was decided under the trust policy {theirs}, and is read under {ours}", fails=False)
+
+
+def _witness_layer(read: Document, knowledge: Knowledge) -> Layer:
+    if read.case is None or not read.case.witness:
+        gap = Gap("no witness has seen the binding digest", "a case file with the proof of a ledger transaction")
+        return Layer(LayerName.WITNESS, gaps=[gap])
+    checks, gaps = _judged(knowledge.witness, read.case.witness, str(_binding_digest(read)), "the witness proofs were not checked")
+    return Layer(LayerName.WITNESS, checks, gaps)

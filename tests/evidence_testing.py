@@ -15,6 +15,7 @@ from nexus_control.audit_package import router_run_digest
 from nexus_control.events import EventType
 from nexus_control.export import export_decision
 from nexus_control.integrity import content_digest
+from nexus_control.policy import Policy
 from nexus_control.store import DecisionStore
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -78,11 +79,12 @@ def completed(
     """`approved`, and executed by `run-1`, which returned `response`."""
     digest = "d" * 64 if response is None else content_digest(response)
     approved(store, decision_id, policy=policy)
+    request = Policy.from_dict(policy).compile_to_router_request(CREATED["goal"], CREATED["plan"], "subprocess:keytool", dry_run=False)
     store.append_events(
         decision_id,
         [
             (EventType.EXECUTION_REQUESTED, ALICE, {"adapter_id": "subprocess:keytool", "dry_run": False}),
-            (EventType.EXECUTION_STARTED, SYSTEM, {"router_request_digest": "c" * 64}),
+            (EventType.EXECUTION_STARTED, SYSTEM, {"router_request_digest": content_digest(request)}),
             (EventType.EXECUTION_COMPLETED, SYSTEM, {"run_id": "run-1", "response_digest": digest, "steps_executed": 2}),
         ],
     )

@@ -62,7 +62,7 @@ def test_a_decision_goes_from_request_to_a_package_that_a_stranger_can_check(cli
 
     judged = cli.json("verify", "package.json", "--expect", written["digest"])
     assert (judged["success"], judged["ok"], judged["kind"]) == (True, True, "audit_package")
-    assert [check["name"] for check in judged["checks"]] == [
+    assert [check["name"] for check in judged["layers"][0]["checks"]] == [
         "binding_digest",
         "control_bundle_digest",
         "binding_control_match",
@@ -71,19 +71,25 @@ def test_a_decision_goes_from_request_to_a_package_that_a_stranger_can_check(cli
         "router_digest",
         "expected_binding_digest",
     ]
-    assert judged["claims"]["approved_by"] == [{"type": "human", "id": "alice"}, {"type": "system", "id": "ci"}]
+    assert [layer["outcome"] for layer in judged["layers"]] == ["PASS", "PASS", "INCOMPLETE", "PASS", "INCOMPLETE", "INCOMPLETE"]
+    assert [allowance["actor"] for allowance in judged["story"]["allowed_by"]] == [
+        {"type": "human", "id": "alice"},
+        {"type": "system", "id": "ci"},
+    ]
 
     for_people = cli.run("verify", "package.json")
     assert for_people.code == 0
-    assert "alice, system:ci (2 needed)" in for_people.out
-    assert "ok: every check passed" in for_people.out
+    assert "Who allowed it (2 of 2 needed)\n  alice, asserted, " in for_people.out
+    assert "\n  system:ci, asserted, " in for_people.out
+    assert "ok, as far as the file itself goes." in for_people.out
     assert "Whoever can change a file can recompute" in " ".join(for_people.out.split())
 
     forged = (cli.folder / "package.json").read_text().replace('"alice"', '"mallory"')
     (cli.folder / "forged.json").write_text(forged)
     caught = cli.run("verify", "forged.json")
     assert caught.code == 2
-    assert "FAILED: control_bundle_digest" in caught.out
+    assert "FAILED control_bundle_digest" in caught.out
+    assert "FAILED: integrity. Do not rely on this file." in caught.out
 
 
 def test_a_template_gives_the_policy_and_options_override_it(cli: CommandLine) -> None:

@@ -410,7 +410,7 @@ def test_people_read_what_a_run_did_and_what_became_of_it(cli: Here) -> None:
         assert text in shown
     assert "ALREADY_EXECUTED" not in shown
     cli("audit", "export", request_id, "--embed", "--runs", str(cli.db) + ".runs")
-    assert "ok: every check passed" in cli("verify", "audit-package.json")
+    assert "ok, as far as the file itself goes." in cli("verify", "audit-package.json")
     assert "prod" in cli("template", "list")
 
     program(cli.folder, 'sys.exit("out of order")')
@@ -552,8 +552,8 @@ def test_embed_needs_the_records_of_the_runs(cli: Here) -> None:
     assert not cli.db.with_name("decisions.db.runs").exists()
     cli("audit", "export", request_id)
     judged = cli.json("verify", "audit-package.json")
-    assert [check["name"] for check in judged["checks"]][-1] == "binding_link_match"
-    assert "does not apply: no record is embedded" in cli("verify", "audit-package.json")
+    assert [check["name"] for check in judged["layers"][0]["checks"]][-1] == "binding_link_match"
+    assert "execution: the record of the run is not in the file, at most its digest" in cli("verify", "audit-package.json")
 
 
 class _Router:
@@ -587,8 +587,9 @@ def test_what_cannot_be_read_fails_the_check_schema(cli: Here, content: bytes) -
     Path("f.json").write_bytes(content)
     judged = cli.json("verify", "f.json", code=2)
     assert (judged["success"], judged["ok"], judged["code"]) == (False, False, "VERIFICATION_FAILED")
-    assert judged["claims"] is None
-    assert judged["checks"][0]["name"] == "schema"
+    assert judged["story"] is None
+    assert judged["layers"][0]["checks"][0]["name"] == "schema"
+    assert [layer["outcome"] for layer in judged["layers"]] == ["FAIL"] + ["INCOMPLETE"] * 5
     shown = cli("verify", "f.json", code=2)
     assert "FAILED" in shown
     assert "Traceback" not in shown
@@ -649,9 +650,9 @@ def test_another_binding_digest_than_expected_fails_by_name(cli: Here) -> None:
     digest = cli.json("audit", "export", request_id)["digest"]
     assert cli.json("verify", "audit-package.json", "--expect", digest.removeprefix("sha256:"))["ok"] is True
     judged = cli.json("verify", "audit-package.json", "--expect", "sha256:" + "0" * 64, code=2)
-    assert [check["name"] for check in judged["checks"] if not check["ok"]] == ["expected_binding_digest"]
+    assert [check["name"] for check in judged["layers"][0]["checks"] if not check["ok"]] == ["expected_binding_digest"]
     shown = cli("verify", "audit-package.json", "--expect", "sha256:" + "0" * 64, code=2)
-    assert "FAILED: expected_binding_digest" in shown
+    assert "FAILED expected_binding_digest" in shown
     assert digest in shown
 
 
@@ -664,9 +665,12 @@ def test_strict_fails_a_record_that_cannot_be_judged(cli: Here) -> None:
         record = {"run_id": "run-1", "integrity": {"canonical_digest": f"sha256:{digest}"}}
         package = tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record).data["package"]
     Path("p.json").write_text(json.dumps(package))
-    assert cli.json("verify", "p.json")["ok"] is True
+    judged = cli.json("verify", "p.json")
+    assert judged["ok"] is True
+    assert [layer["outcome"] for layer in judged["layers"]][3] == "INCOMPLETE"
+    assert cli.json("verify", "p.json", "--require", "execution", code=2)["failed"] == ["execution"]
     judged = cli.json("verify", "p.json", "--strict", code=2)
-    assert [check["name"] for check in judged["checks"] if not check["ok"]] == ["router_digest"]
+    assert [check["name"] for check in judged["layers"][0]["checks"] if not check["ok"]] == ["router_digest"]
 
 
 # -- hostile text -----------------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_what_the_demonstration_leaves_is_what_it_says(cli: CommandLine) -> None
     assert output["new"] == f"sha256:{hashlib.sha256((folder / 'signing.key').read_bytes()).hexdigest()}"
 
     judged = cli.json("verify", "here/forged-package.json", code=2)
-    assert [check["name"] for check in judged["checks"] if not check["ok"]] == ["control_bundle_digest"]
+    assert [check["name"] for check in judged["layers"][0]["checks"] if not check["ok"]] == ["control_bundle_digest"]
     events = cli.json("status", facts["request_id"], "--events", "--db", "here/decisions.db")["events"]
     assert [event["event_type"] for event in events] == [
         *("DECISION_CREATED", "POLICY_ATTACHED", "APPROVAL_GRANTED", "APPROVAL_GRANTED"),

@@ -14,7 +14,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from nexus_attest.cli.verdict import Verdict
+from nexus_control.auditor import report_lines
+from nexus_control.evidence import EvidenceReport
 from nexus_control.markdown import escape
 from nexus_control.verification import VerificationCheck
 
@@ -38,7 +39,15 @@ _STYLES = {
 }
 _CATEGORY_STYLES = {"decision": "bold", "policy": "blue", "approval": "green", "execution": "magenta"}
 
-_KINDS = {"audit_package": "audit package", "decision_bundle": "decision bundle", "unknown": "nothing that is known here"}
+_OUTCOME_STYLES = {
+    "PASS": "green",
+    "FAIL": "bold red",
+    "INCOMPLETE": "yellow",
+    "ok": "green",
+    "FAILED": "red",
+    "expected": "red",
+    "actual": "red",
+}
 
 _ASKED = {
     "binding_digest": "Is the binding the one that was sealed?",
@@ -57,12 +66,6 @@ _ASKED = {
     "header": "Does the header agree with the events?",
 }
 """What each check asks, for people."""
-
-_HONEST_NOTE = (
-    "Note: this proves that the parts of the file belong together, not who made it. Whoever can change a file can recompute every digest "
-    "in it."
-)
-_EXPECT_NOTE = " Compare the binding digest with one from another source: --expect sha256:..."
 
 
 def shown(value: object, absent: str = "-") -> str:
@@ -185,14 +188,11 @@ class Screen:
             self.print(Text(f"  FAILED  {escape(error)}", "red"))
         self.print(verdict(data["ok"], "every fact is as it was written", "the log is not as it was written"))
 
-    def verification(self, judged: Verdict) -> None:
-        """What `verify` found: what the file is and says, every check, and what all of it is worth."""
-        self.print(_rows(_claim_rows(judged)), "", checks_table(judged.checks))
-        failed = [check.name for check in judged.checks if not check.ok]
-        self.print("", verdict(not failed, "every check passed", f"{', '.join(map(escape, failed))}. Do not rely on this file"))
-        if not failed:
-            note = "It is the package that the digest you gave was taken of." if judged.expected else _HONEST_NOTE
-            self.print(Text(note + (_EXPECT_NOTE if judged.report.kind == "audit_package" and not judged.expected else ""), "dim"))
+    def evidence(self, name: str, report: EvidenceReport) -> None:
+        """What `verify` found. The lines are escaped already."""
+        for line in report_lines(name, report):
+            first = line.split(maxsplit=1)[0] if line.startswith("  ") else line.partition(":")[0] if line else ""
+            self.print(Text(line, _OUTCOME_STYLES.get(first, "" if line.startswith(" ") else "bold")))
 
 
 def verdict(ok: bool, good: str, bad: str) -> Text:
@@ -262,22 +262,6 @@ def _execution_rows(execution: Mapping[str, Any]) -> Iterable[tuple[str, Rendera
     for name, key in (("Request", "router_request_digest"), ("Result", "router_result_digest")):
         if execution[key] is not None:
             yield name, f"sha256:{shown(execution[key])}"
-
-
-def _claim_rows(judged: Verdict) -> Iterable[tuple[str, RenderableType]]:
-    yield "File", _KINDS[judged.report.kind]
-    if judged.claims is None:
-        return
-    claims = judged.claims.to_dict()
-    yield "Decision", shown(claims["decision_id"])
-    yield "Goal", shown(claims["goal"])
-    yield "State", shown(claims["state"])
-    approvers = ", ".join(escape(who["id"] if who["type"] == "human" else f"system:{who['id']}") for who in claims["approved_by"])
-    yield "Approved by", f"{approvers or 'nobody'} ({shown(claims['min_approvals'], 'no policy')} needed)"
-    if claims["run_id"] is not None:
-        yield "Run", shown(claims["run_id"])
-    if claims["binding_digest"] is not None:
-        yield "Binding", shown(claims["binding_digest"])
 
 
 def _approvers(approvers: Sequence[Mapping[str, Any]]) -> Table:

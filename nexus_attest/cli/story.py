@@ -17,8 +17,8 @@ from nexus_attest.cli.output import document_text
 from nexus_attest.cli.screen import Screen, checks_table
 from nexus_attest.cli.session import Session
 from nexus_attest.cli.stage import ADAPTER_ID, Stage, set_up
-from nexus_attest.cli.verdict import judge_document
 from nexus_attest.routers import RunEngine, load_adapters
+from nexus_control.evidence import verify_document
 from nexus_control.markdown import escape
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools, ToolResult
@@ -148,23 +148,23 @@ class _Story:
         record = router.flight_record(run_id)
         package = _done(tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record, render=False))
         write_file(self._stage.package, document_text(package["package"]).encode(), force=False)
-        judged = judge_document(self._stage.package.read_bytes())
-        _require(judged.report.ok and len(judged.checks) == 6, "the package does not verify")
+        checks = verify_document(self._stage.package.read_bytes()).result.checks
+        _require(all(check.ok for check in checks) and len(checks) == 6, "the package does not verify")
         tell.facts(("file", escape(self._stage.package)), ("digest", package["digest"]))
-        tell.show(checks_table(judged.checks))
+        tell.show(checks_table(checks))
         tell.why("What was allowed, who allowed it, what ran, and that this run was the allowed one: each part is bound to the others.")
-        return package["digest"], [check.name for check in judged.checks]
+        return package["digest"], [check.name for check in checks]
 
     def _forgery(self) -> list[str]:
         tell = self._tell
         tell.act("The forgery", "Somebody wants another name on it. They open a copy in an editor and turn bob into mallory.")
         text = self._stage.package.read_text(encoding="utf-8")
         write_file(self._stage.forgery, text.replace('"bob"', '"mallory"').encode(), force=False)
-        judged = judge_document(self._stage.forgery.read_bytes())
-        failed = [check.name for check in judged.checks if not check.ok]
+        checks = verify_document(self._stage.forgery.read_bytes()).result.checks
+        failed = [check.name for check in checks if not check.ok]
         _require(failed == ["control_bundle_digest"], f"the forgery fails {failed}")
         tell.facts(("file", escape(self._stage.forgery)))
-        tell.show(checks_table(judged.checks))
+        tell.show(checks_table(checks))
         tell.why(
             "One word was changed, and the check of that part fails by name. A better forger would recompute every digest in the file as "
             "well. That is why the digest of act 7 belongs in a second place: a ticket, a ledger, a mail. --expect compares with it."

@@ -1,0 +1,128 @@
+"""The authorization layer: was every run allowed when it happened, and was it the run that had been approved?
+
+For each run the events before it are replayed, expiry is judged at the instant of its request, and the same judgement that guards an
+execution in the store is asked again. This believes the times and names of the file; who said so is the matter of the signatures, and
+since when it has been said that of the log.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from nexus_control.bundle import DecisionBundle
+from nexus_control.errors import CommandRefused, NexusError
+from nexus_control.events import EventType
+from nexus_control.history import History, Run
+from nexus_control.integrity import content_digest, digests_equal, prefixed
+from nexus_control.judgement import judge_execution, require_policy
+from nexus_control.layers import Gap, Layer, LayerName
+from nexus_control.verification import Finding, judge
+
+__all__ = ["authorization_layer"]
+
+_MOST_STEPS = 2_000_000
+"""So many events are replayed in all. Every run replays those before it, and a forged file can have many of both."""
+
+
+def authorization_layer(bundle: DecisionBundle, history: History | NexusError) -> Layer:
+    """Judge every run of a bundle's history, or say why it has none. Never raises for what the bundle holds."""
+    name = LayerName.AUTHORIZATION
+    if not isinstance(history, History):
+        finding = Finding(f"the events are no history of one decision: {history}")
+        return Layer(name, [judge("history", lambda: [finding])])
+    runs = _judged_runs(history)
+    checks = [judge("history", lambda: ())]
+    if runs:
+        checks += [
+            judge("policy_satisfied", partial(_each, _policy_findings, history, runs)),
+            judge("approved_action", partial(_each, _action_findings, history, runs)),
+        ]
+    if bundle.router_link.adapter_id is not None or bundle.router_link.run_id is not None:
+        checks.append(judge("run_of_the_link", partial(_link_findings, bundle, history)))
+    return Layer(name, checks, list(_gaps(bundle, history, runs)))
+
+
+def _judged_runs(history: History) -> list[Run]:
+    """As many runs as can be judged in bounded time, the latest ones: the package is about the last."""
+    return list(history.runs)[-max(1, _MOST_STEPS // max(1, len(history.events))) :]
+
+
+def _gaps(bundle: DecisionBundle, history: History, runs: list[Run]) -> Iterator[Gap]:
+    if not history.runs:
+        yield Gap("nothing was run, so there is no authorization to judge", "the evidence of a decision that was executed")
+    elif len(runs) < len(history.runs):
+        yield Gap(f"the first {len(history.runs) - len(runs)} of {len(history.runs)} runs were not judged", "a reader without this limit")
+    for run in runs:
+        if run.started is None:
+            yield Gap(f"the run requested by event {run.requested.seq} does not say what it was asked to do", "its EXECUTION_STARTED event")
+    if runs and bundle.router_link.adapter_id is None and bundle.router_link.run_id is None:
+        yield Gap("the file names no run as the one that it is about", "an export with its router link")
+
+
+def _each(findings: Callable[[History, Run], Iterator[Finding]], history: History, runs: list[Run]) -> Iterator[Finding]:
+    for run in runs:
+        yield from findings(history, run)
+
+
+def _policy_findings(history: History, run: Run) -> Iterator[Finding]:
+    """Enough valid approvals of different actors for this very action, and a mode that the policy allows, when the run was requested."""
+    decision = history.before(run)
+    where = f"the run requested by event {run.requested.seq}"
+    try:
+        policy = judge_execution(decision, run.mode, None, retry=True)
+    except CommandRefused as refusal:
+        yield Finding(f"{where} was not allowed then: {refusal.code}: {refusal}{_late(history, run)}")
+        return
+    if run.mode == "apply" and decision.requested_mode != "apply":
+        yield Finding(f"{where} applied what had been requested as {decision.requested_mode}; its policy allowed that", fails=False)
+    if policy.require_adapter_capabilities:
+        needed = ", ".join(policy.require_adapter_capabilities)
+        yield Finding(f"whether the adapter of {where} had the required capabilities ({needed}) is not told by events", fails=False)
+
+
+def _late(history: History, run: Run) -> str:
+    """Approvals that would have come too late, for the reader who counts them."""
+    late = [
+        str(event.seq)
+        for event in history.events
+        if event.event_type is EventType.APPROVAL_GRANTED and (event.seq > run.requested.seq or event.ts > run.requested.ts)
+    ]
+    return f" (approvals after it: events {', '.join(late[:10])})" if late else ""
+
+
+def _action_findings(history: History, run: Run) -> Iterator[Finding]:
+    """What the router was asked to run is what goal, plan and policy compile to."""
+    if run.started is None:
+        return
+    decision = history.before(run)
+    adapter_id, stated = run.requested.payload.get("adapter_id") or "", run.started.payload.get("router_request_digest")
+    try:
+        policy = require_policy(decision)
+    except CommandRefused:
+        return  # told by the check before
+    request = policy.compile_to_router_request(decision.goal or "", decision.plan, adapter_id, run.mode == "dry_run")
+    actual = content_digest(request)
+    if not digests_equal(stated, actual):
+        yield Finding(f"the run requested by event {run.requested.seq} was asked for something else than was approved", actual, str(stated))
+
+
+def _link_findings(bundle: DecisionBundle, history: History) -> Iterator[Finding]:
+    """The router link, which binds the package to its run, is that of the last run of the events."""
+    link = bundle.router_link
+    execution = history.decision.latest_execution
+    if execution is None:
+        yield Finding("router_link names a run, the events tell of none")
+        return
+    result = execution.response_digest if history.runs[-1].ended is not None and execution.error_code is None else None
+    pairs = (
+        ("run_id", execution.run_id, link.run_id),
+        ("adapter_id", execution.adapter_id, link.adapter_id),
+        ("router_request_digest", _prefixed(execution.request_digest), link.router_request_digest),
+        ("router_result_digest", _prefixed(result), link.router_result_digest),
+    )
+    for name, told, linked in pairs:
+        if told != linked:
+            yield Finding(f"router_link.{name} is not that of the last run of the events", told, linked)
+
+
+def _prefixed(raw: str | None) -> str | None:
+    return None if raw is None else prefixed(raw)

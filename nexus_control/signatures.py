@@ -1,0 +1,161 @@
+"""The signatures layer: did keys that I trust sign the approvals that allowed the run?
+
+Which keys belong to whom, and whether a signature is valid, is asked of a `Trust`; without one nothing here can pass. A statement that is
+for another decision, action or actor, or was used before, fails with or without it. An approval that nobody signed is no failure by
+itself, but never a PASS: the name in it is what the operator of the store wrote.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from nexus_control.decision import Approval, Decision
+from nexus_control.errors import CommandRefused, IdentityRefused, NexusError, SignatureReplayed
+from nexus_control.events import EventType, StoredEvent
+from nexus_control.history import History, Run
+from nexus_control.identity import Act, Action, Trust, identity_of
+from nexus_control.judgement import judge_execution
+from nexus_control.layers import Gap, Layer, LayerName
+from nexus_control.verification import Finding, judge
+
+__all__ = ["signatures_layer"]
+
+_ACTIONS: dict[EventType, Action] = {
+    EventType.DECISION_CREATED: "request",
+    EventType.APPROVAL_GRANTED: "approve",
+    EventType.APPROVAL_REVOKED: "revoke",
+    EventType.EXECUTION_REQUESTED: "execute",
+}
+
+
+def signatures_layer(history: History | NexusError, trust: Trust | None) -> Layer:
+    """Judge who said what in a history up to its last run, or to its end. Never raises for what the history holds."""
+    name = LayerName.SIGNATURES
+    if not isinstance(history, History):
+        return Layer(name, gaps=[Gap("the events are no history of one decision", "a file that passes authorization")])
+    decision, said = replace(history.before_last_run()), _everything_said(history)
+    run = history.runs[-1] if history.runs else None
+    standing = [approval for approval in decision.approvals.values() if approval.stands(decision.judged_at())]
+    relevant = [said[seq] for seq in _relevant(history, run, standing)]
+    checks = [judge("statements", partial(_statement_findings, relevant))]
+    if trust is not None:
+        decision.trust = trust
+        checks.append(judge("acts", partial(_act_findings, relevant, trust)))
+        if run is not None:
+            checks.append(judge("believed_approvals", partial(_threshold_findings, decision, run)))
+    return Layer(name, checks, list(_gaps(decision, standing, relevant)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """An event in which an actor did something, what a trust is asked about it, and why its statement is not this act's."""
+
+    event: StoredEvent
+    act: Act
+    mismatch: IdentityRefused | None
+
+    @property
+    def text(self) -> str:
+        return f"event {self.event.seq} ({self.act.action} by {self.act.actor['id']})"
+
+
+def _refusal(trust: Trust, act: Act) -> IdentityRefused | None:
+    try:
+        trust.judge(act)
+    except IdentityRefused as refusal:
+        return refusal
+    return None
+
+
+def _everything_said(history: History) -> dict[int, _Said]:
+    """What every actor said, by seq, each compared with the action as it was then: for a request, with the policy that came with it."""
+    said: dict[int, _Said] = {}
+    used: set[bytes] = set()
+    revoked: dict[str, StoredEvent] = {}
+    decision = Decision(history.decision.decision_id)
+    waiting: list[StoredEvent] = []
+    for event in history.events:
+        kind = event.event_type
+        if kind in (EventType.DECISION_CREATED, EventType.POLICY_ATTACHED):
+            decision.apply_event(event)
+            # All that an act needs of the history; without this its length would count once per event.
+            decision.events = [known for known in decision.events if known.event_type is EventType.DECISION_CREATED][-1:]
+        if kind is EventType.DECISION_CREATED:
+            waiting.append(event)
+        elif kind is EventType.POLICY_ATTACHED:
+            said.update((request.seq, _heard(decision, request, used, revoked)) for request in waiting)
+            waiting.clear()
+        elif kind in _ACTIONS:
+            said[event.seq] = _heard(decision, event, used, revoked)
+    said.update((request.seq, _heard(decision, request, used, revoked)) for request in waiting)
+    return said
+
+
+def _heard(decision: Decision, event: StoredEvent, used: set[bytes], revoked: dict[str, StoredEvent]) -> _Said:
+    action, identity = _ACTIONS[event.event_type], identity_of(event)
+    act, mismatch, envelope = decision.act(action, event.actor, identity, event.ts), None, identity.envelope
+    if envelope is not None:
+        try:
+            decision.require_own(envelope)
+            if envelope.payload in used:
+                raise SignatureReplayed("this signed statement was used before")
+            if action == "approve" and (earlier := revoked.get(event.actor["id"])) is not None:
+                statement = identity_of(earlier).envelope
+                since = earlier.ts if statement is None else statement.statement.signed_instant
+                if envelope.statement.signed_instant <= since:
+                    raise SignatureReplayed("this was signed before its signer revoked")
+        except IdentityRefused as refusal:
+            mismatch = refusal
+        used.add(envelope.payload)
+    if action == "revoke":
+        revoked[event.actor["id"]] = event
+    return _Said(event, act, mismatch)
+
+
+def _relevant(history: History, run: Run | None, standing: Sequence[Approval]) -> list[int]:
+    """The acts that led to the run: the request, the approvals that stood, and who asked for the run."""
+    created = [event.seq for event in history.events if event.event_type is EventType.DECISION_CREATED]
+    return [*created[-1:], *(approval.seq for approval in standing), *(() if run is None else (run.requested.seq,))]
+
+
+def _statement_findings(relevant: Iterable[_Said]) -> Iterator[Finding]:
+    """Every signed statement is about this decision, as it was then, and was used once."""
+    for said in relevant:
+        if said.mismatch is not None:
+            yield Finding(f"{said.text} carries a signature for something else: {said.mismatch.describe()}")
+
+
+def _act_findings(relevant: Iterable[_Said], trust: Trust) -> Iterator[Finding]:
+    """The trust policy believes the acts. An unsigned approval that it does not believe just does not count."""
+    for said in relevant:
+        refusal = None if said.mismatch is not None else _refusal(trust, said.act)
+        if refusal is not None:
+            counts = said.act.action != "approve" or said.act.identity.envelope is not None
+            yield Finding(f"{said.text} is not believed: {refusal.describe()}", fails=counts)
+
+
+def _threshold_findings(decision: Decision, run: Run) -> Iterator[Finding]:
+    """The approvals that are believed satisfy the policy."""
+    try:
+        judge_execution(decision, run.mode, None, retry=True)
+    except CommandRefused as refusal:
+        yield Finding(f"with the approvals that the trust policy believes the run was not allowed: {refusal.code}: {refusal}")
+
+
+def _gaps(decision: Decision, standing: Sequence[Approval], relevant: Sequence[_Said]) -> Iterator[Gap]:
+    signed = [said for said in relevant if said.act.identity.envelope is not None]
+    if decision.trust is None and signed:
+        what = f"the signatures of {_listed(said.act.actor['id'] for said in signed)} were not checked"
+        yield Gap(what, "a trust policy that names the actors' keys (--trust FILE), and the verifier with public-key cryptography")
+    by_key = sum(said.act.action == "approve" and said.mismatch is None for said in signed)
+    needed = 1 if decision.policy is None else decision.policy.min_approvals
+    unsigned = [approval for approval in standing if approval.identity.envelope is None]
+    if by_key < needed:
+        who = _listed(f"{approval.actor['id']} ({approval.identity.assurance})" for approval in unsigned)
+        what = f"{by_key} of {needed} needed approvals are signed" + (f"; without a signature: {who}" if who else "")
+        yield Gap(what, "approvals that the actors signed with their own keys; otherwise the operator of the store vouches for the names")
+
+
+def _listed(names: Iterable[str]) -> str:
+    several = list(dict.fromkeys(names))
+    return ", ".join(several[:10]) + (f" and {len(several) - 10} more" if len(several) > 10 else "")
