@@ -1,0 +1,181 @@
+"""What keeps secrets out of run records: they are found by value, by place and by the look of well-known credentials.
+
+Every find is replaced by a mark that says why, `[redacted:<reason>]`, before anything is recorded or hashed. A redactor knows the values
+that a run itself handed to a tool, in the spellings in which tools give them back: as they are, line by line, percent-encoded, as JSON
+text and in Base64. It does not recognise a secret that a tool has split up, encrypted or compressed.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias, cast
+from urllib.parse import quote, quote_plus
+
+__all__ = ["NO_SECRETS", "Pointer", "Redactor", "literal_secrets", "mark", "parse_pointer"]
+
+Pointer: TypeAlias = tuple[str, ...]
+"""The reference tokens of a JSON pointer (RFC 6901); the token `*` stands for every member and every item."""
+
+_SHORTEST_LINE = 8
+"""Shorter lines of a secret of several lines, such as `-----` or a lone brace, occur everywhere."""
+
+_CREDENTIALS: tuple[tuple[str, str, str], ...] = (
+    # The reason, a text without which the pattern cannot match, and the pattern. Each pattern takes time linear in the text.
+    ("private-key", "PRIVATE KEY-----", r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^-]+-----END [A-Z ]{0,40}PRIVATE KEY-----|[^-]*)"),
+    ("aws-access-key", "A", r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"),
+    ("github-token", "gh", r"(?<![A-Za-z0-9])gh[pousr]_[A-Za-z0-9]{36,255}"),
+    ("github-token", "github_pat_", r"github_pat_[A-Za-z0-9_]{22,255}"),
+    ("gitlab-token", "glpat-", r"glpat-[A-Za-z0-9_-]{20,255}"),
+    ("slack-token", "xox", r"xox[abeprs]-[A-Za-z0-9-]{10,255}"),
+    ("google-api-key", "AIza", r"AIza[A-Za-z0-9_-]{35}"),
+    ("stripe-key", "_live_", r"(?<![A-Za-z0-9])[rs]k_live_[A-Za-z0-9]{16,255}"),
+    ("api-key", "sk-", r"(?<![A-Za-z0-9])sk-(?:[a-z]{2,10}-)?[A-Za-z0-9_-]{32,255}"),
+    ("npm-token", "npm_", r"(?<![A-Za-z0-9])npm_[A-Za-z0-9]{36}"),
+    ("pypi-token", "pypi-", r"pypi-AgE[A-Za-z0-9_-]{50,500}"),
+    ("hugging-face-token", "hf_", r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,255}"),
+    ("xrpl-seed", "sEd", r"(?<![A-Za-z0-9])sEd[1-9A-HJ-NP-Za-km-z]{26,28}(?![A-Za-z0-9])"),
+    ("json-web-token", "eyJ", r"eyJ[A-Za-z0-9_-]{10,4000}\.eyJ[A-Za-z0-9_-]{10,8000}\.[A-Za-z0-9_-]{10,2000}"),
+    ("authorization", "earer ", r"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{16,4000}=*"),
+    ("url-password", "://", r"(?<=://)[^\s/:@]{0,200}:[^\s/:@]{1,200}(?=@)"),
+)
+
+_COMPILED = tuple((reason, needle, re.compile(pattern)) for reason, needle, pattern in _CREDENTIALS)
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+
+_SECRET_WORDS = frozenset(
+    {"apikey", "auth", "authorization", "credential", "credentials", "passcode", "passphrase", "passwd", "password", "pin", "pwd", "secret"}
+    | {"secrets", "seed", "token"}
+)
+_SECRET_PAIRS = frozenset({("access", "key"), ("api", "key"), ("private", "key"), ("secret", "key"), ("signing", "key"), ("encryption", "key")})
+_HARMLESS_PAIRS = frozenset({("continuation", "token"), ("cursor", "token"), ("next", "token"), ("page", "token"), ("random", "seed")})
+
+
+def mark(reason: str) -> str:
+    """What stands in the place of something redacted."""
+    return f"[redacted:{reason}]"
+
+
+def parse_pointer(text: str) -> Pointer:
+    """The tokens of a JSON pointer. Raises ValueError for what RFC 6901 does not allow, and for the pointer to the whole output."""
+    if not text.startswith("/") or re.search(r"~(?![01])", text):
+        raise ValueError("no JSON pointer to a member")
+    return tuple(token.replace("~1", "/").replace("~0", "~") for token in text[1:].split("/"))
+
+
+class Redactor:
+    """Knows the secrets of one run by name, and the places of an output that are never recorded."""
+
+    def __init__(self, secrets: Mapping[str, str], pointers: Sequence[Pointer] = ()) -> None:
+        spellings = {spelling: name for name, value in secrets.items() for spelling in _spellings(value)}
+        self._names = spellings
+        # Longest first: a secret may be a part of another one.
+        alternatives = "|".join(re.escape(spelling) for spelling in sorted(spellings, key=len, reverse=True))
+        self._values = re.compile(alternatives) if alternatives else None
+        self._pointers = tuple(pointers)
+
+    def text(self, text: str) -> str:
+        """A text with all finds replaced."""
+        if self._values is not None:
+            text = self._values.sub(lambda match: mark(f"secret {self._names[match[0]]}"), text)
+        for reason, needle, pattern in _COMPILED:
+            if needle in text:
+                text = pattern.sub(mark(reason), text)
+        return text
+
+    def output(self, output: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
+        """An output with all finds replaced, also in the names of members, and the JSON pointers to them in the order of the output."""
+        found: list[str] = []
+        cleaned = self._value(output, (), self._pointers, found)
+        return cast("dict[str, object]", cleaned), tuple(found)
+
+    def _value(self, value: object, place: Pointer, pointers: Sequence[Pointer], found: list[str]) -> object:
+        cleaned = value
+        if () in pointers:
+            cleaned = mark("configured")
+        elif isinstance(value, str):
+            cleaned = self.text(value)
+        elif isinstance(value, Mapping):
+            return self._object(cast("Mapping[str, object]", value), place, pointers, found)
+        elif isinstance(value, list):
+            items = cast("list[object]", value)
+            return [self._value(item, (*place, str(n)), _below(pointers, str(n)), found) for n, item in enumerate(items)]
+        elif self._names and isinstance(value, int | float) and (name := self._names.get(json.dumps(value))) is not None:
+            cleaned = mark(f"secret {name}")
+        if cleaned is not value and cleaned != value:
+            found.append(_pointer(place))
+        return cleaned
+
+    def _object(self, value: Mapping[str, object], place: Pointer, pointers: Sequence[Pointer], found: list[str]) -> dict[str, object]:
+        cleaned: dict[str, object] = {}
+        for key, member in value.items():
+            name = self.text(key)
+            if name != key:
+                # Two names may become one mark; a number keeps them apart, so that no member is lost.
+                name = next(free for free in _numbered(name) if free not in cleaned and free not in value)
+                found.append(_pointer((*place, name)))
+            cleaned[name] = self._value(member, (*place, name), _below(pointers, key), found)
+        return cleaned
+
+
+NO_SECRETS = Redactor({})
+"""Finds well-known credentials only."""
+
+
+def literal_secrets(args: Mapping[str, object]) -> list[str]:
+    """JSON pointers to what looks like a secret written into the arguments of a call: a text or number under a name such as `password`
+    or `apiKey`, or a text that holds a well-known credential anywhere. References, `{"$secret": NAME}`, are none.
+    """
+    return list(_literals(args, (), secret=False))
+
+
+def _literals(value: object, place: Pointer, *, secret: bool) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        members = cast("Mapping[str, object]", value)
+        if "$secret" in members:
+            return
+        for key, member in members.items():
+            if NO_SECRETS.text(key) != key:
+                yield _pointer((*place, NO_SECRETS.text(key)))
+            else:
+                yield from _literals(member, (*place, key), secret=secret or _names_a_secret(key))
+    elif isinstance(value, list):
+        for number, item in enumerate(cast("list[object]", value)):
+            yield from _literals(item, (*place, str(number)), secret=secret)
+    elif isinstance(value, str):
+        if value and (secret or NO_SECRETS.text(value) != value):
+            yield _pointer(place)
+    elif secret and isinstance(value, int | float) and not isinstance(value, bool):
+        yield _pointer(place)
+
+
+def _names_a_secret(key: str) -> bool:
+    words = [word.lower() for word in _WORDS.findall(key)]
+    last_two = tuple(words[-2:])
+    return bool(words) and last_two not in _HARMLESS_PAIRS and (words[-1] in _SECRET_WORDS or last_two in _SECRET_PAIRS)
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    """The texts that give a secret away."""
+    lines = [line.strip() for line in secret.splitlines()]
+    for value in {secret, secret.strip(), *(line for line in lines if len(lines) == 1 or len(line) >= _SHORTEST_LINE)} - {""}:
+        yield from {value, quote(value, safe=""), quote(value), quote_plus(value)}
+        yield from {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+        yield from {base64.b64encode(value.encode()).decode().rstrip("="), base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")}
+
+
+def _below(pointers: Sequence[Pointer], token: str) -> list[Pointer]:
+    return [pointer[1:] for pointer in pointers if pointer and pointer[0] in ("*", token)]
+
+
+def _pointer(place: Pointer) -> str:
+    return "".join("/" + token.replace("~", "~0").replace("/", "~1") for token in place)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name} {number}"
+        number += 1
