@@ -3,7 +3,7 @@
     with RunEngine(load_adapters("adapters.toml"), db_path="runs.db") as router:
         tools.execute(request_id, "subprocess:keytool", actor, router)
 
-Standard library and `nexus_control` only.
+Importing this needs the standard library and `nexus_control` only; an adapter imports `mcp` or `httpx` when it opens a session.
 """
 
 from nexus_attest.routers.adapter import Adapter, AdapterSession, Call, CallIdentity, CallLimit, CallResult
@@ -19,7 +19,10 @@ from nexus_attest.routers.errors import (
     RunNotFound,
     UnknownAdapter,
 )
-from nexus_attest.routers.subprocess_adapter import SubprocessAdapter, SubprocessSettings
+from nexus_attest.routers.http_adapter import HttpAdapter
+from nexus_attest.routers.mcp_adapter import McpAdapter
+from nexus_attest.routers.settings import AdapterSettings, HttpSettings, McpHttpSettings, McpStdioSettings, SubprocessSettings
+from nexus_attest.routers.subprocess_adapter import SubprocessAdapter
 from nexus_control.errors import InvalidPlan, PlanNotExecutable
 from nexus_control.plan import DefaultCall, Plan, Step, parse_plan
 
@@ -27,6 +30,7 @@ __all__ = [
     "Adapter",
     "AdapterFileError",
     "AdapterSession",
+    "AdapterSettings",
     "Call",
     "CallFailed",
     "CallIdentity",
@@ -35,7 +39,12 @@ __all__ = [
     "CallRefused",
     "CallResult",
     "DefaultCall",
+    "HttpAdapter",
+    "HttpSettings",
     "InvalidPlan",
+    "McpAdapter",
+    "McpHttpSettings",
+    "McpStdioSettings",
     "Plan",
     "PlanNotExecutable",
     "RunEngine",

@@ -10,7 +10,7 @@ NexusError
 `-- RunFailed                   what `run` raises: the run is on the record, and failed
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from nexus_control.errors import InputError, NexusError
@@ -28,9 +28,16 @@ __all__ = [
 
 
 class AdapterFileError(InputError):
-    """An adapter file cannot be read, or holds a key or value that is unknown, wrong or not supported."""
+    """An adapter file cannot be read, or holds a key or value that is unknown, wrong or not supported.
+
+    `problems` lists every mistake, each with its path in the file.
+    """
 
     code = "ADAPTER_FILE_INVALID"
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
 
 
 class UnknownAdapter(InputError):
@@ -54,8 +61,8 @@ class RunNotFinished(InputError):
 class CallRefused(NexusError):
     """A call that will not be made; no tool was called.
 
-    Codes: CALL_NOT_ALLOWED, INVALID_NAME, ENV_INVALID, CWD_NOT_FOUND, CWD_NOT_DIRECTORY, UNKNOWN_TOOL, TOOLS_CHANGED, SECRET_MISSING,
-    SECRET_IN_PLAN.
+    Codes: CALL_NOT_ALLOWED, INVALID_NAME, ENV_INVALID, CWD_NOT_FOUND, CWD_NOT_DIRECTORY, UNKNOWN_TOOL, TOOL_DEFINITION_CHANGED,
+    SECRET_MISSING, SECRET_IN_PLAN, SECRET_UNKNOWN, SECRET_INVALID, CA_FILE_INVALID, ADDRESS_NOT_ALLOWED, DEPENDENCY_MISSING.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -80,7 +87,8 @@ class CallFailed(NexusError):
     """A call did not succeed; `outcome` says how much is certain about it.
 
     Codes: COMMAND_NOT_FOUND, PERMISSION_DENIED, ENV_INVALID, SECRET_MISSING, CWD_NOT_FOUND, CWD_NOT_DIRECTORY, OS_ERROR, TIMEOUT,
-    CANCELLED, OUTPUT_TOO_LARGE, NONZERO_EXIT, INVALID_JSON_OUTPUT, CONNECTION_FAILED, CONNECTION_LOST, HTTP_ERROR, MCP_ERROR, TOOL_ERROR.
+    CANCELLED, OUTPUT_TOO_LARGE, NONZERO_EXIT, INVALID_JSON_OUTPUT, CONNECTION_FAILED, CONNECTION_LOST, HTTP_ERROR, INVALID_JSON,
+    ADDRESS_NOT_ALLOWED, MCP_ERROR, TOOL_ERROR, TOOL_DEFINITION_CHANGED, INPUT_REQUIRED, INVALID_OUTPUT.
     """
 
     def __init__(self, code: str, message: str, *, outcome: CallOutcome) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from nexus_attest.routers.adapter import CallLimit
 from nexus_attest.routers.errors import CallFailed, CallOutcome
 
-__all__ = ["Finished", "require_directory", "run_process"]
+__all__ = ["Finished", "end_process", "has_ended", "require_directory", "run_process", "start_process"]
 
 _CHUNK_BYTES = 65_536
 
@@ -50,11 +50,11 @@ def run_process(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limit
     or OS_ERROR when nothing was started, with TIMEOUT, CANCELLED, OUTPUT_TOO_LARGE or OS_ERROR when the group was killed. POSIX only.
     """
     limit.require(CallOutcome.NOT_SENT)
-    process = _start(argv, cwd, env)
+    process = start_process(argv, cwd=cwd, env=env)
     try:
         stdout, stderr = _read(process, limit, max_output_bytes)
     finally:
-        _end(process)
+        end_process(process)
     return Finished(exit_code=process.returncode, stdout=stdout, stderr=stderr)
 
 
@@ -65,13 +65,17 @@ def require_directory(cwd: Path) -> None:
         raise CallFailed(code, f"Working directory {text}: {cwd}", outcome=CallOutcome.NOT_SENT)
 
 
-def _start(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def start_process(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """A child that leads a process group, with pipes at its outputs; its end is the caller's (`end_process`).
+
+    Raises CallFailed: COMMAND_NOT_FOUND, PERMISSION_DENIED, CWD_NOT_FOUND, CWD_NOT_DIRECTORY or OS_ERROR; nothing was started.
+    """
     require_directory(cwd)
     try:
         return subprocess.Popen(
             argv,
             bufsize=0,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=cwd,
@@ -95,7 +99,7 @@ def _read(process: subprocess.Popen[bytes], limit: CallLimit, max_output_bytes: 
             selector.register(pipe, selectors.EVENT_READ, received)
         while True:
             # Asked before reading: once it has ended, all that it wrote is in the pipes already.
-            ended = _has_ended(process)
+            ended = has_ended(process)
             if not ended:
                 limit.require(CallOutcome.UNKNOWN)
             tick = _TICK_SECONDS if selector.get_map() else _SHORT_TICK_SECONDS
@@ -111,7 +115,7 @@ def _read(process: subprocess.Popen[bytes], limit: CallLimit, max_output_bytes: 
                     raise CallFailed("OUTPUT_TOO_LARGE", f"Command wrote more than {max_output_bytes} bytes", outcome=CallOutcome.UNKNOWN)
 
 
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+def has_ended(process: subprocess.Popen[bytes]) -> bool:
     """Whether the child has ended. It is left unreaped, so that its number cannot become somebody else's before the group is killed."""
     if not hasattr(os, "waitid"):  # macOS before Python 3.13
         return process.poll() is not None
@@ -123,12 +127,12 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         raise CallFailed("OS_ERROR", message, outcome=CallOutcome.UNKNOWN) from None
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_process(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left of the group, then reap the child. Also on the way out of an exception."""
     # No such process: the group is empty. Not permitted: only zombies are left (macOS), or the program changed its user.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
         process.wait(_REAP_SECONDS)
-    for pipe in filter(None, (process.stdout, process.stderr)):
+    for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
         pipe.close()

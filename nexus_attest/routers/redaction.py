@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias, cast
 from urllib.parse import quote, quote_plus
 
-__all__ = ["NO_SECRETS", "Pointer", "Redactor", "literal_secrets", "mark", "parse_pointer"]
+__all__ = ["NO_SECRETS", "Pointer", "Redactor", "literal_secrets", "mark", "names_a_secret", "parse_pointer"]
 
 Pointer: TypeAlias = tuple[str, ...]
 """The reference tokens of a JSON pointer (RFC 6901); the token `*` stands for every member and every item."""
@@ -48,7 +48,9 @@ _SECRET_WORDS = frozenset(
     {"apikey", "auth", "authorization", "credential", "credentials", "passcode", "passphrase", "passwd", "password", "pin", "pwd", "secret"}
     | {"secrets", "seed", "token"}
 )
-_SECRET_PAIRS = frozenset({("access", "key"), ("api", "key"), ("private", "key"), ("secret", "key"), ("signing", "key"), ("encryption", "key")})
+_SECRET_PAIRS = frozenset(
+    {("access", "key"), ("api", "key"), ("private", "key"), ("secret", "key"), ("signing", "key"), ("encryption", "key")}
+)
 _HARMLESS_PAIRS = frozenset({("continuation", "token"), ("cursor", "token"), ("next", "token"), ("page", "token"), ("random", "seed")})
 
 
@@ -139,7 +141,7 @@ def _literals(value: object, place: Pointer, *, secret: bool) -> Iterator[str]:
             if NO_SECRETS.text(key) != key:
                 yield _pointer((*place, NO_SECRETS.text(key)))
             else:
-                yield from _literals(member, (*place, key), secret=secret or _names_a_secret(key))
+                yield from _literals(member, (*place, key), secret=secret or names_a_secret(key))
     elif isinstance(value, list):
         for number, item in enumerate(cast("list[object]", value)):
             yield from _literals(item, (*place, str(number)), secret=secret)
@@ -150,7 +152,8 @@ def _literals(value: object, place: Pointer, *, secret: bool) -> Iterator[str]:
         yield _pointer(place)
 
 
-def _names_a_secret(key: str) -> bool:
+def names_a_secret(key: str) -> bool:
+    """Whether a name says that its value is a secret: `password`, `apiKey`, `GITHUB_TOKEN`, but not `max_tokens` or `next_page_token`."""
     words = [word.lower() for word in _WORDS.findall(key)]
     last_two = tuple(words[-2:])
     return bool(words) and last_two not in _HARMLESS_PAIRS and (words[-1] in _SECRET_WORDS or last_two in _SECRET_PAIRS)

@@ -7,28 +7,29 @@
              NEXUS_IDEMPOTENCY_KEY=<run id>/<step id>  NEXUS_EXECUTION_ID=<execution id> (when there is one); nothing else
     success  exit code 0, and standard output is UTF-8 text of exactly one JSON object
 
-Every other end is a failure. Tools written for nexus-router's command protocol work unchanged unless they need more of the host's
-environment. POSIX only.
+Every other end is a failure. A program that said that it failed (exit code 1 to 255) has failed; of one that was killed, or that reported
+success and then no readable answer, nobody knows how much it has done. Tools written for nexus-router's command protocol work unchanged
+unless they need more of the host's environment. POSIX only.
 """
 
+import json
 import os
-import re
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, cast
 
 from nexus_attest.routers.adapter import Call, CallIdentity, CallLimit, CallResult
-from nexus_attest.routers.errors import CallFailed, CallOutcome, CallRefused
+from nexus_attest.routers.configured import ConfiguredAdapter
+from nexus_attest.routers.credentials import Credentials
+from nexus_attest.routers.errors import CallFailed, CallOutcome
 from nexus_attest.routers.process import Finished, require_directory, run_process
-from nexus_control.integrity import content_digest, prefixed
-from nexus_control.plan import DefaultCall, Step
+from nexus_attest.routers.redaction import Redactor
+from nexus_attest.routers.settings import SubprocessSettings
+from nexus_control.plan import Step
 from nexus_control.run_json import read_json, run_json
 
-__all__ = ["BASE_ENVIRONMENT", "RESERVED_VARIABLES", "SubprocessAdapter", "SubprocessSettings"]
+__all__ = ["BASE_ENVIRONMENT", "RESERVED_VARIABLES", "SubprocessAdapter"]
 
 BASE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 """What every tool gets. `pass_env` may name these too; the host's value then replaces this one."""
@@ -36,83 +37,29 @@ BASE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 RESERVED_VARIABLES = frozenset({"NEXUS_EXECUTION_ID", "NEXUS_IDEMPOTENCY_KEY"})
 """Set per call; never passed on from the host."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""Tool and method names become arguments: one that begins with a dash would be an option of the command."""
-
-_EXCERPT_BYTES = 2_000
 _EXCERPT_CHARACTERS = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubprocessSettings:
-    """A checked adapter definition; `nexus_attest.routers.adapters_file` describes and checks the fields.
-
-    `cwd` is kept as written and resolved against `base_dir`, which is no part of the definition: the digest of one adapter file is the
-    same wherever it is installed.
-    """
-
-    adapter_id: str
-    command: tuple[str, ...]
-    allow: tuple[str, ...]
-    base_dir: Path
-    cwd: str = "."
-    pass_env: tuple[str, ...] = ()
-    timeout_s: float = 30.0
-    max_output_bytes: int = 1_048_576
-    idempotent: bool = False
-    default_call: DefaultCall | None = None
-
-    def definition(self) -> dict[str, object]:
-        """What is digested: every key of the adapter file, defaults filled in. Names of variables, never their values."""
-        return {
-            "id": self.adapter_id,
-            "kind": "subprocess",
-            "command": list(self.command),
-            "cwd": self.cwd,
-            "pass_env": list(self.pass_env),
-            "timeout_s": self.timeout_s,
-            "max_output_bytes": self.max_output_bytes,
-            "allow": list(self.allow),
-            "idempotent": self.idempotent,
-            "default_call": None if self.default_call is None else self.default_call._asdict(),
-        }
-
-
-class SubprocessAdapter:
+class SubprocessAdapter(ConfiguredAdapter[SubprocessSettings]):
     """Runs the command of its settings, once per call."""
 
-    adapter_kind = "subprocess"
-    capabilities = frozenset({"apply", "external", "timeout"})
+    def prepare(self, credentials: Credentials) -> None:
+        """Raises CallFailed when a variable of `pass_env` is not set or the working directory is not there."""
+        credentials.environment(self.settings.pass_env)
+        require_directory(self.settings.base_dir / self.settings.cwd)
 
-    def __init__(self, settings: SubprocessSettings) -> None:
-        self.settings = settings
-        self.adapter_id = settings.adapter_id
-        self.default_call = settings.default_call
-        self.idempotent = settings.idempotent
-        self.timeout_s = settings.timeout_s
-        self.definition_digest = prefixed(content_digest(settings.definition()))
-        self._cwd = settings.base_dir / settings.cwd
+    def open(self, steps: Sequence[Step], limit: CallLimit) -> "SubprocessSession":  # noqa: ARG002 - a process per call, nothing to open
+        """A session that remembers which secrets it handed out, and nothing else."""
+        return SubprocessSession(self)
 
-    def check(self, step: Step) -> None:
-        """Raises CallRefused with INVALID_NAME, or with CALL_NOT_ALLOWED when no pattern of `allow` covers the call."""
-        for what, name in (("tool", step.tool), ("method", step.method)):
-            if not _NAME.fullmatch(name):
-                raise CallRefused("INVALID_NAME", f"{what} name {name[:100]!r} must match {_NAME.pattern}")
-        if not any(fnmatchcase(f"{step.tool}/{step.method}", pattern) for pattern in self.settings.allow):
-            raise CallRefused("CALL_NOT_ALLOWED", f"adapter {self.adapter_id} does not allow {step.tool}/{step.method}"[:300])
 
-    def preflight(self, steps: Sequence[Step]) -> None:  # noqa: ARG002 - what is needed is the same for every step
-        """Raises CallRefused when a variable of `pass_env` is not set or the working directory is not there."""
-        if missing := [name for name in self.settings.pass_env if name not in os.environ]:
-            raise CallRefused("ENV_INVALID", f"adapter {self.adapter_id} needs the environment variable {missing[0]}")
-        try:
-            require_directory(self._cwd)
-        except CallFailed as problem:
-            raise CallRefused(problem.code, str(problem)) from None
+class SubprocessSession:
+    """The calls of one run."""
 
-    def open(self, steps: Sequence[Step], limit: CallLimit) -> "SubprocessAdapter":  # noqa: ARG002 - a process per call, nothing to open
-        """Itself: no state is kept between calls."""
-        return self
+    def __init__(self, adapter: SubprocessAdapter) -> None:
+        self._adapter = adapter
+        self._settings = adapter.settings
+        self._credentials = Credentials(adapter.settings)
 
     def close(self) -> None:
         """Nothing is open between calls."""
@@ -120,25 +67,23 @@ class SubprocessAdapter:
     def call(self, call: Call) -> CallResult:
         """The object that the command printed. Raises CallFailed for every other end."""
         step = call.step
-        self.check(step)
-        request = run_json({"args": dict(step.args), "method": step.method, "tool": step.tool})
+        self._adapter.check(step)
+        environment = self._environment(call.identity)
+        request = run_json({"args": self._credentials.resolve(step.args), "method": step.method, "tool": step.tool})
         with _arguments_file(request + "\n") as path:
             finished = run_process(
-                [*self.settings.command, "call", step.tool, step.method, "--json-args-file", path],
-                cwd=self._cwd,
-                env=self._environment(call.identity),
+                [*self._settings.command, "call", step.tool, step.method, "--json-args-file", path],
+                cwd=self._settings.base_dir / self._settings.cwd,
+                env=environment,
                 limit=call.limit,
-                max_output_bytes=self.settings.max_output_bytes,
+                max_output_bytes=self._settings.max_output_bytes,
             )
-        return CallResult(output=_output(finished))
+        redactor = self._credentials.redactor
+        output, redacted = redactor.output(_output(finished, redactor))
+        return CallResult(output=output, redacted=redacted)
 
     def _environment(self, identity: CallIdentity) -> dict[str, str]:
-        environment = dict(BASE_ENVIRONMENT)
-        for name in self.settings.pass_env:
-            try:
-                environment[name] = os.environ[name]
-            except KeyError:
-                raise CallFailed("ENV_INVALID", f"The environment variable {name} is not set", outcome=CallOutcome.NOT_SENT) from None
+        environment = {**BASE_ENVIRONMENT, **self._credentials.environment(self._settings.pass_env)}
         environment["NEXUS_IDEMPOTENCY_KEY"] = identity.idempotency_key
         if identity.execution_id is not None:
             environment["NEXUS_EXECUTION_ID"] = identity.execution_id
@@ -163,28 +108,35 @@ def _arguments_file(text: str) -> Generator[str]:
         yield path
 
 
-def _output(finished: Finished) -> dict[str, Any]:
+def _output(finished: Finished, redactor: Redactor) -> dict[str, Any]:
     if finished.exit_code != 0:
-        reason = f"exited with code {finished.exit_code}" if finished.exit_code > 0 else f"was ended by signal {-finished.exit_code}"
-        excerpt = _excerpt(finished.stderr)
-        raise _failed("NONZERO_EXIT", f"Command {reason}" + (f": {excerpt}" if excerpt else ""))
+        killed = finished.exit_code < 0
+        reason = f"was ended by signal {-finished.exit_code}" if killed else f"exited with code {finished.exit_code}"
+        excerpt = _excerpt(finished.stderr, redactor)
+        outcome = CallOutcome.UNKNOWN if killed else CallOutcome.FAILED
+        raise CallFailed("NONZERO_EXIT", f"Command {reason}" + (f": {excerpt}" if excerpt else ""), outcome=outcome)
     try:
         value = read_json(finished.stdout.decode())
     except UnicodeDecodeError:
-        raise _failed("INVALID_JSON_OUTPUT", "Command printed bytes that are not UTF-8") from None
-    except ValueError as problem:
-        raise _failed("INVALID_JSON_OUTPUT", f"Command did not print one JSON object: {problem}") from None
+        raise _unreadable("Command printed bytes that are not UTF-8") from None
+    except json.JSONDecodeError as problem:
+        raise _unreadable(f"Command did not print one JSON object: {problem}") from None
+    except ValueError:
+        # Its text names a part of the output, where a secret may stand.
+        raise _unreadable(
+            "Command printed JSON that is ambiguous or cannot be hashed: a name twice, NaN, half a character, too deep"
+        ) from None
     if not isinstance(value, dict):
-        raise _failed("INVALID_JSON_OUTPUT", "Command printed JSON that is no object")
+        raise _unreadable("Command printed JSON that is no object")
     return cast("dict[str, Any]", value)
 
 
-def _failed(code: str, message: str) -> CallFailed:
-    return CallFailed(code, message, outcome=CallOutcome.FAILED)
+def _unreadable(message: str) -> CallFailed:
+    return CallFailed("INVALID_JSON_OUTPUT", message, outcome=CallOutcome.UNKNOWN)
 
 
-def _excerpt(stderr: bytes) -> str:
-    """The end of an error output as one printable line of at most 500 characters."""
-    text = stderr[-_EXCERPT_BYTES:].decode(errors="replace")
-    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+def _excerpt(stderr: bytes, redactor: Redactor) -> str:
+    """The end of an error output as one printable line of at most 500 characters, shortened after redaction: half a secret is not found."""
+    text = redactor.text(stderr.decode(errors="replace"))
+    line = " ".join("".join(character if character.isprintable() else " " for character in text[-4 * _EXCERPT_CHARACTERS :]).split())
     return line[-_EXCERPT_CHARACTERS:]

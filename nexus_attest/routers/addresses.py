@@ -1,0 +1,63 @@
+"""Which addresses a connection may go to: the name is resolved once, each address is judged, and the connection goes to a judged one.
+
+So a public name cannot lead into the operator's own network, also when it resolves differently a moment later (DNS rebinding).
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+from nexus_attest.routers.errors import CallFailed, CallOutcome
+
+__all__ = ["is_loopback_name", "is_public", "resolve"]
+
+_NAT64 = IPv6Network("64:ff9b::/96")
+"""RFC 6052: the last 32 bits are the IPv4 address that is reached."""
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether a host is written as this host itself: `localhost` or a loopback address."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_public(address: str) -> bool:
+    """Whether an address, and each IPv4 address that it stands for, is globally reachable unicast."""
+    return all(part.is_global and not part.is_multicast for part in _parts(ip_address(address)))
+
+
+async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
+    """The addresses of a host that a connection may go to, at least one.
+
+    All of them with `allow_private`, loopback ones for a host that is written as loopback, else public ones. Raises CallFailed with
+    CONNECTION_FAILED when the host has no address, ADDRESS_NOT_ALLOWED when it has none of those; nothing was sent.
+    """
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise CallFailed("CONNECTION_FAILED", f"The host {host:.200} has no address", outcome=CallOutcome.NOT_SENT) from None
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if allow_private:
+        return addresses
+    own = is_loopback_name(host)
+    if allowed := [address for address in addresses if (ip_address(address).is_loopback if own else is_public(address))]:
+        return allowed
+    message = f"The host {host:.200} has no public address; allow_private = true in the adapter file lets it have another one"
+    raise CallFailed("ADDRESS_NOT_ALLOWED", message, outcome=CallOutcome.NOT_SENT)
+
+
+def _parts(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address | IPv6Address]:
+    if isinstance(address, IPv4Address):
+        yield address
+        return
+    if address.ipv4_mapped is not None:
+        yield address.ipv4_mapped  # an IPv4 connection; what the IPv6 form is classified as differs between Python versions
+        return
+    yield address
+    if address.sixtofour is not None:
+        yield address.sixtofour
+    if address in _NAT64:
+        yield IPv4Address(int(address) & 0xFFFF_FFFF)

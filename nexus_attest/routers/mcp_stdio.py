@@ -1,0 +1,178 @@
+"""The stdio transport of an MCP server that we start: one JSON-RPC message per line, under limits that the SDK's transport does not have.
+
+The server gets exactly the environment it is given, leads a process group of its own, and is killed with all of its group when the
+session ends. A line may be only so long. A line that begins like a message and is none ends the connection; one that does not even begin
+like one is what servers print by mistake, and is left out. Standard error is read to its end and never passed on to ours; the last of it
+is kept for the message of a failure. Imported when a session is opened.
+"""
+
+import logging
+import math
+import os
+import subprocess
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.shared.message import SessionMessage
+from mcp.types import jsonrpc_message_adapter
+
+from nexus_attest.routers.process import end_process, has_ended, start_process
+
+__all__ = ["StdioServer"]
+
+_LOG = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 65_536
+_KEPT_ERROR_BYTES = 16_384
+
+_GRACE_SECONDS = 2.0
+"""How long a server may take to end after its input was closed; then its group is killed."""
+
+_POLL_SECONDS = 0.005
+_WATCH_SECONDS = 0.05
+
+
+Streams: TypeAlias = tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]
+
+
+class StdioServer:
+    """One server, started when `connect` is entered. Use `connect` once."""
+
+    def __init__(self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], max_line_bytes: int) -> None:
+        self.problem: str | None = None
+        """Why the connection was given up: OUTPUT_TOO_LARGE or INVALID_OUTPUT; None while it was not, and when the server left."""
+
+        self._argv = list(argv)
+        self._cwd = cwd
+        self._env = env
+        self._limit = max_line_bytes
+        self._errors = bytearray()
+        self._cut = False
+
+    def errors(self) -> str:
+        """The end of the server's standard error, without a line that may have lost its beginning."""
+        kept = bytes(self._errors)
+        return (kept.partition(b"\n")[2] if self._cut else kept).decode(errors="replace")
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncGenerator[Streams]:
+        """The streams of a client session. Raises CallFailed when the server cannot be started; nothing was sent."""
+        process = start_process(self._argv, cwd=self._cwd, env=self._env, stdin=subprocess.PIPE)
+        received, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        # Without bound, so that a server that does not read cannot hold up the caller: what is sent is bounded by the plan.
+        outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](math.inf)
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                os.set_blocking(pipe.fileno(), False)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._receive, process.stdout.fileno(), received)
+                tasks.start_soon(self._keep_errors, process.stderr.fileno())
+                tasks.start_soon(self._send, process.stdin.fileno(), to_send, received)
+                tasks.start_soon(_watch, process, received)
+                try:
+                    yield incoming, outgoing
+                finally:
+                    tasks.cancel_scope.cancel()
+        finally:
+            for stream in (received, incoming, outgoing, to_send):
+                stream.close()
+            with anyio.CancelScope(shield=True):
+                await _leave(process)
+
+    async def _receive(self, pipe: int, received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+        """Pass on one message per line until the server closes its output or the connection is given up."""
+        line = bytearray()
+        with received:
+            while chunk := await _read(pipe):
+                *ended, rest = chunk.split(b"\n")
+                for part in ended:
+                    line += part
+                    if not await self._pass_on(bytes(line), received):
+                        return
+                    line.clear()
+                line += rest
+                if len(line) > self._limit:
+                    self.problem = "OUTPUT_TOO_LARGE"
+                    return
+
+    async def _pass_on(self, line: bytes, received: MemoryObjectSendStream[SessionMessage | Exception]) -> bool:
+        """Whether the connection goes on after this line."""
+        if len(line) > self._limit:
+            self.problem = "OUTPUT_TOO_LARGE"
+            return False
+        if not line.lstrip().startswith(b"{"):
+            if line.strip():
+                _LOG.info("an MCP server wrote %d bytes to its standard output that are no message", len(line))
+            return True
+        try:
+            message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+        except ValueError:
+            self.problem = "INVALID_OUTPUT"
+            return False
+        try:
+            await received.send(SessionMessage(message))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return False
+        return True
+
+    async def _keep_errors(self, pipe: int) -> None:
+        """Read standard error to its end, so that a server never waits for it, and keep the last bytes."""
+        while chunk := await _read(pipe):
+            self._errors += chunk
+            if len(self._errors) > _KEPT_ERROR_BYTES:
+                del self._errors[:-_KEPT_ERROR_BYTES]
+                self._cut = True
+
+    async def _send(
+        self, pipe: int, to_send: MemoryObjectReceiveStream[SessionMessage], received: MemoryObjectSendStream[SessionMessage | Exception]
+    ) -> None:
+        """Write one message per line until the session ends or the server closes its input."""
+        with to_send:
+            async for message in to_send:
+                left = memoryview(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+                while left:
+                    try:
+                        left = left[os.write(pipe, left) :]
+                    except BlockingIOError:
+                        await anyio.wait_writable(pipe)
+                    except OSError:
+                        received.close()  # nothing more can be asked; whoever waits for an answer is told at once
+                        return
+
+
+async def _watch(process: subprocess.Popen[bytes], received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+    """End the connection when the server has ended, also while a child of it holds its output open."""
+    while not has_ended(process):
+        await anyio.sleep(_WATCH_SECONDS)
+    await anyio.sleep(_WATCH_SECONDS)  # for what it wrote last
+    received.close()
+
+
+async def _read(pipe: int) -> bytes:
+    while True:
+        try:
+            return os.read(pipe, _CHUNK_BYTES)
+        except BlockingIOError:
+            await anyio.wait_readable(pipe)
+        except OSError:
+            return b""
+
+
+async def _leave(process: subprocess.Popen[bytes]) -> None:
+    """Close the server's input, which asks it to end, and kill its group when it has, or has not in time."""
+    assert process.stdin is not None
+    process.stdin.close()
+    until = time.monotonic() + _GRACE_SECONDS
+    try:
+        while not has_ended(process) and time.monotonic() < until:
+            await anyio.sleep(_POLL_SECONDS)
+    finally:
+        end_process(process)
