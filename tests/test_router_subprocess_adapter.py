@@ -94,16 +94,16 @@ print(json.dumps({"env": dict(os.environ)}))
 
 
 def test_the_environment_is_the_documented_one_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KMS_TOKEN", "t0ken \u00e9")
+    monkeypatch.setenv("KMS_REGION", "t0ken \u00e9")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not for tools")
     monkeypatch.setenv("NEXUS_EXECUTION_ID", "the host's own")
-    adapter = python_tool(tmp_path, ENVIRONMENT, pass_env=["KMS_TOKEN"])
+    adapter = python_tool(tmp_path, ENVIRONMENT, pass_env=["KMS_REGION"])
     found = call(adapter, "a", "b", {}, CallIdentity(run_id="run-1", step_id="sch\u00f6n", execution_id=None))
     found["env"].pop("LC_CTYPE", None)  # Python's own doing, PEP 538
     assert found["env"] == {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
-        "KMS_TOKEN": "t0ken \u00e9",
+        "KMS_REGION": "t0ken \u00e9",
         "NEXUS_IDEMPOTENCY_KEY": "run-1/sch\u00f6n",
     }
 
@@ -186,7 +186,7 @@ def test_one_json_object_is_the_output(tmp_path: Path, printed: str, output: dic
         (b'{"a": NaN}', "finite"),
         (b'{"a": -Infinity}', "finite"),
         (b'{"a": 1e999}', "finite"),
-        (b'{"a": 1, "a": 2}', "duplicate key 'a'"),
+        (b'{"a": 1, "a": 2}', "a duplicate key"),
         (b'{"a": "\\ud800"}', "surrogates"),
         (b'{"a": "\xff"}', "not UTF-8"),
         (b'{"a": "\xed\xa0\x80"}', "not UTF-8"),
@@ -360,7 +360,7 @@ def test_a_wrong_working_directory_is_found_before_and_at_the_call(tmp_path: Pat
 def test_an_unset_variable_is_found_before_and_at_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KMS_TOKEN", raising=False)
     adapter = shell_tool(tmp_path, "touch called; echo '{}'", pass_env=["KMS_TOKEN"])
-    with pytest.raises(CallRefused, match="needs the environment variable KMS_TOKEN") as caught:
+    with pytest.raises(CallRefused, match="The environment variable KMS_TOKEN is not set") as caught:
         adapter.preflight([step()])
     assert caught.value.code == "ENV_INVALID"
     assert failure(adapter).code == "ENV_INVALID"
@@ -390,7 +390,7 @@ def test_arguments_that_cannot_be_written_are_a_failed_call(tmp_path: Path, temp
 
 def test_the_private_folder_goes_away_with_whatever_the_tool_left_in_it(tmp_path: Path) -> None:
     script = 'd=$(dirname "$5"); mkdir "$d/more"; touch "$d/more/file"; chmod 000 "$d/more" "$5"; echo "{}"'
-    assert call(shell_tool(tmp_path, script), "a", "b", {"secret": "s"}) == {}
+    assert call(shell_tool(tmp_path, script), "a", "b", {"note": "s"}) == {}
 
 
 def test_an_interruption_kills_the_tool_and_removes_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,7 +401,7 @@ def test_an_interruption_kills_the_tool_and_removes_its_arguments(tmp_path: Path
             raise KeyboardInterrupt
         return False
 
-    monkeypatch.setattr(process_module, "_has_ended", interrupted)
+    monkeypatch.setattr(process_module, "has_ended", interrupted)
     with pytest.raises(KeyboardInterrupt):
         call(adapter, "a", "b")
     assert ends_soon(int((tmp_path / "self").read_text()))

@@ -2,7 +2,7 @@
 
     python3 server.py FILE        FILE is the registry: one JSON object, made on the first `publish`
 
-Tools: `publish` sets the fingerprint of a name, `lookup` tells it. Anybody who trusts the registry trusts what `publish` writes, which is why
+Tools: `publish` sets the fingerprint of a name, `lookup` tells it. Whoever trusts the registry trusts what `publish` writes, which is why
 an agent should not be able to call it just like that.
 """
 

@@ -1,8 +1,9 @@
 """The adapter file: which programs, MCP servers and services approved decisions may use, written by the operator, in TOML or JSON.
 
-A file, at most 1 MiB, is understood completely or refused, with every mistake in it named by its path (`adapters[1].timeout_s: must be ...`). What a key
-means is said once, in `VARIANTS`; docs/adapters.md and the JSON Schema for editors, schemas/nexus-attest.adapters.v1.json, follow from
-it. Values are never repeated in messages: somebody may have written a secret where the name of one belongs.
+A file, at most 1 MiB, is understood completely or refused, with every mistake in it named by its path (`adapters[1].timeout_s: must be
+...`). What a key means is said once, in `VARIANTS`; docs/adapters.md and the JSON Schema for editors,
+schemas/nexus-attest.adapters.v1.json, follow from it. Values are never repeated in messages: somebody may have written a secret where the
+name of one belongs.
 """
 
 import os
@@ -231,7 +232,7 @@ VARIANTS = (
             *_COMMON,
             Key(
                 name="command",
-                shape=listing(_ARGUMENT, "a list of texts that starts with the program", least=1),
+                shape=listing(_ARGUMENT, "a list of texts that starts with the program", least=1, first=_PROGRAM),
                 about="argv, never a string: there is no shell.",
             ),
             *_COMMAND_ENVIRONMENT,

@@ -15,6 +15,8 @@ from typing import cast
 from nexus_attest.routers.errors import CallFailed, CallOutcome, CallRefused
 from nexus_attest.routers.redaction import Redactor, names_a_secret, parse_pointer
 from nexus_attest.routers.settings import AdapterSettings
+from nexus_control.errors import FileRefused
+from nexus_control.files import read_file
 
 __all__ = ["Credentials", "require_declared", "secret_names"]
 
@@ -108,16 +110,9 @@ class Credentials:
 
     def _read_file(self, name: str, path: Path) -> str:
         try:
-            if not path.is_file():  # a pipe or a device could be read for ever
-                raise _unusable("SECRET_MISSING", f"The secret {name} is no file")
-            with path.open("rb") as file:
-                data = file.read(_MOST_BYTES + 1)
-        except OSError as problem:
-            raise _unusable("SECRET_MISSING", f"The secret {name} cannot be read: {problem.strerror}") from None
-        if len(data) > _MOST_BYTES:
-            raise _unusable("SECRET_MISSING", f"The secret {name} is larger than {_MOST_BYTES} bytes")
-        try:
-            return data.decode().removesuffix("\n").removesuffix("\r")
+            return read_file(path, _MOST_BYTES).decode().removesuffix("\n").removesuffix("\r")
+        except FileRefused as problem:
+            raise _unusable("SECRET_MISSING", f"The secret {name} cannot be read: {problem}") from None
         except UnicodeDecodeError:
             raise _unusable("SECRET_MISSING", f"The secret {name} is no UTF-8 text") from None
 

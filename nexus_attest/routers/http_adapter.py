@@ -55,7 +55,7 @@ class HttpSession:
     """The calls of one run."""
 
     def __init__(self, adapter: HttpAdapter) -> None:
-        from nexus_attest.routers.http_client import HttpClient  # httpx
+        from nexus_attest.routers.clients.http import HttpClient  # httpx
 
         self._adapter = adapter
         self._credentials = Credentials(adapter.settings)

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from nexus_attest.routers.adapter import Call, CallLimit, CallResult
+from nexus_attest.routers.answers import one_line
 from nexus_attest.routers.background import Background
 from nexus_attest.routers.configured import ConfiguredAdapter
 from nexus_attest.routers.credentials import Credentials
@@ -32,7 +33,7 @@ from nexus_control.plan import Step
 from nexus_control.run_json import UnsafeJson, require_plain, run_json
 
 if TYPE_CHECKING:
-    from nexus_attest.routers.mcp_client import Answer, Downstream
+    from nexus_attest.routers.clients.mcp_session import Answer, Downstream
 
 __all__ = ["McpAdapter"]
 
@@ -169,17 +170,17 @@ class McpSession:
                 return  # it does not end in time; closing the loop cancels it
 
     def _new_downstream(self) -> "Downstream":
-        from nexus_attest.routers.mcp_client import Downstream  # the SDK
+        from nexus_attest.routers.clients.mcp_session import Downstream  # the SDK
 
         settings = self._adapter.settings
         size = max(settings.max_output_bytes, _LEAST_MESSAGE_BYTES)
         if isinstance(settings, McpStdioSettings):
-            from nexus_attest.routers.mcp_stdio import StdioServer
+            from nexus_attest.routers.clients.mcp_stdio import StdioServer
 
             environment = {**BASE_ENVIRONMENT, **self._credentials.environment(settings.pass_env)}
             argv = [settings.command, *settings.args]
             return Downstream(settings, StdioServer(argv, cwd=settings.base_dir / settings.cwd, env=environment, max_line_bytes=size))
-        from nexus_attest.routers.mcp_http import HttpServer
+        from nexus_attest.routers.clients.mcp_http import HttpServer
 
         headers = self._credentials.headers(settings.headers_env)
         return Downstream(settings, HttpServer(settings, headers=headers, ca_file=require_certificates(settings), max_message_bytes=size))
@@ -187,7 +188,7 @@ class McpSession:
     def _result(self, answer: "Answer") -> CallResult:
         redactor, limit = self._credentials.redactor, self._adapter.settings.max_output_bytes
         if answer.is_error:
-            told = " ".join(redactor.text(answer.text).split())
+            told = one_line(redactor.text(answer.text))
             raise CallFailed(
                 "TOOL_ERROR",
                 f"The tool reported an error: {told:.400}" if told else "The tool reported an error",
@@ -207,9 +208,7 @@ class McpSession:
     def _described(self, problem: CallFailed, downstream: "Downstream") -> CallFailed:
         """The same failure with the end of what the server wrote to its standard error, all of it redacted."""
         redactor = self._credentials.redactor
-        said = (
-            " ".join(redactor.text(downstream.errors()).split())[-300:] if problem.code in ("CONNECTION_FAILED", "CONNECTION_LOST") else ""
-        )
-        text = redactor.text(str(problem))
-        message = "".join(character if character.isprintable() else " " for character in (f"{text}: {said}" if said else text))
-        return CallFailed(problem.code, message[:500], outcome=problem.outcome)
+        message = one_line(redactor.text(str(problem)))[:400]
+        if problem.code in ("CONNECTION_FAILED", "CONNECTION_LOST") and (said := one_line(redactor.text(downstream.errors()))):
+            message = f"{message[:190]}: {said[-300:]}"
+        return CallFailed(problem.code, message, outcome=problem.outcome)

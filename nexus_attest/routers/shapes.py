@@ -89,16 +89,18 @@ def boolean() -> Shape:
     return Shape(read=read, schema={"type": "boolean"})
 
 
-def listing(item: Shape, wanted: str, *, least: int = 0) -> Shape:
-    """A list, read as a tuple."""
+def listing(item: Shape, wanted: str, *, least: int = 0, first: Shape | None = None) -> Shape:
+    """A list, read as a tuple; its first item may have a shape of its own."""
 
     def read(value: object, where: str, problems: Problems) -> tuple[Any, ...] | None:
         if not isinstance(value, list) or len(cast("list[object]", value)) < least:
             problems.append(f"{where}: must be {wanted}")
             return None
-        return tuple(item.read(member, f"{where}[{number}]", problems) for number, member in enumerate(cast("list[object]", value)))
+        members = enumerate(cast("list[object]", value))
+        return tuple((item if number else first or item).read(member, f"{where}[{number}]", problems) for number, member in members)
 
-    return Shape(read=read, schema={"type": "array", "items": item.schema, **({"minItems": least} if least else {})})
+    schema = {"type": "array", "items": item.schema, **({"minItems": least} if least else {})}
+    return Shape(read=read, schema=schema if first is None else {**schema, "prefixItems": [first.schema]})
 
 
 def table(name: Shape, value: Shape, wanted: str) -> Shape:

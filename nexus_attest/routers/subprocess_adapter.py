@@ -12,14 +12,14 @@ success and then no readable answer, nobody knows how much it has done. Tools wr
 unless they need more of the host's environment. POSIX only.
 """
 
-import json
 import os
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from nexus_attest.routers.adapter import Call, CallIdentity, CallLimit, CallResult
+from nexus_attest.routers.answers import one_line, read_object
 from nexus_attest.routers.configured import ConfiguredAdapter
 from nexus_attest.routers.credentials import Credentials
 from nexus_attest.routers.errors import CallFailed, CallOutcome
@@ -27,7 +27,7 @@ from nexus_attest.routers.process import Finished, require_directory, run_proces
 from nexus_attest.routers.redaction import Redactor
 from nexus_attest.routers.settings import SubprocessSettings
 from nexus_control.plan import Step
-from nexus_control.run_json import read_json, run_json
+from nexus_control.run_json import run_json
 
 __all__ = ["BASE_ENVIRONMENT", "RESERVED_VARIABLES", "SubprocessAdapter"]
 
@@ -115,28 +115,10 @@ def _output(finished: Finished, redactor: Redactor) -> dict[str, Any]:
         excerpt = _excerpt(finished.stderr, redactor)
         outcome = CallOutcome.UNKNOWN if killed else CallOutcome.FAILED
         raise CallFailed("NONZERO_EXIT", f"Command {reason}" + (f": {excerpt}" if excerpt else ""), outcome=outcome)
-    try:
-        value = read_json(finished.stdout.decode())
-    except UnicodeDecodeError:
-        raise _unreadable("Command printed bytes that are not UTF-8") from None
-    except json.JSONDecodeError as problem:
-        raise _unreadable(f"Command did not print one JSON object: {problem}") from None
-    except ValueError:
-        # Its text names a part of the output, where a secret may stand.
-        raise _unreadable(
-            "Command printed JSON that is ambiguous or cannot be hashed: a name twice, NaN, half a character, too deep"
-        ) from None
-    if not isinstance(value, dict):
-        raise _unreadable("Command printed JSON that is no object")
-    return cast("dict[str, Any]", value)
-
-
-def _unreadable(message: str) -> CallFailed:
-    return CallFailed("INVALID_JSON_OUTPUT", message, outcome=CallOutcome.UNKNOWN)
+    return read_object(finished.stdout, said="Command printed", code="INVALID_JSON_OUTPUT")
 
 
 def _excerpt(stderr: bytes, redactor: Redactor) -> str:
     """The end of an error output as one printable line of at most 500 characters, shortened after redaction: half a secret is not found."""
     text = redactor.text(stderr.decode(errors="replace"))
-    line = " ".join("".join(character if character.isprintable() else " " for character in text[-4 * _EXCERPT_CHARACTERS :]).split())
-    return line[-_EXCERPT_CHARACTERS:]
+    return one_line(text[-4 * _EXCERPT_CHARACTERS :])[-_EXCERPT_CHARACTERS:]

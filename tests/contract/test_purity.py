@@ -17,6 +17,9 @@ DEPENDENCIES = {"httpx", "jsonschema", "mcp", "nacl", "rich", "typer", "xrpl"}
 NEEDING_DEPENDENCIES = {("nexus_attest", "cli"), ("nexus_attest", "postgres")}
 """Single-file modules of the product that may load a dependency when they are imported."""
 
+CLIENTS = ("nexus_attest", "routers", "clients")
+"""The package whose modules may, too."""
+
 
 def imported(path: Path) -> Iterator[tuple[str, int]]:
     """Top-level name and line of every import statement of a file, at any depth; "" for a relative one."""
@@ -59,7 +62,7 @@ def light() -> Iterator[str]:
     product = ROOT / "nexus_attest"
     for path in [*ENGINE, *product.glob("*.py"), *product.glob("attestation/**/*.py"), *product.glob("routers/**/*.py")]:
         relative = path.relative_to(ROOT).with_suffix("")
-        if relative.name != "__main__" and relative.parts[:2] not in NEEDING_DEPENDENCIES:
+        if relative.name != "__main__" and relative.parts[:2] not in NEEDING_DEPENDENCIES and relative.parts[:3] != CLIENTS:
             yield ".".join(relative.parts).removesuffix(".__init__")
 
 

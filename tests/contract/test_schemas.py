@@ -144,7 +144,7 @@ def objects(node: object) -> Iterator[dict[str, Any]]:
 
 
 def test_there_is_one_schema_per_tool_and_nothing_else() -> None:
-    assert sorted(path.name for path in SCHEMAS.iterdir()) == sorted(f"nexus-control.{tool}.v0.1.json" for tool in METHODS)
+    assert sorted(path.name for path in SCHEMAS.glob("nexus-control.*")) == sorted(f"nexus-control.{tool}.v0.1.json" for tool in METHODS)
 
 
 @pytest.mark.parametrize("tool", METHODS)

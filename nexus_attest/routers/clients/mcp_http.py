@@ -14,7 +14,7 @@ import httpx2
 from mcp.client.streamable_http import streamable_http_client
 
 from nexus_attest.routers.addresses import resolve
-from nexus_attest.routers.http_client import trusting
+from nexus_attest.routers.clients.http import trusting
 from nexus_attest.routers.settings import McpHttpSettings
 from nexus_control import __version__
 

@@ -1,21 +1,21 @@
 """The one request of a call, with httpx. Imported when a session is opened."""
 
-import json
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 
 from nexus_attest.routers.adapter import CallIdentity
 from nexus_attest.routers.addresses import resolve
+from nexus_attest.routers.answers import read_object
 from nexus_attest.routers.errors import CallFailed, CallOutcome
 from nexus_attest.routers.settings import HttpSettings
 from nexus_control import __version__
 from nexus_control.plan import Step
-from nexus_control.run_json import read_json, run_json
+from nexus_control.run_json import run_json
 
 __all__ = ["HttpClient", "HttpRequest", "header_text", "trusting"]
 
@@ -97,7 +97,8 @@ class HttpRequest:
             outcome = CallOutcome.FAILED if 400 <= status <= 499 else CallOutcome.UNKNOWN
             raise CallFailed("HTTP_ERROR", f"The service answered with status {status}", outcome=outcome)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise _unreadable("The service sent a compressed body, which it was asked not to do")
+            message = "The service sent a compressed body, which it was asked not to do"
+            raise CallFailed("INVALID_JSON", message, outcome=CallOutcome.UNKNOWN)
         limit = self._client.settings.max_output_bytes
         length = response.headers.get("Content-Length", "0")
         body = bytearray()
@@ -108,28 +109,7 @@ class HttpRequest:
             body += chunk
             if len(body) > limit:
                 raise _too_large(limit)
-        return _object(bytes(body))
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = read_json(body.decode())
-    except UnicodeDecodeError:
-        raise _unreadable("The service sent bytes that are not UTF-8") from None
-    except json.JSONDecodeError as problem:
-        raise _unreadable(f"The service did not send one JSON object: {problem}") from None
-    except ValueError:
-        # Its text names a part of the body, where a secret may stand.
-        raise _unreadable(
-            "The service sent JSON that is ambiguous or cannot be hashed: a name twice, NaN, half a character, too deep"
-        ) from None
-    if not isinstance(value, dict):
-        raise _unreadable("The service sent JSON that is no object")
-    return cast("dict[str, Any]", value)
-
-
-def _unreadable(message: str) -> CallFailed:
-    return CallFailed("INVALID_JSON", message, outcome=CallOutcome.UNKNOWN)
+        return read_object(bytes(body), said="The service sent", code="INVALID_JSON")
 
 
 def _too_large(limit: int) -> CallFailed:
