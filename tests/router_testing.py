@@ -16,7 +16,6 @@ from nexus_attest.routers import (
     CallResult,
     DefaultCall,
     Step,
-    SubprocessAdapter,
     load_adapters,
 )
 
@@ -55,7 +54,7 @@ def toml(value: object) -> str:
     return json.dumps(value)
 
 
-def shell_tool(folder: Path, script: str, **keys: object) -> SubprocessAdapter:
+def shell_tool(folder: Path, script: str, **keys: object) -> Adapter:
     """The adapter of a shell script, which sees `call`, tool, method, `--json-args-file` and a path as $1 to $5."""
     (folder / "tool.sh").write_text(script, encoding="utf-8")
     (adapter,) = load_adapters(adapter_file(folder, **keys))

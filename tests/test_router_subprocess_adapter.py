@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from router_testing import adapter_file, call, ends_soon, is_running, shell_tool, step
 
-from nexus_attest.routers import CallFailed, CallIdentity, CallRefused, SubprocessAdapter, load_adapters
+from nexus_attest.routers import Adapter, CallFailed, CallIdentity, CallRefused, load_adapters
 from nexus_attest.routers import process as process_module
 
 FIFTY_MEGABYTES = 52_428_800
@@ -29,13 +29,13 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     assert list(folder.iterdir()) == []
 
 
-def failure(adapter: SubprocessAdapter) -> CallFailed:
+def failure(adapter: Adapter) -> CallFailed:
     with pytest.raises(CallFailed) as caught:
         call(adapter, "keys", "rotate", {})
     return caught.value
 
 
-def python_tool(folder: Path, script: str, **keys: object) -> SubprocessAdapter:
+def python_tool(folder: Path, script: str, **keys: object) -> Adapter:
     (folder / "tool.py").write_text(script, encoding="utf-8")
     (adapter,) = load_adapters(adapter_file(folder, command=[sys.executable, "-S", "tool.py"], **keys))
     return adapter
@@ -423,7 +423,7 @@ def test_systems_that_cannot_peek_at_a_child_get_the_same_answers(tmp_path: Path
     assert failure(shell_tool(tmp_path, "sleep 300", timeout_s=0.3)).code == "TIMEOUT"
 
 
-def given_up(adapter: SubprocessAdapter) -> None:
+def given_up(adapter: Adapter) -> None:
     assert failure(adapter).code == "TIMEOUT"
     gc.collect()
 
