@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from history_testing import FAILED, NOON, T0, Item, event, execution, grant, history, policy, revoke
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,22 +15,8 @@ from nexus_control.errors import DecisionNotFound, InputError, MalformedEvent
 from nexus_control.events import Actor, EventType, StoredEvent, utc_now
 from nexus_control.policy import Policy
 
-T0 = datetime(2025, 1, 1, tzinfo=UTC)
-NOON = T0 + timedelta(hours=12)
 NEVER = "9999-01-01T00:00:00+00:00"
 LONG_AGO = "2000-01-01T00:00:00+00:00"
-
-Item = tuple[EventType, dict[str, Any], str]
-"""Kind, payload and actor id of an event that gets its `seq` and time from its place in a history."""
-
-
-def event(seq: int, kind: EventType, payload: dict[str, Any] | None = None, actor: str = "alice") -> StoredEvent:
-    """An event `seq` minutes after midnight."""
-    return StoredEvent("d", seq, kind, T0 + timedelta(minutes=seq), Actor(type="human", id=actor), payload or {}, "0" * 64)
-
-
-def history(*items: Item) -> list[StoredEvent]:
-    return [event(seq, *item) for seq, item in enumerate(items)]
 
 
 def created(**more: Any) -> Item:
@@ -37,27 +24,10 @@ def created(**more: Any) -> Item:
     return EventType.DECISION_CREATED, payload, "alice"
 
 
-def policy(min_approvals: int = 1, **more: Any) -> Item:
-    return EventType.POLICY_ATTACHED, {"min_approvals": min_approvals, "allowed_modes": ["dry_run", "apply"], **more}, "alice"
-
-
-def grant(actor: str, expires_at: str | None = None, **more: Any) -> Item:
-    return EventType.APPROVAL_GRANTED, {"expires_at": expires_at, **more}, actor
-
-
-def revoke(actor: str, reason: str = "") -> Item:
-    return EventType.APPROVAL_REVOKED, {"reason": reason}, actor
-
-
-def execution(kind: EventType, **payload: Any) -> Item:
-    return kind, payload, "nexus-control"
-
-
 CREATED = created()
 REQUESTED = execution(EventType.EXECUTION_REQUESTED, adapter_id="ad", dry_run=False)
 STARTED = execution(EventType.EXECUTION_STARTED, router_request_digest="abc")
 COMPLETED = execution(EventType.EXECUTION_COMPLETED, run_id="run-1", response_digest="def456", steps_executed=0)
-FAILED = execution(EventType.EXECUTION_FAILED, error_code="ROUTER_ERROR", error_message="boom", run_id=None)
 
 
 class Memory:

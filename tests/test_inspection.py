@@ -2,66 +2,32 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import pytest
+from history_testing import EARLIER, FAILED, LATER, NOON, T0, Item, decide, execution, grant, history, policy, revoke
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_control.decision import Approval, Decision, DecisionState
 from nexus_control.errors import MalformedEvent
-from nexus_control.events import Actor, EventType, StoredEvent
+from nexus_control.events import Actor, EventType
 from nexus_control.inspection import inspect_decision, render_inspection
 from nexus_control.integrity import content_digest
 from nexus_control.lifecycle import compute_lifecycle
 from nexus_control.policy import Policy
 
-T0 = datetime(2025, 1, 1, tzinfo=UTC)
-NOON = T0 + timedelta(hours=12)
-LATER = (NOON + timedelta(hours=1)).isoformat()
-EARLIER = (NOON - timedelta(hours=1)).isoformat()
 DIGEST_A, DIGEST_B = "a" * 64, "b" * 64
-
-Item = tuple[EventType, dict[str, Any], str]
-"""Kind, payload and actor id (`system:` in front makes a system) of an event that gets its `seq` and time from its place."""
-
-
-def event(seq: int, kind: EventType, payload: dict[str, Any], actor: str = "alice", decision_id: str = "dec-1") -> StoredEvent:
-    who = Actor(type="system" if actor.startswith("system:") else "human", id=actor.removeprefix("system:"))
-    return StoredEvent(decision_id, seq, kind, T0 + timedelta(minutes=seq), who, payload, f"{seq:064x}")
-
-
-def decide(*items: Item) -> Decision:
-    """The decision after these events, judged at noon."""
-    return Decision.replay("dec-1", [event(seq, *item) for seq, item in enumerate(items)], as_of=NOON)
 
 
 def created(goal: str = "rotate keys", mode: str = "dry_run") -> Item:
     return EventType.DECISION_CREATED, {"goal": goal, "plan": None, "requested_mode": mode, "labels": []}, "alice"
 
 
-def policy(needed: int = 1, **more: Any) -> Item:
-    return EventType.POLICY_ATTACHED, {"min_approvals": needed, "allowed_modes": ["dry_run", "apply"], **more}, "alice"
-
-
-def grant(actor: str, expires_at: str | None = None, **more: Any) -> Item:
-    return EventType.APPROVAL_GRANTED, {"expires_at": expires_at, **more}, actor
-
-
-def revoke(actor: str) -> Item:
-    return EventType.APPROVAL_REVOKED, {"reason": ""}, actor
-
-
-def execution(kind: EventType, **payload: Any) -> Item:
-    return kind, payload, "system:nexus-control"
-
-
 CREATED = created()
 REQUESTED = execution(EventType.EXECUTION_REQUESTED, adapter_id="subprocess:mcpt:key-rotation", dry_run=True)
 STARTED = execution(EventType.EXECUTION_STARTED, router_request_digest=DIGEST_A)
 COMPLETED = execution(EventType.EXECUTION_COMPLETED, run_id="run-1", response_digest=DIGEST_B, steps_executed=3)
-FAILED = execution(EventType.EXECUTION_FAILED, error_code="ROUTER_ERROR", error_message="boom", run_id=None)
 EXECUTED = (CREATED, policy(), grant("bob"), REQUESTED, STARTED, COMPLETED)
 
 
@@ -90,7 +56,7 @@ def test_a_fresh_decision_as_data() -> None:
     assert data == {
         "ok": True,
         "decision": {
-            "decision_id": "dec-1",
+            "decision_id": "d",
             "status": "PENDING_APPROVAL",
             "mode": "dry_run",
             "goal": "rotate keys",
@@ -284,7 +250,7 @@ def test_the_whole_text_of_an_executed_decision() -> None:
 ✓ Decision executed
 
 ## Decision
-- ID: dec-1
+- ID: d
 - Status: EXECUTED
 - Mode: dry_run
 - Goal: rotate keys
@@ -481,7 +447,7 @@ def hostile(text: str) -> Decision:
         execution(EventType.EXECUTION_STARTED, router_request_digest=text),
         execution(EventType.EXECUTION_FAILED, error_code=text, error_message=text, run_id=text, response_digest=text),
     ]
-    events = [event(seq, *item, decision_id=text) for seq, item in enumerate(items)]
+    events = history(*items, decision_id=text)
     return Decision.replay(text, events, as_of=NOON)
 
 

@@ -1,16 +1,17 @@
 """What blocks a decision, how far it is, and its timeline."""
 
 from dataclasses import FrozenInstanceError, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, get_args
 
 import pytest
+from history_testing import EARLIER, FAILED, LATER, NOON, T0, Item, decide, event, execution, grant, policy, revoke
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nexus_control.decision import Approval, Decision, DecisionState
 from nexus_control.errors import InputError
-from nexus_control.events import Actor, EventType, StoredEvent
+from nexus_control.events import Actor, EventType
 from nexus_control.lifecycle import (
     DEFAULT_TIMELINE_LIMIT,
     BlockingCode,
@@ -26,51 +27,17 @@ from nexus_control.lifecycle import (
 )
 from nexus_control.policy import Policy
 
-T0 = datetime(2025, 1, 1, tzinfo=UTC)
-NOON = T0 + timedelta(hours=12)
-LATER = (NOON + timedelta(hours=1)).isoformat()
-EARLIER = (NOON - timedelta(hours=1)).isoformat()
 PAST = "2000-01-01T00:00:00+00:00"
-
-Item = tuple[EventType, dict[str, Any], str]
-"""Kind, payload and actor id (`system:` in front makes a system) of an event that gets its `seq` and time from its place."""
-
-
-def event(seq: int, kind: EventType, payload: dict[str, Any], actor: str = "alice") -> StoredEvent:
-    who = Actor(type="system" if actor.startswith("system:") else "human", id=actor.removeprefix("system:"))
-    return StoredEvent("d", seq, kind, T0 + timedelta(minutes=seq), who, payload, "0" * 64)
-
-
-def decide(*items: Item) -> Decision:
-    """The decision after these events, judged at noon."""
-    return Decision.replay("d", [event(seq, *item) for seq, item in enumerate(items)], as_of=NOON)
 
 
 def created(mode: str | None = "dry_run") -> Item:
     return EventType.DECISION_CREATED, {"goal": "g", "plan": None, "requested_mode": mode, "labels": []}, "alice"
 
 
-def policy(needed: int = 1, modes: tuple[str, ...] = ("dry_run",), **more: Any) -> Item:
-    return EventType.POLICY_ATTACHED, {"min_approvals": needed, "allowed_modes": list(modes), **more}, "alice"
-
-
-def grant(actor: str, expires_at: str | None = None, **more: Any) -> Item:
-    return EventType.APPROVAL_GRANTED, {"expires_at": expires_at, **more}, actor
-
-
-def revoke(actor: str, reason: str = "") -> Item:
-    return EventType.APPROVAL_REVOKED, {"reason": reason}, actor
-
-
-def execution(kind: EventType, **payload: Any) -> Item:
-    return kind, payload, "system:nexus-control"
-
-
 CREATED = created()
 REQUESTED = execution(EventType.EXECUTION_REQUESTED, adapter_id="ad", dry_run=True)
 STARTED = execution(EventType.EXECUTION_STARTED, router_request_digest="abc")
 COMPLETED = execution(EventType.EXECUTION_COMPLETED, run_id="run-1", response_digest="def", steps_executed=3)
-FAILED = execution(EventType.EXECUTION_FAILED, error_code="ROUTER_ERROR", error_message="boom", run_id=None)
 
 
 def reasons(decision: Decision, **more: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -198,7 +165,7 @@ def test_a_running_execution_blocks() -> None:
 
 
 def test_a_mode_outside_the_policy_blocks() -> None:
-    decision = decide(created("apply"), policy(), grant("bob"))
+    decision = decide(created("apply"), policy(modes=("dry_run",)), grant("bob"))
     assert reasons(decision) == [("MODE_NOT_ALLOWED", {"mode": "apply", "allowed_modes": ["dry_run"]})]
 
 
@@ -215,7 +182,7 @@ def test_capabilities_are_judged_only_when_they_are_known() -> None:
 
 
 def test_violations_come_between_the_execution_and_the_approvals() -> None:
-    decision = decide(created("apply"), policy(1, require_adapter_capabilities=["a"]), REQUESTED, STARTED)
+    decision = decide(created("apply"), policy(1, ("dry_run",), require_adapter_capabilities=["a"]), REQUESTED, STARTED)
     codes = [code for code, _ in reasons(decision, adapter_capabilities=set())]
     assert codes == ["EXECUTION_IN_PROGRESS", "MODE_NOT_ALLOWED", "MISSING_CAPABILITIES", "MISSING_APPROVALS"]
 
