@@ -5,6 +5,7 @@
 
 from types import ModuleType
 
+from nexus_attest import key_errors
 from nexus_attest.cli import errors as command_line
 from nexus_attest.routers import errors as routers
 from nexus_attest.server import errors as server
@@ -53,7 +54,14 @@ _OTHERS = """
 def table() -> str:
     """The whole document: one row per class in the order of its module, then the codes of results."""
     parts = [_HEADER]
-    for title, module in (("The engine", errors), ("Routers", routers), ("The MCP server", server), ("The command line", command_line)):
+    modules = (
+        ("The engine", errors),
+        ("Keys and trust", key_errors),
+        ("Routers", routers),
+        ("The MCP server", server),
+        ("The command line", command_line),
+    )
+    for title, module in modules:
         parts += [_TABLE.format(title=title), *map(_row, _classes(module))]
     constants = {name: value for module in (bundle, audit_package) for name, value in vars(module).items() if "_ERROR_" in name}
     return "".join([*parts, _RESULTS, *(f"| `{value}` | `{name}` |\n" for name, value in constants.items()), _OTHERS])
