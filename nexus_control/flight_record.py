@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from nexus_control.integrity import content_digest, prefixed, sha256_digest
-from nexus_control.router_record import router_run_digest
-from nexus_control.run_json import run_json
+from nexus_control.router_record import router_run_digest, router_text
 
 __all__ = [
     "BUNDLE_VERSION",
@@ -124,8 +123,8 @@ def results_of(events: Iterable[Mapping[str, Any]], *, simulated: bool) -> list[
 
 
 def provenance_digest(request: Mapping[str, object], results: Sequence[Mapping[str, object]]) -> str:
-    """Raw SHA-256 of `{"request": ..., "results": ...}` in the text of run_json."""
-    return sha256_digest(run_json({"request": dict(request), "results": list(results)}).encode())
+    """Raw SHA-256 of `{"request": ..., "results": ...}` in the text of routers."""
+    return sha256_digest(router_text({"request": dict(request), "results": list(results)}).encode())
 
 
 def provenance(run_id: str, prov_id: str, request: Mapping[str, object], results: Sequence[Mapping[str, object]]) -> dict[str, object]:

@@ -13,21 +13,28 @@ from nexus_control.errors import MalformedBundle
 from nexus_control.integrity import content_digest, digests_equal, prefixed, sha256_digest
 from nexus_control.verification import Finding
 
-__all__ = ["RouterDigestFn", "content_findings", "router_run_digest", "stated_digest", "stated_run_digest", "stated_run_ids"]
+__all__ = ["RouterDigestFn", "content_findings", "router_run_digest", "router_text", "stated_digest", "stated_run_digest", "stated_run_ids"]
 
 RouterDigestFn: TypeAlias = Callable[[dict[str, Any]], str]
 """Gives the digest, raw or prefixed, that a router's own format assigns to its embedded record."""
 
 
-def router_run_digest(record: Mapping[str, Any]) -> str:
-    """Raw digest of a run: SHA-256 over the JSON text of its `run` and `events`.
+def router_text(value: object) -> str:
+    """The JSON text that routers hash: the standard library's, with sorted keys, compact separators, ASCII escapes, Python's floats.
 
-    The text is that of nexus-router: the standard library's, with sorted keys, compact separators, ASCII escapes and Python's
-    spelling of floats. It is deliberately not canonical JSON and shares nothing with it. Raises MalformedBundle when a part is missing
-    or no JSON.
+    It is deliberately not canonical JSON and shares nothing with it. NaN and infinities, which nexus-router lets through, are written as
+    it writes them. Raises ValueError, TypeError or RecursionError for what json.dumps cannot write.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def router_run_digest(record: Mapping[str, Any]) -> str:
+    """Raw digest of a run: SHA-256 over the `router_text` of its `run` and `events`.
+
+    Raises MalformedBundle when a part is missing or no JSON.
     """
     try:
-        text = json.dumps({"run": record["run"], "events": record["events"]}, sort_keys=True, separators=(",", ":"))
+        text = router_text({"run": record["run"], "events": record["events"]})
     except KeyError as error:
         raise MalformedBundle(f"the run bundle has no {error}") from None
     except (ValueError, TypeError, RecursionError) as error:

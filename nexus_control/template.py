@@ -106,7 +106,7 @@ class Template:
         return {
             "name": self.name,
             "description": self.description,
-            **self._values(),
+            **self.policy().to_dict(),
             "created_at": None if self.created_at is None else self.created_at.isoformat(),
             "created_by": None if self.created_by is None else dict(self.created_by),
         }
@@ -130,20 +130,11 @@ class Template:
 
     def to_snapshot(self) -> dict[str, Any]:
         """The template as a decision keeps it."""
-        return {"template_name": self.name, "template_description": self.description, **self._values()}
+        return {"template_name": self.name, "template_description": self.description, **self.policy().to_dict()}
 
     def digest(self) -> str:
         """Raw content digest of `to_dict()`."""
         return content_digest(self.to_dict())
-
-    def _values(self) -> dict[str, Any]:
-        return {
-            "min_approvals": self.min_approvals,
-            "allowed_modes": list(self.allowed_modes),
-            "require_adapter_capabilities": list(self.require_adapter_capabilities),
-            "max_steps": self.max_steps,
-            "labels": list(self.labels),
-        }
 
 
 @dataclass

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from router_testing import shell_tool
+from router_testing import FakeAdapter, shell_tool
 
 from nexus_attest.routers import RunEngine
 from nexus_control.audit_package import verify_audit_package
+from nexus_control.flight_checks import verify_flight_record
 from nexus_control.tool import NexusControlTools
 
 ALICE = {"type": "human", "id": "alice"}
@@ -143,3 +144,60 @@ def test_an_adapter_without_a_required_capability_is_refused_before_the_run(tool
     refused = tools.execute(request.data["request_id"], "subprocess:tool", ALICE, engine)
     assert refused.error is not None
     assert "missing required capabilities" in refused.error
+
+
+@pytest.mark.parametrize(
+    ("plan", "more"),
+    [
+        (PLAN, {}),
+        (PLAN, {"dry_run": True}),
+        ('{"steps": [{"tool": "keys", "method": "refuse"}, {"tool": "keys", "method": "list"}], "on_error": "continue"}', {}),
+        ('[{"tool": "keys", "method": "list"}, {"tool": "keys", "method": "refuse"}, {"tool": "keys", "method": "list"}]', {}),
+        ('[{"tool": "keys", "method": "list", "args": {"big": 1e300, "small": -0.0, "e": 1e-7, "wide": 123456789012345678901}}]', {}),
+        (json.dumps([{"tool": "keys", "method": "list"}] * 6), {}),
+        ("Rotate the key, please.", {}),
+        ('[{"tool": "keys", "method": "list", "args": {"n": NaN}}]', {}),
+        ("[]", {}),
+        ('[{"tool": "..", "method": "list"}]', {}),
+    ],
+)
+def test_every_end_of_a_run_leaves_a_record_of_which_all_eleven_checks_hold(
+    tools: NexusControlTools, engine: RunEngine, plan: str, more: dict[str, Any]
+) -> None:
+    request_id = approved(tools, plan, allowed_modes=["dry_run", "apply"])
+    tools.execute(request_id, "subprocess:tool", ALICE, engine, **more)
+    run_id = tools.inspect(request_id).data["execution"]["run_id"]
+    exported = tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=engine.flight_record(run_id))
+    package = json.loads(json.dumps(exported.data["package"]))
+    report = verify_flight_record(package, strict=True)
+    assert [check.to_dict() for check in report.checks if check.outcome != "PASS"] == []
+    assert verify_audit_package(package, strict=True).ok
+
+
+def test_prose_that_ran_as_the_default_call_is_what_was_approved(tools: NexusControlTools, tmp_path: Path) -> None:
+    tool = shell_tool(tmp_path, SCRIPT, default_call={"tool": "agent", "method": "do"})
+    with RunEngine([tool]) as engine:
+        request_id = approved(tools, "Rotate the key, please.")
+        done = tools.execute(request_id, "subprocess:tool", ALICE, engine)
+        record = engine.flight_record(done.data["run_id"])
+    package = tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record).data["package"]
+    assert verify_flight_record(package, strict=True).ok
+    plan = next(event["payload"]["plan"] for event in package["router"]["bundle"]["events"] if event["type"] == "PLAN_CREATED")
+    plan[0]["call"]["args"]["plan"] = "Delete the key, please."
+    failed = [check.name for check in verify_flight_record(package).checks if check.outcome == "FAIL"]
+    assert "approved_executed" in failed
+
+
+def test_an_interrupted_execution_keeps_its_evidence(tools: NexusControlTools) -> None:
+    def answer() -> Any:
+        raise KeyboardInterrupt
+
+    with RunEngine([FakeAdapter(answer, capabilities=frozenset({"apply", "timeout", "external"}))]) as engine:
+        request_id = approved(tools)
+        with pytest.raises(KeyboardInterrupt):
+            tools.execute(request_id, "fake", ALICE, engine)
+        last = tools.status(request_id, include_events=True).data["events"][-1]
+        assert last["event_type"] == "EXECUTION_FAILED"
+        record = engine.flight_record(last["payload"]["run_id"])
+    package = tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record).data["package"]
+    assert verify_flight_record(package, strict=True).ok

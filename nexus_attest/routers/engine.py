@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 from nexus_attest.routers.adapter import Adapter, CallLimit
 from nexus_attest.routers.ending import DEAD, INTERRUPTED, UNRECORDED, Ending, broken, ending_events, provenance_event
@@ -127,12 +127,11 @@ class RunEngine:
             record.begin(request.mode, request.goal, *_resolution_events(request, resolution))
             problem = resolution.refusal
             if problem is None:
-                assert resolution.adapter is not None
                 deadline = math.inf if self._run_timeout_s is None else time.monotonic() + self._run_timeout_s
                 problem = RunSteps(
                     record=record,
                     request=request,
-                    adapter=resolution.adapter,
+                    adapter=cast("Adapter", resolution.adapter),  # where there is none, there is a refusal
                     plan=resolution.plan,
                     limit=CallLimit(deadline, cancelled),
                     clock=self._clock,

@@ -22,6 +22,7 @@ INTERNAL = {
     "execution",
     "files",
     "flight_record",
+    "flight_subject",
     "header",
     "history",
     "in_toto",

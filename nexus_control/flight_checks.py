@@ -1,0 +1,363 @@
+"""Is the embedded record of a run true to itself, and is it of the run that the decision allowed?
+
+    decision events -> response digest -> response -> run_bundle_digest -> run and events
+
+Eleven checks, all of them always run, each with one of three outcomes: PASS, FAIL, or NOT_VERIFIABLE when the record does not hold what
+the check needs (a bare run bundle has no `response`, for example). What cannot be judged is never a PASS. The record may come from the
+built-in router or from nexus-router; both write run bundles of version 0.3.
+
+What the checks cannot show: that the router told the truth about the outside world when it wrote the record.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any, cast
+
+from nexus_control.audit_package import AuditPackage
+from nexus_control.errors import MalformedBundle, NexusError
+from nexus_control.flight_record import provenance_digest, results_of
+from nexus_control.flight_subject import Lacking, Malformed, Subject
+from nexus_control.integrity import content_digest, digests_equal, prefixed
+from nexus_control.json_data import object_of, parse_json
+from nexus_control.router_record import router_text, stated_digest
+from nexus_control.verification import Finding
+
+__all__ = ["FLIGHT_CHECKS", "FlightCheck", "FlightOutcome", "FlightReport", "verify_flight_record"]
+
+
+class FlightOutcome(StrEnum):
+    """What is known: that it holds, that it does not, or nothing."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    NOT_VERIFIABLE = "NOT_VERIFIABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class FlightCheck:
+    """One check; `expected` and `actual` say what differed first, `detail` all that was found, or what was missing."""
+
+    name: str
+    outcome: FlightOutcome
+    detail: str | None = None
+    expected: str | None = None
+    actual: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """`name` and `outcome`, and the other members that are not None."""
+        data: dict[str, Any] = {"name": self.name, "outcome": self.outcome.value}
+        members = {"detail": self.detail, "expected": self.expected, "actual": self.actual}
+        return {**data, **{key: value for key, value in members.items() if value is not None}}
+
+
+@dataclass(frozen=True, slots=True)
+class FlightReport:
+    """All eleven checks in their order."""
+
+    checks: tuple[FlightCheck, ...]
+    strict: bool = False
+
+    @property
+    def outcome(self) -> FlightOutcome:
+        """FAIL when a check failed, NOT_VERIFIABLE when none did and one could not be judged, PASS otherwise."""
+        found = {check.outcome for check in self.checks}
+        return next((outcome for outcome in (FlightOutcome.FAIL, FlightOutcome.NOT_VERIFIABLE) if outcome in found), FlightOutcome.PASS)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed; when `strict`, whether everything passed."""
+        return self.outcome is FlightOutcome.PASS or (self.outcome is FlightOutcome.NOT_VERIFIABLE and not self.strict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`ok`, `outcome` and `checks`."""
+        return {"ok": self.ok, "outcome": self.outcome.value, "checks": [check.to_dict() for check in self.checks]}
+
+
+def verify_flight_record(package: AuditPackage | dict[str, Any] | str | bytes, *, strict: bool = False) -> FlightReport:
+    """Run every check over the record embedded in an audit package, its dict form or its JSON text.
+
+    In a package that cannot be read every check fails; in reference mode, where there is no record, none is verifiable. Nothing is
+    raised for bad evidence. `strict` counts what is not verifiable as a failure.
+    """
+    if not isinstance(package, AuditPackage):
+        try:
+            package = AuditPackage.from_dict(object_of(parse_json(package) if isinstance(package, (str, bytes)) else package, "package"))
+        except MalformedBundle as error:
+            return _all(FlightOutcome.FAIL, f"the package cannot be read: {error}", strict=strict)
+    if package.router.bundle is None:
+        return _all(FlightOutcome.NOT_VERIFIABLE, "the package holds no record of the run, only a reference to it", strict=strict)
+    subject = Subject(package, package.router.bundle)
+    return FlightReport(tuple(_judge(name, partial(function, subject)) for name, function in _CHECKS), strict)
+
+
+def _run_digest(subject: Subject) -> Iterator[Finding]:
+    actual = subject.run_digest
+    digests: object = subject.record["digests"]
+    stated: object = cast("dict[str, object]", digests).get("sha256") if isinstance(digests, dict) else None
+    if stated != actual:
+        yield Finding("digests.sha256 is not the digest of run and events", str(stated), actual)
+
+
+def _response_digest(subject: Subject) -> Iterator[Finding]:
+    stated, actual = stated_digest(subject.record), prefixed(content_digest(subject.response))
+    if not digests_equal(stated, actual):
+        yield Finding("integrity.canonical_digest is not the digest of response", stated, actual)
+
+
+def _response_binds_run(subject: Subject) -> Iterator[Finding]:
+    bound, actual = subject.response.get("run_bundle_digest"), prefixed(subject.run_digest)
+    if bound is None:
+        yield Finding("response does not name the digest of the run", fails=False)
+    elif bound != actual:
+        yield Finding("response.run_bundle_digest is not the digest of run and events", str(bound), actual)
+
+
+def _result_link(subject: Subject) -> Iterator[Finding]:
+    stated = stated_digest(subject.record)
+    if stated is None:
+        yield Finding("the record has no integrity.canonical_digest")
+        return
+    known = {
+        "the result digest of router_link": subject.package.control_bundle.router_link.router_result_digest,
+        "the response digest of the latest execution": subject.execution.response_digest,
+    }
+    if not any(known.values()):
+        yield Finding("the decision does not hold the digest of what the router returned", fails=False)
+    for where, digest in known.items():
+        if digest is not None and not digests_equal(stated, digest):
+            yield Finding(f"integrity.canonical_digest is not {where}", digest, stated)
+
+
+def _run_id(subject: Subject) -> Iterator[Finding]:
+    run_id = subject.run["run_id"]
+    said: dict[str, object] = {"router_link": subject.package.control_bundle.router_link.run_id}
+    if "run_id" in subject.record or "response" in subject.record:
+        said["the record"] = subject.record.get("run_id")
+    if "response" in subject.record:
+        said["response"] = subject.response.get("run_id")
+    for where, value in said.items():
+        if value != run_id:
+            yield Finding(f"{where} names another run than the run row", run_id, str(value))
+    for event in subject.events:
+        if event["run_id"] != run_id:
+            yield Finding(f"event {event['seq']} is of another run", run_id, event["run_id"])
+            return
+
+
+def _seq(subject: Subject) -> Iterator[Finding]:
+    events = subject.events
+    for number, event in enumerate(events):
+        if event["seq"] != number:
+            yield Finding("seq does not count the events from 0", str(number), f"{event['seq']:.40}")
+            break
+    if len({event["event_id"] for event in events}) != len(events):
+        yield Finding("two events have the same event_id")
+
+
+def _shape(subject: Subject) -> Iterator[Finding]:
+    """Beginning, end, and each call within its step."""
+    events = subject.events
+    if not events or events[0]["type"] != "RUN_STARTED":
+        yield Finding("the first event must be RUN_STARTED", "RUN_STARTED", events[0]["type"] if events else "no event")
+    if not events or events[-1]["type"] not in ("RUN_COMPLETED", "RUN_FAILED"):
+        yield Finding("the last event must be RUN_COMPLETED or RUN_FAILED", None, events[-1]["type"] if events else "no event")
+        return
+    step: object = None
+    result: object = None  # of the last call of the open step
+    calling = False
+    for event in events:
+        kind, payload, where = event["type"], event["payload"], f"event {event['seq']}"
+        if kind == "STEP_STARTED":
+            if step is not None:
+                yield Finding(f"{where}: a step begins inside another one")
+            step, result = payload.get("step_id"), None
+        elif kind == "STEP_COMPLETED":
+            if calling or step is None or payload.get("step_id") != step:
+                yield Finding(f"{where}: a step ends that is not open, or with a call that has no result")
+            if result is not None and payload.get("status") != result:
+                yield Finding(f"{where}: the status of the step is not that of its last call", str(result), str(payload.get("status")))
+            step, calling = None, False
+        elif kind == "TOOL_CALL_REQUESTED":
+            if calling or step is None or payload.get("step_id") != step:
+                yield Finding(f"{where}: a call is requested outside of its step, or before the last one has a result")
+            calling = True
+        elif kind in ("TOOL_CALL_SUCCEEDED", "TOOL_CALL_FAILED"):
+            if not calling or payload.get("step_id") != step:
+                yield Finding(f"{where}: a result without its request")
+            calling, result = False, "ok" if kind == "TOOL_CALL_SUCCEEDED" else "error"
+        elif kind in _ENDS_AND_BEGINS and event is not events[0] and event is not events[-1] and not _announces_too_many(event):
+            yield Finding(f"{where}: {kind} in the middle of the run")
+    last = events[-1]
+    if calling and last["payload"].get("reason") == "interrupted":
+        yield Finding("the last call has no result, because the run was interrupted: its outcome is unknown", fails=False)
+    elif calling:
+        yield Finding("the last call has no result")
+    elif step is not None and "reason" not in last["payload"]:
+        yield Finding("the last step has no end")
+
+
+_ENDS_AND_BEGINS = ("RUN_STARTED", "RUN_COMPLETED", "RUN_FAILED")
+
+
+def _announces_too_many(event: Mapping[str, Any]) -> bool:
+    """nexus-router writes this one RUN_FAILED before the steps that it executes all the same."""
+    return event["type"] == "RUN_FAILED" and event["payload"].get("reason") == "max_steps_exceeded"
+
+
+def _row(subject: Subject) -> Iterator[Finding]:
+    run = subject.run
+    if not subject.events:
+        yield Finding("there are no events")
+        return
+    first, last = subject.events[0], subject.events[-1]
+    for name in ("mode", "goal"):
+        if first["payload"].get(name) != run[name]:
+            yield Finding(f"run.{name} is not that of RUN_STARTED", str(first["payload"].get(name)), run[name])
+    status = last["type"].removeprefix("RUN_")
+    if run["status"] != status:
+        yield Finding("run.status is not that of the last event", status, run["status"])
+
+
+def _request_digest(subject: Subject) -> Iterator[Finding]:
+    decision, execution = subject.decision, subject.execution
+    compiled = subject.policy.compile_to_router_request(decision.goal or "", decision.plan, execution.adapter_id, execution.dry_run)
+    actual = content_digest(compiled)
+    stated: dict[str, object] = {
+        "router_link": subject.package.control_bundle.router_link.router_request_digest,
+        "EXECUTION_STARTED": execution.request_digest,
+    }
+    if not any(stated.values()):
+        yield Finding("the decision does not hold the digest of what the router was asked", fails=False)
+    if isinstance(subject.record.get("events"), list):
+        stated["REQUEST_RECORDED"] = next((payload.get("request_digest") for payload in subject.of_type("REQUEST_RECORDED")), None)
+    for where, digest in stated.items():
+        if digest is not None and not digests_equal(digest, actual):
+            yield Finding(f"the request digest of {where} is not that of the approved action", prefixed(actual), str(digest))
+
+
+def _approved_executed(subject: Subject) -> Iterator[Finding]:
+    decision, execution, run = subject.decision, subject.execution, subject.run
+    mode = "dry_run" if execution.dry_run else "apply"
+    for name, approved, ran in (("goal", decision.goal or "", run["goal"]), ("mode", mode, run["mode"])):
+        if ran != approved:
+            yield Finding(f"the {name} of the run is not the approved one", approved, ran)
+    yield from _adapter_findings(subject)
+    started = sum(1 for _ in subject.of_type("STEP_STARTED"))
+    limit = subject.policy.max_steps
+    if limit is not None and started > limit:
+        yield Finding("more steps were started than the policy allows", str(limit), str(started))
+    told = subject.response.get("steps_executed") if "response" in subject.record else None
+    counts = {"response": told, "the decision": execution.steps_executed}
+    for where, count in counts.items():
+        if count is not None and count != started:
+            yield Finding(f"{where} counts other steps than were started", str(started), f"{count!s:.40}")
+    yield from _plan_findings(subject, started)
+
+
+def _adapter_findings(subject: Subject) -> Iterator[Finding]:
+    approved = subject.execution.adapter_id
+    for kind in ("DISPATCH_SELECTED", "REQUEST_RECORDED", "TOOL_CALL_REQUESTED"):
+        other = next((payload.get("adapter_id") for payload in subject.of_type(kind) if payload.get("adapter_id") != approved), None)
+        if other is not None:
+            yield Finding(f"{kind} names another adapter than the execution", approved, str(other))
+    selected = next(subject.of_type("DISPATCH_SELECTED"), None)
+    if selected is None:
+        if next(subject.of_type("STEP_STARTED"), None) is not None:
+            yield Finding("steps were started, but no adapter was selected")
+        return
+    capabilities: object = selected.get("capabilities")
+    has = set(map(str, cast("list[object]", capabilities))) if isinstance(capabilities, list) else set[str]()
+    if missing := sorted(set(subject.policy.require_adapter_capabilities) - has):
+        yield Finding("the adapter lacked required capabilities", ", ".join(missing))
+
+
+def _plan_findings(subject: Subject, started: int) -> Iterator[Finding]:
+    """The recorded plan is the approved one, and what was called is what the plan says."""
+    recorded = subject.recorded_plan
+    if recorded is None:
+        if started:
+            yield Finding("steps were started, but no plan was recorded")
+        return
+    approved = subject.approved_plan
+    if router_text(recorded) != router_text(approved):
+        yield Finding("the plan of the run is not the approved one", router_text(approved)[:200], router_text(recorded)[:200])
+        return
+    steps = iter(approved)
+    call: str | None = None
+    for event in subject.events:
+        kind, payload = event["type"], event["payload"]
+        if kind == "STEP_STARTED":
+            step = next(steps, None)
+            if step is None or payload.get("step_id") != step["step_id"]:
+                yield Finding("a step was started that is not the next one of the plan", None, str(payload.get("step_id")))
+                return
+            call = router_text(step["call"])
+        elif kind == "TOOL_CALL_REQUESTED" and router_text(payload.get("call")) != call:
+            yield Finding(
+                f"event {event['seq']}: the call is not that of its step in the plan", call, router_text(payload.get("call"))[:200]
+            )
+            return
+        elif kind == "TOOL_CALL_SUCCEEDED" and payload.get("simulated") is not subject.execution.dry_run:
+            yield Finding(f"event {event['seq']}: a result is simulated exactly in a dry run")
+            return
+
+
+def _provenance(subject: Subject) -> Iterator[Finding]:
+    emitted = [payload.get("provenance") for payload in subject.of_type("PROVENANCE_EMITTED")]
+    if not emitted:
+        yield Finding("the run has no provenance record", fails=False)
+        return
+    match emitted:
+        case [{"records": [{"digests": [{"artifact_id": str(artifact), "alg": "sha256", "value": str(value)}]}]}]:
+            pass
+        case _:
+            yield Finding("there must be one provenance record with one SHA-256")
+            return
+    about = f"run:{subject.run['run_id']}"
+    if artifact != about:
+        yield Finding("the provenance record is of something else", about, artifact)
+    actual = provenance_digest(subject.request, results_of(subject.events, simulated=subject.execution.dry_run))
+    if value != actual:
+        yield Finding("the provenance digest is not that of the approved request and the recorded results", value, actual)
+
+
+_CHECKS: tuple[tuple[str, Callable[[Subject], Iterator[Finding]]], ...] = (
+    ("run_digest", _run_digest),
+    ("response_digest", _response_digest),
+    ("response_binds_run", _response_binds_run),
+    ("result_link", _result_link),
+    ("run_id", _run_id),
+    ("seq", _seq),
+    ("shape", _shape),
+    ("row", _row),
+    ("request_digest", _request_digest),
+    ("approved_executed", _approved_executed),
+    ("provenance", _provenance),
+)
+
+FLIGHT_CHECKS = tuple(name for name, _ in _CHECKS)
+"""The names of the checks, in their order."""
+
+
+def _judge(name: str, findings: Callable[[], Iterator[Finding]]) -> FlightCheck:
+    found: list[Finding] = []
+    try:
+        for finding in findings():
+            found.append(finding)
+    except Lacking as lack:
+        found.append(Finding(str(lack), fails=False))
+    except Malformed as problem:
+        found.append(Finding(str(problem)))
+    except (LookupError, ValueError, TypeError, RecursionError, NexusError) as problem:  # the content is not what it is said to be
+        found.append(Finding(f"cannot be computed: {problem}"))
+    detail = "; ".join(finding.detail for finding in found) or None
+    first = next((finding for finding in found if finding.fails), None)
+    if first is not None:
+        return FlightCheck(name, FlightOutcome.FAIL, detail, first.expected, first.actual)
+    return FlightCheck(name, FlightOutcome.NOT_VERIFIABLE if found else FlightOutcome.PASS, detail)
+
+
+def _all(outcome: FlightOutcome, detail: str, *, strict: bool) -> FlightReport:
+    return FlightReport(tuple(FlightCheck(name, outcome, detail) for name in FLIGHT_CHECKS), strict)

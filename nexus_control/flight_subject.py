@@ -1,0 +1,158 @@
+"""An audit package and the record in it, taken apart for the checks of `nexus_control.flight_checks`. Nothing is judged here."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, cast
+
+from nexus_control.audit_package import AuditPackage
+from nexus_control.bundle_checks import replay_bundle
+from nexus_control.decision import Decision, ExecutionRecord
+from nexus_control.errors import InvalidPlan
+from nexus_control.flight_record import router_request
+from nexus_control.plan import DefaultCall, parse_plan
+from nexus_control.policy import Policy
+from nexus_control.router_record import router_run_digest
+
+__all__ = ["Lacking", "Malformed", "Subject"]
+
+
+class Lacking(Exception):
+    """The record is of a form that does not hold what a check needs."""
+
+
+class Malformed(Exception):
+    """The record should hold what a check needs, and does not."""
+
+
+class Subject:
+    """The parts of a package that the checks read, taken out and recomputed once, when they are first needed.
+
+    Each property raises Lacking, Malformed or an error of the engine when its part is not there.
+    """
+
+    def __init__(self, package: AuditPackage, record: dict[str, Any]) -> None:
+        self.package = package
+        self.record = record
+
+    @cached_property
+    def run(self) -> dict[str, Any]:
+        """The run row."""
+        self._require_bundle()
+        run: object = self.record["run"]
+        fields = ("run_id", "mode", "goal", "status")
+        if not isinstance(run, dict) or not all(isinstance(cast("dict[str, Any]", run).get(name), str) for name in fields):
+            raise Malformed(f"run must be an object with the texts {', '.join(fields)}")
+        return cast("dict[str, Any]", run)
+
+    @cached_property
+    def events(self) -> list[dict[str, Any]]:
+        """The events, each of the right shape."""
+        self._require_bundle()
+        events: object = self.record["events"]
+        if not isinstance(events, list):
+            raise Malformed("events must be a list")
+        for number, event in enumerate(cast("list[object]", events)):
+            if not isinstance(event, dict):
+                raise Malformed(f"event {number} is no object")
+            fields = cast("dict[str, object]", event)
+            if not (
+                isinstance(fields.get("type"), str)
+                and isinstance(fields.get("payload"), dict)
+                and isinstance(fields.get("event_id"), str)
+                and isinstance(fields.get("run_id"), str)
+                and type(fields.get("seq")) is int
+            ):
+                raise Malformed(f"event {number} needs the texts event_id, run_id and type, the integer seq and the object payload")
+        return cast("list[dict[str, Any]]", events)
+
+    @cached_property
+    def run_digest(self) -> str:
+        """The digest of run and events, recomputed; raw."""
+        self._require_bundle()
+        return router_run_digest(self.record)
+
+    @cached_property
+    def response(self) -> dict[str, Any]:
+        """What the router returned."""
+        if "response" not in self.record:
+            raise Lacking("the record holds no response of the router")
+        response: object = self.record["response"]
+        if not isinstance(response, dict):
+            raise Malformed("response is no object")
+        return cast("dict[str, Any]", response)
+
+    @cached_property
+    def decision(self) -> Decision:
+        """The decision, replayed from the control bundle."""
+        bundle = self.package.control_bundle
+        return replay_bundle(bundle.decision.decision_id, sorted(bundle.events, key=lambda event: event.seq))
+
+    @cached_property
+    def execution(self) -> ExecutionRecord:
+        """The execution that the package is about: the latest."""
+        execution = self.decision.latest_execution
+        if execution is None:
+            raise Malformed("the decision was never executed")
+        return execution
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The decision's policy."""
+        if self.decision.policy is None:
+            raise Malformed("the decision has no policy")
+        return self.decision.policy
+
+    @cached_property
+    def recorded_plan(self) -> list[Any] | None:
+        """The steps of PLAN_CREATED, None without that event."""
+        plans = [event["payload"].get("plan") for event in self.events if event["type"] == "PLAN_CREATED"]
+        if not plans:
+            return None
+        if len(plans) > 1 or not isinstance(plans[0], list):
+            raise Malformed("there must be one PLAN_CREATED, with a list of steps")
+        return cast("list[Any]", plans[0])
+
+    @cached_property
+    def approved_plan(self) -> list[dict[str, object]]:
+        """The steps that the approved plan string means, in full form; none when no router could run it.
+
+        For a plan without steps the call is the adapter's default one. The decision does not name it, so tool and method are those of
+        the record; that it was given exactly the approved goal and plan is what can be compared.
+        """
+        call = _default_call(self.recorded_plan)
+        try:
+            return [step.to_dict() for step in parse_plan(self.decision.plan, goal=self.decision.goal or "", default_call=call).steps]
+        except InvalidPlan:
+            return []
+
+    @cached_property
+    def request(self) -> dict[str, object]:
+        """What was approved, as the run request whose digest the provenance of the run holds."""
+        return router_request(
+            goal=self.decision.goal or "",
+            adapter_id=self.execution.adapter_id,
+            dry_run=self.execution.dry_run,
+            max_steps=self.policy.max_steps,
+            require_capabilities=self.policy.require_adapter_capabilities,
+            plan=self.approved_plan,
+        )
+
+    def of_type(self, event_type: str) -> Iterator[dict[str, Any]]:
+        """The payloads of the events of one type."""
+        return (event["payload"] for event in self.events if event["type"] == event_type)
+
+    def _require_bundle(self) -> None:
+        """Raise unless the record has the parts of a run bundle. A hollowed one is malformed; only an altogether other form is not."""
+        missing = [name for name in ("run", "events", "digests") if name not in self.record]
+        if not missing:
+            return
+        ours = len(missing) < 3 or "response" in self.record or "run_id" not in self.record
+        raise Malformed(f"malformed: {', '.join(missing)} missing") if ours else Lacking("the record is of an unknown form")
+
+
+def _default_call(recorded: Sequence[object] | None) -> DefaultCall | None:
+    match recorded:
+        case [{"call": {"tool": str(tool), "method": str(method)}}]:
+            return DefaultCall(tool, method)
+        case _:
+            return None

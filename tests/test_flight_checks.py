@@ -1,0 +1,518 @@
+"""The record of a run is judged by eleven checks: what each of them notices, and that no other one does."""
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from evidence_testing import vector
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nexus_control.audit_package import AuditPackage, router_run_digest
+from nexus_control.flight_checks import FLIGHT_CHECKS, FlightOutcome, FlightReport, verify_flight_record
+from nexus_control.integrity import content_digest
+
+Package = dict[str, Any]
+Edit = Callable[[Package], None]
+
+EMBEDDED = "router-audit-package-embedded.json"
+FAILED = "router-audit-package-failed-embedded.json"
+
+
+def named(report: FlightReport, outcome: FlightOutcome) -> list[str]:
+    return [check.name for check in report.checks if check.outcome is outcome]
+
+
+def failing(package: Package) -> list[str]:
+    report = verify_flight_record(package)
+    assert [check.name for check in report.checks] == list(FLIGHT_CHECKS)
+    return named(report, FlightOutcome.FAIL)
+
+
+def record(package: Package) -> dict[str, Any]:
+    return package["router"]["bundle"]
+
+
+def payload(package: Package, kind: str, number: int = 0) -> dict[str, Any]:
+    return [event["payload"] for event in record(package)["events"] if event["type"] == kind][number]
+
+
+def control(package: Package, kind: str) -> dict[str, Any]:
+    return next(event["payload"] for event in package["control_bundle"]["events"] if event["type"] == kind)
+
+
+def rehash(package: Package) -> None:
+    """Make every digest inside the record fit its content."""
+    bundle = record(package)
+    bundle["digests"]["sha256"] = digest = router_run_digest(bundle)
+    bundle["response"]["run_bundle_digest"] = f"sha256:{digest}"
+    bundle["integrity"]["canonical_digest"] = f"sha256:{content_digest(bundle['response'])}"
+
+
+def relink(package: Package) -> None:
+    """The same, and the decision with it: as one would who can rewrite everything but wants to keep what was approved."""
+    rehash(package)
+    digest = record(package)["integrity"]["canonical_digest"]
+    package["control_bundle"]["router_link"]["router_result_digest"] = digest
+    control(package, "EXECUTION_COMPLETED")["response_digest"] = digest.removeprefix("sha256:")
+
+
+def renumber(package: Package) -> None:
+    for number, event in enumerate(record(package)["events"]):
+        event["seq"] = number
+
+
+def change_output(package: Package) -> None:
+    payload(package, "TOOL_CALL_SUCCEEDED")["output"]["forged"] = True
+
+
+def test_the_eleven_checks_have_these_names_in_this_order() -> None:
+    assert FLIGHT_CHECKS == (
+        "run_digest",
+        "response_digest",
+        "response_binds_run",
+        "result_link",
+        "run_id",
+        "seq",
+        "shape",
+        "row",
+        "request_digest",
+        "approved_executed",
+        "provenance",
+    )
+
+
+@pytest.mark.parametrize("name", [EMBEDDED, FAILED])
+def test_a_genuine_record_passes_every_check_in_every_form(name: str) -> None:
+    package = vector(name)
+    for form in (package, json.dumps(package), json.dumps(package).encode(), AuditPackage.from_dict(package)):
+        report = verify_flight_record(form, strict=True)
+        assert [(check.outcome, check.detail) for check in report.checks] == [(FlightOutcome.PASS, None)] * 11
+        assert (report.ok, report.outcome) == (True, FlightOutcome.PASS)
+
+
+def test_the_published_forgery_fails_these_three_checks() -> None:
+    assert failing(vector("router-audit-package-embedded-tampered.json")) == ["run_digest", "response_binds_run", "provenance"]
+
+
+# The manipulations that come with the vectors, and the checks that notice them.
+
+
+def only_exported_at(package: Package) -> None:
+    record(package)["exported_at"] = "1999-01-01T00:00:00.000Z"
+
+
+def output_and_run_digest(package: Package) -> None:
+    change_output(package)
+    record(package)["digests"]["sha256"] = router_run_digest(record(package))
+
+
+def output_and_every_digest(package: Package) -> None:
+    change_output(package)
+    rehash(package)
+
+
+def flip_status(package: Package) -> None:
+    record(package)["response"]["status"] = "failed"
+
+
+def foreign_run(package: Package) -> None:
+    other = vector("router-bundle.json")
+    record(package).update({name: other[name] for name in ("run", "events", "digests")})
+
+
+def cut_a_call(package: Package) -> None:
+    events = record(package)["events"]
+    first = next(number for number, event in enumerate(events) if event["type"] == "TOOL_CALL_REQUESTED")
+    del events[first : first + 2]
+    renumber(package)
+    rehash(package)
+
+
+@pytest.mark.parametrize(
+    ("edit", "failed"),
+    [
+        (only_exported_at, []),
+        (change_output, ["run_digest", "response_binds_run", "provenance"]),
+        (output_and_run_digest, ["response_binds_run", "provenance"]),
+        (output_and_every_digest, ["result_link", "provenance"]),
+        (flip_status, ["response_digest"]),
+        (foreign_run, ["response_binds_run", "run_id", "approved_executed", "provenance"]),
+        (cut_a_call, ["result_link", "provenance"]),
+    ],
+)
+def test_each_published_manipulation_fails_exactly_these_checks(edit: Edit, failed: list[str]) -> None:
+    package = vector(EMBEDDED)
+    edit(package)
+    assert failing(package) == failed
+
+
+def test_a_record_without_its_run_is_malformed() -> None:
+    package = vector(EMBEDDED)
+    for name in ("run", "events", "digests"):
+        del record(package)[name]
+    assert failing(package) == ["run_digest", "response_binds_run", "run_id", "seq", "shape", "row", "approved_executed", "provenance"]
+    assert {check.detail for check in verify_flight_record(package).checks} == {None, "malformed: run, events, digests missing"}
+
+
+def test_a_record_hollowed_out_to_its_integrity_is_malformed() -> None:
+    package = vector(EMBEDDED)
+    package["router"]["bundle"] = {"integrity": record(package)["integrity"]}
+    assert set(failing(package)) >= {"run_digest", "seq", "shape", "row", "provenance"}
+
+
+# One thing changed, and every digest recomputed, in the record and in the decision: what remains is sense.
+
+
+def nothing(_package: Package) -> None:
+    return None
+
+
+def other_run_id_in_the_record(package: Package) -> None:
+    record(package)["run_id"] = "other"
+
+
+def other_run_id_in_an_event(package: Package) -> None:
+    record(package)["events"][3]["run_id"] = "other"
+
+
+def skip_a_number(package: Package) -> None:
+    record(package)["events"][-1]["seq"] += 1
+
+
+def number_is_a_truth(package: Package) -> None:
+    record(package)["events"][1]["seq"] = True
+
+
+def same_event_id(package: Package) -> None:
+    record(package)["events"][2]["event_id"] = record(package)["events"][3]["event_id"]
+
+
+def no_beginning(package: Package) -> None:
+    del record(package)["events"][0]
+    renumber(package)
+
+
+def no_end(package: Package) -> None:
+    del record(package)["events"][-1]
+
+
+def two_ends(package: Package) -> None:
+    events = record(package)["events"]
+    events.insert(4, {**events[-1], "event_id": "another"})
+    renumber(package)
+
+
+def result_twice(package: Package) -> None:
+    events = record(package)["events"]
+    number = next(number for number, event in enumerate(events) if event["type"] == "TOOL_CALL_SUCCEEDED")
+    events.insert(number, {**events[number], "event_id": "another"})
+    renumber(package)
+
+
+def call_outside_its_step(package: Package) -> None:
+    events = record(package)["events"]
+    number = next(number for number, event in enumerate(events) if event["type"] == "STEP_STARTED")
+    events[number], events[number + 1] = events[number + 1], events[number]
+    renumber(package)
+
+
+def step_that_failed_but_says_ok(package: Package) -> None:
+    payload(package, "STEP_COMPLETED")["status"] = "error"
+
+
+def call_without_a_result(package: Package) -> None:
+    events = record(package)["events"]
+    events.remove(next(event for event in events if event["type"] == "TOOL_CALL_SUCCEEDED"))
+    renumber(package)
+
+
+def another_goal_in_the_row(package: Package) -> None:
+    record(package)["run"]["goal"] = "another"
+
+
+def another_goal_throughout(package: Package) -> None:
+    record(package)["run"]["goal"] = payload(package, "RUN_STARTED")["goal"] = "another"
+
+
+def another_mode_throughout(package: Package) -> None:
+    record(package)["run"]["mode"] = payload(package, "RUN_STARTED")["mode"] = "dry_run"
+
+
+def failed_row_of_a_completed_run(package: Package) -> None:
+    record(package)["run"]["status"] = "FAILED"
+
+
+def another_adapter(package: Package) -> None:
+    payload(package, "DISPATCH_SELECTED")["adapter_id"] = "another"
+
+
+def another_adapter_called(package: Package) -> None:
+    payload(package, "TOOL_CALL_REQUESTED")["adapter_id"] = "another"
+
+
+def lacking_a_capability(package: Package) -> None:
+    payload(package, "DISPATCH_SELECTED")["capabilities"] = ["apply"]
+
+
+def no_adapter_selected(package: Package) -> None:
+    events = record(package)["events"]
+    events.remove(next(event for event in events if event["type"] == "DISPATCH_SELECTED"))
+    renumber(package)
+
+
+def no_plan(package: Package) -> None:
+    events = record(package)["events"]
+    events.remove(next(event for event in events if event["type"] == "PLAN_CREATED"))
+    renumber(package)
+
+
+def another_plan(package: Package) -> None:
+    payload(package, "PLAN_CREATED")["plan"][0]["call"]["args"]["extra"] = 1
+
+
+def another_call_than_planned(package: Package) -> None:
+    payload(package, "TOOL_CALL_REQUESTED")["call"]["args"]["extra"] = 1
+
+
+def truth_for_a_number(package: Package) -> None:
+    """1 == True for Python, and for no tool."""
+    payload(package, "TOOL_CALL_REQUESTED")["call"]["args"] = {"n": True}
+    payload(package, "PLAN_CREATED")["plan"][0]["call"]["args"] = {"n": True}
+    plan = json.loads(control(package, "DECISION_CREATED")["plan"])
+    plan[0]["args"] = {"n": 1}
+    control(package, "DECISION_CREATED")["plan"] = json.dumps(plan)
+
+
+def another_step_first(package: Package) -> None:
+    for event in record(package)["events"]:
+        if event["payload"].get("step_id") == "s1":
+            event["payload"]["step_id"] = "s9"
+
+
+def simulated_result_of_a_real_run(package: Package) -> None:
+    payload(package, "TOOL_CALL_SUCCEEDED")["simulated"] = True
+
+
+def miscounted_steps(package: Package) -> None:
+    record(package)["response"]["steps_executed"] = 1
+
+
+def miscounted_by_the_decision(package: Package) -> None:
+    control(package, "EXECUTION_COMPLETED")["steps_executed"] = 9
+
+
+def fewer_steps_allowed(package: Package) -> None:
+    control(package, "POLICY_ATTACHED")["max_steps"] = 1
+
+
+def provenance_of_another_run(package: Package) -> None:
+    payload(package, "PROVENANCE_EMITTED")["provenance"]["records"][0]["digests"][0]["artifact_id"] = "run:other"
+
+
+def two_provenances(package: Package) -> None:
+    events = record(package)["events"]
+    events.insert(-1, {**events[-2], "event_id": "another"})
+    renumber(package)
+
+
+@pytest.mark.parametrize(
+    ("edit", "failed"),
+    [
+        (nothing, []),
+        (other_run_id_in_the_record, ["run_id"]),
+        (other_run_id_in_an_event, ["run_id"]),
+        (skip_a_number, ["seq"]),
+        (number_is_a_truth, ["run_id", "seq", "shape", "row", "request_digest", "approved_executed", "provenance"]),
+        (same_event_id, ["seq"]),
+        (no_beginning, ["shape", "row"]),
+        (no_end, ["shape", "row"]),
+        (two_ends, ["shape"]),
+        (result_twice, ["shape"]),
+        (call_outside_its_step, ["shape", "approved_executed"]),
+        (step_that_failed_but_says_ok, ["shape", "provenance"]),
+        (call_without_a_result, ["shape", "provenance"]),
+        (another_goal_in_the_row, ["row", "approved_executed"]),
+        (another_goal_throughout, ["approved_executed"]),
+        (another_mode_throughout, ["approved_executed"]),
+        (failed_row_of_a_completed_run, ["row"]),
+        (another_adapter, ["approved_executed"]),
+        (another_adapter_called, ["approved_executed"]),
+        (lacking_a_capability, ["approved_executed"]),
+        (no_adapter_selected, ["approved_executed"]),
+        (no_plan, ["approved_executed"]),
+        (another_plan, ["approved_executed"]),
+        (another_call_than_planned, ["approved_executed"]),
+        (truth_for_a_number, ["request_digest", "approved_executed", "provenance"]),
+        (another_step_first, ["approved_executed", "provenance"]),
+        (simulated_result_of_a_real_run, ["approved_executed"]),
+        (miscounted_steps, ["approved_executed"]),
+        (miscounted_by_the_decision, ["approved_executed"]),
+        (fewer_steps_allowed, ["request_digest", "approved_executed", "provenance"]),
+        (provenance_of_another_run, ["provenance"]),
+        (two_provenances, ["provenance"]),
+    ],
+)
+def test_what_makes_no_sense_is_found_though_every_digest_fits(edit: Edit, failed: list[str]) -> None:
+    package = vector(EMBEDDED)
+    edit(package)
+    relink(package)
+    assert failing(package) == failed
+
+
+def test_another_result_digest_in_the_link_or_in_the_execution_is_found() -> None:
+    for place in ("link", "execution"):
+        package = vector(EMBEDDED)
+        if place == "link":
+            package["control_bundle"]["router_link"]["router_result_digest"] = "sha256:" + "0" * 64
+        else:
+            control(package, "EXECUTION_COMPLETED")["response_digest"] = "0" * 64
+        assert failing(package) == ["result_link"]
+
+
+def test_the_digest_of_a_failed_execution_is_that_of_its_event() -> None:
+    package = vector(FAILED)
+    control(package, "EXECUTION_FAILED")["response_digest"] = "0" * 64
+    assert failing(package) == ["result_link"]
+
+
+def test_another_request_digest_is_found_wherever_it_stands() -> None:
+    package = vector(EMBEDDED)
+    package["control_bundle"]["router_link"]["router_request_digest"] = "sha256:" + "0" * 64
+    assert failing(package) == ["request_digest"]
+    package = vector(EMBEDDED)
+    control(package, "EXECUTION_STARTED")["router_request_digest"] = "0" * 64
+    assert failing(package) == ["request_digest"]
+
+
+def test_a_changed_plan_in_the_decision_is_found() -> None:
+    package = vector(EMBEDDED)
+    plan = json.loads(control(package, "DECISION_CREATED")["plan"])
+    control(package, "DECISION_CREATED")["plan"] = json.dumps(plan[:1])
+    assert failing(package) == ["request_digest", "approved_executed", "provenance"]
+
+
+# What cannot be judged is neither right nor wrong.
+
+
+def test_a_bare_run_bundle_has_no_response_to_judge() -> None:
+    package = vector(EMBEDDED)
+    bundle = record(package)
+    del bundle["response"]
+    report = verify_flight_record(package)
+    assert named(report, FlightOutcome.NOT_VERIFIABLE) == ["response_digest", "response_binds_run"]
+    assert named(report, FlightOutcome.FAIL) == []
+    assert (report.outcome, report.ok) == (FlightOutcome.NOT_VERIFIABLE, True)
+    assert not verify_flight_record(package, strict=True).ok
+
+
+def test_a_run_without_provenance_cannot_show_it() -> None:
+    package = vector(EMBEDDED)
+    events = record(package)["events"]
+    events.remove(next(event for event in events if event["type"] == "PROVENANCE_EMITTED"))
+    renumber(package)
+    relink(package)
+    report = verify_flight_record(package)
+    assert named(report, FlightOutcome.NOT_VERIFIABLE) == ["provenance"]
+    assert named(report, FlightOutcome.FAIL) == []
+
+
+def test_a_record_of_another_form_is_not_judged() -> None:
+    package = vector(EMBEDDED)
+    package["router"]["bundle"] = {"run_id": record(package)["run_id"], "integrity": record(package)["integrity"], "log": "x"}
+    report = verify_flight_record(package)
+    assert named(report, FlightOutcome.FAIL) == []
+    assert named(report, FlightOutcome.PASS) == ["result_link", "request_digest"]
+
+
+def test_a_reference_holds_nothing_to_judge() -> None:
+    package = vector(EMBEDDED)
+    digest = record(package)["integrity"]["canonical_digest"]
+    package["router"] = {"mode": "reference", "ref": {"run_id": "r", "digest": digest}}
+    report = verify_flight_record(package)
+    assert named(report, FlightOutcome.NOT_VERIFIABLE) == list(FLIGHT_CHECKS)
+
+
+def test_a_call_of_an_interrupted_run_may_lack_its_result_and_is_then_unknown() -> None:
+    package = vector(EMBEDDED)
+    events = record(package)["events"]
+    last = max(number for number, event in enumerate(events) if event["type"] == "TOOL_CALL_REQUESTED")
+    record(package)["events"] = [*events[: last + 1], {**events[-1], "type": "RUN_FAILED", "payload": {"reason": "interrupted"}}]
+    record(package)["run"]["status"] = "FAILED"
+    renumber(package)
+    relink(package)
+    report = verify_flight_record(package)
+    assert named(report, FlightOutcome.FAIL) == []
+    assert named(report, FlightOutcome.NOT_VERIFIABLE) == ["shape", "provenance"]
+
+
+def test_unknown_event_types_and_members_are_allowed() -> None:
+    package = vector(EMBEDDED)
+    events = record(package)["events"]
+    events.insert(5, {**events[5], "event_id": "new", "type": "NOTED", "payload": {"anything": 1}, "more": 2})
+    record(package)["extra"] = "x"
+    renumber(package)
+    relink(package)
+    assert failing(package) == []
+
+
+def test_nan_of_a_foreign_run_is_hashed_as_it_was_written() -> None:
+    package = vector(EMBEDDED)
+    payload(package, "TOOL_CALL_SUCCEEDED")["output"]["n"] = float("nan")
+    record(package)["digests"]["sha256"] = router_run_digest(record(package))
+    assert failing(package) == ["response_binds_run", "provenance"]
+
+
+# Evidence is hostile.
+
+
+def test_a_package_that_cannot_be_read_fails_every_check() -> None:
+    for package in ("{", b"\xff", "[]", "{}", {}, {"router": 1}):
+        report = verify_flight_record(cast("Any", package))
+        assert named(report, FlightOutcome.FAIL) == list(FLIGHT_CHECKS)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [at]
+    members = enumerate(cast("list[Any]", value)) if isinstance(value, list) else ()
+    if isinstance(value, dict):
+        members = cast("dict[Any, Any]", value).items()
+    for key, member in members:
+        found += places(member, (*at, key))
+    return found
+
+
+PLACES = places(vector(EMBEDDED)["router"]["bundle"])[1:]
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=3), children, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(PLACES), ANYTHING)
+def test_whatever_stands_anywhere_in_a_record_is_judged_and_never_raises(place: tuple[Any, ...], value: Any) -> None:
+    package = vector(EMBEDDED)
+    target: Any = record(package)
+    for key in place[:-1]:
+        target = target[key]
+    before = copy.deepcopy(target[place[-1]])
+    target[place[-1]] = value
+    report = verify_flight_record(package)
+    assert [check.name for check in report.checks] == list(FLIGHT_CHECKS)
+    covered = place[0] in ("run", "events", "response", "digests", "run_id")
+    if covered and json.dumps(before) != json.dumps(value):
+        assert report.outcome is FlightOutcome.FAIL
+
+
+def test_a_report_is_json_data_that_says_what_differs() -> None:
+    package = vector(EMBEDDED)
+    flip_status(package)
+    data = verify_flight_record(package).to_dict()
+    assert (data["ok"], data["outcome"], len(data["checks"])) == (False, "FAIL", 11)
+    assert data["checks"][0] == {"name": "run_digest", "outcome": "PASS"}
+    assert set(data["checks"][1]) == {"name", "outcome", "detail", "expected", "actual"}
+    assert json.loads(json.dumps(data)) == data
