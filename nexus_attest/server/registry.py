@@ -82,8 +82,8 @@ TOOLS: tuple[ToolSpec, ...] = (
         ),
         hints={
             "goal": "What approvers judge, word for word.",
-            "mode": "apply really acts.",
-            "plan": 'JSON list of {"tool","method","args"} steps, run in order.',
+            "mode": "dry_run (default) simulates, apply acts.",
+            "plan": 'JSON list of {"tool","method","args"}, run in order.',
             "template_name": "Policy to start from, see template.list.",
         },
     ),
@@ -95,7 +95,7 @@ TOOLS: tuple[ToolSpec, ...] = (
             "Record one actor's approval of exactly this action. Only on that actor's explicit instruction; inspect it first. "
             "When is_approved is true, execute may run it."
         ),
-        hints={"comment": "Why; kept as evidence."},
+        hints={"actor": "Who approves; ids count once.", "comment": "Why; kept as evidence."},
     ),
     _published(
         "execute",
@@ -108,7 +108,7 @@ TOOLS: tuple[ToolSpec, ...] = (
             "Run an approved action, at most once; approvals are checked again now. Returns run_id. "
             "Do not repeat it after an error: look at status. Then export_audit_package."
         ),
-        hints={"dry_run": "true only rehearses; null: as requested."},
+        hints={"adapter_id": "What runs it; the operator names it.", "dry_run": "true only rehearses; default: as requested."},
     ),
     _published(
         "status",
@@ -137,7 +137,6 @@ TOOLS: tuple[ToolSpec, ...] = (
         "template.get",
         title="Get a policy template",
         scope="read",
-        place="loop",
         idempotent=True,
         description="One policy template by its exact name.",
     ),
@@ -145,7 +144,6 @@ TOOLS: tuple[ToolSpec, ...] = (
         "template.list",
         title="List policy templates",
         scope="read",
-        place="loop",
         idempotent=True,
         description="Policy templates, newest first, by page.",
     ),

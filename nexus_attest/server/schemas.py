@@ -1,6 +1,6 @@
 """The input schemas of the tools: read from `schemas/`, shown to models without what they do not need, and enforced.
 
-What is listed accepts what the published file accepts: only annotations (`$id`, titles, examples, long descriptions) are left out.
+What is listed accepts what the published file accepts: only annotations (`$id`, titles, defaults, examples) are left out.
 Sizes are bounded on top of that (`LIMITS`), so that no argument can be larger than what anybody has a use for.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["LIMITS", "ArgumentCheck", "bounded", "listed_schema", "published_sch
 LIMITS = {"string": 65_536, "plan": 1_048_576, "bundle": 16 * 1024 * 1024, "array": 1_000, "integer": 2**53 - 1}
 """Most characters of a string, of a plan and of a bundle as text, items of an array, and the largest integer."""
 
-_ANNOTATIONS = {"$schema", "$id", "title", "description", "examples"}
+_ANNOTATIONS = {"$schema", "$id", "title", "description", "default", "examples"}
 _SHOWN_PATHS = 20
 
 
@@ -44,7 +44,7 @@ def listed_schema(schema: Mapping[str, Any], hints: Mapping[str, str]) -> dict[s
 def _listed(node: Mapping[str, Any], hints: Mapping[str, str]) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for key, value in node.items():
-        if key in _ANNOTATIONS or (key == "default" and value is None):
+        if key in _ANNOTATIONS:
             continue
         if key == "properties":
             members = cast("Mapping[str, Mapping[str, Any]]", value)

@@ -6,9 +6,9 @@ it starts, or after it has been committed, never between.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from time import perf_counter
 from typing import Any, Protocol
 
 import anyio
@@ -31,8 +31,10 @@ __all__ = ["Asker", "CallHandler", "Service", "ServiceOptions"]
 
 _STORE_THREADS = 8
 _RUNS = 16
-_SLOW_SECONDS = 0.005
-_SLOW_REMEMBERED = 4_096
+_LONG_HISTORY = 200
+"""Events; replaying so many takes some 3 ms."""
+
+_MOST_LONG_HISTORIES = 4_096
 _PULSE_SECONDS = 1.0
 
 _LONG = {"bundle", "canonical_json", "events", "package", "rendered", "timeline"}
@@ -98,7 +100,7 @@ class Service:
     """Called in the event loop after every call that may have written."""
 
     def __post_init__(self) -> None:
-        self._slow: dict[object, None] = {}
+        self.long_histories: dict[str, None] = {}
 
     @cached_property
     def handlers(self) -> Mapping[str, "CallHandler"]:
@@ -116,15 +118,15 @@ class Service:
         """How many executions may be under way at once."""
         return anyio.CapacityLimiter(_RUNS)
 
-    def is_slow(self, key: object) -> bool:
-        """Whether a read of this took long enough before to be kept out of the event loop."""
-        return key in self._slow
-
-    def remember_slow(self, key: object) -> None:
-        """Keep the next reads of this out of the event loop."""
-        self._slow[key] = None
-        if len(self._slow) > _SLOW_REMEMBERED:
-            del self._slow[next(iter(self._slow))]
+    def status(self, arguments: Mapping[str, Any]) -> ToolResult:
+        """As the engine does it; notes the decisions whose histories are too long to be replayed in the event loop again."""
+        result = self.tools.status(**arguments)
+        if result.success and result.data["event_count"] > _LONG_HISTORY:
+            self.long_histories[arguments["request_id"]] = None
+            if len(self.long_histories) > _MOST_LONG_HISTORIES:
+                with suppress(KeyError, StopIteration, RuntimeError):  # another thread did the same
+                    del self.long_histories[next(iter(self.long_histories))]
+        return result
 
     def execute(self, arguments: Mapping[str, Any]) -> ToolResult:
         """Run an approved decision through the router. Raises RouterMissing and UnknownAdapter before anything is written."""
@@ -153,7 +155,7 @@ class CallHandler:
         self.spec = spec
         self._service = service
         self._check = ArgumentCheck(self.accepted_schema())
-        own = {"execute": service.execute, "export_audit_package": service.export_audit_package}.get(spec.short)
+        own = {"execute": service.execute, "export_audit_package": service.export_audit_package, "status": service.status}.get(spec.short)
         method: Callable[..., ToolResult] = getattr(service.tools, spec.method)
         self._perform: Callable[[Mapping[str, Any]], ToolResult] = own if own is not None else lambda arguments: method(**arguments)
 
@@ -184,14 +186,8 @@ class CallHandler:
     async def _done(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self.spec.place == "run":
             return await self._run(context, arguments)
-        if self.spec.place == "loop":
-            key = (self.spec.short, arguments.get("request_id"))
-            if not self._service.is_slow(key):
-                began = perf_counter()
-                answer = self._answer(arguments)
-                if perf_counter() - began > _SLOW_SECONDS:
-                    self._service.remember_slow(key)
-                return answer
+        if self.spec.place == "loop" and arguments["request_id"] not in self._service.long_histories:
+            return self._answer(arguments)
         try:
             return await anyio.to_thread.run_sync(self._answer, arguments, limiter=self._service.store_threads)
         finally:

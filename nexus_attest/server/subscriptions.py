@@ -50,12 +50,13 @@ class Watch:
         self._list_watchers = 0
         self._newest: str | None = None
         self._sessions: dict[tuple[int, str], ServerSession] = {}
-        self._changed = anyio.Event()
+        self._wakes: set[anyio.Event] = set()  # one for each time that this server is being run
         service.changed = self.look_now
 
     def look_now(self) -> None:
         """Do not wait for the next turn: something was written, or somebody began to watch."""
-        self._changed.set()
+        for wake in self._wakes:
+            wake.set()
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -127,15 +128,22 @@ class Watch:
                     self._tips.pop(found[1], None)
 
     async def _run(self) -> None:
-        while True:
-            if self._uris or self._list_watchers:
-                with anyio.move_on_after(_SECONDS):
-                    await self._changed.wait()
-            else:
-                await self._changed.wait()
-            self._changed = anyio.Event()
-            if self._uris or self._list_watchers:
-                await self._look()
+        wake = anyio.Event()
+        try:
+            while True:
+                self._wakes.add(wake)
+                with anyio.move_on_after(_SECONDS if self._watched else None):
+                    await wake.wait()
+                self._wakes.remove(wake)
+                wake = anyio.Event()
+                if self._watched:
+                    await self._look()
+        finally:
+            self._wakes.discard(wake)
+
+    @property
+    def _watched(self) -> bool:
+        return bool(self._uris or self._list_watchers)
 
     async def _look(self) -> None:
         tips, newest = await self._read(list(self._uris))
