@@ -35,10 +35,11 @@ format: $(VENV)/.installed-dev ## Format the code and apply the safe fixes
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: $(VENV)/.installed-dev ## Regenerate docs/errors.md and the schema of adapter files, then run the code of the documents (`test` runs it as well)
+docs: $(VENV)/.installed-dev ## Regenerate what code prints (error codes, tool list, schema of adapter files), then run the documents (`test` does too)
 	@$(BIN)/python scripts/errors_table.py > docs/errors.md
+	@$(BIN)/python scripts/mcp_tools.py > docs/mcp-tools.json
 	@$(BIN)/python scripts/adapters_schema.py > schemas/nexus-attest.adapters.v1.json
-	@$(BIN)/python -m pytest tests/test_docs.py tests/contract/test_errors_table.py
+	@$(BIN)/python -m pytest tests/test_docs.py tests/contract/test_errors_table.py tests/contract/test_mcp_tools.py
 
 wheel: $(VENV)/.installed-dev ## Build the wheel, then try it in empty environments
 	@$(BIN)/python scripts/check_wheel.py

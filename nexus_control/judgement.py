@@ -126,22 +126,23 @@ def _judge_earlier_runs(decision: Decision, *, retry: bool) -> None:
         )
     completed = _completed_runs(decision)
     if False in completed:
-        raise AlreadyExecuted("The approved action has been applied; an authorization is good for one run")
+        raise AlreadyExecuted(f"The approved action has been applied by run {completed[False]}; an authorization is good for one run")
     if completed and decision.requested_mode != "apply":
-        raise AlreadyExecuted("The approved dry run has been executed; an authorization is good for one run")
+        raise AlreadyExecuted(f"The approved dry run has been executed by run {completed[True]}; an authorization is good for one run")
     if decision.state is DecisionState.FAILED and not retry:
         raise ExecutionFailed("The last execution failed; look at its error, then call again with retry=True")
 
 
-def _completed_runs(decision: Decision) -> set[bool]:
-    """`dry_run` of every run that ever completed, whatever was recorded before or after that.
+def _completed_runs(decision: Decision) -> dict[bool, str]:
+    """`dry_run` and id of runs that ever completed, the latest of each kind, whatever was recorded before or after that.
 
     A completion that no request explains counts as the apply. A run without outcome is not among them: the state tells about it.
     """
-    dry_run, completed = False, set[bool]()
+    dry_run, completed = False, dict[bool, str]()
     for event in decision.events:
         if event.event_type is EventType.EXECUTION_REQUESTED:
             dry_run = event.payload.get("dry_run") is True
         elif event.event_type is EventType.EXECUTION_COMPLETED:
-            completed.add(dry_run)
+            run_id: object = event.payload.get("run_id")
+            completed[dry_run] = run_id[:200] if isinstance(run_id, str) else "unknown"
     return completed

@@ -78,7 +78,7 @@ TOOLS: tuple[ToolSpec, ...] = (
         scope="request",
         description=(
             "Ask permission for an action; runs nothing. Returns request_id and how many different actors must approve. "
-            "Then tell the user the id, poll status, and call execute once is_approved."
+            "Then tell the user, poll status, and call execute once is_approved."
         ),
         hints={
             "goal": "What approvers judge, word for word.",
@@ -168,7 +168,7 @@ TOOLS: tuple[ToolSpec, ...] = (
         scope="read",
         document="audit-package",
         idempotent=True,
-        description="Evidence of an executed decision: what was allowed, by whom, what ran. Anybody can verify it offline.",
+        description="Evidence of an executed decision: what was allowed, by whom, what ran. Anyone can verify it offline.",
     ),
     _extra(
         "revoke_approval",
