@@ -15,6 +15,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from nexus_attest.routers import RunEngine, load_adapters
 from nexus_attest.server.app import build_server
+from nexus_attest.server.progress import follow_run
 from nexus_attest.server.results import ERROR_KEY
 from nexus_attest.server.service import Service, ServiceOptions
 from nexus_control.store import DecisionStore
@@ -66,12 +67,13 @@ def server_environment(folder: Path) -> dict[str, str]:
 def in_process(folder: Path, **options: Any) -> Generator[Service]:
     """A service on a store in `folder`, with one program to execute."""
     adapters = load_adapters(program(folder))
-    with DecisionStore(folder / "decisions.db") as store, RunEngine(adapters, db_path=folder / "runs.db") as router:
+    with DecisionStore(folder / "decisions.db") as store, RunEngine(adapters, db_path=folder / "runs.db", watch=follow_run) as router:
         yield Service(
             tools=NexusControlTools(store),
             router=router,
             adapters=(ADAPTER,),
             flight_record=router.flight_record,
+            stop_runs=router.cancel_all,
             options=ServiceOptions(**options),
         )
 

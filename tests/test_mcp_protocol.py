@@ -233,7 +233,7 @@ async def test_progress_is_reported_while_a_run_is_under_way(client: Client) -> 
     arguments = {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
     result = await client.call_tool("nexus-attest.execute", arguments, progress_callback=hear)
     assert not result.is_error
-    assert seen[0] == (0, "starting")
+    assert seen[0] == (0, f"{ADAPTER}: starting")
 
 
 # -- resources ----------------------------------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ from nexus_attest.cli.session import Session
 from nexus_attest.routers import RunEngine, load_adapters
 from nexus_attest.server.app import build_server
 from nexus_attest.server.errors import ServerConfigError
-from nexus_attest.server.http import http_app, parse_address, serve_http
+from nexus_attest.server.http import http_app, listen, parse_address, serve_http
 from nexus_attest.server.lifecycle import run_until_signal
 from nexus_attest.server.logs import StderrLog
 from nexus_attest.server.names import NameStyle
+from nexus_attest.server.progress import follow_run
 from nexus_attest.server.service import Service, ServiceOptions
 from nexus_attest.server.stdio import serve_stdio
 
@@ -45,8 +46,8 @@ def serve(
         server = build_server(service)
         transport: Callable[[], Awaitable[None]] = partial(serve_stdio, server)
         if address is not None:
-            http_app(server, address)  # refuses an unsafe one before anything is logged
-            transport = partial(serve_http, server, address)
+            app = http_app(server, address)
+            transport = partial(serve_http, app, opened.enter_context(listen(address)), address)
         log = StderrLog()
         log.install(log_level)
         run_until_signal(service, transport, log, opened.close)
@@ -60,11 +61,12 @@ def _service(session: Session, opened: ExitStack, adapters: Path | None, runs: P
     if path is None or options.read_only:
         return Service(tools=session.tools, options=options)
     known = load_adapters(path)
-    router = opened.enter_context(RunEngine(known, db_path=runs_path(session, runs)))
+    router = opened.enter_context(RunEngine(known, db_path=runs_path(session, runs), watch=follow_run))
     return Service(
         tools=session.tools,
         router=router,
         adapters=tuple(adapter.adapter_id for adapter in known),
         flight_record=router.flight_record,
+        stop_runs=router.cancel_all,
         options=options,
     )

@@ -153,6 +153,11 @@ class RunEngine:
             cancelled.set()
         return cancelled is not None
 
+    def cancel_all(self) -> None:
+        """As `cancel`, every run under way."""
+        for cancelled in list(self._under_way.values()):
+            cancelled.set()
+
     def flight_record(self, run_id: str) -> dict[str, Any]:
         """The flight record of a run that ended, completed or failed: what an audit package embeds as its router bundle.
 

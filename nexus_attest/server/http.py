@@ -15,9 +15,10 @@ from starlette.applications import Starlette
 from nexus_attest.server.errors import ServerConfigError
 from nexus_attest.server.stdio import MAX_MESSAGE_BYTES
 
-__all__ = ["PATH", "HttpAddress", "http_app", "parse_address", "serve_http"]
+__all__ = ["PATH", "HttpAddress", "http_app", "listen", "parse_address", "serve_http"]
 
 PATH = "/mcp"
+_BACKLOG = 2048
 
 _log = logging.getLogger("nexus_attest.server")
 
@@ -61,19 +62,21 @@ def http_app(server: Server[Any], address: HttpAddress) -> Starlette:
     return server.streamable_http_app(host=address.host, streamable_http_path=PATH, max_request_body_size=MAX_MESSAGE_BYTES)
 
 
-async def serve_http(server: Server[Any], address: HttpAddress) -> None:
-    """Serve clients until cancelled. Raises ServerConfigError when the address cannot be used."""
-    app = http_app(server, address)
+def listen(address: HttpAddress) -> socket.socket:
+    """A socket on which clients may connect from now on. Raises ServerConfigError when the address cannot be used."""
     try:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        listener = socket.create_server((address.host, address.port), family=family, backlog=2048)
+        return socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
     except OSError as problem:
         raise ServerConfigError(f"cannot listen on {address.host}:{address.port}: {problem.strerror or problem}") from None
-    with listener:
-        url = address.url(listener.getsockname()[1])
-        _log.info("listening on %s", url, extra={"facts": {"url": url}})
-        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on")
-        await _Uvicorn(config).serve(sockets=[listener])
+
+
+async def serve_http(app: Starlette, listener: socket.socket, address: HttpAddress) -> None:
+    """Serve clients until cancelled."""
+    url = address.url(listener.getsockname()[1])
+    _log.info("listening on %s", url, extra={"facts": {"url": url}})
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on")
+    await _Uvicorn(config).serve(sockets=[listener])
 
 
 class _Uvicorn(uvicorn.Server):

@@ -1,6 +1,7 @@
 """Start and end of a serving process.
 
-Ctrl-C and SIGTERM end it at once: no new call begins, calls that work on the store get a moment to commit, then the store is closed.
+Ctrl-C and SIGTERM end it at once: no new call begins, the programs of executions under way are stopped, what works on the store gets a
+moment to commit, then the store is closed. An execution that cannot be recorded in that moment stays EXECUTING: `recover` is for it.
 """
 
 import logging
@@ -15,7 +16,7 @@ from nexus_attest.server.service import Service
 
 __all__ = ["run_until_signal"]
 
-_GRACE_SECONDS = 0.06
+_GRACE_SECONDS = 0.085
 _TICK_SECONDS = 0.002
 
 _log = logging.getLogger("nexus_attest.server")
@@ -40,12 +41,14 @@ async def _main(service: Service, serve: Callable[[], Awaitable[None]], log: Std
 async def _leave_on_signal(service: Service, serving: anyio.CancelScope, log: StderrLog, close: Callable[[], None]) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
         async for number in received:
-            serving.cancel()
             _log.info("stopping", extra={"facts": {"signal": number.name}})
+            serving.cancel()
+            service.stop_runs()
             with anyio.move_on_after(_GRACE_SECONDS, shield=True):
-                while service.store_threads.borrowed_tokens:
+                while service.store_threads.borrowed_tokens or service.run_threads.borrowed_tokens:
                     await anyio.sleep(_TICK_SECONDS)
-            close()
+            if not service.store_threads.borrowed_tokens and not service.run_threads.borrowed_tokens:
+                close()  # which must not happen under a thread that uses it; the file is as sound without
             log.flush()
             # A thread that runs an execution cannot be ended, and the interpreter would wait for it.
             os._exit(128 + number if number == signal.SIGINT else 0)

@@ -21,6 +21,7 @@ from nexus_attest.server.actors import ActorSource, ArgumentActor, BoundActor
 from nexus_attest.server.documents import JSON, KINDS
 from nexus_attest.server.errors import RouterMissing
 from nexus_attest.server.names import NameStyle, spellings
+from nexus_attest.server.progress import RunProgress
 from nexus_attest.server.registry import TOOLS, ToolSpec
 from nexus_attest.server.results import INLINE_LIMIT, compact, digest_of, failure, linked, refusal, success
 from nexus_attest.server.schemas import ArgumentCheck
@@ -35,7 +36,6 @@ _LONG_HISTORY = 200
 """Events; replaying so many takes some 3 ms."""
 
 _MOST_LONG_HISTORIES = 4_096
-_PULSE_SECONDS = 1.0
 
 _LONG = {"bundle", "canonical_json", "events", "package", "rendered", "timeline"}
 """Keys of results whose values are in the linked document, or made from it."""
@@ -86,13 +86,15 @@ class Asker(Protocol):
 class Service:
     """One store behind the tools. `router` runs what is approved; without one, `execute` is refused.
 
-    `adapters` are the ids that the router knows (None: whatever it says), `flight_record` gives the record of one of its runs.
+    `adapters` are the ids that the router knows (None: whatever it says), `flight_record` gives the record of one of its runs, and
+    `stop_runs` asks those under way to end.
     """
 
     tools: NexusControlTools
     router: RouterProtocol | None = None
     adapters: tuple[str, ...] | None = None
     flight_record: Callable[[str], dict[str, Any]] | None = None
+    stop_runs: Callable[[], None] = lambda: None
     options: ServiceOptions = field(default_factory=ServiceOptions)
     actors: ActorSource = field(default_factory=ArgumentActor)
     asker: Asker | None = None
@@ -198,7 +200,7 @@ class CallHandler:
         """An execution, with a sign of life each second for a client that wants progress."""
         answers: list[dict[str, Any]] = []
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_report, context, str(arguments["adapter_id"]))
+            tasks.start_soon(RunProgress().report, context, arguments["adapter_id"])
             try:
                 answers.append(await anyio.to_thread.run_sync(self._answer, arguments, limiter=self._service.run_threads))
             finally:
@@ -230,11 +232,3 @@ class CallHandler:
         text = kind.read(self._service.tools, decision_id)
         resource = {"uri": kind.uri(decision_id), "mime_type": JSON, "size": len(text.encode()), "digest": digest_of(text)}
         return linked({key: value for key, value in data.items() if key not in _LONG}, resource, kind.name)
-
-
-async def _report(context: ServerRequestContext[Any], adapter_id: str) -> None:
-    seconds = 0
-    while True:
-        await context.session.report_progress(seconds, message=f"{adapter_id} has been running for {seconds} s" if seconds else "starting")
-        await anyio.sleep(_PULSE_SECONDS)
-        seconds += 1

@@ -1,0 +1,304 @@
+"""How a serving process begins and ends, and that only the protocol is on its standard output."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from cli_testing import ROOT, program
+from mcp_testing import ADAPTER, ALICE, http_server, server_command, server_environment
+
+from nexus_control.store import DecisionStore
+from nexus_control.tool import NexusControlTools
+
+SECONDS_TO_LEAVE = 0.1
+SLACK = 0.4
+"""For a machine that is busy with other tests; the benchmark measures without it."""
+
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+
+
+class Lines:
+    """A server on standard streams, spoken to line by line."""
+
+    def __init__(self, folder: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            server_command(*options),
+            env={**server_environment(folder), **(environment or {})},
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
+
+    def send(self, line: bytes | dict[str, Any]) -> None:
+        self.stdin.write((line if isinstance(line, bytes) else json.dumps({"jsonrpc": "2.0", **line}).encode()) + b"\n")
+        self.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        return json.loads(self.stdout.readline())
+
+    def begin(self) -> None:
+        """The handshake."""
+        self.send({"id": 0, "method": "initialize", "params": HELLO})
+        assert self.receive()["id"] == 0
+        self.send({"method": "notifications/initialized"})
+
+    def call(self, number: int, tool: str, **arguments: Any) -> None:
+        self.send({"id": number, "method": "tools/call", "params": {"name": f"nexus-attest.{tool}", "arguments": arguments}})
+
+    def end(self) -> tuple[int, list[dict[str, Any]], str]:
+        """Close our end; exit code, what was still said, and standard error."""
+        self.stdin.close()
+        rest = self.stdout.read().decode()
+        errors = self.stderr.read().decode()
+        return self.process.wait(10), [json.loads(line) for line in rest.splitlines()], errors
+
+
+@contextmanager
+def lines(folder: Path, *options: str, environment: dict[str, str] | None = None) -> Generator[Lines]:
+    server = Lines(folder, *options, environment=environment)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait(10)
+        for stream in (server.stdin, server.stdout, server.stderr):
+            with suppress(BrokenPipeError):
+                stream.close()
+
+
+def events_of(folder: Path) -> dict[str, list[str]]:
+    """The event types of every decision in the store, which must verify."""
+    with DecisionStore(folder / "decisions.db") as store:
+        assert store.verify_log().ok
+        return {name: [event.event_type.value for event in store.get_events(name)] for name, _ in store.list_decisions(10_000)}
+
+
+@pytest.fixture
+def approved(tmp_path: Path) -> str:
+    """A decision that may be applied."""
+    with DecisionStore(tmp_path / "decisions.db") as store:
+        tools = NexusControlTools(store)
+        request_id: str = tools.request("Run", ALICE, "apply", '[{"tool": "t", "method": "m"}]').data["request_id"]
+        tools.approve(request_id, ALICE)
+        return request_id
+
+
+def test_a_client_that_closes_its_end_ends_the_server_with_exit_code_0(tmp_path: Path) -> None:
+    with lines(tmp_path) as server:
+        server.begin()
+        code, rest, errors = server.end()
+    assert (code, rest) == (0, [])
+    assert [json.loads(line)["method"] for line in errors.splitlines()] == ["initialize"]
+    assert not (tmp_path / "decisions.db-wal").exists()  # the last connection was closed
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_ends_a_server_on_standard_streams_at_once(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    with lines(tmp_path) as server:
+        server.begin()
+        server.call(1, "request", goal="g", actor=ALICE)
+        assert server.receive()["id"] == 1
+        began = time.monotonic()
+        server.process.send_signal(number)
+        assert server.process.wait(10) == code
+        assert time.monotonic() - began < SECONDS_TO_LEAVE + SLACK
+    assert not (tmp_path / "decisions.db-wal").exists()
+    assert list(events_of(tmp_path).values()) == [["DECISION_CREATED", "POLICY_ATTACHED"]]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_ends_a_server_on_http_at_once_although_clients_are_connected(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    with http_server(tmp_path) as (url, process), httpx2.Client() as client:
+        assert client.get(url, headers={"accept": "text/event-stream"}).status_code == 400
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(10) == code
+        assert time.monotonic() - began < SECONDS_TO_LEAVE + SLACK
+    assert not (tmp_path / "decisions.db-wal").exists()
+
+
+def test_a_signal_stops_the_program_of_an_execution_and_records_that_it_was_stopped(tmp_path: Path, approved: str) -> None:
+    adapters = program(tmp_path, "time.sleep(60)")
+    with lines(tmp_path, "--adapters", str(adapters)) as server:
+        server.begin()
+        server.call(1, "execute", request_id=approved, adapter_id=ADAPTER, actor=ALICE)
+        pid = int(wait_for(tmp_path / "ran"))
+        server.process.terminate()
+        assert server.process.wait(10) == 0
+    assert not running(pid)
+    assert events_of(tmp_path)[approved][-1] == "EXECUTION_FAILED"
+
+
+def test_a_client_that_leaves_during_an_execution_does_not_end_it(tmp_path: Path, approved: str) -> None:
+    adapters = program(tmp_path, "time.sleep(1)")
+    with lines(tmp_path, "--adapters", str(adapters)) as server:
+        server.begin()
+        server.call(1, "execute", request_id=approved, adapter_id=ADAPTER, actor=ALICE)
+        wait_for(tmp_path / "ran")
+        code, _, _ = server.end()
+    assert code == 0
+    assert events_of(tmp_path)[approved][-1] == "EXECUTION_COMPLETED"
+
+
+def test_an_execution_delays_no_other_call(tmp_path: Path, approved: str) -> None:
+    adapters = program(tmp_path, "time.sleep(1.5)")
+    with lines(tmp_path, "--adapters", str(adapters)) as server:
+        server.begin()
+        server.call(1, "execute", request_id=approved, adapter_id=ADAPTER, actor=ALICE)
+        wait_for(tmp_path / "ran")
+        server.call(2, "status", request_id=approved)
+        server.call(3, "request", goal="g", actor=ALICE)
+        assert [server.receive()["id"] for _ in range(3)] == [2, 3, 1]
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + 10
+    while not (path.exists() and path.read_text().endswith("\n")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+def test_what_others_print_does_not_reach_the_wire(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, threading\n"
+        "def chatter():\n"
+        "    for _ in range(400):\n"
+        "        threading.Event().wait(0.005)\n"
+        "        if 'nexus_attest.server.stdio' in sys.modules and os.readlink('/proc/self/fd/1') == os.readlink('/proc/self/fd/2'):\n"
+        "            print('chatter', flush=True); os.write(1, b'chatter\\n')\n"
+        "threading.Thread(target=chatter, daemon=True).start()\n"
+    )
+    path = os.pathsep.join([str(tmp_path), server_environment(tmp_path)["PYTHONPATH"]])
+    with lines(tmp_path, environment={"PYTHONPATH": path}) as server:
+        server.begin()
+        for number in range(1, 30):
+            server.call(number, "template.list")
+            assert server.receive()["id"] == number
+        code, rest, errors = server.end()
+    assert (code, rest) == (0, [])
+    assert "chatter" in errors
+
+
+def test_logs_are_json_lines_with_the_id_of_their_request(tmp_path: Path) -> None:
+    with lines(tmp_path) as server:
+        server.begin()
+        server.call(7, "status", request_id="nobody")
+        assert server.receive()["id"] == 7
+        _, _, errors = server.end()
+    (line,) = [found for found in map(json.loads, errors.splitlines()) if found["method"] == "tools/call"]
+    assert (line["request_id"], line["tool"], line["outcome"], line["code"], line["level"]) == (
+        7,
+        "nexus-attest.status",
+        "error",
+        "DECISION_NOT_FOUND",
+        "info",
+    )
+
+
+def test_nobody_needs_to_read_the_logs(tmp_path: Path) -> None:
+    with lines(tmp_path, "--log-level", "debug") as server:
+        server.begin()
+        for number in range(1, 3_000):  # more than a pipe holds
+            server.call(number, "nothing" + "x" * 180)
+            assert server.receive()["id"] == number
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--http", "8731"], "is no address"),
+        (["--http", "127.0.0.1:port"], "is no address"),
+        (["--http", "127.0.0.1:70000"], "is no address"),
+        (["--http", "::1:8731"], "is no address"),
+        (["--http", "0.0.0.0:0"], "can be reached from outside"),
+        (["--http", "[::]:0"], "can be reached from outside"),
+        (["--tools", "status,nothing"], "there is no tool nothing"),
+        (["--tools", ","], "leave no tool"),
+        (["--read-only", "--tools", "approve"], "leave no tool"),
+        (["--adapters", "nothing.toml"], "nothing.toml"),
+    ],
+)
+def test_options_that_cannot_work_are_told_before_anything_is_served(tmp_path: Path, options: list[str], text: str) -> None:
+    done = subprocess.run(
+        server_command(*options), env=server_environment(tmp_path), cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert text in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_a_port_that_is_taken_is_an_error_and_not_a_traceback(tmp_path: Path) -> None:
+    with http_server(tmp_path) as (url, _):
+        address = url.removeprefix("http://").removesuffix("/mcp")
+        done = subprocess.run(
+            server_command("--http", address), env=server_environment(tmp_path), cwd=tmp_path, capture_output=True, check=False
+        )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert "cannot listen" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_the_tools_can_be_listed_with_underscores_by_an_environment_variable(tmp_path: Path) -> None:
+    with lines(tmp_path, environment={"NEXUS_ATTEST_TOOL_NAMES": "underscore"}) as server:
+        server.begin()
+        server.send({"id": 1, "method": "tools/list"})
+        assert server.receive()["result"]["tools"][0]["name"] == "nexus_attest_request"
+
+
+def test_a_read_only_server_does_not_create_a_store(tmp_path: Path) -> None:
+    done = subprocess.run(server_command("--read-only"), env=server_environment(tmp_path), cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert "STORE_NOT_FOUND" in done.stderr.decode()
+    assert not (tmp_path / "decisions.db").exists()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with http_server(tmp_path_factory.mktemp("http")) as (url, _):
+        yield url
+
+
+HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "evil.example"}, 421),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "http://localhost:3000"}, 200),
+        ({"content-type": "text/plain"}, 400),
+    ],
+)
+def test_a_web_page_cannot_reach_the_server(served: str, headers: dict[str, str], status: int) -> None:
+    assert httpx2.post(served, json=INITIALIZE, headers={**HEADERS, **headers}).status_code == status
+
+
+def test_importing_the_command_line_loads_neither_the_server_nor_the_sdk() -> None:
+    code = "import nexus_attest.cli.app, sys; print({'mcp', 'anyio', 'pydantic', 'nexus_attest.server'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "set()\n"
