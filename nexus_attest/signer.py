@@ -26,17 +26,21 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from nexus_attest import ed25519
 from nexus_attest.key_errors import KeyInvalid, KeyNotFound, SignerFailed
 from nexus_attest.keys import KEY_SUFFIX, Passphrase, decoded_seed, open_key
+from nexus_control.decision import Decision
 from nexus_control.errors import MalformedBundle
-from nexus_control.identity import PAYLOAD_TYPE, Envelope, Statement, pae
+from nexus_control.events import Actor
+from nexus_control.identity import PAYLOAD_TYPE, Action, Envelope, Statement, pae
+from nexus_control.integrity import prefixed
 from nexus_control.json_data import parse_json
 
-__all__ = ["ExternalSigner", "Signer", "open_signer", "sign_statement"]
+__all__ = ["ExternalSigner", "Signer", "open_signer", "sign_statement", "statement_about"]
 
 _SECONDS = 30.0
 _MAX_ANSWER_BYTES = 4096
@@ -84,6 +88,24 @@ def open_signer(source: str, folder: Path, passphrase: Passphrase) -> Signer:
     if "/" in source or os.sep in source or source.endswith(KEY_SUFFIX):
         return open_key(Path(source), passphrase)
     return open_key(folder / f"{source}{KEY_SUFFIX}", passphrase)
+
+
+def statement_about(
+    decision: Decision, action: Action, actor: Actor, signed_at: datetime, *, comment: str | None = None, expires_at: datetime | None = None
+) -> Statement:
+    """What `actor` says about a decision as it is now: the statement to sign. `comment` is the reason of a revocation.
+
+    Raises MalformedEvent for a decision whose action has no digest.
+    """
+    return Statement(
+        action=action,
+        decision_id=decision.decision_id,
+        action_digest=prefixed(decision.action_digest),
+        actor=actor,
+        signed_at=signed_at.astimezone(UTC).isoformat(),
+        comment=comment or None,
+        expires_at=None if expires_at is None else expires_at.astimezone(UTC).isoformat(),
+    )
 
 
 def sign_statement(statement: Statement, signer: Signer) -> dict[str, Any]:

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActorOption",
+    "EnvelopeOption",
     "ForceOption",
     "HelpOption",
+    "KeysOption",
     "Limit",
     "Offset",
     "OutputOption",
     "RequestId",
     "RunsOption",
+    "SignOption",
     "command",
     "group",
     "show_group_help",
@@ -37,6 +40,20 @@ RequestId = Annotated[
 ActorOption = Annotated[
     str | None,
     typer.Option("--actor", metavar="NAME", help="Who acts: a person, or system:NAME. [env: NEXUS_ATTEST_ACTOR]", show_default=False),
+]
+SignOption = Annotated[
+    str | None,
+    typer.Option("--sign", metavar="KEY", help="Sign it with this key: a name, a file, env:NAME or program:COMMAND.", show_default=False),
+]
+EnvelopeOption = Annotated[
+    Path | None,
+    typer.Option("--envelope", metavar="FILE", help="Signed elsewhere: the envelope; - is standard input.", show_default=False),
+]
+KeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys", metavar="FOLDER", help="Where keys are. [env: NEXUS_ATTEST_KEYS; default: with the configuration]", show_default=False
+    ),
 ]
 RunsOption = Annotated[
     Path | None, typer.Option("--runs", metavar="FILE", help="The run records. [default: beside the store]", show_default=False)
@@ -58,6 +75,15 @@ _DB = inspect.Parameter(
     annotation=Annotated[
         Path | None,
         typer.Option("--db", metavar="FILE", help="The store. [env: NEXUS_ATTEST_DB; default: in your data folder]", show_default=False),
+    ],
+)
+_TRUST = inspect.Parameter(
+    "trust",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None,
+        typer.Option("--trust", metavar="FILE", help="The trust policy: whom to believe. [env: NEXUS_ATTEST_TRUST]", show_default=False),
     ],
 )
 _COMMON = (
@@ -107,18 +133,18 @@ def _group_help(context: typer.Context, asked: HelpOption = False) -> None:
 def command(
     app: typer.Typer, name: str, *, db: bool = True
 ) -> Callable[[Callable[Concatenate["Session", P], None]], Callable[Concatenate["Session", P], None]]:
-    """Register a function as a command. It gets a Session first; `--db` (unless `db` is off), `--json` and `--debug` are added.
+    """Register a function as a command. It gets a Session first; `--json`, `--debug` and (unless `db` is off) `--db`, `--trust` are added.
 
     Whatever it raises is printed as one error, and becomes the exit code of `nexus_attest.cli.errors`.
     """
 
     def register(function: Callable[Concatenate["Session", P], None]) -> Callable[Concatenate["Session", P], None]:
-        def run(*, db: Path | None = None, as_json: bool, debug: bool, **given: Any) -> None:
+        def run(*, db: Path | None = None, trust: Path | None = None, as_json: bool, debug: bool, **given: Any) -> None:
             from nexus_attest.cli.report import report  # the engine's errors
             from nexus_attest.cli.session import Session  # the engine
 
             try:
-                with Session(db=db, as_json=as_json) as session:
+                with Session(db=db, trust=trust, as_json=as_json) as session:
                     function(session, **given)  # pyright: ignore[reportCallIssue] - typer calls by name
             except (typer.Exit, TyperException, BrokenPipeError):
                 raise
@@ -128,7 +154,7 @@ def command(
         _, *own = inspect.signature(function).parameters.values()
         parameters = [
             *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
-            *([_DB] if db else []),
+            *([_DB, _TRUST] if db else []),
             *_COMMON,
         ]
         run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess] - what typer reads

@@ -1,11 +1,12 @@
 """Commands that ask for an action and decide about it: request, approve, revoke."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nexus_attest.cli.command import ActorOption, RequestId, command
+from nexus_attest.cli.command import ActorOption, EnvelopeOption, RequestId, SignOption, command
 
 if TYPE_CHECKING:
     from nexus_attest.cli.session import Session
@@ -45,6 +46,8 @@ def _request(
     max_steps: Annotated[int | None, typer.Option(metavar="N", help="The most steps that the plan may have.", show_default=False)] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A label; repeatable.", show_default=False)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the id and nothing else.")] = False,
+    sign: SignOption = None,
+    envelope: EnvelopeOption = None,
 ) -> None:
     """Ask for an action; prints the id of the new decision.
 
@@ -52,23 +55,26 @@ def _request(
     """
     if (goal is None) == (goal_option is None):
         raise typer.BadParameter("say once what is to be done: as GOAL or as --goal")
-    who = session.actor(actor)
+    from nexus_attest.cli.signing import claim, signed_request  # the engine
+
+    given = claim(session, actor, sign, envelope)
     text = None if plan is None else _plan_text(plan)
     session.allow_new_store()
-    data = session.data(
-        session.tools.request(
-            goal if goal is not None else str(goal_option),
-            who,
-            mode,
-            text,
-            template,
-            min_approvals,
-            allow_mode or None,
-            require_capability or None,
-            max_steps,
-            label or None,
-        )
+    ask = partial(
+        session.tools.request,
+        goal if goal is not None else str(goal_option),
+        given.actor,
+        mode,
+        text,
+        template,
+        min_approvals,
+        allow_mode or None,
+        require_capability or None,
+        max_steps,
+        label or None,
+        channel="cli",
     )
+    data = session.data(ask(signature=signed_request(given, lambda: session.data(ask(preview=True)))))
     if quiet and not session.as_json:
         session.say(data["request_id"])
     else:
@@ -102,10 +108,18 @@ def _approve(
         str | None,
         typer.Option(metavar="TIME", help="Until when it counts, such as 2030-01-31T18:00:00+01:00.", show_default="for good"),
     ] = None,
+    sign: SignOption = None,
+    envelope: EnvelopeOption = None,
 ) -> None:
-    """Approve a decision."""
-    who = session.actor(actor)
-    data = session.data(session.tools.approve(request_id, who, comment, expires_at))
+    """Approve a decision.
+
+    With --sign nobody but the holder of the key can have said so. With --envelope, actor, comment and expiry are those that were signed.
+    """
+    from nexus_attest.cli.signing import claim, signed_command  # the engine
+
+    given = claim(session, actor, sign, envelope, comment, expires_at)
+    signature = signed_command(session, given, "approve", request_id)
+    data = session.data(session.tools.approve(request_id, given.actor, given.comment, given.expires_at, channel="cli", signature=signature))
     session.show(data, f"Approved: {data['current_approvals']} of {data['required_approvals']} approvals, {_standing(data)}")
 
 
@@ -114,10 +128,15 @@ def _revoke(
     request_id: RequestId,
     actor: ActorOption = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; becomes part of the evidence.", show_default=False)] = "",
+    sign: SignOption = None,
+    envelope: EnvelopeOption = None,
 ) -> None:
     """Take an approval back, before it has been used."""
-    who = session.actor(actor)
-    data = session.data(session.tools.revoke_approval(request_id, who, reason))
+    from nexus_attest.cli.signing import claim, signed_command  # the engine
+
+    given = claim(session, actor, sign, envelope, reason)
+    signature = signed_command(session, given, "revoke", request_id)
+    data = session.data(session.tools.revoke_approval(request_id, given.actor, given.comment or "", channel="cli", signature=signature))
     session.show(data, f"Revoked: {_approvals(data['current_approvals'])} left, {_standing(data)}")
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nexus_attest.cli.command import ActorOption, RequestId, RunsOption, command
+from nexus_attest.cli.command import ActorOption, EnvelopeOption, RequestId, RunsOption, SignOption, command
 
 if TYPE_CHECKING:
     from nexus_attest.cli.session import Session
@@ -33,6 +33,8 @@ def _execute(
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run once more after a run that failed.")] = False,
     actor: ActorOption = None,
+    sign: SignOption = None,
+    envelope: EnvelopeOption = None,
     runs: RunsOption = None,
 ) -> None:
     """Run an approved decision, once.
@@ -40,10 +42,14 @@ def _execute(
     What the adapter's program does and answers is recorded step by step in a file beside the store, for `audit export --embed`.
     """
     from nexus_attest.cli.running import executor  # the routers
+    from nexus_attest.cli.signing import claim, signed_command  # the engine
 
-    who = session.actor(actor)
+    given = claim(session, actor, sign, envelope)
+    signature = signed_command(session, given, "execute", request_id)
     with executor(session, adapters, adapter_id, runs) as router:
-        data = session.data(session.tools.execute(request_id, adapter_id, who, router, dry_run, retry=retry))
+        data = session.data(
+            session.tools.execute(request_id, adapter_id, given.actor, router, dry_run, retry=retry, channel="cli", signature=signature)
+        )
     session.show(data, _ran(data))
 
 

@@ -21,8 +21,11 @@ _ADVICE = {
     "EXECUTION_FAILED": "If it may run again: --retry.",
     "EXECUTION_IN_PROGRESS": "If that process died: `nexus-attest recover ID`. It records that the outcome is unknown.",
     "FILE_EXISTS": "--force replaces it.",
+    "KEY_NOT_FOUND": "`nexus-attest keys list` shows the keys; `nexus-attest keys new NAME` makes one.",
+    "PASSPHRASE_MISSING": "Set NEXUS_ATTEST_PASSPHRASE, or call it from a terminal.",
     "STORE_NOT_FOUND": "`nexus-attest request` creates one.",
     "TEMPLATE_NOT_FOUND": "`nexus-attest template list` shows the names.",
+    "VERIFIER_MISSING": "--trust FILE names the trust policy with the keys; `nexus-attest trust check FILE` checks it.",
 }
 
 

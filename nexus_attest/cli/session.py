@@ -21,6 +21,7 @@ from nexus_control.tool import NexusControlTools, ToolResult
 
 if TYPE_CHECKING:
     from nexus_attest.cli.screen import Screen
+    from nexus_attest.trust import TrustPolicy
 
 __all__ = ["Session"]
 
@@ -28,9 +29,10 @@ __all__ = ["Session"]
 class Session:
     """One command's run. Nothing is opened before it is needed, everything is closed at the end."""
 
-    def __init__(self, *, db: Path | None, as_json: bool) -> None:
+    def __init__(self, *, db: Path | None, trust: Path | None, as_json: bool) -> None:
         self.as_json = as_json
         self._db = db
+        self._trust = trust
         self._may_create = False
         self._open = ExitStack()
 
@@ -54,8 +56,18 @@ class Session:
 
     @cached_property
     def tools(self) -> NexusControlTools:
-        """The tools over the store. Raises what `store` raises."""
-        return NexusControlTools(self.store)
+        """The tools over the store, judging by the trust policy. Raises what `store` and `trust` raise."""
+        return NexusControlTools(self.store, trust=self.trust)
+
+    @cached_property
+    def trust(self) -> "TrustPolicy | None":
+        """The trust policy, None when nobody named one. Raises TrustInvalid or ConfigError."""
+        path = settings.trust_path(self._trust)
+        if path is None:
+            return None
+        from nexus_attest.trust_file import load_trust  # which most commands do without
+
+        return load_trust(path)
 
     def allow_new_store(self) -> None:
         """Let this command create the store when there is none. Only the default one gets its folder made, for this user alone."""
@@ -66,8 +78,9 @@ class Session:
 
     @property
     def same_store(self) -> str:
-        """The option that leads another command to this store; empty when none was given."""
-        return "" if self._db is None else f" --db {shlex.quote(str(self._db))}"
+        """The options that lead another command to this store and trust policy; empty when none were given."""
+        given = (("--db", self._db), ("--trust", self._trust))
+        return "".join(f" {option} {shlex.quote(str(path))}" for option, path in given if path is not None)
 
     def actor(self, option: str | None) -> Actor:
         """Who acts. Raises ActorMissing, InvalidActor or ConfigError."""

@@ -1,10 +1,12 @@
-"""Where the command line finds what was not said on it: the actor, the store, the adapter file.
+"""Where the command line finds what was not said on it: the actor, the store, the adapter file, the trust policy, the keys.
 
 An option wins over an environment variable, that over the configuration file, that over the built-in default.
 
     actor     --actor     NEXUS_ATTEST_ACTOR   actor = "alice"              no default: nobody acts by accident
     db        --db        NEXUS_ATTEST_DB      db = "~/team/decisions.db"   decisions.db in the user's data folder
     adapters  --adapters                       adapters = "adapters.toml"   no default
+    trust     --trust     NEXUS_ATTEST_TRUST   trust = "trust.toml"         no default: names are believed, signatures refused
+    keys      --keys      NEXUS_ATTEST_KEYS    keys = "keys"                keys in the user's configuration folder
 
 The configuration file is `config.toml` in the user's configuration folder, at most 1 MiB. Relative paths in it start from that folder,
 and it is understood completely or refused.
@@ -29,14 +31,35 @@ from nexus_control.errors import FileRefused, InvalidActor
 from nexus_control.events import Actor, parse_actor
 from nexus_control.files import read_file
 
-__all__ = ["ACTOR_VARIABLE", "DB_VARIABLE", "actor", "adapters_path", "config_path", "parse_actor_text", "store_path"]
+__all__ = [
+    "ACTOR_VARIABLE",
+    "DB_VARIABLE",
+    "KEYS_VARIABLE",
+    "PASSPHRASE_VARIABLE",
+    "TRUST_VARIABLE",
+    "actor",
+    "adapters_path",
+    "config_path",
+    "keys_path",
+    "parse_actor_text",
+    "store_path",
+    "trust_path",
+]
 
 ACTOR_VARIABLE = "NEXUS_ATTEST_ACTOR"
 DB_VARIABLE = "NEXUS_ATTEST_DB"
+TRUST_VARIABLE = "NEXUS_ATTEST_TRUST"
+KEYS_VARIABLE = "NEXUS_ATTEST_KEYS"
+PASSPHRASE_VARIABLE = "NEXUS_ATTEST_PASSPHRASE"
+"""Holds the passphrase of a protected key; asked for on a terminal when it is not set."""
 
 _APPLICATION = "nexus-attest"
 _MAX_CONFIG_BYTES = 1024 * 1024
-_KEYS = ("actor", "db", "adapters")
+_KEYS = ("actor", "db", "adapters", "trust", "keys")
+
+
+class _HomeMissing(ConfigError):
+    """There is no home folder, and something in it is needed."""
 
 
 def actor(option: str | None) -> Actor:
@@ -79,6 +102,28 @@ def adapters_path(option: Path | None) -> Path | None:
         return option
     given = _config().get("adapters")
     return None if given is None else _from_config(given)
+
+
+def trust_path(option: Path | None) -> Path | None:
+    """The trust policy, None when nobody named one. Raises ConfigError."""
+    if option is not None:
+        return option
+    if given := os.environ.get(TRUST_VARIABLE):
+        return _expanded(given)
+    try:
+        given = _config().get("trust")
+    except _HomeMissing:  # no home, no configuration: whoever runs without one names everything
+        return None
+    return None if given is None else _from_config(given)
+
+
+def keys_path(option: Path | None) -> Path:
+    """The folder of private keys. Raises ConfigError."""
+    if option is not None:
+        return option
+    if given := os.environ.get(KEYS_VARIABLE):
+        return _expanded(given)
+    return _from_config(_config().get("keys", "keys"))
 
 
 def config_path() -> Path:
@@ -139,7 +184,7 @@ def _home() -> Path:
     variable = "USERPROFILE" if sys.platform == "win32" else "HOME"
     home = Path(os.environ.get(variable, ""))
     if not home.is_absolute():
-        raise ConfigError(
+        raise _HomeMissing(
             f"{variable} is not set to an absolute path, so there is no home folder: set it, or XDG_CONFIG_HOME and XDG_DATA_HOME, "
             f"or give --db and --actor, or set {DB_VARIABLE} and {ACTOR_VARIABLE}"
         )
