@@ -1,162 +1,45 @@
-"""SQLite, opened once per thread: connections, transactions, schema versions. The only module that imports `sqlite3`.
+"""A SQLite database, opened once per thread: connections, transactions, and the write-ahead log.
 
 A file is opened with WAL and `synchronous=FULL`: a commit that returned is on the disk. Writers take the write lock when they begin
 (`BEGIN IMMEDIATE`), so what they read cannot change under them, and wait for each other up to the busy timeout. Between operations
-no lock is held. Errors of SQLite leave this module as `StoreError`s that are `sqlite3` errors as well.
+no lock is held.
 """
 
 import os
-import sqlite3
 import threading
-import time
 import weakref
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
-from nexus_control.errors import (
-    DecisionExists,
-    InputError,
-    SchemaTooNew,
-    StoreBusy,
-    StoreClosed,
-    StoreError,
-    StoreFull,
-    StoreReadOnly,
-    StoreUnreadable,
-    TemplateExists,
+from nexus_control import fork
+from nexus_control.errors import InputError, StoreError
+from nexus_control.migration import Schema
+from nexus_control.sqlite import (
+    BUSY_TIMEOUT_SECONDS,
+    FAULTS,
+    Connection,
+    SqliteClosed,
+    SqliteError,
+    begin,
+    number,
+    open_file,
+    open_memory,
+    raise_named,
+    require_ours,
+    switch_to_wal,
 )
 
-__all__ = ["Connection", "Database", "Schema", "SqliteDecisionExists", "SqliteTemplateExists"]
-
-Connection = sqlite3.Connection
-
-_BUSY_TIMEOUT_SECONDS = 30.0
+__all__ = ["Database"]
 
 _COMMITS_PER_CHECKPOINT = 128
 """So many commits later the write-ahead log, by then some 5 MB, is copied into the database file, by a thread of its own."""
 
+_CLOSED = "this store was closed; open a new one"
+
 _CHECKPOINT_PATIENCE_MS = 100
 """So long the thread waits for others to let it finish, and the writers of this process for it."""
-
-
-class SqliteDecisionExists(DecisionExists, sqlite3.IntegrityError):
-    """`DecisionExists` as SQLite raises it."""
-
-
-class SqliteTemplateExists(TemplateExists, sqlite3.IntegrityError):
-    """`TemplateExists` as SQLite raises it."""
-
-
-class _SqliteBusy(StoreBusy, sqlite3.OperationalError):
-    pass
-
-
-class _SqliteFull(StoreFull, sqlite3.OperationalError):
-    pass
-
-
-class _SqliteReadOnly(StoreReadOnly, sqlite3.OperationalError):
-    pass
-
-
-class _SqliteUnreadable(StoreUnreadable, sqlite3.DatabaseError):
-    pass
-
-
-class _SqliteError(StoreError, sqlite3.OperationalError):
-    pass
-
-
-class _SqliteClosed(StoreClosed, sqlite3.ProgrammingError):
-    pass
-
-
-# https://www.sqlite.org/rescode.html, primary codes: class and what to do next.
-_BY_PRIMARY_CODE: dict[int, tuple[Callable[[str], StoreError], str]] = {
-    5: (_SqliteBusy, "another process holds the write lock; try again"),
-    6: (_SqliteBusy, "another connection holds the lock; try again"),
-    8: (_SqliteReadOnly, "make the file and its folder writable"),
-    10: (_SqliteError, "check the disk, then run `nexus-attest log verify`"),
-    11: (_SqliteUnreadable, "the file is damaged; restore a backup"),
-    13: (_SqliteFull, "free some space, then repeat the call; nothing was written"),
-    14: (_SqliteError, "check that the folder exists and may be written"),
-    26: (_SqliteUnreadable, "the file is no SQLite database"),
-}
-
-
-def _raise_named(error: sqlite3.Error, path: str) -> NoReturn:
-    """Raise the store's own error for one of SQLite, or the same one where a caller must see it (constraints, misuse)."""
-    if isinstance(error, StoreError):
-        raise error
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None and isinstance(error, sqlite3.OperationalError):  # raised by the driver for a TEXT value that is not UTF-8
-        raise _SqliteUnreadable(f"{path}: {error!s:.300}") from error
-    found = None if code is None else _BY_PRIMARY_CODE.get(code & 0xFF)
-    if found is None:
-        raise error
-    make, advice = found
-    raise make(f"{path}: {error} ({advice})") from error
-
-
-_OBJECTS = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name"
-
-
-class Schema:
-    """The migrations of one component, applied in order, each together with its version number.
-
-    Several components may share a file: each owns eight bits of `PRAGMA user_version`, chosen by `slot` (0, 1 or 2). A migration is
-    a sequence of single SQL statements; a released one never changes.
-    """
-
-    def __init__(self, name: str, slot: int, migrations: Sequence[Sequence[str]]) -> None:
-        self.name = name
-        self._shift = 8 * slot
-        self._migrations = migrations
-
-    def apply(self, connection: Connection) -> None:
-        """Bring the file to this schema. Raises SchemaTooNew when it was written by a newer release; then nothing changed."""
-        if self.version(connection) == len(self._migrations):
-            return
-        commit, undo = _begin(connection, "BEGIN IMMEDIATE", joins=connection.in_transaction)
-        try:
-            start = self.version(connection)  # again: another process may have migrated while we waited for the lock
-            for number, statements in enumerate(self._migrations[start:], start + 1):
-                for statement in statements:
-                    connection.execute(statement)
-                self._set_version(connection, number)
-            connection.execute(commit)
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute(undo)
-            raise
-
-    def version(self, connection: Connection) -> int:
-        """How many of the migrations the file has. Raises SchemaTooNew when it has more than there are."""
-        version = (self._all_versions(connection) >> self._shift) & 0xFF
-        if version > len(self._migrations):
-            raise SchemaTooNew(
-                f"the {self.name} schema of this file has version {version}, this release knows {len(self._migrations)}; "
-                "install the release that wrote it, or a newer one"
-            )
-        return version
-
-    def problems(self, connection: Connection) -> list[str]:
-        """Which tables, indexes and triggers of this schema the file lacks, or has in another form: rows are only as sound as these."""
-        with closing(sqlite3.connect(":memory:", isolation_level=None)) as pristine:
-            self.apply(pristine)
-            wanted: list[tuple[str, str, str]] = pristine.execute(_OBJECTS).fetchall()
-        stored = {(row[0], row[1]): row[2] for row in connection.execute(_OBJECTS)}
-        return [f"schema: the {kind} {name} is missing or was changed" for kind, name, sql in wanted if stored.get((kind, name)) != sql]
-
-    def _set_version(self, connection: Connection, version: int) -> None:
-        others = self._all_versions(connection) & ~(0xFF << self._shift)
-        connection.execute(f"PRAGMA user_version = {others | version << self._shift}")
-
-    @staticmethod
-    def _all_versions(connection: Connection) -> int:
-        return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 class _Session:
@@ -187,13 +70,14 @@ class Database:
 
     Safe to use from several threads, and on both sides of a `fork`: SQLite is not, so a fork closes the connections to files, and each
     process opens its own. A file that another thread, or an open block, used during the fork cannot be used in the child (StoreError).
-    Closing is final; it must not happen while another thread is inside a call.
+    So is a file that was removed or replaced while it was open: what is committed to it nobody would find. Closing is final, and
+    waits for the calls that other threads are in.
     """
 
     def __init__(self, path: str | Path, schema: Schema) -> None:
-        text = os.fspath(path)
-        if not text:
-            raise InputError("db_path must not be empty")
+        text: object = os.fspath(path) if isinstance(cast("object", path), os.PathLike) else path
+        if not isinstance(text, str) or not text or "\0" in text:
+            raise InputError(f"db_path must be a path or a non-empty text, got {path!r:.100}")
         self._schema = schema
         self._in_memory = text == ":memory:"
         # Absolute, because a connection opened later, after a change of directory, must reach the same file.
@@ -219,13 +103,13 @@ class Database:
         self._checkpointer: threading.Thread | None = None
         self._may_begin = _set_event()
         self._commits = 0
+        self._identity: tuple[int, int] | None = None
         self._shared: _Session | None = None
         if adopted is not None:
             self._schema.apply(adopted)
             self._shared = _Session(adopted, owned=False)
             return
-        with _registering:
-            _databases.add(self)
+        fork.register(self)
         session = self._open()
         if self._in_memory:
             self._shared = session
@@ -234,8 +118,10 @@ class Database:
 
     def _open(self) -> _Session:
         with self._opening:
+            if self._closed:
+                raise SqliteClosed(_CLOSED)
             if self.path in _unusable:
-                raise _SqliteError(f"{self.path}: in use when this process was forked; close the store before, or do not fork but spawn")
+                raise SqliteError(f"{self.path}: in use when this process was forked; close the store before, or do not fork but spawn")
             connection: Connection | None = None
             try:
                 connection = self._connect()
@@ -243,8 +129,8 @@ class Database:
             except BaseException as error:
                 if connection is not None:
                     connection.close()
-                if isinstance(error, sqlite3.Error):
-                    _raise_named(error, self.path)
+                if isinstance(error, FAULTS):
+                    raise_named(error, self.path)
                 raise
             session = _Session(connection, owned=True)
             self._sessions.add(session)
@@ -252,32 +138,45 @@ class Database:
         return session
 
     def _connect(self) -> Connection:
-        connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.row_factory = sqlite3.Row
+        if self._in_memory:
+            return open_memory()
+        self._require_same_file()
+        connection, read_only = open_file(self.path, must_exist=self._identity is not None)
         try:
-            connection.execute("PRAGMA foreign_keys = ON")
-            self._schema.version(connection)  # a file that is too new is left as it is, its journal mode too
-            if not self._in_memory:
-                _switch_to_wal(connection)
+            # A file that is too new, or somebody else's, is left as it is, its journal mode too.
+            self._schema.version(connection)
+            require_ours(connection, self.path)
+            if not read_only:
+                switch_to_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")
                 # Checkpoints are ours (`_keep_wal_short`): inside a commit they would add two more syncs to somebody's call.
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
+            if self._identity is None:
+                self._identity = _identity(self.path)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _require_same_file(self) -> None:
+        if self._identity is not None and _identity(self.path) != self._identity:
+            raise SqliteError(
+                f"{self.path}: the file was removed or replaced while this store was open; put it back, or close the store and open it anew"
+            )
 
     @contextmanager
     def _using(self) -> Generator[_Session, None, None]:
         """The session of this thread, with other threads and forks kept off its connection."""
         while True:
             if self._closed:
-                raise _SqliteClosed("this store was closed; open a new one")
+                raise SqliteClosed(_CLOSED)
             session: _Session | None = self._shared or getattr(self._local, "session", None)
             if session is None or session.closed:
                 session = self._open()
             with session.in_use:
                 if not session.closed:
+                    if not session.depth:
+                        self._require_same_file()
                     yield session
                     return
             # A fork, or `close`, closed it while we waited for it.
@@ -332,8 +231,8 @@ class Database:
         with self._using() as session:
             try:
                 yield session.connection
-            except sqlite3.Error as error:
-                _raise_named(error, self.path)
+            except FAULTS as error:
+                raise_named(error, self.path)
 
     @contextmanager
     def snapshot(self) -> Generator[Connection, None, None]:
@@ -359,7 +258,7 @@ class Database:
                 self._keep_wal_short()
 
     @contextmanager
-    def _block(self, session: _Session, begin: str, *, writing: bool) -> Generator[None, None, None]:
+    def _block(self, session: _Session, statement: str, *, writing: bool) -> Generator[None, None, None]:
         if session.depth:
             session.depth += 1
             try:
@@ -372,7 +271,7 @@ class Database:
             return
         connection = session.connection
         try:
-            commit, undo = _begin(connection, begin, joins=not session.owned and connection.in_transaction)
+            commit, undo = begin(connection, statement, joins=not session.owned and connection.in_transaction)
             session.writing, session.doomed, session.depth = writing, False, 1
             try:
                 yield
@@ -386,8 +285,8 @@ class Database:
                 raise
             finally:
                 session.depth = 0
-        except sqlite3.Error as error:
-            _raise_named(error, self.path)
+        except FAULTS as error:
+            raise_named(error, self.path)
 
     @contextmanager
     def lenient_snapshot(self) -> Generator[tuple[Connection, set[str]], None, None]:
@@ -433,26 +332,32 @@ class Database:
                     return
                 # The first commit of a log that starts over syncs its header as well. Make it this one: the same version number again.
                 connection.execute("BEGIN IMMEDIATE")
-                connection.execute(f"PRAGMA user_version = {connection.execute('PRAGMA user_version').fetchone()[0]}")
+                connection.execute(f"PRAGMA user_version = {number(connection, 'user_version')}")
                 connection.execute("COMMIT")
             finally:
                 self._may_begin.set()
                 connection.close()
-        except sqlite3.Error:
+        except (*FAULTS, StoreError):
             return  # nothing is lost: the log stays as it is, and a later commit tries again
 
     # -- end ------------------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close every connection of this process. Closing again does nothing."""
+        """Close every connection of this process, once the calls that use them have ended. Closing again does nothing."""
         self._closed = True
-        with _registering:
-            _databases.discard(self)
+        fork.unregister(self)
         if self._checkpointer is not None:
             self._checkpointer.join()
         with self._opening:
-            for session in list(self._sessions):
+            sessions = list(self._sessions)
+        for session in sessions:
+            # One that is never given back (its thread is gone, in the middle of a block) is left to the garbage collector.
+            if session.in_use.acquire(timeout=BUSY_TIMEOUT_SECONDS):
                 session.close()
+                session.in_use.release()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open store cannot be copied or pickled; open another one on the same file")
 
 
 def _set_event() -> threading.Event:
@@ -461,61 +366,16 @@ def _set_event() -> threading.Event:
     return event
 
 
-def _begin(connection: Connection, begin: str, *, joins: bool) -> tuple[str, str]:
-    """Begin a transaction, or a part of the owner's that is open already; gives the statement that ends it and the one that undoes it."""
-    if joins:
-        connection.execute("SAVEPOINT nexus")
-        return "RELEASE nexus", "ROLLBACK TO nexus"
-    if connection.in_transaction:  # left behind by an interrupt; nobody was told that it had been committed
-        connection.execute("ROLLBACK")
-    connection.execute(begin)
-    return "COMMIT", "ROLLBACK"
+def _identity(path: str) -> tuple[int, int] | None:
+    """Device and inode of the file, None when there is none (any more)."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
-
-_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-"""All of this process that have connections of their own."""
-_registering = threading.Lock()
-_forking: list[Database] = []
 
 _unusable: dict[str, list[_Session]] = {}
 """In a forked child: files that were in use during the fork, with the connections that must not be closed."""
 _copied: list[object] = []
 """In a forked child: the parent's sessions on memory databases, whose connections are in use under new ones."""
-
-
-def _before_fork() -> None:
-    _registering.acquire()
-    for database in list(_databases):
-        database.before_fork()
-        _forking.append(database)
-
-
-def _after_fork(*, in_child: bool) -> None:
-    try:
-        while _forking:
-            _forking.pop().after_fork(in_child=in_child)
-    finally:
-        _registering.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=lambda: _after_fork(in_child=False),
-        after_in_child=lambda: _after_fork(in_child=True),
-    )
-
-
-def _switch_to_wal(connection: Connection) -> None:
-    """Put the file into WAL mode, which persists. Two processes doing so at once collide without waiting, hence the loop."""
-    deadline = time.monotonic() + _BUSY_TIMEOUT_SECONDS
-    while True:
-        try:
-            if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
-                return
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != 5 or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)

@@ -8,9 +8,10 @@ rows is not asked here but in `log_check`.
 from collections.abc import Sequence
 
 from nexus_control import merkle
-from nexus_control.database import Connection, Database
+from nexus_control.database import Database
 from nexus_control.errors import InputError, StoreUnreadable
 from nexus_control.integrity import sha256_digest
+from nexus_control.sqlite import Connection
 
 __all__ = ["Log", "LogWriter"]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from nexus_control import merkle
 from nexus_control.canonical_json import canonical_json
-from nexus_control.database import Connection
 from nexus_control.errors import DecisionNotFound, MalformedEvent
 from nexus_control.events import (
     ZERO_HASH,
@@ -27,6 +26,7 @@ from nexus_control.events import (
 from nexus_control.header import COPY_COLUMNS, HeaderCopy, first_events_copy
 from nexus_control.integrity import sha256_digest
 from nexus_control.schema import SCHEMA
+from nexus_control.sqlite import Connection
 from nexus_control.template import template_problems
 
 __all__ = ["LogVerification", "check_decision", "check_store"]

@@ -5,7 +5,7 @@ row (`INSERT OR REPLACE` deletes without firing delete triggers unless the conne
 Each table has no other key than the ones that the triggers look at: a hidden rowid would be one.
 """
 
-from nexus_control.database import Schema
+from nexus_control.migration import Schema
 
 __all__ = ["SCHEMA"]
 
@@ -102,23 +102,27 @@ _KEYS = {
     "decision_events": "(decision_id = NEW.decision_id AND generation = NEW.generation AND seq = NEW.seq) OR position = NEW.position",
     "templates": "name = NEW.name",
     "template_events": "template_name = NEW.template_name AND seq = NEW.seq",
-    "log": "position = NEW.position",
 }
 """Per table: what makes an inserted row the replacement of a stored one."""
 
 
-def _append_only(table: str, same_row: str) -> list[str]:
+def _replaced(table: str, same_row: str) -> str:
+    return f"EXISTS (SELECT 1 FROM {table} WHERE {same_row})"
+
+
+def _append_only(table: str, refused_insert: str) -> list[str]:
     refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
     return [
         f"CREATE TRIGGER IF NOT EXISTS {table}_refuse_update BEFORE UPDATE ON {table} {refuse}",
         f"CREATE TRIGGER IF NOT EXISTS {table}_refuse_delete BEFORE DELETE ON {table} {refuse}",
-        f"CREATE TRIGGER IF NOT EXISTS {table}_refuse_replace BEFORE INSERT ON {table} "
-        f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same_row}) {refuse}",
+        f"CREATE TRIGGER IF NOT EXISTS {table}_refuse_insert BEFORE INSERT ON {table} WHEN {refused_insert} {refuse}",
     ]
 
 
-SCHEMA = Schema(
-    "engine",
-    slot=0,
-    migrations=((*_TABLES, *(statement for table, same_row in _KEYS.items() for statement in _append_only(table, same_row))),),
+_TRIGGERS = (
+    *(statement for table, same_row in _KEYS.items() for statement in _append_only(table, _replaced(table, same_row))),
+    # The log has no gaps: neither the place of another leaf nor one beyond the next.
+    *_append_only("log", "NEW.position <> (SELECT COALESCE(MAX(position), 0) + 1 FROM log)"),
 )
+
+SCHEMA = Schema("engine", slot=0, migrations=((*_TABLES, *_TRIGGERS),))

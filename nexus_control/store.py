@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, cast
 
 from nexus_control.canonical_json import canonical_json
-from nexus_control.database import Connection, Database, SqliteDecisionExists
+from nexus_control.database import Database
 from nexus_control.errors import ConcurrencyError, DecisionNotFound, InputError, MalformedEvent, StoreUnreadable
 from nexus_control.events import (
     ZERO_HASH,
@@ -36,6 +36,7 @@ from nexus_control.header import COPY_COLUMNS, HeaderCopy, ImportOrigin, first_e
 from nexus_control.log import Log, LogWriter
 from nexus_control.log_check import LogVerification, check_decision, check_store
 from nexus_control.schema import SCHEMA
+from nexus_control.sqlite import Connection, SqliteDecisionExists
 from nexus_control.template import TemplateStore
 
 __all__ = ["ConcurrencyError", "DecisionStore", "EventItem", "EventStore", "ImportOrigin", "LogVerification", "StoredEvent"]
@@ -361,6 +362,8 @@ class DecisionStore:
 
     def decision_page(self, limit: int, offset: int) -> list[tuple[str, str]]:
         """As `list_decisions`, with the creation times as they are stored."""
+        if not all(type(cast("object", number)) is int and number.bit_length() < 64 for number in (limit, offset)):
+            raise InputError("limit and offset must be integers of at most 64 bits")
         with self._database.reading() as connection:
             return [(row[0], row[1]) for row in connection.execute(_PAGE, (limit, offset))]
 

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, cast
 
 from nexus_control.canonical_json import canonical_json
-from nexus_control.database import Connection, Database, SqliteTemplateExists
+from nexus_control.database import Database
 from nexus_control.errors import InvalidActor, InvalidPolicy, InvalidTemplate, MalformedEvent
 from nexus_control.events import (
     ZERO_HASH,
@@ -31,6 +31,7 @@ from nexus_control.integrity import content_digest
 from nexus_control.log import LogWriter
 from nexus_control.policy import Policy
 from nexus_control.schema import SCHEMA
+from nexus_control.sqlite import Connection, SqliteTemplateExists
 
 __all__ = ["StoredTemplateEvent", "Template", "TemplateStore", "template_problems"]
 

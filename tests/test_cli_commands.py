@@ -274,7 +274,7 @@ def test_commands_in_an_error_can_be_read(cli: Here) -> None:
 
 def test_a_locked_store_is_busy_and_says_so(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     request_id = cli.request()
-    monkeypatch.setattr("nexus_control.database._BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("nexus_control.sqlite.BUSY_TIMEOUT_SECONDS", 0.05)
     other = sqlite3.connect(cli.db, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     try:

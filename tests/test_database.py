@@ -1,7 +1,9 @@
 """Connections, transactions and schema versions over SQLite, on healthy and on failing machines."""
 
+import copy
 import gc
 import os
+import pickle
 import re
 import resource
 import shutil
@@ -12,14 +14,14 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from store_testing import environment, foreign, in_child, quick_folder
 
-from nexus_control.database import Database, Schema
+from nexus_control.database import Database
 from nexus_control.errors import (
     InputError,
     SchemaTooNew,
@@ -30,6 +32,8 @@ from nexus_control.errors import (
     StoreReadOnly,
     StoreUnreadable,
 )
+from nexus_control.migration import Schema
+from nexus_control.sqlite import APPLICATION_ID
 
 TABLE = "CREATE TABLE IF NOT EXISTS t (n INTEGER NOT NULL UNIQUE, text TEXT) STRICT"
 SCHEMA = Schema("test", slot=0, migrations=((TABLE,),))
@@ -138,13 +142,13 @@ def test_a_relative_path_means_the_same_file_after_a_change_of_directory(tmp_pat
 
 
 def test_an_empty_path_is_refused() -> None:
-    with pytest.raises(InputError, match="db_path must not be empty"):
+    with pytest.raises(InputError, match="db_path must be a path or a non-empty text, got ''"):
         Database("", SCHEMA)
 
 
-@pytest.mark.parametrize("value", [None, 5, ["x"]])
-def test_what_is_no_path_is_a_type_error(value: object) -> None:
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize("value", [None, 5, ["x"], b"x.db", "a\0b"])
+def test_what_is_no_path_is_refused(value: object) -> None:
+    with pytest.raises(InputError, match="db_path must be a path or a non-empty text, got"):
         Database(value, SCHEMA)  # pyright: ignore[reportArgumentType]
 
 
@@ -190,6 +194,94 @@ def test_a_failed_opening_leaves_no_descriptor_open(tmp_path: Path) -> None:
         Database(path, SCHEMA)
     gc.collect()
     assert not Path("/proc/self/fd").exists() or open_descriptors(path) == 0
+
+
+# -- whose file it is
+
+
+@pytest.mark.parametrize("made_by", ["CREATE TABLE theirs (x)", "PRAGMA user_version = 1", "PRAGMA application_id = 7"])
+def test_a_file_of_another_program_is_refused_and_not_touched(path: Path, made_by: str) -> None:
+    with closing(foreign(path)) as other:
+        other.execute(made_by)
+    before = path.read_bytes()
+    with pytest.raises(StoreUnreadable, match="not made by nexus-attest; name another file"):
+        Database(path, SCHEMA)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["store.db"]
+
+
+def test_a_file_of_ours_is_marked_and_one_we_were_lent_is_not(path: Path) -> None:
+    Database(path, SCHEMA).close()
+    assert setting_of(path, "application_id") == 0x4E415454
+    with closing(foreign(path.with_name("lent.db"))) as lent:
+        lent.execute("CREATE TABLE theirs (x)")
+        Database.adopt(lent, SCHEMA).close()
+        assert lent.execute("PRAGMA application_id").fetchone()[0] == 0
+
+
+def test_a_file_that_lost_a_table_is_named_when_the_table_is_needed(path: Path) -> None:
+    with closing(Database(path, SCHEMA)) as db:
+        with closing(foreign(path)) as other:
+            other.execute("DROP TABLE t")
+        with pytest.raises(StoreUnreadable, match="no such table: t") as caught:
+            numbers(db)
+    assert isinstance(caught.value, sqlite3.OperationalError)
+
+
+def test_a_number_that_sqlite_cannot_hold_is_a_store_error(db: Database) -> None:
+    with pytest.raises(StoreUnreadable, match="larger than any that a store writes"):
+        add(db, 2**63)
+    assert numbers(db) == []
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_a_file_that_is_gone_takes_no_more_writes(path: Path, replaced: bool) -> None:
+    db = Database(path, SCHEMA)
+    add(db, 1)
+    kept = path.with_name("kept.db")
+    path.rename(kept)
+    if replaced:
+        Database(path, SCHEMA).close()
+    caught: list[str] = []
+
+    def use() -> None:
+        for action in (lambda: add(db, 2), lambda: print(numbers(db))):
+            with pytest.raises(StoreError, match="was removed or replaced while this store was open") as error:
+                action()
+            caught.append(error.value.code)
+
+    use()
+    run_in_thread(use)  # which has no connection yet, and must not make a new file
+    assert caught == ["STORE_ERROR"] * 4
+    assert path.exists() == replaced
+    if not replaced:
+        kept.rename(path)
+        add(db, 3)
+        assert numbers(db) == [1, 3]
+    db.close()
+
+
+def test_a_store_on_media_that_cannot_be_written_is_read(public_folder: Path) -> None:
+    path = public_folder / "store.db"
+    with closing(Database(path, SCHEMA)) as db:
+        add(db, 1)
+    path.chmod(0o444)
+    public_folder.chmod(0o555)
+
+    def child() -> str:
+        if os.getuid() == 0:  # whom no permission stops
+            os.setgid(65534)
+            os.setuid(65534)
+        with closing(Database(path, SCHEMA)) as db:
+            seen = numbers(db)
+            with pytest.raises(StoreReadOnly):
+                add(db, 2)
+            return f"{seen}"
+
+    answer = in_child(child)
+    public_folder.chmod(0o755)
+    assert answer == "[1]"
+    assert [entry.name for entry in public_folder.iterdir()] == ["store.db"]
 
 
 # -- schema versions
@@ -333,6 +425,47 @@ def test_every_use_after_closing_is_named(db: Database) -> None:
         assert isinstance(caught.value, sqlite3.ProgrammingError)
     with pytest.raises(StoreClosed):
         _ = db.is_writing
+
+
+def test_closing_waits_for_the_calls_of_other_threads_and_stops_the_next_ones(file_db: Database) -> None:
+    codes: list[str] = []
+    started = threading.Barrier(5)
+    slow = "WITH RECURSIVE c(n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM c LIMIT 2000) SELECT SUM(n) FROM c"
+
+    def use() -> None:
+        started.wait()
+        try:
+            while True:
+                with file_db.snapshot() as connection:
+                    connection.execute(slow).fetchall()
+        except StoreClosed as error:
+            codes.append(error.code)
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    time.sleep(0.05)
+    file_db.close()
+    for thread in threads:
+        thread.join()
+    assert codes == ["STORE_CLOSED"] * 4
+
+
+def test_closing_inside_a_block_of_the_same_thread_ends_the_block_with_a_named_error(db: Database) -> None:
+    def use() -> None:
+        with db.transaction() as connection:
+            connection.execute(INSERT, (1, None))
+            db.close()
+
+    with pytest.raises(StoreClosed):
+        use()
+
+
+@pytest.mark.parametrize("act", [copy.deepcopy, pickle.dumps])
+def test_an_open_database_is_not_copied(db: Database, act: Callable[[Database], object]) -> None:
+    with pytest.raises(TypeError, match="an open store cannot be copied or pickled; open another one on the same file"):
+        act(db)
 
 
 def test_a_thread_that_comes_after_closing_opens_nothing(file_db: Database) -> None:
@@ -523,7 +656,7 @@ def test_children_of_children_use_the_file_too(file_db: Database) -> None:
 
 
 def test_a_writer_that_waits_too_long_says_that_the_store_is_busy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexus_control.database._BUSY_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("nexus_control.sqlite.BUSY_TIMEOUT_SECONDS", 0.1)
     with closing(Database(path, SCHEMA)) as db, closing(foreign(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreBusy) as caught, db.transaction():
@@ -548,7 +681,7 @@ def test_a_writer_waits_for_the_one_before_it_and_sees_its_rows(file_db: Databas
 
 def test_opening_waits_for_a_program_that_locks_the_file(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
-        other.execute("CREATE TABLE own (x)")
+        other.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         other.execute("BEGIN EXCLUSIVE")
         timer = threading.Timer(0.2, lambda: other.execute("COMMIT"))
         timer.start()
@@ -558,11 +691,11 @@ def test_opening_waits_for_a_program_that_locks_the_file(path: Path) -> None:
 
 
 def test_opening_gives_up_on_a_program_that_keeps_the_file_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexus_control.database._BUSY_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("nexus_control.sqlite.BUSY_TIMEOUT_SECONDS", 0.1)
     with closing(foreign(path)) as other:
-        other.execute("CREATE TABLE own (x)")
+        other.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         other.execute("BEGIN IMMEDIATE")
-        other.execute("INSERT INTO own VALUES (1)")
+        other.execute("CREATE TABLE own (x)")
         with pytest.raises(StoreBusy):
             Database(path, SCHEMA)
         other.execute("COMMIT")
@@ -626,35 +759,9 @@ def public_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@needs_fork
-def test_a_file_that_may_not_be_written_is_a_store_error(public_folder: Path) -> None:
-    path = public_folder / "store.db"
-    with closing(Database(path, SCHEMA)) as db:
-        add(db, 1)
-    path.chmod(0o444)
-    public_folder.chmod(0o555)
-
-    def child() -> str:
-        if os.getuid() == 0:  # whom no permission stops
-            os.setgid(65534)
-            os.setuid(65534)
-        try:
-            with closing(Database(path, SCHEMA)) as db:
-                add(db, 2)
-        except StoreError as error:
-            return f"{isinstance(error, sqlite3.OperationalError)} {error.code}"
-        return "written"
-
-    answer = in_child(child)
-    public_folder.chmod(0o755)
-    assert answer in ("True STORE_READ_ONLY", "True STORE_ERROR")
-    with closing(Database(path, SCHEMA)) as db:
-        assert numbers(db) == [1]
-
-
 @pytest.mark.parametrize("cause", ["busy", "constraint", "closed"])
 def test_a_translated_error_is_never_its_own_cause(path: Path, monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
-    monkeypatch.setattr("nexus_control.database._BUSY_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr("nexus_control.sqlite.BUSY_TIMEOUT_SECONDS", 0.0)
     with closing(Database(path, SCHEMA)) as db, closing(foreign(path)) as other:
         add(db, 1)
         if cause == "busy":
@@ -669,7 +776,7 @@ def test_a_translated_error_is_never_its_own_cause(path: Path, monkeypatch: pyte
         assert not any(error is earlier for earlier in seen)
         seen.append(error)
         error = error.__cause__
-    assert type(seen[-1]).__module__ == ("nexus_control.database" if cause == "closed" else "sqlite3")
+    assert type(seen[-1]).__module__ == ("nexus_control.sqlite" if cause == "closed" else "sqlite3")
 
 
 # -- blocks
@@ -877,7 +984,7 @@ def test_the_write_ahead_log_stays_short_under_continuous_writing(path: Path) ->
     with closing(Database(path, SCHEMA)) as db:
         for n in range(commits):
             add(db, n, "x" * size)
-        assert Path(f"{path}-wal").stat().st_size < commits * size / 3
+        assert Path(f"{path}-wal").stat().st_size < commits * size / 2
         assert path.stat().st_size > commits * size / 4
     assert not Path(f"{path}-wal").exists()
     with closing(Database(path, SCHEMA)) as db:
@@ -888,7 +995,7 @@ def test_a_checkpoint_that_fails_costs_nobody_anything(path: Path, monkeypatch: 
     monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1)
     with closing(Database(path, SCHEMA)) as db:
         add(db, 1)
-        monkeypatch.setattr("nexus_control.database._switch_to_wal", fail)
+        monkeypatch.setattr("nexus_control.database.switch_to_wal", fail)
         for n in range(2, 20):
             add(db, n)
         assert numbers(db) == list(range(1, 20))

@@ -530,6 +530,11 @@ class StoreContract(ABC):
         assert [entry[0] for entry in listed] == ["c", "b", "a"]
         assert all(entry[1].utcoffset() == timedelta(0) for entry in listed)
 
+    @pytest.mark.parametrize(("limit", "offset"), [("5", 0), (5, None), (2**70, 0), (1, -(2**70)), (True, 0), (1.0, 0)])
+    def test_a_page_that_cannot_be_counted_is_refused(self, store: EventStore, limit: object, offset: object) -> None:
+        with pytest.raises(InputError, match="limit and offset must be integers of at most 64 bits"):
+            store.list_decisions(limit, offset)  # pyright: ignore[reportArgumentType]
+
     def test_decisions_of_one_instant_are_listed_latest_insertion_first(self, folder: Path) -> None:
         store = self.open(folder, SetClock())
         for name in ["m", "z", "a", "k"]:

@@ -559,7 +559,7 @@ def test_a_payload_with_two_equal_keys_is_a_finding(tamper: sqlite3.Connection) 
     ("statement", "problem"),
     [
         ("DROP TRIGGER decisions_refuse_update", "the trigger decisions_refuse_update is missing or was changed"),
-        ("DROP TRIGGER log_refuse_replace", "the trigger log_refuse_replace is missing or was changed"),
+        ("DROP TRIGGER log_refuse_insert", "the trigger log_refuse_insert is missing or was changed"),
         ("DROP INDEX decisions_by_age", "the index decisions_by_age is missing or was changed"),
         ("ALTER TABLE templates ADD COLUMN note TEXT", "the table templates is missing or was changed"),
         (
@@ -579,6 +579,28 @@ def test_a_weaker_schema_is_a_finding(original: Path, statement: str, problem: s
         connection.executescript(statement)
     with DecisionStore(copy) as store:
         assert store.verify_log().errors == [f"schema: {problem}"]
+
+
+@pytest.mark.parametrize("position", [2**63 - 1, 2**53, 99, 1, -1])
+def test_the_log_takes_no_leaf_out_of_turn_from_anybody(original: Path, position: int) -> None:
+    copy = original.with_name("copy.db")
+    shutil.copy(original, copy)
+    with closing(foreign(copy)) as connection, pytest.raises(sqlite3.IntegrityError, match="log is append-only"):
+        connection.execute("INSERT INTO log VALUES (?, ?, 'event')", (position, bytes(32)))
+    with DecisionStore(copy) as store:
+        store.create_decision("one more")
+        assert store.verify_log().ok
+
+
+def test_a_position_that_no_store_could_reach_is_reported_and_nothing_is_written(original: Path) -> None:
+    copy = original.with_name("copy.db")
+    shutil.copy(original, copy)
+    with closing(unlocked(copy)) as connection:
+        connection.execute("INSERT INTO log VALUES (?, ?, 'event')", (2**63 - 1, bytes(32)))
+    with DecisionStore(copy) as store:
+        with pytest.raises(StoreUnreadable, match="larger than any that a store writes"):
+            store.create_decision("one more")
+        assert not store.decision_exists("one more")
 
 
 def test_tables_of_others_are_no_finding(original: Path) -> None:

@@ -48,8 +48,8 @@ def test_engine_module_hides_no_import_from_these_tests(path: Path) -> None:
     assert hidden | calls == set()
 
 
-def test_only_the_database_module_imports_sqlite() -> None:
-    assert [path.name for path in ENGINE if "sqlite3" in {name for name, _ in imported(path)}] == ["database.py"]
+def test_one_module_imports_sqlite() -> None:
+    assert [path.name for path in ENGINE if "sqlite3" in {name for name, _ in imported(path)}] == ["sqlite.py"]
 
 
 def fresh(code: str) -> list[str]:

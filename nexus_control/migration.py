@@ -1,0 +1,64 @@
+"""The versions of a file's schema, and how it gets from one to the next."""
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from nexus_control.errors import SchemaTooNew
+from nexus_control.sqlite import Connection, begin, mark_ours, number, open_memory
+
+__all__ = ["Schema"]
+
+_OBJECTS = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name"
+
+
+class Schema:
+    """The migrations of one component, applied in order, each together with its version number.
+
+    Several components may share a file: each owns eight bits of `PRAGMA user_version`, chosen by `slot` (0, 1 or 2). A migration is
+    a sequence of single SQL statements; a released one never changes.
+    """
+
+    def __init__(self, name: str, slot: int, migrations: Sequence[Sequence[str]]) -> None:
+        self.name = name
+        self._shift = 8 * slot
+        self._migrations = migrations
+
+    def apply(self, connection: Connection) -> None:
+        """Bring the file to this schema. Raises SchemaTooNew when it was written by a newer release; then nothing changed."""
+        if self.version(connection) == len(self._migrations):
+            return
+        commit, undo = begin(connection, "BEGIN IMMEDIATE", joins=connection.in_transaction)
+        try:
+            start = self.version(connection)  # again: another process may have migrated while we waited for the lock
+            mark_ours(connection)
+            for version, statements in enumerate(self._migrations[start:], start + 1):
+                for statement in statements:
+                    connection.execute(statement)
+                self._set_version(connection, version)
+            connection.execute(commit)
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute(undo)
+            raise
+
+    def version(self, connection: Connection) -> int:
+        """How many of the migrations the file has. Raises SchemaTooNew when it has more than there are."""
+        version = (number(connection, "user_version") >> self._shift) & 0xFF
+        if version > len(self._migrations):
+            raise SchemaTooNew(
+                f"the {self.name} schema of this file has version {version}, this release knows {len(self._migrations)}; "
+                "install the release that wrote it, or a newer one"
+            )
+        return version
+
+    def problems(self, connection: Connection) -> list[str]:
+        """Which tables, indexes and triggers of this schema the file lacks, or has in another form: rows are only as sound as these."""
+        with closing(open_memory()) as pristine:
+            self.apply(pristine)
+            wanted: list[tuple[str, str, str]] = [tuple(row) for row in pristine.execute(_OBJECTS)]
+        stored = {(row[0], row[1]): row[2] for row in connection.execute(_OBJECTS)}
+        return [f"schema: the {kind} {name} is missing or was changed" for kind, name, sql in wanted if stored.get((kind, name)) != sql]
+
+    def _set_version(self, connection: Connection, version: int) -> None:
+        others = number(connection, "user_version") & ~(0xFF << self._shift)
+        connection.execute(f"PRAGMA user_version = {others | version << self._shift}")

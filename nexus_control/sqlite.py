@@ -1,0 +1,217 @@
+"""SQLite as this package uses it: how a file is opened, how a transaction begins, and errors by name.
+
+The only module that imports `sqlite3`. Errors of SQLite leave the package as `StoreError`s that are `sqlite3` errors as well.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from nexus_control.errors import (
+    DecisionExists,
+    StoreBusy,
+    StoreClosed,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnreadable,
+    TemplateExists,
+)
+
+__all__ = [
+    "APPLICATION_ID",
+    "BUSY_TIMEOUT_SECONDS",
+    "FAULTS",
+    "Connection",
+    "SqliteClosed",
+    "SqliteDecisionExists",
+    "SqliteError",
+    "SqliteTemplateExists",
+    "begin",
+    "mark_ours",
+    "number",
+    "open_file",
+    "open_memory",
+    "raise_named",
+    "require_ours",
+    "switch_to_wal",
+]
+
+Connection = sqlite3.Connection
+
+FAULTS = (sqlite3.Error, OverflowError)
+"""What a statement may raise, for `except`; `raise_named` gives each its name."""
+
+APPLICATION_ID = 0x4E415454
+"""`PRAGMA application_id` of our files: "NATT"."""
+
+BUSY_TIMEOUT_SECONDS = 30.0
+
+_BUSY, _READ_ONLY, _CANNOT_OPEN = 5, 8, 14
+_RESTORE = "the file was changed by others; `nexus-attest log verify` tells more, a backup brings it back"
+
+
+class SqliteDecisionExists(DecisionExists, sqlite3.IntegrityError):
+    """`DecisionExists` as SQLite raises it."""
+
+
+class SqliteTemplateExists(TemplateExists, sqlite3.IntegrityError):
+    """`TemplateExists` as SQLite raises it."""
+
+
+class _SqliteBusy(StoreBusy, sqlite3.OperationalError):
+    pass
+
+
+class _SqliteFull(StoreFull, sqlite3.OperationalError):
+    pass
+
+
+class _SqliteReadOnly(StoreReadOnly, sqlite3.OperationalError):
+    pass
+
+
+class _SqliteUnreadable(StoreUnreadable, sqlite3.DatabaseError):
+    pass
+
+
+class _SqliteStrange(StoreUnreadable, sqlite3.OperationalError):
+    pass
+
+
+class SqliteError(StoreError, sqlite3.OperationalError):
+    pass
+
+
+class SqliteClosed(StoreClosed, sqlite3.ProgrammingError):
+    pass
+
+
+# https://www.sqlite.org/rescode.html, primary codes: class and what to do next.
+_BY_PRIMARY_CODE: dict[int, tuple[Callable[[str], StoreError], str]] = {
+    1: (_SqliteStrange, _RESTORE),
+    5: (_SqliteBusy, "another process holds the write lock; try again"),
+    6: (_SqliteBusy, "another connection holds the lock; try again"),
+    8: (_SqliteReadOnly, "make the file and its folder writable"),
+    10: (SqliteError, "check the disk, then run `nexus-attest log verify`"),
+    11: (_SqliteUnreadable, "the file is damaged; restore a backup"),
+    13: (_SqliteFull, "free some space, then repeat the call; nothing was written"),
+    14: (SqliteError, "check that the folder exists and may be written"),
+    26: (_SqliteUnreadable, "the file is no SQLite database"),
+}
+
+
+def raise_named(error: sqlite3.Error | OverflowError, path: str) -> NoReturn:
+    """Raise the store's own error for one of SQLite, or the same one where a caller must see it (constraints, misuse)."""
+    if isinstance(error, StoreError):
+        raise error
+    if isinstance(error, OverflowError):  # by the driver, for a number beyond 64 bits: what is asked for is one past what is stored
+        raise _SqliteUnreadable(f"{path}: a stored number is larger than any that a store writes ({_RESTORE})") from error
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None and isinstance(error, sqlite3.OperationalError):  # by the driver, for a TEXT value that is not UTF-8
+        raise _SqliteUnreadable(f"{path}: {error!s:.300}") from error
+    if code is None and isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+        raise SqliteClosed("this store was closed; open a new one") from error
+    found = None if code is None else _BY_PRIMARY_CODE.get(code & 0xFF)
+    if found is None:
+        raise error
+    make, advice = found
+    raise make(f"{path}: {error} ({advice})") from error
+
+
+# -- opening --------------------------------------------------------------------------------------------------------------------
+
+
+def open_memory() -> Connection:
+    """A private database in memory, in autocommit mode, for any thread."""
+    return _connect(":memory:")
+
+
+def open_file(path: str, *, must_exist: bool) -> tuple[Connection, bool]:
+    """A connection to the file at an absolute path, and whether it is for reading only; the file is made unless it `must_exist`.
+
+    Reading only is for a file or folder without write permission, or on read-only media. There SQLite cannot make the index that its
+    write-ahead log needs; a file that has no log left is then read as immutable (https://www.sqlite.org/wal.html#read_only_databases).
+    """
+    if not must_exist and not os.path.lexists(path):
+        return _connect(path), False
+    uri, log = Path(path).as_uri(), Path(path + "-wal")
+    if os.access(path, os.W_OK) and (os.access(Path(path).parent, os.W_OK) or log.exists()):
+        return _connect(f"{uri}?mode=rw"), False
+    connection = _connect(f"{uri}?mode=ro")
+    try:
+        connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if error.sqlite_errorcode & 0xFF not in (_READ_ONLY, _CANNOT_OPEN) or (log.exists() and log.stat().st_size):
+            raise
+        connection = _connect(f"{uri}?immutable=1")
+    return connection, True
+
+
+def _connect(name: str) -> Connection:
+    uri = name.startswith("file:")
+    connection = sqlite3.connect(name, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False, uri=uri)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def switch_to_wal(connection: Connection) -> None:
+    """Put the file into WAL mode, which persists. Two processes doing so at once collide without waiting, hence the loop."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+                return
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != _BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+# -- whose file -----------------------------------------------------------------------------------------------------------------
+
+
+def require_ours(connection: Connection, path: str) -> None:
+    """Raises StoreUnreadable for a SQLite file that another program made: nothing is written into it."""
+    if not _is_marked_or_empty(connection):
+        raise _SqliteUnreadable(f"{path}: this SQLite file was not made by nexus-attest; name another file for the store")
+
+
+def mark_ours(connection: Connection) -> None:
+    """Mark a file that nobody has written to; a file that somebody else began stays theirs."""
+    if _is_marked_or_empty(connection):
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def _is_marked_or_empty(connection: Connection) -> bool:
+    # One statement: another process may be making the file.
+    mark, version, objects = connection.execute(
+        "SELECT application_id, user_version, (SELECT COUNT(*) FROM sqlite_schema) FROM pragma_application_id, pragma_user_version"
+    ).fetchone()
+    return mark == APPLICATION_ID or not (mark or version or objects)
+
+
+def number(connection: Connection, pragma: str) -> int:
+    """The value of a pragma that is a number."""
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+# -- transactions ---------------------------------------------------------------------------------------------------------------
+
+
+def begin(connection: Connection, statement: str, *, joins: bool) -> tuple[str, str]:
+    """Begin a transaction, or a part of the owner's that is open already; gives the statement that ends it and the one that undoes it."""
+    if joins:
+        connection.execute("SAVEPOINT nexus")
+        return "RELEASE nexus", "ROLLBACK TO nexus"
+    if connection.in_transaction:  # left behind by an interrupt; nobody was told that it had been committed
+        connection.execute("ROLLBACK")
+    connection.execute(statement)
+    return "COMMIT", "ROLLBACK"
