@@ -145,7 +145,7 @@ class Database:
         try:
             # A file that is too new, or somebody else's, is left as it is, its journal mode too.
             self._schema.version(connection)
-            require_ours(connection, self.path)
+            require_ours(connection, self.path, self._schema.foreign_tables)
             if not read_only:
                 switch_to_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")

@@ -15,11 +15,13 @@ class Schema:
     """The migrations of one component, applied in order, each together with its version number.
 
     Several components may share a file: each owns eight bits of `PRAGMA user_version`, chosen by `slot` (0, 1 or 2). A migration is
-    a sequence of single SQL statements; a released one never changes.
+    a sequence of single SQL statements; a released one never changes. `foreign_tables` are those of another program that the component
+    can work with: a file that has no others may become ours.
     """
 
-    def __init__(self, name: str, slot: int, migrations: Sequence[Sequence[str]]) -> None:
+    def __init__(self, name: str, slot: int, migrations: Sequence[Sequence[str]], *, foreign_tables: frozenset[str] = frozenset()) -> None:
         self.name = name
+        self.foreign_tables = foreign_tables
         self._shift = 8 * slot
         self._migrations = migrations
 
@@ -30,7 +32,7 @@ class Schema:
         commit, undo = begin(connection, "BEGIN IMMEDIATE", joins=connection.in_transaction)
         try:
             start = self.version(connection)  # again: another process may have migrated while we waited for the lock
-            mark_ours(connection)
+            mark_ours(connection, self.foreign_tables)
             for version, statements in enumerate(self._migrations[start:], start + 1):
                 for statement in statements:
                     connection.execute(statement)

@@ -3,10 +3,11 @@
 The only module that imports `sqlite3`. Errors of SQLite leave the package as `StoreError`s that are `sqlite3` errors as well.
 """
 
+import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NoReturn
 
@@ -178,24 +179,28 @@ def switch_to_wal(connection: Connection) -> None:
 # -- whose file -----------------------------------------------------------------------------------------------------------------
 
 
-def require_ours(connection: Connection, path: str) -> None:
-    """Raises StoreUnreadable for a SQLite file that another program made: nothing is written into it."""
-    if not _is_marked_or_empty(connection):
+def require_ours(connection: Connection, path: str, known: Collection[str] = ()) -> None:
+    """Raises StoreUnreadable for a SQLite file that another program made: nothing is written into it.
+
+    `known` are tables of others that the caller can work with; a file that has nothing else may become ours.
+    """
+    if not _is_marked_or_new(connection, known):
         raise _SqliteUnreadable(f"{path}: this SQLite file was not made by nexus-attest; name another file for the store")
 
 
-def mark_ours(connection: Connection) -> None:
-    """Mark a file that nobody has written to; a file that somebody else began stays theirs."""
-    if _is_marked_or_empty(connection):
+def mark_ours(connection: Connection, known: Collection[str] = ()) -> None:
+    """Mark a file that nobody has written to, or that `require_ours` accepts; a file that somebody else began stays theirs."""
+    if _is_marked_or_new(connection, known):
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
-def _is_marked_or_empty(connection: Connection) -> bool:
+def _is_marked_or_new(connection: Connection, known: Collection[str]) -> bool:
     # One statement: another process may be making the file.
-    mark, version, objects = connection.execute(
-        "SELECT application_id, user_version, (SELECT COUNT(*) FROM sqlite_schema) FROM pragma_application_id, pragma_user_version"
+    mark, version, tables = connection.execute(
+        "SELECT application_id, user_version, (SELECT json_group_array(tbl_name) FROM sqlite_schema) "
+        "FROM pragma_application_id, pragma_user_version"
     ).fetchone()
-    return mark == APPLICATION_ID or not (mark or version or objects)
+    return mark == APPLICATION_ID or not (mark or version or set(json.loads(tables)).difference(known))
 
 
 def number(connection: Connection, pragma: str) -> int:

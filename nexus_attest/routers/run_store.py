@@ -29,6 +29,7 @@ __all__ = ["NewEvent", "RunRecorder", "RunStore", "new_events", "run_time"]
 _SCHEMA = Schema(
     "runs",
     slot=2,
+    foreign_tables=frozenset({"runs", "events"}),
     migrations=(
         (
             """
