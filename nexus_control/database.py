@@ -314,9 +314,12 @@ class Database:
     def _keep_wal_short(self) -> None:
         """Now and then have the write-ahead log copied into the database, beside the callers' work."""
         self._commits += 1
-        if self._commits % _COMMITS_PER_CHECKPOINT == 0 and (self._checkpointer is None or not self._checkpointer.is_alive()):
-            self._checkpointer = threading.Thread(target=self._checkpoint, name="nexus-checkpoint", daemon=True)
-            self._checkpointer.start()
+        if self._commits % _COMMITS_PER_CHECKPOINT:
+            return
+        with self._opening:  # a fork, which waits for the thread, must not find one that was not started
+            if self._checkpointer is None or not self._checkpointer.is_alive():
+                self._checkpointer = threading.Thread(target=self._checkpoint, name="nexus-checkpoint", daemon=True)
+                self._checkpointer.start()
 
     def _checkpoint(self) -> None:
         try:

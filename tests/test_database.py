@@ -588,7 +588,11 @@ def test_a_child_that_outlives_its_parents_store_does_not_harm_the_file(path: Pa
 
 
 @needs_fork
-def test_children_that_come_and_go_while_threads_write_lose_nothing(path: Path) -> None:
+@pytest.mark.parametrize("commits_per_checkpoint", [1, 128])
+def test_children_that_come_and_go_while_threads_write_lose_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, commits_per_checkpoint: int
+) -> None:
+    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", commits_per_checkpoint)
     with closing(Database(path, SCHEMA)) as db:
         problems: list[BaseException] = []
 
