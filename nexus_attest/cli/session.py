@@ -29,7 +29,7 @@ __all__ = ["Session"]
 class Session:
     """One command's run. Nothing is opened before it is needed, everything is closed at the end."""
 
-    def __init__(self, *, db: Path | None, trust: Path | None, as_json: bool) -> None:
+    def __init__(self, *, db: Path | None, trust: Path | None = None, as_json: bool) -> None:
         self.as_json = as_json
         self._db = db
         self._trust = trust
