@@ -153,9 +153,26 @@ def open_file(path: str, *, must_exist: bool) -> tuple[Connection, bool]:
     return connection, True
 
 
+class _OwnConnection(sqlite3.Connection):
+    """Closes itself before it is collected as garbage.
+
+    Its owner closes it, but a garbage collector that finds both may come to the connection first, and from Python 3.13 on a connection
+    that is then still open is a ResourceWarning.
+    """
+
+    is_open = False
+
+    def __del__(self) -> None:
+        if self.is_open:  # what could not be opened cannot be closed
+            self.close()
+
+
 def _connect(name: str) -> Connection:
     uri = name.startswith("file:")
-    connection = sqlite3.connect(name, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False, uri=uri)
+    connection = sqlite3.connect(
+        name, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False, uri=uri, factory=_OwnConnection
+    )
+    connection.is_open = True
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     return connection

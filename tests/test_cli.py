@@ -240,6 +240,25 @@ def test_the_default_store_gets_a_folder_for_its_user_alone_on_the_first_write(c
     assert store.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_store_that_may_not_be_written_is_read_and_verified(cli: CommandLine) -> None:
+    prefix = without_root_powers()
+    if prefix is None:
+        pytest.skip("root, and nothing to drop its powers")
+    request_id = cli.json("request", "x")["request_id"]
+    store = cli.folder / "read-only" / "decisions.db"
+    store.parent.mkdir()
+    store.write_bytes(cli.db.read_bytes())
+    store.chmod(0o400)
+    store.parent.chmod(0o500)
+    try:
+        for arguments in (["list"], ["status", request_id], ["inspect", request_id], ["log", "verify"], ["bundle", "export", request_id]):
+            read = cli.run(*arguments, "--db", str(store), "--json", prefix=prefix)
+            assert (read.code, read.document["success"]) == (0, True)
+        assert [path.name for path in store.parent.iterdir()] == ["decisions.db"]
+    finally:
+        store.parent.chmod(0o700)
+
+
 def test_file_permissions_are_an_error_of_the_store_and_exit_code_1(cli: CommandLine) -> None:
     prefix = without_root_powers()
     if prefix is None:
@@ -252,7 +271,6 @@ def test_file_permissions_are_an_error_of_the_store_and_exit_code_1(cli: Command
     store.parent.chmod(0o500)
     try:
         for arguments, code in (
-            (["list", "--db", str(store)], "STORE_READ_ONLY"),
             (["request", "y", "--db", str(store)], "STORE_READ_ONLY"),
             (["request", "y", "--db", str(store.with_name("new.db"))], "STORE_ERROR"),
         ):

@@ -368,6 +368,15 @@ def test_processes_that_open_a_fresh_file_at_once_migrate_it_once(tmp_path: Path
 
 
 @needs_proc
+def test_a_database_that_is_garbage_closes_its_connections_in_any_order(path: Path) -> None:
+    database = Database(path, SCHEMA)
+    vars(database)["itself"] = database  # so the garbage collector finds all of it at once, the connection perhaps first
+    del database
+    gc.collect()
+    assert open_descriptors(path) == 0
+
+
+@needs_proc
 def test_the_connection_of_a_thread_is_closed_when_the_thread_ends(file_db: Database, path: Path) -> None:
     before = open_descriptors(path)
     inside: list[int] = []
