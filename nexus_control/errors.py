@@ -21,7 +21,7 @@
     |       `-- SignatureReplayed  VerifierMissing
     |-- RunFailure                           the router's run failed; carries the router's own code
     `-- StoreError                           the database cannot do it now
-        `-- StoreBusy  StoreFull  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew
+        `-- StoreBusy  StoreFull  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew  LogRewritten
 
 A text may change between releases, a code may not. The tool boundary (`nexus_control.tool`) turns these, and nothing else, into
 results; any other exception is a bug and surfaces as one.
@@ -51,6 +51,7 @@ __all__ = [
     "InvalidPolicy",
     "InvalidRouter",
     "InvalidTemplate",
+    "LogRewritten",
     "MalformedBundle",
     "MalformedEvent",
     "MalformedNote",
@@ -398,3 +399,9 @@ class SchemaTooNew(StoreError):
     """The file was written by a newer release, whose schema this one does not know."""
 
     code = "SCHEMA_TOO_NEW"
+
+
+class LogRewritten(StoreError):
+    """The log is not what one of its own checkpoints says: it was cut off or rewritten, and nothing of it may be signed."""
+
+    code = "LOG_REWRITTEN"

@@ -6,6 +6,7 @@ root can tell (see SECURITY.md).
 """
 
 import heapq
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -13,7 +14,8 @@ from typing import Any
 
 from nexus_control import merkle
 from nexus_control.canonical_json import canonical_json
-from nexus_control.errors import DecisionNotFound, MalformedEvent
+from nexus_control.checkpoint import Checkpoint, parse_checkpoint, parse_note
+from nexus_control.errors import DecisionNotFound, MalformedEvent, MalformedNote
 from nexus_control.events import (
     ZERO_HASH,
     decode_payload,
@@ -28,6 +30,7 @@ from nexus_control.integrity import sha256_digest
 from nexus_control.schema import SCHEMA
 from nexus_control.sqlite import Connection
 from nexus_control.template import template_problems
+from nexus_control.tiles import TILE_LEAVES
 
 __all__ = ["LogVerification", "check_decision", "check_store"]
 
@@ -80,6 +83,8 @@ _TEMPLATE_EVENTS = """
     FROM template_events AS t LEFT JOIN template_events AS p ON p.template_name = t.template_name AND p.seq = t.seq - 1"""
 _OF_DECISION = " WHERE {0}.decision_id = ? ORDER BY {0}.position"
 _LEAVES = "SELECT position, leaf_hash, kind FROM log ORDER BY position"
+_CHECKPOINTS = "SELECT number, size, note FROM checkpoints ORDER BY number"
+_TILES = "SELECT number, hash FROM log_tiles ORDER BY number"
 _FIRST_EVENTS = """
     SELECT event_type, actor_type, actor_id, payload FROM decision_events
     WHERE decision_id = ? AND generation = ? AND event_type IN ('DECISION_CREATED', 'POLICY_ATTACHED') ORDER BY seq"""
@@ -98,9 +103,12 @@ def check_decision(connection: Connection, decision_id: str, damaged: Iterable[s
 
 
 def check_store(connection: Connection, damaged: Iterable[str] = ()) -> LogVerification:
-    """Every decision and template, the gap-freeness of positions, every leaf against its row, and what keeps the rows as they are."""
+    """Every decision and template, the gap-freeness of positions, every leaf against its row, and what keeps the rows as they are.
+
+    The tree is compared with every stored checkpoint and tile; whether the checkpoints are signed takes public-key cryptography.
+    """
     found = _Findings()
-    tree = merkle.Frontier()
+    tree = _CheckedTree(connection, found)
     facts = _merged(connection, found)
     fact = next(facts, None)
     expected = 1
@@ -126,9 +134,68 @@ def check_store(connection: Connection, damaged: Iterable[str] = ()) -> LogVerif
     while fact is not None:
         found.add(f"log: position {fact[0]} has a stored {fact[1]} but no leaf")
         fact = next(facts, None)
+    tree.finish()
     for problem in (*template_problems(connection), *SCHEMA.problems(connection)):
         found.add(problem)
     return found.result(tree.root().hex(), damaged)
+
+
+class _CheckedTree:
+    """The tree over recomputed leaves, compared with the stored checkpoints and tiles as it grows."""
+
+    def __init__(self, connection: Connection, found: _Findings) -> None:
+        self._found = found
+        self._tree, self._tile = merkle.Frontier(), merkle.Frontier()
+        self._checkpoints = deque[tuple[int, Checkpoint]]()
+        for expected, (number, size, note) in enumerate(connection.execute(_CHECKPOINTS), 1):
+            if number != expected:
+                found.add(f"checkpoint {expected}: it is missing")
+            self._read_checkpoint(number, size, note)
+        self._tiles = deque[tuple[int, bytes]](connection.execute(_TILES))
+        self._pass_checkpoints()
+
+    def append(self, leaf: bytes) -> None:
+        self._tree.append(leaf)
+        self._tile.append(leaf)
+        self._pass_checkpoints()
+        if self._tile.size == TILE_LEAVES:
+            number = self._tree.size // TILE_LEAVES - 1
+            if self._tiles and self._tiles[0][0] == number and self._tiles.popleft()[1] != self._tile.root():
+                self._found.add(f"tile {number}: the cached hash of positions {number * TILE_LEAVES + 1} to {self._tree.size} is wrong")
+            self._tile = merkle.Frontier()
+
+    def root(self) -> bytes:
+        return self._tree.root()
+
+    def finish(self) -> None:
+        """Name what the log did not reach."""
+        for number, checkpoint in self._checkpoints:
+            self._found.add(f"checkpoint {number}: it is of {checkpoint.size} entries, the log has {self._tree.size}")
+        for number, _ in self._tiles:
+            self._found.add(f"tile {number}: there are no such positions")
+
+    def _read_checkpoint(self, number: int, size: int, note: str) -> None:
+        try:
+            checkpoint = parse_checkpoint(parse_note(note))
+        except MalformedNote as problem:
+            self._found.add(f"checkpoint {number}: {problem}")
+            return
+        if checkpoint.size != size:
+            self._found.add(f"checkpoint {number}: its row says size {size}, its note {checkpoint.size}")
+        if self._checkpoints:
+            _, last = self._checkpoints[-1]
+            if checkpoint.origin != last.origin:
+                self._found.add(f"checkpoint {number}: it is of the log {checkpoint.origin!r}, the one before it of {last.origin!r}")
+            if checkpoint.size < last.size:
+                self._found.add(f"checkpoint {number}: it is of fewer entries than the one before it")
+                return
+        self._checkpoints.append((number, checkpoint))
+
+    def _pass_checkpoints(self) -> None:
+        while self._checkpoints and self._checkpoints[0][1].size == self._tree.size:
+            number, checkpoint = self._checkpoints.popleft()
+            if checkpoint.root != self._tree.root():
+                self._found.add(f"checkpoint {number}: the first {checkpoint.size} entries of the log had another root when it was made")
 
 
 _Fact = tuple[int, str, bytes]

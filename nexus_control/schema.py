@@ -1,4 +1,4 @@
-"""The engine's tables: decisions, their events, templates, and the log that every stored fact is a leaf of.
+"""The engine's tables: decisions, their events, templates, the log that every stored fact is a leaf of, and its checkpoints.
 
 Append-only is enforced here, for every program that opens the file: triggers refuse UPDATE, DELETE and an INSERT that would replace a
 row (`INSERT OR REPLACE` deletes without firing delete triggers unless the connection asks for that). There is no exception path.
@@ -125,4 +125,28 @@ _TRIGGERS = (
     *_append_only("log", "NEW.position <> (SELECT COALESCE(MAX(position), 0) + 1 FROM log)"),
 )
 
-SCHEMA = Schema("engine", slot=0, migrations=((*_TABLES, *_TRIGGERS),))
+_CHECKPOINTS = (
+    """
+    CREATE TABLE IF NOT EXISTS checkpoints (
+        number INTEGER PRIMARY KEY,
+        size   INTEGER NOT NULL CHECK (size >= 0),
+        note   TEXT    NOT NULL
+    ) STRICT
+    """,
+    # Without gaps, so that one that is missing shows, and never of a smaller log than the one before.
+    *_append_only(
+        "checkpoints",
+        "NEW.number <> (SELECT COALESCE(MAX(number), 0) + 1 FROM checkpoints) "
+        "OR NEW.size < (SELECT COALESCE(MAX(size), 0) FROM checkpoints)",
+    ),
+    # Derived from the log, and not append-only: a wrong row is replaced.
+    """
+    CREATE TABLE IF NOT EXISTS log_tiles (
+        number INTEGER PRIMARY KEY CHECK (number >= 0),
+        hash   BLOB    NOT NULL,
+        seal   BLOB    NOT NULL
+    ) STRICT
+    """,
+)
+
+SCHEMA = Schema("engine", slot=0, migrations=((*_TABLES, *_TRIGGERS), _CHECKPOINTS))

@@ -7,7 +7,7 @@ The store accepts any event; whether a command may happen is judged above it, in
 
 import json
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, cast
 
 from nexus_control.canonical_json import canonical_json
+from nexus_control.checkpoint import Checkpoint, SignedNote
 from nexus_control.database import Database
 from nexus_control.errors import ConcurrencyError, DecisionNotFound, InputError, MalformedEvent, StoreUnreadable
 from nexus_control.events import (
@@ -137,6 +138,10 @@ class EventStore(Protocol):
     def log_root(self, size: int | None = None) -> tuple[int, str]: ...
     def inclusion_proof(self, position: int, size: int | None = None) -> list[str]: ...
     def consistency_proof(self, old_size: int, new_size: int | None = None) -> list[str]: ...
+    def joint_inclusion_proof(self, positions: Collection[int], size: int | None = None) -> list[str]: ...
+    def checkpoints(self) -> list[SignedNote]: ...
+    def certain_log_root(self) -> tuple[int, str]: ...
+    def add_checkpoint(self, note: SignedNote) -> Checkpoint: ...
     def verify_log(self, decision_id: str | None = None) -> LogVerification: ...
     def close(self) -> None: ...
 
@@ -397,6 +402,28 @@ class DecisionStore:
     def consistency_proof(self, old_size: int, new_size: int | None = None) -> list[str]:
         """RFC 6962 consistency proof between two sizes, raw hashes. Raises InputError for sizes not reached."""
         return self._log.consistency_proof(old_size, new_size)
+
+    def joint_inclusion_proof(self, positions: Collection[int], size: int | None = None) -> list[str]:
+        """One proof for the facts at all `positions`, raw hashes in the order of `merkle.joint_inclusion_proof`. Raises InputError."""
+        return self._log.joint_inclusion_proof(positions, size)
+
+    def checkpoints(self) -> list[SignedNote]:
+        """The stored checkpoints of the log, oldest first. Raises MalformedNote for a row that holds none."""
+        return self._log.checkpoints()
+
+    def certain_log_root(self) -> tuple[int, str]:
+        """As `log_root`, trusting no cached hash that is not under the last checkpoint: what a new checkpoint may say.
+
+        Raises LogRewritten when the log does not begin with the entries of its last checkpoint.
+        """
+        return self._log.certain_root()
+
+    def add_checkpoint(self, note: SignedNote) -> Checkpoint:
+        """Store a checkpoint of this log: of its present root, or one stored before with more signatures. No signature is checked.
+
+        Raises MalformedNote, InputError when it is not of this log as it is, LogRewritten as above.
+        """
+        return self._log.add_checkpoint(note)
 
     def verify_log(self, decision_id: str | None = None) -> LogVerification:
         """Recompute digests and chains: of one decision over all its generations, or of the whole store with every leaf and position.

@@ -2,10 +2,11 @@
 
 import base64
 from collections.abc import Callable
-from hashlib import sha256, sha512
+from hashlib import sha256
 from typing import Any
 
 import pytest
+from checkpoint_testing import KEY, ORIGIN, WITNESS, check, cosignature, fake_signature, signer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,30 +27,8 @@ from nexus_control.checkpoint import (
 from nexus_control.errors import MalformedNote
 from nexus_control.merkle import empty_root
 
-ORIGIN = "example.org/log"
-KEY = NoteKey(ORIGIN, b"k" * 32)
-WITNESS = NoteKey("witness.example.org", b"w" * 32, ALGORITHM_COSIGNATURE)
 ROOT = sha256(b"root").digest()
 CHECKPOINT = Checkpoint(ORIGIN, 7, ROOT)
-
-
-def fake_signature(public_key: bytes, message: bytes) -> bytes:
-    """Stands for Ed25519, which the engine does not have: whoever knows the public key can make it."""
-    return sha512(public_key + message).digest()
-
-
-def check(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    return signature == fake_signature(public_key, message)
-
-
-def signer(key: NoteKey) -> Callable[[bytes], bytes]:
-    return lambda message: fake_signature(key.public_key, message)
-
-
-def cosignature(note: SignedNote, key: NoteKey, time: int) -> NoteSignature:
-    message = f"cosignature/v1\ntime {time}\n{note.text}".encode()
-    return NoteSignature(key.name, key.key_id, time.to_bytes(8) + fake_signature(key.public_key, message))
-
 
 NOTE = sign_note(CHECKPOINT.text(), KEY, signer(KEY))
 COSIGNED = NOTE.with_signatures([cosignature(NOTE, WITNESS, 1_700_000_000)])

@@ -15,7 +15,6 @@ from evidence_testing import (
     completed,
     edited,
     embedded_package,
-    flight_record,
     new_store,
     nonsense,
     places,
@@ -193,14 +192,16 @@ def written(folder: Path, document: dict[str, Any]) -> str:
     return str(path)
 
 
-def test_command_passes_a_good_package_and_says_what_that_does_not_prove(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, err = run(capsys, written(tmp_path, embedded_package()))
+def test_command_passes_a_good_package_and_says_what_that_does_not_prove(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, str(VECTORS / "router-audit-package-embedded.json"))
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].endswith("document.json: audit package")
-    assert "What was asked\n  decision   dec-1, completed\n  goal       rotate keys\n  mode       apply\n  labels     ops\n" in out
-    assert "Who allowed it (1 of 1 needed)\n  bob, asserted, 2026-01-01T00:00:01+00:00: fine\n" in out
-    assert "  run run-1: completed, 2 steps\n" in out
+    assert lines[0].endswith("router-audit-package-embedded.json: audit package")
+    assert "What was asked\n  decision   9121c903-33e3-4d2e-85d4-a85c89db3137, completed\n  goal       Rotate staging keys " in out
+    assert "  mode       apply\n  requested  2026-11-21T01:50:01.421311+00:00 by alice\n" in out
+    assert "Who allowed it (1 of 1 needed)\n  bob, asserted, 2026-11-21T01:50:01.426178+00:00\n" in out
+    assert "  2026-11-21T01:50:01.429102+00:00 apply through subprocess:keytool, asked for by carol\n" in out
+    assert "  run e9fe8a8a-2f42-4cfd-b3c1-f596af848037: completed, 2 steps\n" in out
     outcomes = [line.split()[:2] for line in lines if line.split()[:1] in (["PASS"], ["FAIL"], ["INCOMPLETE"])]
     assert outcomes == [
         ["PASS", "integrity"],
@@ -211,6 +212,7 @@ def test_command_passes_a_good_package_and_says_what_that_does_not_prove(capsys:
         ["INCOMPLETE", "witness"],
     ]
     assert "                ok router_digest\n" in out
+    assert "                ok provenance\n" in out
     assert "  signatures: 0 of 1 needed approvals are signed; without a signature: bob (asserted)\n      needed: " in out
     assert "Whoever can change a file can recompute every digest in it" in lines[-1]
 
@@ -239,16 +241,16 @@ def test_command_takes_the_options_of_verification(capsys: pytest.CaptureFixture
     assert "        expected sha256:0\n" in out
 
 
-def test_command_shows_a_remark_of_a_check_that_passed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    record = flight_record()
-    del record["response"], record["run"]
+def test_command_shows_what_could_not_be_judged_in_a_record(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    record = {"run_id": "run-1", "integrity": {"canonical_digest": "sha256:" + "d" * 64}}
     store = new_store()
-    completed(store, response=flight_record()["response"])
+    completed(store)
     package = export_audit_package(store, "dec-1", embed_router_bundle=True, router_bundle=record).to_dict()["package"]
     code, out, _ = run(capsys, written(tmp_path, package))
     assert code == 0
     assert "  ok router_digest: the embedded record has no form whose content can be checked against its digest\n" in out
-    assert "  execution: the embedded record has no form whose content can be checked against its digest\n" in out
+    assert "  execution: run_digest: " in out
+    assert run(capsys, written(tmp_path, package), "--require", "execution")[0] == 2
 
 
 def test_command_reports_a_file_that_is_no_document_as_a_failed_check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -622,7 +622,7 @@ def test_more_than_a_thousand_findings_are_counted(original: Path) -> None:
         connection.execute("UPDATE decision_events SET digest = 'x'")
         result = check_store(connection)
     assert len(result.errors) == 1001
-    assert result.errors[-1] == "and 215 more"
+    assert result.errors[-1] == "and 218 more"
 
 
 # -- what verify_log cannot know

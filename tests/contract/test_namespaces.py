@@ -44,6 +44,7 @@ INTERNAL = {
     "signatures",
     "sqlite",
     "story",
+    "tiles",
     "verification",
 }
 """Engine modules without a mirror. A module that is not named here is published."""
