@@ -30,8 +30,8 @@ _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 65_536
 _KEPT_ERROR_BYTES = 16_384
 
-_GRACE_SECONDS = 2.0
-"""How long a server may take to end after its input was closed; then its group is killed."""
+_GRACE_SECONDS = 1.0
+"""How long a server may take to end after its input was closed; then its group is killed. One that was given up gets no time."""
 
 _POLL_SECONDS = 0.005
 _WATCH_SECONDS = 0.05
@@ -85,7 +85,7 @@ class StdioServer:
             for stream in (received, incoming, outgoing, to_send):
                 stream.close()
             with anyio.CancelScope(shield=True):
-                await _leave(process)
+                await _leave(process, 0 if self.problem else _GRACE_SECONDS)
 
     async def _receive(self, pipe: int, received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
         """Pass on one message per line until the server closes its output or the connection is given up."""
@@ -166,11 +166,11 @@ async def _read(pipe: int) -> bytes:
             return b""
 
 
-async def _leave(process: subprocess.Popen[bytes]) -> None:
+async def _leave(process: subprocess.Popen[bytes], grace: float) -> None:
     """Close the server's input, which asks it to end, and kill its group when it has, or has not in time."""
     assert process.stdin is not None
     process.stdin.close()
-    until = time.monotonic() + _GRACE_SECONDS
+    until = time.monotonic() + grace
     try:
         while not has_ended(process) and time.monotonic() < until:
             await anyio.sleep(_POLL_SECONDS)
