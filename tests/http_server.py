@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -33,7 +33,7 @@ class Service:
 
 
 @contextmanager
-def service(script: Script) -> Iterator[Service]:
+def service(script: Script) -> Generator[Service]:
     """A service on a port of this host; every connection is one request."""
     stopped = threading.Event()
     connections: list[socket.socket] = []

@@ -5,7 +5,9 @@ So a public name cannot lead into the operator's own network, also when it resol
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from nexus_attest.routers.errors import CallFailed, CallOutcome
@@ -35,11 +37,9 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
     All of them with `allow_private`, loopback ones for a host that is written as loopback, else public ones. Raises CallFailed with
     CONNECTION_FAILED when the host has no address, ADDRESS_NOT_ALLOWED when it has none of those; nothing was sent.
     """
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise CallFailed("CONNECTION_FAILED", f"The host {host:.200} has no address", outcome=CallOutcome.NOT_SENT) from None
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    addresses = await _lookup(host, port)
+    if not addresses:
+        raise CallFailed("CONNECTION_FAILED", f"The host {host:.200} has no address", outcome=CallOutcome.NOT_SENT)
     if allow_private:
         return addresses
     own = is_loopback_name(host)
@@ -47,6 +47,30 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
         return allowed
     message = f"The host {host:.200} has no public address; allow_private = true in the adapter file lets it have another one"
     raise CallFailed("ADDRESS_NOT_ALLOWED", message, outcome=CallOutcome.NOT_SENT)
+
+
+async def _lookup(host: str, port: int) -> list[str]:
+    """The addresses of a host, none when it cannot be resolved.
+
+    In a daemon thread: a resolver can neither be cancelled nor told how long to try, and nobody may have to wait for it at the end.
+    """
+    try:
+        return [str(ip_address(host))]
+    except ValueError:
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[list[str]] = loop.create_future()
+        threading.Thread(target=_ask_resolver, args=(host, port, loop, found), name="nexus-attest resolver", daemon=True).start()
+        return await found
+
+
+def _ask_resolver(host: str, port: int, loop: asyncio.AbstractEventLoop, found: "asyncio.Future[list[str]]") -> None:
+    try:
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        entries = []
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(lambda: None if found.done() else found.set_result(addresses))
 
 
 def _parts(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address | IPv6Address]:

@@ -60,6 +60,7 @@ class Background:
             if tasks:
                 self._loop.run_until_complete(asyncio.wait(tasks, timeout=_UNWIND_SECONDS))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(asyncio.sleep(0))  # connections that were closed last are let go in the next turn
         finally:
             asyncio.set_event_loop(None)
             self._loop.close()

@@ -26,6 +26,7 @@ from nexus_attest.routers.adapter import Adapter, CallLimit
 from nexus_attest.routers.ending import DEAD, INTERRUPTED, UNRECORDED, Ending, broken, ending_events, provenance_event
 from nexus_attest.routers.errors import CallRefused, RunFailed, RunNotFound
 from nexus_attest.routers.execution import AdapterBroken, Problem, RunSteps, line
+from nexus_attest.routers.redaction import literal_secrets
 from nexus_attest.routers.run_request import RunRequest
 from nexus_attest.routers.run_store import NewEvent, RunRecorder, RunStore, new_events
 from nexus_control.errors import InputError, InvalidPlan, StoreError
@@ -289,7 +290,10 @@ def _resolution_events(request: RunRequest, resolution: _Resolution) -> list[New
             "selection_source": "request",
         }
         events.append(("DISPATCH_SELECTED", selected))
-    events.append(("PLAN_CREATED", {"plan": [step.to_dict() for step in resolution.plan.steps]}))
+    steps = resolution.plan.steps
+    if resolution.refusal is not None and any(literal_secrets(step.args) for step in steps):
+        steps = ()  # nothing of it is run, and the record of a refusal must not repeat what may be a secret
+    events.append(("PLAN_CREATED", {"plan": [step.to_dict() for step in steps]}))
     # nexus-router records neither the policy nor the request; its tools pass over event types that they do not know.
     recorded: dict[str, object] = {
         "adapter_id": request.adapter_id,

@@ -38,6 +38,10 @@ def require_certificates(settings: HttpSettings | McpHttpSettings) -> Path | Non
     return path
 
 
+_CONNECT_SHARE = 0.9
+"""Of the time of a call, for its connection. Below 1, because httpx closes what does not stand in time, but not what is cancelled."""
+
+
 class HttpAdapter(ConfiguredAdapter[HttpSettings]):
     """Posts to the service of its settings, once per call."""
 
@@ -72,6 +76,6 @@ class HttpSession:
         headers = self._credentials.headers(self._adapter.settings.headers_env)
         args = self._credentials.resolve(call.step.args)
         request = self._client.request(call.step, args, call.identity, headers)
-        answer = self._background.run(request.send(), call.limit, lambda: request.outcome)
+        answer = self._background.run(request.send(_CONNECT_SHARE * call.limit.remaining()), call.limit, lambda: request.outcome)
         output, redacted = self._credentials.redactor.output(answer)
         return CallResult(output=output, redacted=redacted)

@@ -35,7 +35,7 @@ _CREDENTIALS: tuple[tuple[str, str, str], ...] = (
     ("pypi-token", "pypi-", r"pypi-AgE[A-Za-z0-9_-]{50,500}"),
     ("hugging-face-token", "hf_", r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,255}"),
     ("xrpl-seed", "sEd", r"(?<![A-Za-z0-9])sEd[1-9A-HJ-NP-Za-km-z]{26,28}(?![A-Za-z0-9])"),
-    ("json-web-token", "eyJ", r"eyJ[A-Za-z0-9_-]{10,4000}\.eyJ[A-Za-z0-9_-]{10,8000}\.[A-Za-z0-9_-]{10,2000}"),
+    ("json-web-token", "eyJ", r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,4000}\.eyJ[A-Za-z0-9_-]{10,8000}\.[A-Za-z0-9_-]{10,2000}"),
     ("authorization", "earer ", r"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{16,4000}=*"),
     ("url-password", "://", r"(?<=://)[^\s/:@]{0,200}:[^\s/:@]{1,200}(?=@)"),
 )

@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -69,18 +70,24 @@ class HttpRequest:
         self._request = request
         self.outcome = CallOutcome.NOT_SENT
 
-    async def send(self) -> dict[str, Any]:
-        """The JSON object of the answer. Raises CallFailed for every other end."""
+    async def send(self, seconds: float) -> dict[str, Any]:
+        """The JSON object of the answer. Raises CallFailed for every other end.
+
+        A connection must stand within `seconds`. The rest has no limit here: a limit per read does not hold against a slow drip, and the
+        caller's ends all of it.
+        """
         request, host = self._request, self._request.url.host
         port = request.url.port or (443 if request.url.scheme == "https" else 80)
-        request.extensions = {"sni_hostname": host, "trace": self._trace, "timeout": {}}
+        request.extensions = {"sni_hostname": host, "trace": self._trace, "timeout": {"connect": seconds}}
         reasons: list[str] = []
         for address in await resolve(host, port, allow_private=self._client.settings.allow_private):
             request.url = request.url.copy_with(host=address)
             async with httpx.AsyncHTTPTransport(verify=self._client.trust, trust_env=False, retries=0) as transport:
                 try:
-                    response = await transport.handle_async_request(request)
-                    return await self._answer(response)
+                    async with aclosing(await transport.handle_async_request(request)) as response:
+                        return await self._answer(response)
+                except httpx.ConnectTimeout:
+                    raise CallFailed("TIMEOUT", f"No connection to {host} in time", outcome=CallOutcome.NOT_SENT) from None
                 except httpx.TransportError as problem:
                     if self.outcome is not CallOutcome.NOT_SENT:
                         raise CallFailed("CONNECTION_LOST", f"The connection to {host} was lost", outcome=self.outcome) from problem
