@@ -603,6 +603,16 @@ def test_a_position_that_no_store_could_reach_is_reported_and_nothing_is_written
         assert not store.decision_exists("one more")
 
 
+@pytest.mark.parametrize("table", TABLES)
+def test_a_store_that_lost_a_table_cannot_pass(original: Path, table: str) -> None:
+    copy = original.with_name("copy.db")
+    shutil.copy(original, copy)
+    with closing(foreign(copy)) as connection:
+        connection.execute(f"DROP TABLE {table}")
+    with DecisionStore(copy) as store, pytest.raises(StoreUnreadable, match=f"no such table: {table}"):
+        store.verify_log()
+
+
 def test_tables_of_others_are_no_finding(original: Path) -> None:
     copy = original.with_name("copy.db")
     shutil.copy(original, copy)
