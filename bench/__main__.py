@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import growth, reads, scale, startup, syncs, verification, writes
+from bench import growth, reads, runs, scale, startup, syncs, verification, writes
 from bench.harness import Benchmark, Result, Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +25,8 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "get_events": reads.get_events,
     "list_requests": reads.list_requests,
     "verify_audit_package": verification.verify_package,
+    "router_step": runs.steps,
+    "verify_flight_record": runs.verification,
     "growth_with_events": growth.growth_with_events,
     "growth_with_approvers": growth.growth_with_approvers,
     "growth_with_decisions": growth.growth_with_decisions,

@@ -1,7 +1,7 @@
 """Audit export: a stored decision and its run, bound into one audit package. Reads only."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from nexus_control.audit_package import (
     AUDIT_ERROR_NO_ROUTER_LINK,
@@ -17,7 +17,7 @@ from nexus_control.audit_package import (
 )
 from nexus_control.bundle import BundleProvenance, BundleRouterLink, ProvenanceRecord, provenance_id
 from nexus_control.canonical_json import canonical_json
-from nexus_control.errors import NexusError
+from nexus_control.errors import NexusError, StoreError
 from nexus_control.export import export_decision
 from nexus_control.integrity import digests_equal, prefixed
 from nexus_control.json_data import copy_json
@@ -25,7 +25,7 @@ from nexus_control.markdown import escape
 from nexus_control.router_record import stated_digest, stated_run_digest
 from nexus_control.store import EventStore
 
-__all__ = ["AUDIT_EXPORT_METHOD_ID", "AuditExportResult", "export_audit_package", "render_audit_package"]
+__all__ = ["AUDIT_EXPORT_METHOD_ID", "AuditExportResult", "FlightRecords", "export_audit_package", "render_audit_package"]
 
 AUDIT_EXPORT_METHOD_ID = "nexus-control.audit_export_v0_6"
 
@@ -47,6 +47,14 @@ class AuditExportResult:
         return {"ok": True, "package": self.package.to_dict(), "digest": self.digest}
 
 
+class FlightRecords(Protocol):
+    """Whoever keeps the records of runs: a router, or a reader of its files."""
+
+    def flight_record(self, run_id: str) -> dict[str, Any]:
+        """The record of a run, as a package embeds it. Raises a NexusError when there is none."""
+        ...
+
+
 class _Refused(NexusError):
     """Ends an export; carries the code of the result."""
 
@@ -62,17 +70,19 @@ def export_audit_package(
     router_bundle: dict[str, Any] | None = None,
     router_bundle_digest: str | None = None,
     verify_router_bundle_digest: bool = True,
+    *,
+    flight_records: FlightRecords | None = None,
 ) -> AuditExportResult:
     """Bind the decision to its latest run.
 
-    With `embed_router_bundle` the package carries `router_bundle`, the router's own record of the run (copied); otherwise a
-    reference: `router_bundle_digest` as given, or the result digest of the decision's events. `verify_router_bundle_digest` demands
-    that an embedded record states exactly that result digest, where there is one; without it any record is accepted, also a run
-    bundle without `integrity`, which then gets its run digest as canonical digest. Nothing else about a record is compared here:
-    verification of the package does that.
+    With `embed_router_bundle` the package carries `router_bundle`, the router's own record of the run (copied), or, when none is given,
+    the one that `flight_records` has of the decision's run. Otherwise it carries a reference: `router_bundle_digest` as given, or the
+    result digest of the decision's events. `verify_router_bundle_digest` demands that an embedded record states exactly that result
+    digest, where there is one; without it any record is accepted, also a run bundle without `integrity`, which then gets its run digest
+    as canonical digest. Nothing else about a record is compared here: verification of the package does that.
 
     Error codes: those of `export_decision`; `NO_ROUTER_LINK` when no run, or no result, is known; `ROUTER_BUNDLE_INVALID`;
-    `ROUTER_DIGEST_MISMATCH`.
+    `ROUTER_DIGEST_MISMATCH`; that of `flight_records` when it has no such record.
     """
     exported = export_decision(store, decision_id)
     control = exported.bundle
@@ -83,7 +93,10 @@ def export_audit_package(
         if link.run_id is None or link.control_router_link_digest is None:
             raise _Refused(AUDIT_ERROR_NO_ROUTER_LINK, f"decision {decision_id} has no run to bind: it was not executed, or left no run id")
         if embed_router_bundle:
-            router, router_digest = _embedded(router_bundle, link, verify=verify_router_bundle_digest)
+            record = router_bundle
+            if record is None and flight_records is not None:
+                record = _found(flight_records, link.run_id)
+            router, router_digest = _embedded(record, link, verify=verify_router_bundle_digest)
         else:
             router, router_digest = _reference(router_bundle_digest, link.run_id, link)
     except _Refused as refusal:
@@ -105,10 +118,19 @@ def export_audit_package(
     return AuditExportResult(success=True, package=package, digest=package.integrity.binding_digest)
 
 
+def _found(flight_records: FlightRecords, run_id: str) -> dict[str, Any]:
+    try:
+        return flight_records.flight_record(run_id)
+    except StoreError:
+        raise
+    except NexusError as error:
+        raise _Refused(error.code, f"the record of run {run_id} cannot be embedded: {error}") from None
+
+
 def _embedded(given: object, link: BundleRouterLink, *, verify: bool) -> tuple[RouterSection, str]:
     """The section of an embedded record, and the digest that the record states."""
     if not isinstance(given, dict):
-        raise _Refused(AUDIT_ERROR_ROUTER_BUNDLE_INVALID, "embed_router_bundle needs a router_bundle")
+        raise _Refused(AUDIT_ERROR_ROUTER_BUNDLE_INVALID, "embed_router_bundle needs a router_bundle, or the records of runs to find it in")
     try:
         canonical_json(given)
     except (ValueError, TypeError) as error:

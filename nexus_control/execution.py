@@ -111,19 +111,26 @@ def execute_decision(
     return _completed(store, claim, response)
 
 
-def abandon_execution(store: EventStore, decision_id: str, actor: Actor, reason: str) -> Decision:
+def abandon_execution(store: EventStore, decision_id: str, actor: Actor, reason: str, records: Any = None) -> Decision:
     """Record that an execution under way will never report (its process died): EXECUTION_FAILED with EXECUTION_ABANDONED.
 
-    Whether its side effects happened stays unknown. Raises NothingToRecover unless the decision is executing.
+    Whether its side effects happened stays unknown. Where `records` (a router, or a reader of its files) has a run of this execution that
+    ended, the event names it and the digest of its response, so that the evidence is not lost.
+
+    Raises NothingToRecover unless the decision is executing, and what `records` raises for a run that has not ended: it may be alive.
     """
     with store.transaction():
         decision = Decision.load(store, decision_id)
         judge_recovery(decision)
-        payload = {
+        payload: dict[str, Any] = {
             "error_code": "EXECUTION_ABANDONED",
             "error_message": reason or "The executing process did not report; the outcome is unknown",
             "run_id": None,
         }
+        requested = [event for event in decision.events if event.event_type is EventType.EXECUTION_REQUESTED][-1]
+        find = getattr(records, "run_of_execution", None)
+        if callable(find) and (run_id := find(requested.event_id)) is not None:
+            payload |= {"run_id": run_id, "response_digest": content_digest(records.flight_record(run_id)["response"])}
         decision.apply_event(store.append_event(decision_id, EventType.EXECUTION_FAILED, actor, payload))
     return decision
 

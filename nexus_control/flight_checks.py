@@ -285,23 +285,26 @@ def _plan_findings(subject: Subject, started: int) -> Iterator[Finding]:
         yield Finding("the plan of the run is not the approved one", router_text(approved)[:200], router_text(recorded)[:200])
         return
     steps = iter(approved)
-    call: str | None = None
+    planned: list[object] = []
+    called: list[object] = []
+    step: dict[str, object] = {}
     for event in subject.events:
         kind, payload = event["type"], event["payload"]
         if kind == "STEP_STARTED":
-            step = next(steps, None)
-            if step is None or payload.get("step_id") != step["step_id"]:
+            step = next(steps, {})
+            if not step or payload.get("step_id") != step["step_id"]:
                 yield Finding("a step was started that is not the next one of the plan", None, str(payload.get("step_id")))
                 return
-            call = router_text(step["call"])
-        elif kind == "TOOL_CALL_REQUESTED" and router_text(payload.get("call")) != call:
-            yield Finding(
-                f"event {event['seq']}: the call is not that of its step in the plan", call, router_text(payload.get("call"))[:200]
-            )
-            return
+        elif kind == "TOOL_CALL_REQUESTED":
+            planned.append(step.get("call"))
+            called.append(payload.get("call"))
         elif kind == "TOOL_CALL_SUCCEEDED" and payload.get("simulated") is not subject.execution.dry_run:
             yield Finding(f"event {event['seq']}: a result is simulated exactly in a dry run")
             return
+    if router_text(called) != router_text(planned):  # as text, since 1 == True for Python, and for no tool
+        pairs = [(router_text(one), router_text(other)) for one, other in zip(planned, called, strict=True)]
+        expected, actual = next((one, other) for one, other in pairs if one != other)
+        yield Finding("a call is not that of its step in the plan", expected[:200], actual[:200])
 
 
 def _provenance(subject: Subject) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, cast
 
-from nexus_control.audit_export import export_audit_package, render_audit_package
+from nexus_control.audit_export import FlightRecords, export_audit_package, render_audit_package
 from nexus_control.audit_record import audit_record
 from nexus_control.bundle import ConflictMode
 from nexus_control.canonical_json import canonical_json
@@ -76,11 +76,23 @@ class NexusControlTools:
     counted; without one names are believed, and signatures neither taken nor counted. Their errors, besides those that each
     names: SIGNATURE_MISSING, ENVELOPE_INVALID, SIGNATURE_FOR_OTHER_COMMAND, SIGNATURE_FOR_OTHER_DECISION, SIGNATURE_FOR_OTHER_ACTION,
     SIGNATURE_FOR_OTHER_ACTOR, SIGNATURE_REPLAYED, VERIFIER_MISSING, and those of the trust.
+
+    `flight_records` is where `export_audit_package` finds the record of a run by itself; by default the router of the last `execute`, if it
+    keeps any.
     """
 
-    def __init__(self, store: EventStore | None = None, db_path: str | Path = ":memory:", *, trust: Trust | None = None) -> None:
+    def __init__(
+        self,
+        store: EventStore | None = None,
+        db_path: str | Path = ":memory:",
+        *,
+        trust: Trust | None = None,
+        flight_records: FlightRecords | None = None,
+    ) -> None:
         self.store: EventStore = DecisionStore(db_path) if store is None else store
         self.trust: Trust = NO_TRUST if trust is None else trust
+        self.flight_records = flight_records
+        self._last_router: object = None
         self._templates: TemplateStore | None = None
 
     @property
@@ -269,6 +281,7 @@ class NexusControlTools:
         identity = parse_identity(assurance, channel, signature)
         if identity.envelope is not None:
             require_statement(identity.envelope, action="execute", decision_id=decision_id, actor=who, comment=None, expires_at=None)
+        self._last_router = router
         outcome = execute_decision(
             self.store,
             decision_id,
@@ -293,10 +306,13 @@ class NexusControlTools:
     def recover_execution(self, request_id: str, actor: Mapping[str, str], reason: str = "") -> dict[str, Any]:
         """Declare an execution abandoned whose process died. Whether its side effects happened stays unknown.
 
-        Errors: DECISION_NOT_FOUND, INVALID_ACTOR, NOTHING_TO_RECOVER.
+        The run that it had begun is named when `flight_records` knows it; while that has no end, its process may live, and nothing is
+        recorded (RUN_NOT_FINISHED).
+
+        Errors: DECISION_NOT_FOUND, INVALID_ACTOR, NOTHING_TO_RECOVER, RUN_NOT_FINISHED.
         """
         who, decision_id = parse_actor(actor), _id(request_id)
-        decision = abandon_execution(self.store, decision_id, who, require_text(reason, "reason"))
+        decision = abandon_execution(self.store, decision_id, who, require_text(reason, "reason"), self._flight_records())
         return {"request_id": decision_id, "state": decision.state.value, "error_code": "EXECUTION_ABANDONED"}
 
     # -- reading --------------------------------------------------------------------------------------------------------------
@@ -459,7 +475,10 @@ class NexusControlTools:
     ) -> dict[str, Any]:
         """One document that binds what was allowed to what was run; check it with `verify_audit_package`.
 
-        Errors: DECISION_NOT_FOUND, NO_ROUTER_LINK, ROUTER_DIGEST_MISMATCH, ROUTER_BUNDLE_INVALID.
+        With `embed_router_bundle` and no `router_bundle`, the record of the decision's run is taken from `flight_records`.
+
+        Errors: DECISION_NOT_FOUND, NO_ROUTER_LINK, ROUTER_DIGEST_MISMATCH, ROUTER_BUNDLE_INVALID, and that of the records when they hold no
+        such run (RUN_NOT_FOUND, RUN_NOT_FINISHED).
         """
         if router_bundle is not None and not isinstance(cast("object", router_bundle), dict):
             raise InputError(f"router_bundle must be an object, got {type(router_bundle).__name__}")
@@ -470,6 +489,7 @@ class NexusControlTools:
             router_bundle=router_bundle,
             router_bundle_digest=_optional_text(router_bundle_digest, "router_bundle_digest"),
             verify_router_bundle_digest=_flag(verify_router_bundle_digest, "verify_router_bundle_digest"),
+            flight_records=self._flight_records(),
         )
         if result.package is None:
             raise _failed(result.error_code, result.error_message)
@@ -482,6 +502,12 @@ class NexusControlTools:
 
     def _load(self, decision_id: object) -> Decision:
         return Decision.load(self.store, _id(decision_id), as_of=self.store.clock(), trust=self.trust)
+
+    def _flight_records(self) -> FlightRecords | None:
+        if self.flight_records is not None:
+            return self.flight_records
+        router = self._last_router
+        return cast("FlightRecords", router) if callable(getattr(router, "flight_record", None)) else None
 
     def _template(self, name: str) -> Template:
         template = self.template_store.get_template(name)

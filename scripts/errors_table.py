@@ -43,6 +43,7 @@ _OTHERS = """
 | `OUTCOME_NOT_RECORDED` | execution | The run ended, but the store could not take its outcome. |
 | `USAGE` | command line | Options or arguments are wrong. |
 | `VERIFICATION_FAILED` | command line | A check of a document failed. |
+| `ADAPTERS_NOT_READY` | command line | The adapter file is right, but this machine lacks what an adapter needs. |
 | `LOG_VERIFICATION_FAILED` | command line | The store is not as it was written. |
 | `IO_ERROR` | command line | A file or a disk cannot do its work. |
 | `INTERRUPTED` | command line | Ended from the keyboard. |

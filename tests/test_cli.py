@@ -12,6 +12,7 @@ import pytest
 from cli_testing import ADAPTER, CommandLine, program, without_root_powers
 
 from nexus_attest import __version__
+from nexus_control.flight_checks import verify_flight_record
 
 
 @pytest.fixture
@@ -168,8 +169,15 @@ def test_an_execute_that_was_killed_is_executing_until_it_is_recovered(cli: Comm
     assert busy.code == 2
     assert "EXECUTION_IN_PROGRESS" in busy.err
     assert "nexus-attest recover" in busy.err
+    (left,) = cli.json("runs", "list")["runs"]
+    assert (left["status"], left["error_code"], left["unknown_outcomes"]) == ("RUNNING", None, 0)
     recovered = cli.json("recover", request_id, "--reason", "killed by the test")
     assert recovered["state"] == "failed"
+    (closed,) = cli.json("runs", "list")["runs"]
+    assert (closed["status"], closed["error_code"], closed["unknown_outcomes"]) == ("FAILED", "INTERRUPTED", 1)
+    cli.run("audit", "export", request_id, "--embed")
+    assert cli.json("verify", "audit-package.json", "--strict")["ok"]
+    assert verify_flight_record((cli.folder / "audit-package.json").read_bytes(), strict=True).ok
     assert recovered["error_code"] == "EXECUTION_ABANDONED"
     assert cli.json("recover", request_id, code=2)["code"] == "NOTHING_TO_RECOVER"
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from nexus_attest.cli import audit, bundles, decisions, demo, executions, keys, log, serve, sign, templates, trust, verify, views
+from nexus_attest.cli import adapters, audit, bundles, decisions, demo, executions, keys, log, runs, serve, sign, templates, trust, verify, views
 from nexus_attest.cli.command import HelpOption, group, show_group_help
 
 __all__ = ["app", "run"]
@@ -44,7 +44,7 @@ def _root(
     show_group_help(context, asked)
 
 
-for module in (demo, decisions, executions, views, templates, bundles, audit, verify, log, keys, sign, trust, serve):
+for module in (demo, decisions, executions, runs, adapters, views, templates, bundles, audit, verify, log, keys, sign, trust, serve):
     module.register(app)
 
 

@@ -32,20 +32,21 @@ def _export(
     from nexus_attest.cli.output import write_document  # the engine's errors
 
     path = output or Path("audit-package.json")
+    session.tools.flight_records = _Records(session, runs)
     with session.store.snapshot():
-        record = _record_of_run(session, decision_id, runs) if embed else None
-        data = session.data(
-            session.tools.export_audit_package(decision_id, embed_router_bundle=record is not None, router_bundle=record, render=False)
-        )
+        data = session.data(session.tools.export_audit_package(decision_id, embed_router_bundle=embed, render=False))
     write_document(session, path, data["package"], {"kind": "audit_package", "digest": data["digest"]}, force=force)
 
 
-def _record_of_run(session: "Session", decision_id: str, runs: Path | None) -> dict[str, Any] | None:
-    """The flight record of the run that the package is about, the latest; None when nothing ran, which the export refuses."""
-    from nexus_attest.cli.running import recorded_runs  # the routers
+class _Records:
+    """The run records beside the store, opened when one is asked for."""
 
-    run_id = session.data(session.tools.inspect(decision_id, render=False))["execution"]["run_id"]
-    if run_id is None:
-        return None
-    with recorded_runs(session, runs) as router:
-        return router.flight_record(run_id)
+    def __init__(self, session: "Session", runs: Path | None) -> None:
+        self._session = session
+        self._runs = runs
+
+    def flight_record(self, run_id: str) -> dict[str, Any]:
+        from nexus_attest.cli.running import recorded_runs  # the routers
+
+        with recorded_runs(self._session, self._runs) as records:
+            return records.flight_record(run_id)

@@ -32,6 +32,10 @@ def _execute(
         typer.Option("--dry-run/--apply", help="Rehearse without starting anything, or do it. [default: as requested]", show_default=False),
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run once more after a run that failed.")] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="SECONDS", help="For the whole run. [default: only its calls are limited]", show_default=False),
+    ] = None,
     actor: ActorOption = None,
     sign: SignOption = None,
     envelope: EnvelopeOption = None,
@@ -46,7 +50,7 @@ def _execute(
 
     given = claim(session, actor, sign, envelope)
     signature = signed_command(session, given, "execute", request_id)
-    with executor(session, adapters, adapter_id, runs) as router:
+    with executor(session, adapters, adapter_id, runs, timeout) as router:
         data = session.data(
             session.tools.execute(request_id, adapter_id, given.actor, router, dry_run, retry=retry, channel="cli", signature=signature)
         )
@@ -71,16 +75,18 @@ def _recover(
     request_id: RequestId,
     actor: ActorOption = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="How you know that it is dead.", show_default=False)] = "",
+    runs: RunsOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Also when its run seems to be under way, and without looking at it.")] = False,
 ) -> None:
     """Declare an execution abandoned whose process died.
 
     Whether its work was done stays unknown, and is recorded as unknown. Where `execute` was killed by force, the program that it had
     started may run on: look for it, and at what it did, before you let it run again with `execute --retry`.
     """
+    from nexus_attest.cli.running import closed_runs, runs_path  # the routers
+
     who = session.actor(actor)
-    data = session.data(session.tools.recover_execution(request_id, who, reason))
-    session.show(
-        data,
-        "Recorded as failed: the execution was abandoned, its outcome is unknown\n"
-        "Its program may still be running: look for it, and at what it did, before `nexus-attest execute --retry`",
-    )
+    with closed_runs(session, None if force else runs_path(session, runs)) as records:
+        session.tools.flight_records = records
+        data = session.data(session.tools.recover_execution(request_id, who, reason))
+    session.show(data, "Recorded as failed: the execution was abandoned, its outcome is unknown")

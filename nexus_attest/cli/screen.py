@@ -177,6 +177,62 @@ class Screen:
         if not data["count"] or data["count"] == data["limit"] or data["offset"]:
             self.print(Text(f"{data['count']} {what}{'' if data['count'] == 1 else 's'} from {data['offset']} on", "dim"))
 
+    # -- runs -----------------------------------------------------------------------------------------------------------------
+
+    def runs(self, data: Mapping[str, Any]) -> None:
+        """A page of runs."""
+        table = _table(
+            ("Run", "Status", "Mode", "Steps", "Adapter", "Created", "Goal"), whole=("Run", "Status", "Mode", "Steps", "Created")
+        )
+        for run in data["runs"]:
+            status = Text(str(run["status"]).lower(), _STYLES.get(run["status"], ""))
+            steps = f"{run['steps_executed']}/{run['steps_planned']}"
+            created, goal = _time(run["created_at"]), shown(run["goal"])
+            table.add_row(shown(run["run_id"]), status, shown(run["mode"]), steps, created, shown(run["adapter_id"]), goal)
+        self._page(table, data, "run")
+
+    def run(self, data: Mapping[str, Any]) -> None:
+        """One run: a panel, and its events."""
+        rows: list[tuple[str, RenderableType]] = [
+            ("Goal", shown(data["goal"])),
+            ("Id", shown(data["run_id"])),
+            ("Mode", shown(data["mode"])),
+            ("Adapter", shown(data["adapter_id"])),
+            ("Steps", f"{data['steps_executed']} of {data['steps_planned']}"),
+            ("Execution", shown(data["execution_id"])),
+        ]
+        if data["error_code"] is not None:
+            rows.append(("Error", Text(shown(data["error_code"]), "red")))
+        if data["unknown_outcomes"]:
+            rows.append(
+                ("Unknown", Text(f"how {data['unknown_outcomes']} of its calls ended, nobody knows: look before you repeat it", "yellow"))
+            )
+        style = _STYLES.get(data["status"], "")
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+        for no_wrap in (True, True, False):
+            table.add_column(no_wrap=no_wrap, overflow="fold")
+        for event in data["events"]:
+            table.add_row(Text(_time(event["ts"]), "dim"), escape(event["type"]), _event_line(event["type"], event["payload"]))
+        self.print(_panel(rows, Text(shown(data["status"]).lower(), f"bold {style}"), style), "", table)
+
+    def adapters(self, data: Mapping[str, Any]) -> None:
+        """The adapters of a file, with what is missing for them, when that was looked at."""
+        table = _table(("Adapter", "Kind", "Capabilities", "Limit", "Definition"), whole=("Kind", "Limit"))
+        for adapter in data["adapters"]:
+            limit, digest = f"{adapter['timeout_s']:g} s", shown(adapter["definition_digest"])[:23]
+            capabilities = _listed(adapter["capabilities"])
+            table.add_row(shown(adapter["adapter_id"]), shown(adapter["adapter_kind"]), capabilities, limit, digest)
+        self.print(table)
+        checked = [adapter for adapter in data["adapters"] if "problem" in adapter]
+        for adapter in checked:
+            if adapter["problem"]:
+                self.print(Text(f"  FAILED  {escape(adapter['adapter_id'])}: {escape(adapter['problem'])}", "red"))
+        if checked:
+            self.print(
+                "",
+                verdict(not any(adapter["problem"] for adapter in checked), "every adapter can be used", "not every adapter can be used"),
+            )
+
     # -- checks ---------------------------------------------------------------------------------------------------------------
 
     def log(self, data: Mapping[str, Any]) -> None:
@@ -262,6 +318,29 @@ def _execution_rows(execution: Mapping[str, Any]) -> Iterable[tuple[str, Rendera
     for name, key in (("Request", "router_request_digest"), ("Result", "router_result_digest")):
         if execution[key] is not None:
             yield name, f"sha256:{shown(execution[key])}"
+
+
+def _event_line(kind: str, payload: Mapping[str, Any]) -> RenderableType:
+    """What one event of a run says, as one line. The run may be another program's, so nothing is taken for granted."""
+    step = shown(payload.get("step_id"), "")
+    match kind, payload:
+        case "PLAN_CREATED", {"plan": [*steps]}:
+            return f"{len(steps)} {'step' if len(steps) == 1 else 'steps'}"
+        case "TOOL_CALL_REQUESTED", {"call": {"tool": tool, "method": method}}:
+            return f"{step}  {shown(tool)}/{shown(method)}"
+        case "TOOL_CALL_SUCCEEDED", _:
+            return Text(f"{step}  {'simulated' if payload.get('simulated') else shown(payload.get('duration_ms')) + ' ms'}", "green")
+        case "TOOL_CALL_FAILED", _:
+            outcome = shown(payload.get("outcome"), "outcome not recorded")
+            return Text(f"{step}  {shown(payload.get('error_code'))} ({outcome}): {shown(payload.get('message'))}", "red")
+        case "STEP_STARTED" | "STEP_COMPLETED", _:
+            return f"{step}  {shown(payload.get('status'), '')}".rstrip()
+        case "DISPATCH_SELECTED", _:
+            return shown(payload.get("adapter_id"))
+        case "RUN_FAILED", _:
+            return Text(shown(payload.get("reason"), "a step failed"), "red")
+        case _:
+            return ""
 
 
 def _approvers(approvers: Sequence[Mapping[str, Any]]) -> Table:

@@ -21,6 +21,7 @@ from nexus_attest.routers.errors import (
 )
 from nexus_attest.routers.http_adapter import HttpAdapter
 from nexus_attest.routers.mcp_adapter import McpAdapter
+from nexus_attest.routers.run_records import RunRecords, RunSummary
 from nexus_attest.routers.settings import AdapterSettings, HttpSettings, McpHttpSettings, McpStdioSettings, SubprocessSettings
 from nexus_attest.routers.subprocess_adapter import SubprocessAdapter
 from nexus_control.errors import InvalidPlan, PlanNotExecutable
@@ -51,6 +52,8 @@ __all__ = [
     "RunFailed",
     "RunNotFinished",
     "RunNotFound",
+    "RunRecords",
+    "RunSummary",
     "Step",
     "SubprocessAdapter",
     "SubprocessSettings",

@@ -166,6 +166,10 @@ class RunEngine:
         """
         return self._store.flight_record(run_id, exported_at=self._clock())
 
+    def run_of_execution(self, execution_id: str) -> str | None:
+        """The latest run that was made for an execution of a decision, None when there is none."""
+        return self._store.run_of_execution(execution_id)
+
     def close(self) -> None:
         """Close the run database. Closing again does nothing."""
         self._store.close()

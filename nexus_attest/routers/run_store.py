@@ -83,10 +83,13 @@ _INSERT_EVENT = """
 _SELECT_RUN = "SELECT run_id, mode, goal, status, created_at FROM runs WHERE run_id = :run_id"
 _SELECT_RUNS = """
     SELECT run_id, mode, goal, status, created_at FROM runs WHERE :status IS NULL OR status = :status
-    ORDER BY created_at DESC, rowid DESC LIMIT :limit OFFSET :offset"""
+    ORDER BY created_at DESC, run_id LIMIT :limit OFFSET :offset"""
 _SELECT_OURS_RUNNING = """
     SELECT run_id FROM runs WHERE status = 'RUNNING'
     AND EXISTS (SELECT 1 FROM events WHERE events.run_id = runs.run_id AND type = 'REQUEST_RECORDED')"""
+_SELECT_RUN_OF_EXECUTION = """
+    SELECT run_id FROM events WHERE type = 'REQUEST_RECORDED' AND json_extract(payload_json, '$.execution_id') = :execution_id
+    ORDER BY ts DESC, run_id LIMIT 1"""
 _SELECT_EVENTS = "SELECT event_id, run_id, seq, type, payload_json, ts FROM events WHERE run_id = :run_id ORDER BY seq"
 
 NewEvent: TypeAlias = tuple[str, dict[str, object]]
@@ -159,6 +162,12 @@ class RunStore:
         with self._database.snapshot() as connection:
             rows = connection.execute(_SELECT_RUNS, {"limit": limit, "offset": offset, "status": status}).fetchall()
         return [_run(row) for row in rows]
+
+    def run_of_execution(self, execution_id: str) -> str | None:
+        """The latest run that was made for an execution of a decision, None when there is none."""
+        with self._database.snapshot() as connection:
+            row = connection.execute(_SELECT_RUN_OF_EXECUTION, {"execution_id": execution_id}).fetchone()
+        return None if row is None else row["run_id"]
 
     def read(self, run_id: str) -> tuple[Run, list[RunEvent]]:
         """A run as it stands, with its events in order. Raises RunNotFound."""
