@@ -244,7 +244,7 @@ def _approved_executed(subject: Subject) -> Iterator[Finding]:
         if ran != approved:
             yield Finding(f"the {name} of the run is not the approved one", approved, ran)
     yield from _adapter_findings(subject)
-    started = sum(1 for _ in subject.of_type("STEP_STARTED"))
+    started = len(subject.of_type("STEP_STARTED"))
     limit = subject.policy.max_steps
     if limit is not None and started > limit:
         yield Finding("more steps were started than the policy allows", str(limit), str(started))
@@ -262,15 +262,18 @@ def _adapter_findings(subject: Subject) -> Iterator[Finding]:
         other = next((payload.get("adapter_id") for payload in subject.of_type(kind) if payload.get("adapter_id") != approved), None)
         if other is not None:
             yield Finding(f"{kind} names another adapter than the execution", approved, str(other))
-    selected = next(subject.of_type("DISPATCH_SELECTED"), None)
+    selected = next(iter(subject.of_type("DISPATCH_SELECTED")), None)
     if selected is None:
-        if next(subject.of_type("STEP_STARTED"), None) is not None:
+        if subject.of_type("STEP_STARTED"):
             yield Finding("steps were started, but no adapter was selected")
         return
     capabilities: object = selected.get("capabilities")
     has = set(map(str, cast("list[object]", capabilities))) if isinstance(capabilities, list) else set[str]()
     if missing := sorted(set(subject.policy.require_adapter_capabilities) - has):
         yield Finding("the adapter lacked required capabilities", ", ".join(missing))
+
+
+_NO_STEP: dict[str, object] = {}
 
 
 def _plan_findings(subject: Subject, started: int) -> Iterator[Finding]:
@@ -287,11 +290,11 @@ def _plan_findings(subject: Subject, started: int) -> Iterator[Finding]:
     steps = iter(approved)
     planned: list[object] = []
     called: list[object] = []
-    step: dict[str, object] = {}
+    step = _NO_STEP
     for event in subject.events:
         kind, payload = event["type"], event["payload"]
         if kind == "STEP_STARTED":
-            step = next(steps, {})
+            step = next(steps, _NO_STEP)
             if not step or payload.get("step_id") != step["step_id"]:
                 yield Finding("a step was started that is not the next one of the plan", None, str(payload.get("step_id")))
                 return

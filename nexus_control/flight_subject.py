@@ -1,6 +1,6 @@
 """An audit package and the record in it, taken apart for the checks of `nexus_control.flight_checks`. Nothing is judged here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, cast
 
@@ -55,15 +55,22 @@ class Subject:
             if not isinstance(event, dict):
                 raise Malformed(f"event {number} is no object")
             fields = cast("dict[str, object]", event)
-            if not (
-                isinstance(fields.get("type"), str)
-                and isinstance(fields.get("payload"), dict)
-                and isinstance(fields.get("event_id"), str)
-                and isinstance(fields.get("run_id"), str)
-                and type(fields.get("seq")) is int
-            ):
+            try:
+                fits = type(fields["seq"]) is int and type(fields["payload"]) is dict
+                fits = fits and type(fields["event_id"]) is str and type(fields["run_id"]) is str and type(fields["type"]) is str
+            except KeyError:
+                fits = False
+            if not fits:
                 raise Malformed(f"event {number} needs the texts event_id, run_id and type, the integer seq and the object payload")
         return cast("list[dict[str, Any]]", events)
+
+    @cached_property
+    def payloads(self) -> dict[str, list[dict[str, Any]]]:
+        """The payloads of the events, by type."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for event in self.events:
+            found.setdefault(event["type"], []).append(event["payload"])
+        return found
 
     @cached_property
     def run_digest(self) -> str:
@@ -105,7 +112,7 @@ class Subject:
     @cached_property
     def recorded_plan(self) -> list[Any] | None:
         """The steps of PLAN_CREATED, None without that event."""
-        plans = [event["payload"].get("plan") for event in self.events if event["type"] == "PLAN_CREATED"]
+        plans: list[object] = [payload.get("plan") for payload in self.of_type("PLAN_CREATED")]
         if not plans:
             return None
         if len(plans) > 1 or not isinstance(plans[0], list):
@@ -137,9 +144,9 @@ class Subject:
             plan=self.approved_plan,
         )
 
-    def of_type(self, event_type: str) -> Iterator[dict[str, Any]]:
+    def of_type(self, event_type: str) -> Sequence[dict[str, Any]]:
         """The payloads of the events of one type."""
-        return (event["payload"] for event in self.events if event["type"] == event_type)
+        return self.payloads.get(event_type, ())
 
     def _require_bundle(self) -> None:
         """Raise unless the record has the parts of a run bundle. A hollowed one is malformed; only an altogether other form is not."""

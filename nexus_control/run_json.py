@@ -7,6 +7,7 @@ hashed with `nexus_control.canonical_json`, runs with this, and the two are neve
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, cast
 
 __all__ = ["MAX_DEPTH", "UnsafeJson", "read_json", "require_plain", "run_json"]
@@ -44,23 +45,26 @@ def run_json(value: object) -> str:
 
 def require_plain(value: object) -> None:
     """Raise UnsafeJson unless every number in a parsed JSON value is finite, every string is Unicode and the depth is in bounds."""
-    pending: list[tuple[object, int]] = [(value, 0)]
+    pending: list[tuple[Iterable[object], int]] = [([value], 0)]
     while pending:
-        item, depth = pending.pop()
-        if isinstance(item, str):
-            _require_unicode(item)
-        elif isinstance(item, float):
-            if not math.isfinite(item):
+        members, depth = pending.pop()
+        for member in members:
+            if isinstance(member, str):
+                if not member.isascii():
+                    _require_unicode(member)
+            elif isinstance(member, dict | list):
+                if depth == MAX_DEPTH:
+                    raise UnsafeJson(f"nested deeper than {MAX_DEPTH} levels")
+                if isinstance(member, dict):
+                    named = cast("dict[str, object]", member)
+                    for key in named:
+                        if not key.isascii():
+                            _require_unicode(key)
+                    pending.append((named.values(), depth + 1))
+                else:
+                    pending.append((cast("list[object]", member), depth + 1))
+            elif isinstance(member, float) and not math.isfinite(member):
                 raise UnsafeJson("numbers must be finite")
-        elif isinstance(item, dict | list):
-            if depth == MAX_DEPTH:
-                raise UnsafeJson(f"nested deeper than {MAX_DEPTH} levels")
-            if isinstance(item, dict):
-                members = cast("dict[str, object]", item)
-                pending.extend((key, depth) for key in members)
-                pending.extend((member, depth + 1) for member in members.values())
-            else:
-                pending.extend((member, depth + 1) for member in cast("list[object]", item))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -73,8 +77,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _require_unicode(text: str) -> None:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UnsafeJson("lone surrogates are not text") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UnsafeJson("lone surrogates are not text") from None

@@ -165,12 +165,12 @@ def test_an_execute_that_was_killed_is_executing_until_it_is_recovered(cli: Comm
     process.communicate()
 
     assert cli.json("status", request_id)["state"] == "executing"
+    (left,) = cli.json("runs", "list")["runs"]
+    assert (left["status"], left["error_code"], left["unknown_outcomes"]) == ("RUNNING", None, 0)
     busy = cli.run("execute", request_id, ADAPTER, "--adapters", "adapters.toml")
     assert busy.code == 2
     assert "EXECUTION_IN_PROGRESS" in busy.err
     assert "nexus-attest recover" in busy.err
-    (left,) = cli.json("runs", "list")["runs"]
-    assert (left["status"], left["error_code"], left["unknown_outcomes"]) == ("RUNNING", None, 0)
     recovered = cli.json("recover", request_id, "--reason", "killed by the test")
     assert recovered["state"] == "failed"
     (closed,) = cli.json("runs", "list")["runs"]
