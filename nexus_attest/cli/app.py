@@ -10,7 +10,23 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from nexus_attest.cli import adapters, audit, bundles, decisions, demo, executions, keys, log, runs, serve, sign, templates, trust, verify, views
+from nexus_attest.cli import (
+    adapters,
+    audit,
+    bundles,
+    decisions,
+    demo,
+    executions,
+    keys,
+    log,
+    runs,
+    serve,
+    sign,
+    templates,
+    trust,
+    verify,
+    views,
+)
 from nexus_attest.cli.command import HelpOption, group, show_group_help
 
 __all__ = ["app", "run"]
