@@ -205,7 +205,7 @@ class Screen:
             rows.append(("Error", Text(shown(data["error_code"]), "red")))
         if data["unknown_outcomes"]:
             rows.append(
-                ("Unknown", Text(f"how {data['unknown_outcomes']} of its calls ended, nobody knows: look before you repeat it", "yellow"))
+                ("Unknown", Text(f"nobody knows how {data['unknown_outcomes']} of its calls ended: look before you repeat it", "yellow"))
             )
         style = _STYLES.get(data["status"], "")
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
