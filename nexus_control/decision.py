@@ -56,7 +56,7 @@ class DecisionState(StrEnum):
 
 @dataclass
 class Approval:
-    """The latest approval of one actor. It counts while it is neither revoked nor expired, and if it is not for something else.
+    """The latest approval of one actor. It counts while it is neither revoked nor expired, if it is believed (`Decision.refusal`).
 
     `seq` is that of the grant, so that it can be told from a change of the action before or after it; -1 when there was no event.
     `identity` says how the actor was established; `mismatch` that the signature there is for another decision or another action.
@@ -73,12 +73,8 @@ class Approval:
     identity: Identity = field(default=ASSERTED, repr=False)
     mismatch: IdentityRefused | None = field(default=None, compare=False, repr=False)
 
-    def counts(self, at: datetime) -> bool:
-        """Whether it stands at the instant `at`; at `expires_at` itself it no longer does."""
-        return self.stands(at) and self.mismatch is None
-
     def stands(self, at: datetime) -> bool:
-        """Whether it is neither revoked nor expired, whatever it is worth."""
+        """Whether it is neither revoked nor expired at the instant `at`, whatever it is worth; at `expires_at` itself it is expired."""
         return not self.revoked and (self.expires_at is None or self.expires_at > at)
 
 

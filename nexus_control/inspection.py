@@ -76,19 +76,24 @@ def _approval_data(decision: Decision) -> dict[str, Any]:
     return {
         "min_approvals": progress.approvals_required,
         "approved_count": progress.approvals_current,
-        "approvers": [
-            {
-                "actor": approval.actor["id"],
-                "actor_type": approval.actor["type"],
-                "expires_at": None if approval.expires_at is None else approval.expires_at.isoformat(),
-                "comment": approval.comment,
-                "ts": approval.granted_at.isoformat(),
-            }
-            for approval in _approvers(decision)
-        ],
+        "approvers": [_approver_data(decision, approval) for approval in _approvers(decision)],
         "missing": _missing(progress),
         "is_approved": decision.is_approved,
     }
+
+
+def _approver_data(decision: Decision, approval: Approval) -> dict[str, Any]:
+    """`assurance` and `channel` as far as they were recorded; `not_believed` with the code of why the approval does not count."""
+    data: dict[str, Any] = {
+        "actor": approval.actor["id"],
+        "actor_type": approval.actor["type"],
+        "expires_at": None if approval.expires_at is None else approval.expires_at.isoformat(),
+        "comment": approval.comment,
+        "ts": approval.granted_at.isoformat(),
+    }
+    how, refusal = approval.identity, decision.refusal(approval)
+    data |= {name: value for name, value in (("assurance", how.stated), ("channel", how.channel)) if value is not None}
+    return data if refusal is None else {**data, "not_believed": refusal.code}
 
 
 def _policy_data(decision: Decision) -> dict[str, Any] | None:
@@ -234,19 +239,22 @@ def _approval_lines(decision: Decision, progress: LifecycleProgress) -> list[str
     lines = ["## Approval", f"- Required: {progress.approvals_required}", f"- Approved: {progress.approvals_current}"]
     approvers = _approvers(decision)
     if len(approvers) <= _LISTED_APPROVERS:
-        return lines + [_approver_line(approval, decision.judged_at()) for approval in approvers]
+        return lines + [_approver_line(decision, approval) for approval in approvers]
     names = ", ".join(escape(approval.actor["id"]) for approval in approvers[:_NAMED_APPROVERS])
     return [*lines, f"- Approvers: {names} and {len(approvers) - _NAMED_APPROVERS} more"]
 
 
-def _approver_line(approval: Approval, at: datetime) -> str:
+def _approver_line(decision: Decision, approval: Approval) -> str:
     if approval.expires_at is None:
         expiry = "does not expire"
     else:
-        expiry = f"{'expires' if approval.counts(at) else 'expired'} {_time(approval.expires_at)}"
+        expiry = f"{'expires' if approval.stands(decision.judged_at()) else 'expired'} {_time(approval.expires_at)}"
     comment = f', "{escape(approval.comment)}"' if approval.comment else ""
     kind = " (system)" if approval.actor["type"] == "system" else ""
-    return f"  - by {escape(approval.actor['id'])}{kind}, {expiry}{comment}"
+    how = f", {approval.identity.stated}" if approval.identity.stated else ""
+    refusal = decision.refusal(approval)
+    doubt = f", does not count: {escape(refusal.describe())}" if refusal is not None else ""
+    return f"  - by {escape(approval.actor['id'])}{kind}{how}, {expiry}{comment}{doubt}"
 
 
 def _policy_lines(decision: Decision) -> list[str]:

@@ -241,9 +241,11 @@ def compute_timeline(decision: Decision) -> list[LifecycleEntry]:
     """One entry per event in ascending `seq`, at a cost linear in their number; events of template logs have none.
 
     After the grant with which as many actors as the policy needs had approved for the first time, one further entry says so. An
-    approval counts there from its grant to its revocation; one that was given with an expiry in the past never does.
+    approval counts there from its grant to its revocation; one that was given with an expiry in the past never does, and an actor's
+    last one not when it is not believed.
     """
     needed = None if decision.policy is None else decision.policy.min_approvals
+    disbelieved = {approval.seq for approval in decision.approvals.values() if decision.refusal(approval) is not None}
     entries: list[LifecycleEntry] = []
     approvers: set[str] = set()
     for event in decision.events:
@@ -252,7 +254,7 @@ def compute_timeline(decision: Decision) -> list[LifecycleEntry]:
         category, label, summary = line
         ts = event.ts.isoformat()
         entries.append(LifecycleEntry(ts, category, label, summary(event), _shown_actor(event), event.event_type.value, event.seq))
-        if category == "approval":
+        if category == "approval" and event.seq not in disbelieved:
             _count_approver(approvers, event)
             if len(approvers) == needed:
                 text = f"Approval threshold met ({needed}/{needed})"

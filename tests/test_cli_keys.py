@@ -6,6 +6,7 @@ import pty
 import stat
 import subprocess
 import tomllib
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,21 @@ def test_the_private_part_is_shown_nowhere(cli: CommandLine) -> None:
     (folder / "k.key").chmod(0o644)
     shown += [cli.run("keys", "list", "--debug"), cli.run("keys", "show", "k", "--debug")]
     assert not [seed for seed in seeds for ended in shown if seed[:12] in ended.out + ended.err]
+
+
+def test_no_secret_reaches_a_store_or_what_is_exported_from_it(trusted: CommandLine) -> None:
+    trusted.extra["NEXUS_ATTEST_PASSPHRASE"] = passphrase = "correct horse battery"
+    trusted.json("keys", "new", "other", "--protect")
+    asked = trusted.json("request", "Rotate", "--sign", "laptop")["request_id"]
+    trusted.json("approve", asked, "--sign", "laptop")
+    trusted.json("approve", asked, "--sign", "other", code=2)
+    trusted.json("bundle", "export", asked, "-o", "decision.json")
+    folder = trusted.folder / "home" / ".config" / "nexus-attest" / "keys"
+    seed = json.loads((folder / "laptop.key").read_text())["secret"]["seed"]
+    secrets = [seed.encode(), b64decode(seed), passphrase.encode()]
+    written = [path for path in trusted.folder.iterdir() if path.is_file()]
+    assert {"decisions.db", "decision.json"} <= {path.name for path in written}
+    assert not [(path.name, secret) for path in written for secret in secrets if secret in path.read_bytes()]
 
 
 def test_what_is_no_usable_key_is_listed_beside_the_others(cli: CommandLine) -> None:

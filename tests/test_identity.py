@@ -581,3 +581,25 @@ def test_expired_and_disbelieved_approvals_are_told_apart() -> None:
         "MISSING_APPROVALS",
         {"required": 2, "current": 0, "missing": 2, "not_believed": {"bob": "TOO_WEAK"}},
     )
+
+
+def test_a_view_tells_how_approvers_were_established_and_who_is_not_believed() -> None:
+    case = Case(Seal(only_signed=frozenset({"approve"})), min_approvals=1)
+    case.store.append_event(
+        case.id, EventType.APPROVAL_GRANTED, BOB, {"expires_at": "2020-01-01T00:00:00+00:00", "assurance": "authenticated"}
+    )
+    assert case.approve(channel="cli").success
+    data = case.tools.inspect(case.id).data
+    alice, bob = data["approval"]["approvers"]
+    assert (alice["assurance"], alice["channel"], "not_believed" in alice) == ("signed", "cli", False)
+    assert (bob["assurance"], "channel" in bob, bob["not_believed"]) == ("authenticated", False, "TOO_WEAK")
+    assert "  - by alice, signed, does not expire\n" in data["rendered"]
+    assert "  - by bob, authenticated, expired 2020-01-01T00:00:00Z, does not count: TOO_WEAK: sign it\n" in data["rendered"]
+
+
+def test_an_approval_that_is_not_believed_meets_no_threshold_in_the_timeline() -> None:
+    case = Case(Seal(only_signed=frozenset({"approve"})))
+    case.store.append_event(case.id, EventType.APPROVAL_GRANTED, BOB, {"expires_at": None})
+    assert case.approve().success
+    met = [entry for entry in case.tools.inspect(case.id).data["timeline"] if entry["event_type"] == "THRESHOLD_MET"]
+    assert [entry["seq"] for entry in met] == [3]

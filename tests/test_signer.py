@@ -4,6 +4,7 @@ import sys
 import textwrap
 import time
 from base64 import b64encode
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,17 @@ import pytest
 from nexus_attest import ed25519
 from nexus_attest.key_errors import KeyInvalid, KeyNotFound, PassphraseMissing, SignerFailed
 from nexus_attest.keys import LocalKey, new_key
-from nexus_attest.signer import ExternalSigner, open_signer, sign_statement
+from nexus_attest.signer import ExternalSigner, open_signer, sign_statement, statement_about
+from nexus_control.decision import Decision
 from nexus_control.errors import InvalidEnvelope
 from nexus_control.events import Actor
 from nexus_control.identity import Statement, parse_envelope
+from nexus_control.store import DecisionStore
+from nexus_control.tool import NexusControlTools
 
 SEED = bytes(range(32))
 KEY = LocalKey(SEED)
+ALICE = Actor(type="human", id="alice")
 
 GOOD = f"""
 import json, sys
@@ -70,6 +75,26 @@ def test_an_envelope_carries_the_signature_of_the_key_that_it_names() -> None:
     envelope = parse_envelope(sign_statement(statement(), KEY))
     assert (envelope.statement, envelope.key_id) == (statement(), KEY.key_id)
     assert ed25519.verify(KEY.public_key, envelope.signed_bytes, envelope.signature)
+
+
+def test_a_statement_is_about_a_decision_as_it_is_now_with_times_in_utc() -> None:
+    tools = NexusControlTools(DecisionStore())
+    request_id = tools.request("g", ALICE).data["request_id"]
+    decision = Decision.load(tools.store, request_id)
+    moment = datetime(2025, 1, 1, 13, tzinfo=timezone(timedelta(hours=1)))
+    assert statement_about(decision, "revoke", ALICE, moment, comment="").to_dict() == {
+        "v": 1,
+        "action": "revoke",
+        "decision_id": request_id,
+        "action_digest": f"sha256:{decision.action_digest}",
+        "actor": {"type": "human", "id": "alice"},
+        "comment": None,
+        "expires_at": None,
+        "signed_at": "2025-01-01T12:00:00+00:00",
+    }
+    approval = statement_about(decision, "approve", ALICE, moment, comment="ok", expires_at=moment)
+    assert (approval.comment, approval.expires_at) == ("ok", "2025-01-01T12:00:00+00:00")
+    tools.store.close()
 
 
 def test_a_statement_that_nobody_could_read_is_not_signed() -> None:

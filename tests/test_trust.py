@@ -141,6 +141,14 @@ def test_a_clock_may_be_five_minutes_ahead() -> None:
     policy().judge(act(signed_by=KEY, signed_at=NOW + timedelta(minutes=5)))
 
 
+@pytest.mark.parametrize("year", [1, 9999])
+def test_the_ends_of_time_are_no_exception(year: int) -> None:
+    end = datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC)
+    policy().judge(act(signed_by=KEY, signed_at=end, at=end))
+    with pytest.raises(SignatureFromFuture):
+        policy().judge(act(signed_by=KEY, signed_at=datetime(9999, 12, 31, tzinfo=UTC), at=datetime(1, 1, 1, tzinfo=UTC)))
+
+
 def test_what_was_signed_and_recorded_before_a_retirement_stays_believed() -> None:
     policy(retired_at=NOW + DAY).judge(act(signed_by=KEY))
 

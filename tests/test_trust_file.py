@@ -137,6 +137,13 @@ def test_the_documented_file_is_one() -> None:
     assert parsed(text).name == "production"
 
 
+def test_the_file_of_the_documentation_is_one() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "trust.md").read_text(encoding="utf-8"), re.DOTALL)
+    trust = parsed(text)
+    assert (len(trust.actors), len(trust.rules), len(trust.ledgers)) == (3, 3, 1)
+    assert is_valid(text)
+
+
 def test_the_digest_does_not_depend_on_how_the_file_is_written() -> None:
     other = FULL.replace('"human:alice", "system:ci"', '"system:ci", "alice"').replace("2027-01-01T01:00:00+01:00", "2027-01-01T00:00:00Z")
     assert parsed(other + "# a comment\n").digest == parsed(FULL).digest

@@ -344,10 +344,16 @@ def _event_line(kind: str, payload: Mapping[str, Any]) -> RenderableType:
 
 
 def _approvers(approvers: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(("Approved by", "Type", "At", "Expires", "Comment"), whole=("Type", "At", "Expires"))
+    whole = ("Type", "Assurance", "At", "Expires")
+    table = _table(("Approved by", *whole, "Comment"), whole=whole)
     for approver in approvers:
         expires = "never" if approver["expires_at"] is None else _time(approver["expires_at"])
-        table.add_row(shown(approver["actor"]), shown(approver["actor_type"]), _time(approver["ts"]), expires, shown(approver["comment"]))
+        assurance = Text(
+            shown(approver.get("not_believed", approver.get("assurance", "asserted"))), "red" if "not_believed" in approver else ""
+        )
+        table.add_row(
+            shown(approver["actor"]), shown(approver["actor_type"]), assurance, _time(approver["ts"]), expires, shown(approver["comment"])
+        )
     return table
 
 

@@ -16,6 +16,46 @@ SHOWN_BY = {
             "test_nothing_runs_under_approvals_that_were_given_for_another_action",
         ],
     },
+    "calls the tools, where a trust policy demands signatures": {
+        "test_identity": [
+            "test_a_command_that_is_not_the_signed_one_is_refused_by_its_own_code_and_leaves_nothing",
+            "test_a_request_for_another_action_than_the_signed_one_is_refused",
+            "test_an_envelope_is_good_for_one_approval",
+            "test_an_envelope_that_was_held_back_dies_with_its_signers_next_revocation",
+        ],
+        "test_trust": [
+            "test_a_signed_approval_makes_an_action_executable_that_a_name_does_not",
+            "test_what_is_not_believed_is_refused_with_its_own_code",
+        ],
+    },
+    "edits the file or forges a bundle, where a trust policy demands signatures": {
+        "test_identity": [
+            "test_a_stored_event_that_contradicts_itself_ends_the_replay",
+            "test_a_stored_approval_for_another_decision_is_history_and_does_not_count",
+            "test_an_imported_approval_that_nobody_signed_makes_nothing_executable",
+            "test_a_trust_that_wants_signatures_refuses_names_when_they_are_given_and_when_they_count",
+        ],
+        "test_trust": [
+            "test_a_stored_approval_without_its_signature_is_a_name_and_does_not_count",
+            "test_a_key_that_was_swapped_for_one_with_the_same_id_signs_nothing",
+        ],
+    },
+    (
+        "makes up envelopes and trust policies: other spellings, duplicate keys, more signatures, huge or deep ones, "
+        "keys of small order, signatures made out of others"
+    ): {
+        "test_identity": ["test_an_envelope_has_one_spelling_and_everything_else_is_refused"],
+        "test_trust": ["test_a_signature_whose_scalar_was_not_reduced_is_refused"],
+        "test_trust_file": ["test_a_mistake_is_named_with_its_place", "test_any_data_is_understood_or_refused_by_name"],
+        "test_ed25519": ["test_a_second_signature_cannot_be_made_out_of_a_first", "test_a_key_of_small_order_is_none_and_verifies_nothing"],
+    },
+    "steals an actor's key": {
+        "test_trust": ["test_what_is_not_believed_is_refused_with_its_own_code"],
+    },
+    "reads outputs, errors, logs and the store": {
+        "test_keys": ["test_no_error_and_no_repr_holds_a_secret"],
+        "test_cli_keys": ["test_the_private_part_is_shown_nowhere", "test_no_secret_reaches_a_store_or_what_is_exported_from_it"],
+    },
     "uses SQLite on the file, leaving tables and triggers as they are": {
         "test_store": [
             "test_another_program_can_neither_change_nor_delete_nor_replace_a_row",
