@@ -20,6 +20,7 @@ from evidence_testing import (
 from nexus_control.audit_export import AuditExportResult, export_audit_package, render_audit_package
 from nexus_control.audit_package import AuditPackage, compute_binding_digest, router_run_digest, verify_audit_package
 from nexus_control.bundle import provenance_id
+from nexus_control.errors import InputError, NexusError, StoreFull
 from nexus_control.events import EventType
 from nexus_control.export import export_decision
 from nexus_control.import_ import import_bundle
@@ -315,3 +316,62 @@ def test_rendered_package_without_a_goal_says_so() -> None:
     package = exported(executed())
     package.control_bundle.decision.goal = None
     assert "Goal: (none)" in render_audit_package(package)
+
+
+# -- records that find themselves ------------------------------------------------------------------------------------------------
+
+
+class Kept:
+    """Keeps one record, by the id of its run."""
+
+    def __init__(self, record: dict[str, Any] | None = None, problem: NexusError | None = None) -> None:
+        self.record, self.problem = record, problem
+        self.asked: list[str] = []
+
+    def flight_record(self, run_id: str) -> dict[str, Any]:
+        self.asked.append(run_id)
+        if self.record is None:
+            raise self.problem or InputError(f"Run not found: {run_id}")
+        return self.record
+
+
+def test_the_record_of_the_decisions_own_run_is_found() -> None:
+    store, record = flown()
+    kept = Kept(record)
+    package = exported(store, embed_router_bundle=True, flight_records=kept)
+    assert package.router.bundle == record
+    assert kept.asked == [record["run_id"]]
+    assert verify_audit_package(package, strict=True).ok
+
+
+def test_a_record_that_is_given_is_taken_and_no_other_is_asked_for() -> None:
+    store, record = flown()
+    kept = Kept({})
+    assert exported(store, embed_router_bundle=True, router_bundle=record, flight_records=kept).router.bundle == record
+    assert exported(store, flight_records=kept).router.mode == "reference"
+    assert kept.asked == []
+
+
+def test_a_record_that_is_not_there_is_an_error_and_never_a_reference() -> None:
+    store, _ = flown()
+    result = export_audit_package(store, "dec-1", embed_router_bundle=True, flight_records=Kept())
+    assert (result.success, result.error_code) == (False, "INVALID_ARGUMENT")
+    assert result.error_message is not None
+    assert "cannot be embedded: Run not found" in result.error_message
+    with pytest.raises(StoreFull):
+        export_audit_package(store, "dec-1", embed_router_bundle=True, flight_records=Kept(problem=StoreFull("no room")))
+
+
+def test_the_record_of_another_run_is_refused_wherever_it_was_found() -> None:
+    store, record = flown()
+    other = copy.deepcopy(record)
+    other["integrity"]["canonical_digest"] = "sha256:" + "0" * 64
+    result = export_audit_package(store, "dec-1", embed_router_bundle=True, flight_records=Kept(other))
+    assert result.error_code == "ROUTER_DIGEST_MISMATCH"
+
+
+def test_without_a_run_no_record_is_asked_for() -> None:
+    store, kept = new_store(), Kept({})
+    approved(store)
+    result = export_audit_package(store, "dec-1", embed_router_bundle=True, flight_records=kept)
+    assert (result.error_code, kept.asked) == ("NO_ROUTER_LINK", [])

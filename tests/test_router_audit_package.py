@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from router_testing import FakeAdapter, shell_tool
 
-from nexus_attest.routers import RunEngine
+from nexus_attest.routers import RunEngine, RunNotFound, RunRecords
 from nexus_control.audit_package import verify_audit_package
 from nexus_control.flight_checks import verify_flight_record
 from nexus_control.tool import NexusControlTools
@@ -201,3 +201,40 @@ def test_an_interrupted_execution_keeps_its_evidence(tools: NexusControlTools) -
         record = engine.flight_record(last["payload"]["run_id"])
     package = tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record).data["package"]
     assert verify_flight_record(package, strict=True).ok
+
+
+def test_a_package_finds_the_record_of_its_run_at_the_router_or_in_its_file(tools: NexusControlTools, tmp_path: Path) -> None:
+    path = tmp_path / "own.db"
+    with RunEngine([shell_tool(tmp_path, SCRIPT)], db_path=path) as engine:
+        request_id = approved(tools)
+        tools.execute(request_id, "subprocess:tool", ALICE, engine)
+        package = tools.export_audit_package(request_id, embed_router_bundle=True).data["package"]
+        assert verify_flight_record(package, strict=True).ok
+    with RunRecords(path) as records:
+        again = NexusControlTools(tools.store, flight_records=records)
+        assert again.export_audit_package(request_id, embed_router_bundle=True).data["digest"] == package["integrity"]["binding_digest"]
+    nowhere = NexusControlTools(tools.store).export_audit_package(request_id, embed_router_bundle=True)
+    assert (nowhere.success, nowhere.code) == (False, "ROUTER_BUNDLE_INVALID")
+    with RunEngine([]) as other:
+        missing = NexusControlTools(tools.store, flight_records=other).export_audit_package(request_id, embed_router_bundle=True)
+    assert (missing.success, missing.code) == (False, "RUN_NOT_FOUND")
+
+
+def test_an_execution_is_not_abandoned_while_its_run_is_under_way(tools: NexusControlTools) -> None:
+    found: list[Any] = []
+
+    def answer() -> dict[str, Any]:
+        found.append(tools.recover_execution(request_id, ALICE))
+        return {}
+
+    with RunEngine([FakeAdapter(answer, capabilities=frozenset({"apply", "timeout", "external"}))]) as engine:
+        request_id = approved(tools, '[{"tool": "keys", "method": "list"}]')
+        assert tools.execute(request_id, "fake", ALICE, engine).success
+    assert [(result.success, result.code) for result in found] == [(False, "RUN_NOT_FINISHED")]
+    assert tools.status(request_id).data["state"] == "completed"
+
+
+def test_reading_runs_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(RunNotFound, match="there is no file of runs"):
+        RunRecords(tmp_path / "runs.db")
+    assert list(tmp_path.iterdir()) == []

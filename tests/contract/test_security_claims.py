@@ -108,6 +108,24 @@ SHOWN_BY = {
         "test_store": ["test_a_process_that_is_killed_while_it_writes_loses_nothing_that_it_had_acknowledged"],
         "test_races": ["test_a_killed_writer_loses_nothing_that_it_acknowledged_and_leaves_nothing_half_done"],
         "test_cli": ["test_an_execute_that_was_killed_is_executing_until_it_is_recovered"],
+        "test_router_faults": [
+            "test_a_run_whose_process_was_killed_in_a_call_is_closed_with_an_unknown_outcome",
+            "test_a_run_whose_process_lives_is_left_alone",
+        ],
+    },
+    "edits the record of a run, or exchanges it for another one": {
+        "test_flight_checks": [
+            "test_each_published_manipulation_fails_exactly_these_checks",
+            "test_what_makes_no_sense_is_found_though_every_digest_fits",
+            "test_whatever_stands_anywhere_in_a_record_is_judged_and_never_raises",
+        ],
+    },
+    "is a tool: hangs, floods, answers nonsense, puts control characters into its errors": {
+        "test_router_faults": [
+            "test_a_message_is_recorded_as_one_printable_line_of_bounded_length",
+            "test_the_time_for_a_run_limits_its_calls_and_its_steps",
+        ],
+        "test_router_engine": ["test_a_bug_in_an_adapter_fails_the_run_and_keeps_its_id"],
     },
     "races with many processes": {
         "test_races": [
