@@ -176,6 +176,18 @@ def test_a_hostile_run_id_in_the_file_names_no_other_file(tmp_path: Path) -> Non
     assert victim.read_text() == "not ours"
 
 
+def test_a_run_that_was_edited_beyond_understanding_keeps_nobody_from_running(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    RunEngine([], db_path=path).close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO runs VALUES ('odd', 'apply', 'g', 'RUNNING', '2026-01-01T00:00:00.000Z')")
+        connection.execute("INSERT INTO events VALUES ('e', 'odd', 0, 'REQUEST_RECORDED', '{\"x\": 1}', '2026-01-01T00:00:00.000Z')")
+    with RunEngine([FakeAdapter()], db_path=path) as engine:
+        assert engine.recovered == ()
+        assert run(engine)["status"] == "completed"
+    assert ("odd", "RUNNING") in stored_runs(tmp_path)
+
+
 def test_where_nobody_can_tell_the_dead_from_the_slow_nothing_is_closed(
     tmp_path: Path, host: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -521,6 +533,15 @@ def test_a_run_has_one_session_that_is_closed_whatever_happens() -> None:
         assert fake.opened == 0
         run(engine)
     assert (fake.opened, fake.closed) == (1, 1)
+
+
+def test_a_session_that_cannot_be_closed_changes_nothing_about_its_calls() -> None:
+    class Stuck(FakeAdapter):
+        def close(self) -> None:
+            raise OSError("the server is gone")
+
+    with RunEngine([Stuck()]) as engine:
+        assert run(engine)["status"] == "completed"
 
 
 def test_whoever_watches_sees_each_event_after_its_commit_and_cannot_end_the_run(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ which nobody knows how it ended, and it is the last one on the record.
 
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -85,7 +85,8 @@ class RunSteps:
         try:
             yield session
         finally:
-            session.close()
+            with suppress(Exception):  # foreign code; what the calls did is known by now
+                session.close()
 
     def _steps(self, session: AdapterSession | None) -> Problem | None:
         first: Problem | None = None

@@ -143,7 +143,7 @@ class RunStore:
         return events
 
     def close_dead(self, ending: Callable[[Run, list[RunEvent]], Sequence[RunEvent]]) -> list[str]:
-        """`close_run` for every run of ours whose process is dead; their ids. Those of other programs are left alone."""
+        """`close_run` for every run of ours whose process is dead; their ids. Runs of other programs are left alone."""
         if self._file is None:
             return []
         with self._database.snapshot() as connection:
@@ -151,10 +151,15 @@ class RunStore:
         closed: list[str] = []
         for run_id in running:
             lock = RunLock(self._file, run_id)
-            if lock.take_over():
+            if not lock.take_over():
+                continue
+            try:
                 self.close_run(run_id, ending)
-                lock.release()
                 closed.append(run_id)
+            except (LookupError, TypeError, ValueError):
+                continue  # somebody edited it, and what it says cannot be understood: no reason to run nothing else
+            finally:
+                lock.release()
         return closed
 
     def runs(self, *, limit: int, offset: int = 0, status: str | None = None) -> list[Run]:
