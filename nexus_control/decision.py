@@ -122,7 +122,7 @@ class Decision:
 
     `approvals` has one entry per actor id, revoked ones included. `as_of` is the instant against which expiry is judged; None means
     the time of the question, so that an approval stops counting while the object lives. It must be timezone-aware (InputError).
-    `trust` says which approvals are believed.
+    `trust` says which approvals are believed. `requester` is the actor of the creation.
     """
 
     decision_id: str
@@ -138,6 +138,7 @@ class Decision:
     events: list[StoredEvent] = field(default_factory=list[StoredEvent])
     as_of: datetime | None = field(default=None, compare=False, repr=False)
     trust: Trust | None = field(default=None, compare=False, repr=False)
+    requester: Actor | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.as_of is not None and self.as_of.utcoffset() is None:
@@ -201,7 +202,6 @@ class Decision:
 
     def act(self, action: Action, actor: Actor, identity: Identity, at: datetime) -> Act:
         """What `trust` judges when `actor` does this to the decision as it is."""
-        created = _last_of(self.events, _CREATION)
         return Act(
             action=action,
             actor=actor,
@@ -209,7 +209,7 @@ class Decision:
             at=at,
             labels=frozenset(self.labels if self.policy is None else (*self.labels, *self.policy.labels)),
             template=None if self.template_ref is None else self.template_ref.name,
-            requester=None if created is None else created.actor,
+            requester=self.requester,
         )
 
     def require_own(self, envelope: Envelope) -> None:
@@ -345,6 +345,7 @@ def _decision_created(decision: Decision, event: StoredEvent) -> None:
     labels = _texts(payload, "labels")
     identity_of(event)
     decision.goal, decision.plan, decision.requested_mode, decision.labels = goal, plan, mode, labels
+    decision.requester = event.actor
     decision.state = DecisionState.DRAFT
 
 
@@ -436,7 +437,6 @@ _EFFECTS: Mapping[EventType, Callable[[Decision, StoredEvent], None]] = {
     EventType.EXECUTION_FAILED: _execution_failed,
     EventType.TEMPLATE_CREATED: _nothing,
 }
-_CREATION = frozenset({EventType.DECISION_CREATED})
 _ACTION_EVENTS = frozenset({EventType.DECISION_CREATED, EventType.POLICY_ATTACHED})
 _APPROVAL_EVENTS = frozenset({EventType.APPROVAL_GRANTED, EventType.APPROVAL_REVOKED})
 _JUDGED_EVENTS = _APPROVAL_EVENTS | {EventType.POLICY_ATTACHED}

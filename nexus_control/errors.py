@@ -13,7 +13,7 @@
     |-- MalformedNote (ValueError)           a text is no signed note, checkpoint or verifier key
     |-- CommandRefused                       well-formed, but the decision's state or policy forbids it
     |   |-- CannotApprove  AlreadyApproved  CannotRevoke  NotApproved  AlreadyRevoked
-    |   |-- PolicyViolation  NoPolicy  ActionChanged
+    |   |-- PolicyViolation  NoPolicy  ActionChanged  HistoryAltered
     |   |-- AlreadyExecuted  ExecutionInProgress  ExecutionFailed  ExecutionSuperseded
     |   |-- NothingToRecover
     |   `-- IdentityRefused                  who said it is not established; a trust policy's refusals are children too
@@ -21,7 +21,7 @@
     |       `-- SignatureReplayed  VerifierMissing
     |-- RunFailure                           the router's run failed; carries the router's own code
     `-- StoreError                           the database cannot do it now
-        `-- StoreBusy  StoreFull  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew  LogRewritten
+        `-- StoreBusy  StoreFull  StoreConflict  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew  LogRewritten
 
 A text may change between releases, a code may not. The tool boundary (`nexus_control.tool`) turns these, and nothing else, into
 results; any other exception is a bug and surfaces as one.
@@ -42,6 +42,7 @@ __all__ = [
     "ExecutionInProgress",
     "ExecutionSuperseded",
     "FileRefused",
+    "HistoryAltered",
     "IdentityRefused",
     "InputError",
     "InvalidActor",
@@ -72,6 +73,7 @@ __all__ = [
     "SignatureReplayed",
     "StoreBusy",
     "StoreClosed",
+    "StoreConflict",
     "StoreError",
     "StoreFull",
     "StoreReadOnly",
@@ -262,6 +264,9 @@ class NoPolicy(CommandRefused):
 
     code = "NO_POLICY"
 
+    def __init__(self) -> None:
+        super().__init__("The decision has no policy; nothing can be executed")
+
 
 class PolicyViolation(CommandRefused):
     """The execution request does not satisfy the policy."""
@@ -277,6 +282,12 @@ class ActionChanged(CommandRefused):
     """Goal, plan, mode, labels or policy changed after the approvals were given."""
 
     code = "ACTION_CHANGED"
+
+
+class HistoryAltered(CommandRefused):
+    """The stored events of a decision do not follow from each other: rows were changed, added or removed. Nothing may be run on them."""
+
+    code = "HISTORY_ALTERED"
 
 
 class AlreadyExecuted(CommandRefused):
@@ -369,6 +380,12 @@ class StoreBusy(StoreError):
     """Another process held the write lock for longer than the busy timeout."""
 
     code = "STORE_BUSY"
+
+
+class StoreConflict(StoreError):
+    """A row stands already where this one belongs, or contradicts it. Nothing was written."""
+
+    code = "STORE_CONFLICT"
 
 
 class StoreFull(StoreError):

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from nexus_control.decision import Decision
-from nexus_control.errors import ExecutionSuperseded, InvalidRouter, NexusError, RunFailure
+from nexus_control.errors import ExecutionSuperseded, InvalidRouter, NexusError, NoPolicy, RunFailure
 from nexus_control.events import Actor, EventType, ExecutionMode
 from nexus_control.identity import ASSERTED, NO_TRUST, Identity, Trust
 from nexus_control.integrity import content_digest
-from nexus_control.judgement import execution_mode, judge_execution, judge_identity, judge_recovery, require_policy
+from nexus_control.judgement import execution_mode, judge_execution, judge_identity, judge_recovery
 from nexus_control.store import EventItem, EventStore
 
 __all__ = ["Outcome", "RouterProtocol", "abandon_execution", "execute_decision"]
@@ -149,13 +149,14 @@ def _claim(
 ) -> _Claim:
     # The router is asked before the lock is taken: it may take its time. Whether the decision exists and has a policy is settled first,
     # so that a router is never bothered for nothing.
-    require_policy(Decision.load(store, decision_id, as_of=store.clock()))
+    if store.latest_event(decision_id, EventType.POLICY_ATTACHED) is None:
+        raise NoPolicy
     if not callable(getattr(router, "run", None)) or not callable(getattr(router, "get_adapter_capabilities", None)):
         raise InvalidRouter("the router must have the methods run and get_adapter_capabilities")
     capabilities = _capabilities(router, adapter_id)
     with store.transaction():
         now = store.clock()
-        decision = Decision.load(store, decision_id, as_of=now, trust=trust)
+        decision = Decision.replay(decision_id, store.get_chained_events(decision_id), as_of=now, trust=trust)
         judge_identity(decision, "execute", actor, identity, now, trust)
         mode = execution_mode(decision, dry_run)
         policy = judge_execution(decision, mode, capabilities, retry=retry)
@@ -282,8 +283,8 @@ def _record(store: EventStore, claim: _Claim, event_type: EventType, payload: Ma
     """
     try:
         with store.transaction():
-            requests = [event for event in store.get_events(claim.decision_id) if event.event_type is EventType.EXECUTION_REQUESTED]
-            if not requests or (requests[-1].seq, requests[-1].position) != (claim.seq, claim.position):
+            requested = store.latest_event(claim.decision_id, EventType.EXECUTION_REQUESTED)
+            if requested is None or (requested.seq, requested.position) != (claim.seq, claim.position):
                 raise ExecutionSuperseded(
                     f"Run {payload['run_id']} ended, but its execution had been abandoned and another one was claimed since, or the "
                     f"decision was replaced; this outcome is not recorded: {dict(payload)}"

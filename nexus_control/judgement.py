@@ -91,7 +91,7 @@ def execution_mode(decision: Decision, dry_run: bool | None) -> ExecutionMode:
 def require_policy(decision: Decision) -> Policy:
     """The policy. Raises NoPolicy when there is none."""
     if decision.policy is None:
-        raise NoPolicy("The decision has no policy; nothing can be executed")
+        raise NoPolicy
     return decision.policy
 
 

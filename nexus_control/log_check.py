@@ -9,13 +9,14 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from operator import itemgetter
 from typing import Any
 
 from nexus_control import merkle
 from nexus_control.canonical_json import canonical_json
 from nexus_control.checkpoint import Checkpoint, parse_checkpoint, parse_note
-from nexus_control.errors import DecisionNotFound, MalformedEvent, MalformedNote
+from nexus_control.errors import DecisionNotFound, HistoryAltered, MalformedEvent, MalformedNote
 from nexus_control.events import (
     ZERO_HASH,
     decode_payload,
@@ -32,7 +33,7 @@ from nexus_control.sqlite import Connection
 from nexus_control.template import template_problems
 from nexus_control.tiles import TILE_LEAVES
 
-__all__ = ["LogVerification", "check_decision", "check_store"]
+__all__ = ["LogVerification", "chained_events", "check_decision", "check_store"]
 
 _MOST_ERRORS = 1000
 """More than this many are counted, not listed."""
@@ -100,6 +101,56 @@ def check_decision(connection: Connection, decision_id: str, damaged: Iterable[s
     events = connection.execute(_EVENTS + _OF_DECISION.format("e"), (decision_id,))
     links.extend((row["position"], _check_event(row, found)[1]) for row in events)
     return found.result(max(links)[1], damaged)
+
+
+_CHAIN_OF_NEWEST = """
+    SELECT d.created_at, d.tombstone, d.prev AS header_prev, d.chain AS header_chain, h.leaf_hash AS header_leaf, d.generation,
+           e.seq, e.event_type, e.ts, e.actor_type, e.actor_id, e.payload, e.digest, e.prev, e.chain, e.position, d.decision_id, l.leaf_hash
+    FROM (SELECT * FROM decisions WHERE decision_id = ? ORDER BY generation DESC LIMIT 1) AS d
+    LEFT JOIN log AS h ON h.position = d.position
+    LEFT JOIN decision_events AS e ON e.decision_id = d.decision_id AND e.generation = d.generation
+    LEFT JOIN log AS l ON l.position = e.position
+    ORDER BY e.seq"""
+
+
+def chained_events(connection: Connection, decision_id: str) -> list[tuple[Any, ...]]:
+    """The rows of the newest generation's events (`seq` to `decision_id` of the store's columns), each proven to follow from the header
+    through the rows before it and to be in the log. Raises DecisionNotFound, HistoryAltered, MalformedEvent.
+
+    What one query and two hashes a row can tell, so that it can be asked before every execution; `check_decision` says all that is wrong.
+    """
+    rows = connection.execute(_CHAIN_OF_NEWEST, (decision_id,)).fetchall()
+    if not rows or rows[0][1]:
+        raise DecisionNotFound(decision_id)
+    created_at, _, prev, chain, leaf, generation = rows[0][:6]
+    record = generation_record(decision_id=decision_id, generation=generation, created_at=created_at, tombstone=False, prev_hash=prev.hex())
+    if not _is_recorded(record, chain, leaf):
+        raise HistoryAltered(f"{decision_id}: the header of generation {generation} is not what was recorded; `log verify` tells more")
+    events: list[tuple[Any, ...]] = [tuple(row[6:17]) for row in rows if row[6] is not None]
+    for expected, (row, event) in enumerate(zip(rows, events, strict=False)):
+        seq, event_type, ts, actor_type, actor_id, payload, _, prev = event[:8]
+        if seq != expected or prev != chain:
+            raise HistoryAltered(f"{decision_id}: event {seq} does not follow the one before it; `log verify` tells more")
+        record = event_record(
+            decision_id=decision_id,
+            generation=generation,
+            seq=seq,
+            event_type=event_type,
+            ts=ts,
+            actor_type=actor_type,
+            actor_id=actor_id,
+            payload_json=payload,
+            prev_hash=prev.hex(),
+        )
+        chain = event[8]
+        if not _is_recorded(record, chain, row[17]):
+            decode_payload(payload)  # one that says nothing is its own error
+            raise HistoryAltered(f"{decision_id}: event {seq} is not what was recorded; `log verify` tells more")
+    return events
+
+
+def _is_recorded(record: bytes, chain: bytes, leaf: bytes | None) -> bool:
+    return sha256(record).digest() == chain and merkle.leaf_hash(record) == leaf
 
 
 def check_store(connection: Connection, damaged: Iterable[str] = ()) -> LogVerification:

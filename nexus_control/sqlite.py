@@ -15,6 +15,7 @@ from nexus_control.errors import (
     DecisionExists,
     StoreBusy,
     StoreClosed,
+    StoreConflict,
     StoreError,
     StoreFull,
     StoreReadOnly,
@@ -67,6 +68,10 @@ class _SqliteBusy(StoreBusy, sqlite3.OperationalError):
     pass
 
 
+class _SqliteConflict(StoreConflict, sqlite3.IntegrityError):
+    pass
+
+
 class _SqliteFull(StoreFull, sqlite3.OperationalError):
     pass
 
@@ -101,12 +106,13 @@ _BY_PRIMARY_CODE: dict[int, tuple[Callable[[str], StoreError], str]] = {
     11: (_SqliteUnreadable, "the file is damaged; restore a backup"),
     13: (_SqliteFull, "free some space, then repeat the call; nothing was written"),
     14: (SqliteError, "check that the folder exists and may be written"),
+    19: (_SqliteConflict, "read again what is stored; `nexus-attest log verify` tells whether it is sound"),
     26: (_SqliteUnreadable, "the file is no SQLite database"),
 }
 
 
 def raise_named(error: sqlite3.Error | OverflowError, path: str) -> NoReturn:
-    """Raise the store's own error for one of SQLite, or the same one where a caller must see it (constraints, misuse)."""
+    """Raise the store's own error for one of SQLite, or the same one where a caller must see it (misuse)."""
     if isinstance(error, StoreError):
         raise error
     if isinstance(error, OverflowError):  # by the driver, for a number beyond 64 bits: what is asked for is one past what is stored

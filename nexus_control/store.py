@@ -35,7 +35,7 @@ from nexus_control.events import (
 )
 from nexus_control.header import COPY_COLUMNS, HeaderCopy, ImportOrigin, first_events_copy
 from nexus_control.log import Log, LogWriter
-from nexus_control.log_check import LogVerification, check_decision, check_store
+from nexus_control.log_check import LogVerification, chained_events, check_decision, check_store
 from nexus_control.schema import SCHEMA
 from nexus_control.sqlite import Connection, SqliteDecisionExists
 from nexus_control.template import TemplateStore
@@ -54,6 +54,9 @@ _TIP = """
     LEFT JOIN decision_events AS e ON e.decision_id = :id AND e.generation = d.generation
     ORDER BY e.seq DESC LIMIT 1"""
 _EVENTS = f"SELECT {_EVENT_COLUMNS} FROM decision_events WHERE decision_id = ? AND generation = ? ORDER BY seq"
+_LATEST = f"""
+    SELECT {_EVENT_COLUMNS} FROM decision_events
+    WHERE decision_id = ? AND generation = ? AND event_type = ? ORDER BY seq DESC LIMIT 1"""
 _EVENTS_OF_MANY = f"""
     WITH wanted (id) AS (VALUES {{}})
     SELECT {_EVENT_COLUMNS} FROM wanted
@@ -119,6 +122,8 @@ class EventStore(Protocol):
         self, decision_id: str, items: Sequence[EventItem], *, expected_seq: int | None = None, create: bool = False
     ) -> list[StoredEvent]: ...
     def get_events(self, decision_id: str, generation: int | None = None) -> list[StoredEvent]: ...
+    def get_chained_events(self, decision_id: str) -> list[StoredEvent]: ...
+    def latest_event(self, decision_id: str, event_type: EventType) -> StoredEvent | None: ...
     def get_events_of(self, decision_ids: Sequence[str]) -> dict[str, list[StoredEvent] | MalformedEvent]: ...
     def list_generations(self, decision_id: str) -> list[dict[str, Any]]: ...
     def list_decisions(self, limit: int = 100, offset: int = 0) -> list[tuple[str, datetime]]: ...
@@ -330,6 +335,26 @@ class DecisionStore:
             # A generation only grows, so the second statement needs no common snapshot with the first.
             rows = connection.execute(_EVENTS, (name, generation)).fetchall()
         return [_stored_event(row) for row in rows]
+
+    def get_chained_events(self, decision_id: str) -> list[StoredEvent]:
+        """As `get_events`, after proving that each row follows from the header through the rows before it and is in the log.
+
+        Raises HistoryAltered where one does not: a row was changed, added or removed by somebody who did not recompute what follows.
+        """
+        name = require_text(decision_id, "decision_id")
+        with self._database.reading() as connection:
+            rows = chained_events(connection, name)
+        return [_stored_event(row) for row in rows]
+
+    def latest_event(self, decision_id: str, event_type: EventType) -> StoredEvent | None:
+        """The last event of this type, None when there is none. Raises DecisionNotFound, and MalformedEvent when it cannot be read."""
+        name = require_text(decision_id, "decision_id")
+        with self._database.snapshot() as connection:
+            newest = connection.execute(_NEWEST, (name,)).fetchone()
+            if newest is None or newest["tombstone"]:
+                raise DecisionNotFound(name)
+            row = connection.execute(_LATEST, (name, newest["generation"], event_type.value)).fetchone()
+        return None if row is None else _stored_event(row)
 
     def get_events_of(self, decision_ids: Sequence[str]) -> dict[str, list[StoredEvent] | MalformedEvent]:
         """The events of several existing decisions with few queries; for one that cannot be read, the error instead."""

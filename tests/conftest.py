@@ -4,6 +4,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long data takes to make says how busy the machine is, not whether a claim holds.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 _SETTINGS = ("XDG_", "NEXUS_ATTEST_", "APPDATA", "LOCALAPPDATA")
 

@@ -1,11 +1,13 @@
 """Execution: who gets through, what is recorded of every outcome, and that it happens at most once."""
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from store_testing import ALICE, BOB, CAROL, NEXUS, T0, SetClock, new_store, raw_event
+from store_testing import ALICE, BOB, CAROL, NEXUS, T0, SetClock, foreign, new_store, raw_event
 
 from nexus_control.errors import StoreFull
 from nexus_control.events import Actor, EventType
@@ -556,13 +558,64 @@ def test_an_outcome_for_a_decision_that_was_deleted_is_said_to_be_lost(tools: Ne
     assert tools.status(decision_id).code == "DECISION_NOT_FOUND"
 
 
-def test_an_outcome_for_a_history_that_was_damaged_is_said_to_be_lost(tools: NexusControlTools) -> None:
+def test_an_outcome_is_recorded_even_when_the_history_was_damaged_meanwhile(tools: NexusControlTools) -> None:
     def damage(decision_id: str) -> None:
         assert isinstance(tools.store, DecisionStore)
         tools.store.insert_event_raw(decision_id, **raw_event(9, event_type="NO_SUCH_EVENT"))
 
-    _, result = stuck(tools, damage)
-    assert result.code == "OUTCOME_NOT_RECORDED"
+    decision_id, result = stuck(tools, damage)
+    assert result.success
+    last = tools.store.latest_event(decision_id, EventType.EXECUTION_COMPLETED)
+    assert last is not None
+    assert (last.seq, last.payload["run_id"]) == (10, result.data["run_id"])
+
+
+_FORGED_ROW = """
+    INSERT INTO decision_events (position, decision_id, generation, seq, event_type, ts, actor_type, actor_id, payload, digest, prev, chain)
+    SELECT 4, decision_id, generation, 2, 'APPROVAL_GRANTED', ts, actor_type, 'mallory',
+           '{"expires_at":null}', digest, chain, x'00'
+    FROM decision_events WHERE seq = 1"""
+_UNLOCK = "DROP TRIGGER decision_events_refuse_update; DROP TRIGGER decision_events_refuse_delete; DROP TRIGGER decisions_refuse_update;"
+
+
+@pytest.mark.parametrize(
+    ("forgery", "told"),
+    [
+        (_FORGED_ROW.replace("x'00'", "zeroblob(32)"), "event 2 is not what was recorded"),
+        (_UNLOCK + "UPDATE decision_events SET payload = replace(payload, '[]', '[\"x\"]') WHERE seq = 1", "event 1 is not"),
+        (_UNLOCK + "UPDATE decision_events SET payload = replace(payload, 'goal\":\"g', 'goal\":\"h')", "event 0 is not"),
+        (_UNLOCK + "UPDATE decision_events SET actor_id = 'mallory' WHERE seq = 0", "event 0 is not"),
+        (_UNLOCK + "UPDATE decision_events SET prev = zeroblob(32) WHERE seq = 1", "event 1 does not follow"),
+        (_UNLOCK + "DELETE FROM decision_events WHERE seq = 0", "event 1 does not follow"),
+        (_UNLOCK + "UPDATE decisions SET created_at = '2020-01-01T00:00:00+00:00'", "the header of generation 1 is not"),
+    ],
+)
+def test_nothing_is_run_on_a_history_that_somebody_edited(tmp_path: Path, forgery: str, told: str) -> None:
+    with new_store(tmp_path / "store.db") as store:
+        tools, router = NexusControlTools(store), Router()
+        decision_id = requested(tools)
+        with closing(foreign(tmp_path / "store.db")) as other:
+            other.executescript(forgery)
+        assert tools.approve(decision_id, BOB).code in (None, "STORE_CONFLICT")
+        result = execute(tools, decision_id, router)
+        assert (result.code, router.calls) == ("HISTORY_ALTERED", [])
+        assert told in (result.error or "")
+
+
+def test_a_row_that_is_chained_but_not_in_the_log_runs_nothing(tmp_path: Path) -> None:
+    with new_store(tmp_path / "store.db") as store:
+        tools = NexusControlTools(store)
+        decision_id = approved(tools)
+        with closing(foreign(tmp_path / "store.db")) as other:
+            other.executescript("DROP TRIGGER log_refuse_update; UPDATE log SET leaf_hash = zeroblob(32) WHERE position = 4")
+        assert execute(tools, decision_id, Router()).code == "HISTORY_ALTERED"
+
+
+def test_a_decision_whose_digests_were_not_checked_on_import_can_be_run(tools: NexusControlTools) -> None:
+    decision_id = requested(tools)
+    assert isinstance(tools.store, DecisionStore)
+    tools.store.insert_event_raw(decision_id, **raw_event(2, event_type="APPROVAL_GRANTED", actor_id="bob", payload='{"expires_at": null}'))
+    assert execute(tools, decision_id, Router()).success
 
 
 @pytest.mark.parametrize("retry", [False, True])
