@@ -89,4 +89,8 @@ def _recover(
     with closed_runs(session, None if force else runs_path(session, runs)) as records:
         session.tools.flight_records = records
         data = session.data(session.tools.recover_execution(request_id, who, reason))
-    session.show(data, "Recorded as failed: the execution was abandoned, its outcome is unknown")
+    session.show(
+        data,
+        "Recorded as failed: the execution was abandoned, its outcome is unknown\n"
+        "Its program may still be running: look for it, and at what it did, before `nexus-attest execute --retry`",
+    )
