@@ -38,11 +38,12 @@ def cli(tmp_path: Path) -> CommandLine:
     return CommandLine(tmp_path, actor=None)
 
 
-def test_the_story_is_told_in_eight_acts_and_every_command_at_its_end_works(cli: CommandLine) -> None:
+def test_the_story_is_told_in_eleven_acts_and_every_command_at_its_end_works(cli: CommandLine) -> None:
     told = cli.run("demo")
     assert (told.code, told.err) == (0, "")
     lines = told.out.splitlines()
     titles = ["The rules", "The request", "Too early", "Two people decide", "The rehearsal", "The real thing", "The proof", "The forgery"]
+    titles += ["Somebody else's server", "The publication", "The changed tool"]
     for number, title in enumerate(titles, 1):
         assert any(line.startswith(f"{number}  {title} ") for line in lines), title
     assert "✗ refused" in told.out
@@ -52,6 +53,7 @@ def test_the_story_is_told_in_eight_acts_and_every_command_at_its_end_works(cli:
     for name in SIX_CHECKS:
         assert f"ok  {name} " in told.out
     assert "FAILED  control_bundle_digest" in told.out
+    assert "refused     TOOL_DEFINITION_CHANGED" in told.out
 
     folder = cli.folder / "nexus-attest-demo"
     before, after = fingerprint(folder / "signing.key.1"), fingerprint(folder / "signing.key")
@@ -77,7 +79,9 @@ def test_what_the_demonstration_leaves_is_what_it_says(cli: CommandLine) -> None
         "decisions.db",
         "decisions.db.runs",
         "forged-package.json",
+        "keyregistry.py",
         "keytool.py",
+        "registry.json",
         "signing.key",
         "signing.key.1",
     }
@@ -87,6 +91,11 @@ def test_what_the_demonstration_leaves_is_what_it_says(cli: CommandLine) -> None
     assert facts["key_after"] == fingerprint(folder / "signing.key")
     assert facts["checks"] == SIX_CHECKS
     assert facts["forgery_failed"] == ["control_bundle_digest"]
+    assert facts["published"] == f"sha256:{hashlib.sha256((folder / 'signing.key').read_bytes()).hexdigest()}"
+    assert json.loads((folder / "registry.json").read_text())["release.example"]["fingerprint"] == facts["published"]
+    assert f'tools_digest = "{facts["tools_digest"]}"' in (folder / "adapters.toml").read_text()
+    assert facts["changed_server"] == "TOOL_DEFINITION_CHANGED"
+    assert (folder / "keyregistry.py").read_text() != (ROOT / "examples" / "keyregistry" / "server.py").read_text()
     assert (folder / "keytool.py").read_bytes() == (ROOT / "examples" / "keyrotate" / "keytool.py").read_bytes()
 
     package, forgery = ((folder / name).read_text() for name in ("audit-package.json", "forged-package.json"))
@@ -131,7 +140,7 @@ def test_running_it_again_replaces_its_own_files_and_no_other(cli: CommandLine) 
     second = cli.json("demo")
     assert first["request_id"] != second["request_id"]
     assert mine.read_text() == "mine"
-    assert len(cli.json("list", "--db", "nexus-attest-demo/decisions.db")["requests"]) == 1
+    assert len(cli.json("list", "--db", "nexus-attest-demo/decisions.db")["requests"]) == 3
 
 
 @pytest.fixture

@@ -18,8 +18,6 @@ from mcp.types import ToolAnnotations
 from pydantic import Field
 from typing_extensions import TypedDict
 
-REGISTRY = Path(sys.argv[1])
-
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$", description="The name of the key, such as release.example")]
 Fingerprint = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="sha256: and 64 hexadecimal digits")]
 
@@ -32,44 +30,48 @@ class Entry(TypedDict):
     revision: int
 
 
-server = MCPServer("keyregistry", version="1.0.0")
+def build(registry: Path) -> MCPServer:
+    """The server of one registry."""
+    server = MCPServer("keyregistry", version="1.0.0")
+
+    @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
+    def lookup(name: Name) -> Entry:
+        """Tell the fingerprint that is published for a name."""
+        entries = read(registry)
+        if name not in entries:
+            raise ToolError(f"nothing is published for {name}")
+        return entries[name]
+
+    @server.tool(annotations=ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False))
+    def publish(name: Name, fingerprint: Fingerprint) -> Entry:
+        """Publish the fingerprint of a key under a name, in the place of the former one."""
+        entries = read(registry)
+        former = entries.get(name)
+        if former is not None and former["fingerprint"] == fingerprint:
+            return former
+        entries[name] = {"name": name, "fingerprint": fingerprint, "revision": 1 if former is None else former["revision"] + 1}
+        write(registry, entries)
+        return entries[name]
+
+    assert callable(lookup)
+    assert callable(publish)
+    return server
 
 
-@server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
-def lookup(name: Name) -> Entry:
-    """Tell the fingerprint that is published for a name."""
-    entries = read()
-    if name not in entries:
-        raise ToolError(f"nothing is published for {name}")
-    return entries[name]
-
-
-@server.tool(annotations=ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False))
-def publish(name: Name, fingerprint: Fingerprint) -> Entry:
-    """Publish the fingerprint of a key under a name, in the place of the former one."""
-    entries = read()
-    former = entries.get(name)
-    if former is not None and former["fingerprint"] == fingerprint:
-        return former
-    entries[name] = {"name": name, "fingerprint": fingerprint, "revision": 1 if former is None else former["revision"] + 1}
-    write(entries)
-    return entries[name]
-
-
-def read() -> dict[str, Entry]:
+def read(registry: Path) -> dict[str, Entry]:
     """All entries by name."""
-    return json.loads(REGISTRY.read_text(encoding="utf-8")) if REGISTRY.exists() else {}
+    return json.loads(registry.read_text(encoding="utf-8")) if registry.exists() else {}
 
 
-def write(entries: dict[str, Entry]) -> None:
+def write(registry: Path, entries: dict[str, Entry]) -> None:
     """Replace the file at once, so that a reader sees the old or the new one."""
-    fresh = REGISTRY.with_name(REGISTRY.name + ".new")
+    fresh = registry.with_name(registry.name + ".new")
     with fresh.open("w", encoding="utf-8") as file:
         file.write(json.dumps(entries, indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    fresh.replace(REGISTRY)
+    fresh.replace(registry)
 
 
 if __name__ == "__main__":
-    server.run()
+    build(Path(sys.argv[1])).run()

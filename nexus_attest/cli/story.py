@@ -1,4 +1,4 @@
-"""The demonstration: a key rotation under governance, its proof, and a forgery that fails. All of it happens.
+"""The demonstration: a key rotation under governance, its proof, a forgery that fails, and a sequel. All of it happens.
 
 Every step uses the calls that users use, and checks that what it tells is what happened.
 """
@@ -10,24 +10,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nexus_attest.cli.errors import Failure
 from nexus_attest.cli.files import write_file
 from nexus_attest.cli.narrator import Narrator
 from nexus_attest.cli.output import document_text
 from nexus_attest.cli.screen import Screen, checks_table
+from nexus_attest.cli.sequel import Sequel
 from nexus_attest.cli.session import Session
 from nexus_attest.cli.stage import ADAPTER_ID, Stage, set_up
+from nexus_attest.cli.told import AGENT, ALICE, BOB, done, refused, require
 from nexus_attest.routers import RunEngine, load_adapters
 from nexus_control.evidence import verify_document
 from nexus_control.markdown import escape
 from nexus_control.store import DecisionStore
-from nexus_control.tool import NexusControlTools, ToolResult
+from nexus_control.tool import NexusControlTools
 
 __all__ = ["tell"]
-
-_AGENT = {"type": "system", "id": "release-agent"}
-_ALICE = {"type": "human", "id": "alice"}
-_BOB = {"type": "human", "id": "bob"}
 
 _GOAL = "Rotate the signing key of the release pipeline"
 _PLAN = """[{"intent": "new key, keep the old one", "tool": "keys", "method": "rotate", "args": {"path": "signing.key", "bits": 256}}]"""
@@ -37,9 +34,13 @@ def tell(session: Session, folder: Path) -> None:
     """Play the demonstration in `folder`. Raises Failure DEMO_FAILED when anything goes otherwise than told, FileRefused for the folder."""
     stage = set_up(folder)
     screen = Screen(io.StringIO()) if session.as_json else session.screen
-    story = _Story(stage, Narrator(screen))
-    with DecisionStore(stage.store) as store, RunEngine(load_adapters(stage.adapters), db_path=stage.runs) as router:
-        facts = story.play(NexusControlTools(store), router)
+    narrator = Narrator(screen)
+    story = _Story(stage, narrator)
+    with DecisionStore(stage.store) as store:
+        tools = NexusControlTools(store)
+        with RunEngine(load_adapters(stage.adapters), db_path=stage.runs) as router:
+            facts = story.play(tools, router)
+        facts |= Sequel(stage, narrator).play(tools)
     session.show(facts, lambda: story.close(facts))
 
 
@@ -49,7 +50,7 @@ class _Story:
         self._tell = narrator
 
     def play(self, tools: NexusControlTools, router: RunEngine) -> dict[str, Any]:
-        """All acts; what happened, as JSON data."""
+        """The acts around the key; what happened, as JSON data."""
         self._tell.text(
             "An AI agent wants to rotate a signing key. Done wrongly that locks everybody out, so it must not happen just because a "
             "prompt said so. This is what happens instead, and all of it is real: the key, the program that rotates it and the evidence "
@@ -79,7 +80,7 @@ class _Story:
     def _rules(self, tools: NexusControlTools) -> None:
         tell = self._tell
         tell.act("The rules", "Alice, who answers for the keys, writes down once what a rotation needs.")
-        made = _done(tools.template_create("key-rotation", _ALICE, "Rotation of production keys", 2, ["dry_run", "apply"], ["apply"], 1))
+        made = done(tools.template_create("key-rotation", ALICE, "Rotation of production keys", 2, ["dry_run", "apply"], ["apply"], 1))
         tell.facts(
             ("template", "key-rotation"),
             ("needs", "2 approvals, an adapter that can apply, at most 1 step"),
@@ -90,7 +91,7 @@ class _Story:
     def _request(self, tools: NexusControlTools) -> str:
         tell = self._tell
         tell.act("The request", "The agent asks. It names the goal and the exact plan.")
-        made = _done(tools.request(_GOAL, _AGENT, "apply", _PLAN, "key-rotation"))
+        made = done(tools.request(_GOAL, AGENT, "apply", _PLAN, "key-rotation"))
         tell.facts(
             ("decision", made["request_id"]), ("goal", _GOAL), ("plan", "keys/rotate signing.key, 256 bits"), ("by", "system:release-agent")
         )
@@ -101,20 +102,20 @@ class _Story:
         tell = self._tell
         tell.act("Too early", "The agent does not wait and tries to run it.")
         before = self._stage.fingerprint()
-        refused = _refused(tools.execute(request_id, ADAPTER_ID, _AGENT, router), "POLICY_VALIDATION_FAILED")
-        reasons = _done(tools.status(request_id))["blocking_reasons"]
-        _require([reason["code"] for reason in reasons] == ["MISSING_APPROVALS"], "another reason blocks the execution")
-        _require(self._stage.fingerprint() == before, "the refused execution changed the key")
-        tell.bad("refused", escape(refused))
+        told = refused(tools.execute(request_id, ADAPTER_ID, AGENT, router), "POLICY_VALIDATION_FAILED")
+        reasons = done(tools.status(request_id))["blocking_reasons"]
+        require([reason["code"] for reason in reasons] == ["MISSING_APPROVALS"], "another reason blocks the execution")
+        require(self._stage.fingerprint() == before, "the refused execution changed the key")
+        tell.bad("refused", escape(told))
         tell.facts(*(("blocked by", f"{reason['code']}: {reason['message']}") for reason in reasons), ("key", f"{before} untouched"))
         tell.why("The refusal comes before anything is started. The program that could rotate the key was never called.")
 
     def _approvals(self, tools: NexusControlTools, request_id: str) -> None:
         tell = self._tell
         tell.act("Two people decide", "Alice and Bob read goal and plan, and approve.")
-        one = _done(tools.approve(request_id, _ALICE, "Plan is the usual one"))
-        two = _done(tools.approve(request_id, _BOB, "Old key is kept, good"))
-        _require(not one["is_approved"] and two["is_approved"], "one approval was enough, or two were not")
+        one = done(tools.approve(request_id, ALICE, "Plan is the usual one"))
+        two = done(tools.approve(request_id, BOB, "Old key is kept, good"))
+        require(not one["is_approved"] and two["is_approved"], "one approval was enough, or two were not")
         tell.good("alice", "1 of 2: \u201cPlan is the usual one\u201d")
         tell.good("bob", "2 of 2: \u201cOld key is kept, good\u201d")
         tell.why("Approvals can expire and can be taken back. They count once per person, and only until they are used.")
@@ -123,8 +124,8 @@ class _Story:
         tell = self._tell
         tell.act("The rehearsal", "A dry run goes through everything except the program itself.")
         before = self._stage.fingerprint()
-        ran = _done(tools.execute(request_id, ADAPTER_ID, _AGENT, router, dry_run=True))
-        _require(self._stage.fingerprint() == before, "the dry run changed the key")
+        ran = done(tools.execute(request_id, ADAPTER_ID, AGENT, router, dry_run=True))
+        require(self._stage.fingerprint() == before, "the dry run changed the key")
         tell.good("dry run", f"{ran['steps_executed']} step, nothing started")
         tell.facts(("key", f"{before} unchanged"))
 
@@ -132,12 +133,12 @@ class _Story:
         tell = self._tell
         tell.act("The real thing", "Now for real: keytool.py, a program that knows nothing of nexus-attest, rotates the key.")
         before = self._stage.fingerprint()
-        ran = _done(tools.execute(request_id, ADAPTER_ID, _AGENT, router, dry_run=False))
+        ran = done(tools.execute(request_id, ADAPTER_ID, AGENT, router, dry_run=False))
         after = self._stage.fingerprint()
-        _require(after != before, "the key was not rotated")
+        require(after != before, "the key was not rotated")
         tell.good("executed", f"{ran['steps_executed']} step, run {ran['run_id']}")
         tell.facts(("key before", before), ("key after", f"{after} (the old one is kept in signing.key.1)"))
-        again = _refused(tools.execute(request_id, ADAPTER_ID, _AGENT, router, dry_run=False), "ALREADY_EXECUTED")
+        again = refused(tools.execute(request_id, ADAPTER_ID, AGENT, router, dry_run=False), "ALREADY_EXECUTED")
         tell.bad("once more", escape(again))
         tell.why("An approval is good for one run. Of a thousand processes that try at the same moment, one gets through.")
         return ran["run_id"]
@@ -146,10 +147,10 @@ class _Story:
         tell = self._tell
         tell.act("The proof", "Everything about it goes into one file that a stranger can check, offline, without asking anybody.")
         record = router.flight_record(run_id)
-        package = _done(tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record, render=False))
+        package = done(tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record, render=False))
         write_file(self._stage.package, document_text(package["package"]).encode(), force=False)
         checks = verify_document(self._stage.package.read_bytes()).result.checks
-        _require(all(check.ok for check in checks) and len(checks) == 6, "the package does not verify")
+        require(all(check.ok for check in checks) and len(checks) == 6, "the package does not verify")
         tell.facts(("file", escape(self._stage.package)), ("digest", package["digest"]))
         tell.show(checks_table(checks))
         tell.why("What was allowed, who allowed it, what ran, and that this run was the allowed one: each part is bound to the others.")
@@ -162,7 +163,7 @@ class _Story:
         write_file(self._stage.forgery, text.replace('"bob"', '"mallory"').encode(), force=False)
         checks = verify_document(self._stage.forgery.read_bytes()).result.checks
         failed = [check.name for check in checks if not check.ok]
-        _require(failed == ["control_bundle_digest"], f"the forgery fails {failed}")
+        require(failed == ["control_bundle_digest"], f"the forgery fails {failed}")
         tell.facts(("file", escape(self._stage.forgery)))
         tell.show(checks_table(checks))
         tell.why(
@@ -178,7 +179,8 @@ class _Story:
         tell.facts(
             ("signing.key", "the new key; signing.key.1 is the old one"),
             ("keytool.py", "the program that rotated it"),
-            ("adapters.toml", "the file that allows that program, and nothing else"),
+            ("keyregistry.py", "the MCP server, as it was after its update; registry.json is what it published before"),
+            ("adapters.toml", "the file that allows these two, and nothing else"),
             ("decisions.db", "every event; decisions.db.runs holds the records of the runs"),
             ("audit-package.json", "the proof"),
             ("forged-package.json", "the forgery"),
@@ -193,24 +195,6 @@ class _Story:
         )
         tell.command("The forgery; exit code 2:", f"{program} verify {forgery}")
         tell.command("The store itself, every fact in it:", f"{program} log verify --db {store}")
-
-
-def _done(result: ToolResult) -> dict[str, Any]:
-    """What a call returned that must succeed here."""
-    if not result.success:
-        raise Failure("DEMO_FAILED", f"DEMO_FAILED: {result.error}")
-    return result.data
-
-
-def _refused(result: ToolResult, code: str) -> str:
-    """The text of a call that must be refused here, for this reason."""
-    _require(result.code == code, f"{code} was expected, but the call {result.error or 'succeeded'}")
-    return str(result.error)
-
-
-def _require(condition: bool, problem: str) -> None:
-    if not condition:
-        raise Failure("DEMO_FAILED", f"DEMO_FAILED: {problem}")
 
 
 def _invocation() -> str:
