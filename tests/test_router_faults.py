@@ -263,16 +263,7 @@ def test_a_run_that_the_disk_cannot_take_at_all_does_not_happen(small_disk: Path
 def test_a_store_that_fails_for_a_moment_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeAdapter()
     with RunEngine([fake], db_path=tmp_path / "runs.db") as engine:
-        append = engine._store.append  # pyright: ignore[reportPrivateUsage] - a disk that is full once
-        calls: list[list[RunEvent]] = []
-
-        def once(events: list[RunEvent], status: str | None = None) -> None:
-            calls.append(events)
-            if len(calls) == 2:
-                raise StoreFull("no room")
-            append(events, status)
-
-        monkeypatch.setattr(engine._store, "append", once)  # pyright: ignore[reportPrivateUsage]
+        failing_once(engine, monkeypatch, 2, StoreFull("no room"))
         failure = failed(engine)
         assert (failure.code, str(failure)) == ("STORE_FULL", "the run could not be recorded: no room")
         events = events_of(engine, failure.run_id)
@@ -290,6 +281,57 @@ def test_a_store_that_fails_for_a_moment_loses_nothing(tmp_path: Path, monkeypat
     ]
     assert failure.response is not None
     assert failure.response["status"] == "failed"
+
+
+def failing_once(engine: RunEngine, monkeypatch: pytest.MonkeyPatch, number: int, problem: BaseException, *, after: bool = False) -> None:
+    """Let the `number`-th commit of a run after its first fail, before or after it was made."""
+    append = engine._store.append  # pyright: ignore[reportPrivateUsage] - a disk is hard to fill at the right moment
+    left = [number]
+
+    def once(events: list[RunEvent], status: str | None = None) -> None:
+        left[0] -= 1
+        if left[0] == 0 and not after:
+            raise problem
+        append(events, status)
+        if left[0] == 0:
+            raise problem
+
+    monkeypatch.setattr(engine._store, "append", once)  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("problem", [StoreFull("no room"), KeyboardInterrupt()])
+def test_whichever_commit_fails_or_is_interrupted_the_record_and_the_response_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, after: bool, problem: BaseException
+) -> None:
+    fake = FakeAdapter()
+    with RunEngine([fake], db_path=tmp_path / "runs.db", new_id=counted_ids()) as engine:
+        failing_once(engine, monkeypatch, number, problem, after=after)
+        with pytest.raises((RunFailed, KeyboardInterrupt)) as caught:
+            run(engine)
+        record = engine.flight_record("id-0")
+        assert vars(caught.value)["response"] == record["response"]
+    events = record["events"]
+    assert [event["seq"] for event in events] == list(range(len(events)))
+    ends = [event["type"] for event in events if event["type"] in ("RUN_COMPLETED", "RUN_FAILED")]
+    assert ends == [events[-1]["type"]]
+    assert record["run"]["status"] == events[-1]["type"].removeprefix("RUN_")
+    requested = [event for event in events if event["type"] == "TOOL_CALL_REQUESTED"]
+    results = [event for event in events if event["type"] in ("TOOL_CALL_SUCCEEDED", "TOOL_CALL_FAILED")]
+    assert len(requested) == len(results) >= len(fake.calls)
+    known = [event for event in results if event["type"] == "TOOL_CALL_SUCCEEDED"]
+    assert len(known) == len(fake.calls)
+
+
+def test_a_bug_that_cannot_be_recorded_still_tells_its_run(tmp_path: Path) -> None:
+    def answer() -> Any:
+        engine.close()
+        raise ZeroDivisionError
+
+    with RunEngine([FakeAdapter(answer)], db_path=tmp_path / "runs.db", new_id=counted_ids()) as engine:
+        failure = failed(engine)
+    assert (failure.code, failure.run_id, failure.response) == ("UNKNOWN_ERROR", "id-0", None)
 
 
 # Interruptions, cancellation, time.

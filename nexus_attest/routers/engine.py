@@ -215,7 +215,9 @@ class RunEngine:
                 raise
             raise self._unrecorded(record, problem) from problem
         except AdapterBroken as bug:
-            response = self._close(record, broken(bug.__cause__ or bug))
+            response = None
+            with suppress(StoreError):
+                response = self._close(record, broken(bug.__cause__ or bug))
             raise RunFailed("UNKNOWN_ERROR", str(bug), run_id=record.run_id, response=response) from bug.__cause__
         except BaseException as interruption:
             try:

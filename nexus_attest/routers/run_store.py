@@ -128,10 +128,10 @@ class RunStore:
             if status is not None:
                 connection.execute(_END_RUN, {"run_id": events[-1]["run_id"], "status": status})
 
-    def close_run(self, run_id: str, ending: Callable[[Run, list[RunEvent]], Sequence[RunEvent]]) -> list[RunEvent]:
+    def close_run(self, run_id: str, ending: Callable[[Run, list[RunEvent]], Sequence[RunEvent]]) -> tuple[Run, list[RunEvent]]:
         """End a run as FAILED with the events that `ending` makes of what is stored; nothing when it has ended already.
 
-        Gives all events of the run.
+        Gives the run and all its events as they are stored then.
         """
         with self._database.transaction() as connection:
             run, events = _read(connection, run_id)
@@ -140,7 +140,8 @@ class RunStore:
                 _insert(connection, last)
                 connection.execute(_END_RUN, {"run_id": run_id, "status": "FAILED"})
                 events.extend(last)
-        return events
+                run["status"] = "FAILED"
+        return run, events
 
     def close_dead(self, ending: Callable[[Run, list[RunEvent]], Sequence[RunEvent]]) -> list[str]:
         """`close_run` for every run of ours whose process is dead; their ids. Runs of other programs are left alone."""
@@ -245,11 +246,11 @@ class RunRecorder:
 
     def end(self, *events: NewEvent) -> None:
         """Store the last events, of which the last is RUN_COMPLETED or RUN_FAILED, and the status that goes with it."""
-        self._waiting += self._made(events)
+        last = [*self._waiting, *self._made(events)]  # not waiting themselves: should this fail, the run has another end
         status = events[-1][0].removeprefix("RUN_")
-        self._store.append(self._waiting, status)
+        self._store.append(last, status)
         self.run["status"] = status
-        self._stored(self._waiting)
+        self._stored(last)
 
     @property
     def waiting(self) -> tuple[RunEvent, ...]:
@@ -257,7 +258,10 @@ class RunRecorder:
         return tuple(self._waiting)
 
     def close(self, ending: Callable[[Run, list[RunEvent]], Sequence[NewEvent]]) -> None:
-        """End the run as FAILED, whatever was stored of it last. `ending` gets the run and all its events, those that wait among them."""
+        """End the run as FAILED, whatever was stored of it last, unless it has its end already.
+
+        `ending` gets the run and all its events, those that wait among them.
+        """
 
         def last(run: Run, stored: list[RunEvent]) -> list[RunEvent]:
             waiting = self._waiting[len(stored) - len(self.events) :]  # a commit may have been interrupted after it was done
@@ -266,8 +270,7 @@ class RunRecorder:
             known = [*stored, *waiting]
             return waiting + self._made(ending(run, known), len(known))
 
-        events = self._store.close_run(self.run_id, last)
-        self.run["status"] = "FAILED"
+        self.run, events = self._store.close_run(self.run_id, last)
         self._stored(events[len(self.events) :])
 
     def _made(self, events: Iterable[NewEvent], first_seq: int | None = None) -> list[RunEvent]:
