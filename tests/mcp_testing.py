@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,15 @@ __all__ = [
     "ALICE",
     "BOB",
     "CONNECTIONS",
-    "Served",
+    "HELLO",
+    "Lines",
     "answer",
     "connected",
     "error_of",
+    "events_of",
     "http_server",
     "in_process",
+    "lines",
     "server_command",
     "server_environment",
 ]
@@ -44,7 +47,8 @@ CONNECTIONS = [f"{transport}-{era}" for transport in ("memory", "stdio", "http")
 
 _MODES = {"stateless": "auto", "handshake": "legacy"}
 
-Served = tuple[Client, Path]
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+"""The parameters of `initialize`."""
 
 
 def server_command(*options: str) -> list[str]:
@@ -121,6 +125,67 @@ async def connected(connection: str, folder: Path, **callbacks: Any) -> AsyncGen
         with http_server(folder, "--extra-tools") as (url, _):
             async with Client(url, mode=mode, **callbacks) as client:
                 yield client
+
+
+class Lines:
+    """A server on standard streams, spoken to line by line."""
+
+    def __init__(self, folder: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            server_command(*options),
+            env={**server_environment(folder), **(environment or {})},
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
+
+    def send(self, line: bytes | dict[str, Any]) -> None:
+        self.stdin.write((line if isinstance(line, bytes) else json.dumps({"jsonrpc": "2.0", **line}).encode()) + b"\n")
+        self.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        return json.loads(self.stdout.readline())
+
+    def begin(self) -> None:
+        """The handshake."""
+        self.send({"id": 0, "method": "initialize", "params": HELLO})
+        assert self.receive()["id"] == 0
+        self.send({"method": "notifications/initialized"})
+
+    def call(self, number: int, tool: str, **arguments: Any) -> None:
+        self.send({"id": number, "method": "tools/call", "params": {"name": f"nexus-attest.{tool}", "arguments": arguments}})
+
+    def end(self) -> tuple[int, list[dict[str, Any]], str]:
+        """Close our end; exit code, what was still said, and standard error."""
+        self.stdin.close()
+        rest = self.stdout.read().decode()
+        errors = self.stderr.read().decode()
+        return self.process.wait(10), [json.loads(line) for line in rest.splitlines()], errors
+
+
+@contextmanager
+def lines(folder: Path, *options: str, environment: dict[str, str] | None = None) -> Generator[Lines]:
+    server = Lines(folder, *options, environment=environment)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait(10)
+        for stream in (server.stdin, server.stdout, server.stderr):
+            with suppress(BrokenPipeError):
+                stream.close()
+
+
+def events_of(folder: Path) -> dict[str, list[str]]:
+    """The event types of every decision in the store, which must verify."""
+    with DecisionStore(folder / "decisions.db") as store:
+        assert store.verify_log().ok
+        return {name: [event.event_type.value for event in store.get_events(name)] for name, _ in store.list_decisions(10_000)}
 
 
 async def answer(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:

@@ -6,15 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 from cli_testing import ROOT, program
-from mcp_testing import ADAPTER, ALICE, http_server, server_command, server_environment
+from mcp_testing import ADAPTER, ALICE, HELLO, events_of, http_server, lines, server_command, server_environment
 
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
@@ -22,69 +20,6 @@ from nexus_control.tool import NexusControlTools
 SECONDS_TO_LEAVE = 0.1
 SLACK = 0.4
 """For a machine that is busy with other tests; the benchmark measures without it."""
-
-HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-
-
-class Lines:
-    """A server on standard streams, spoken to line by line."""
-
-    def __init__(self, folder: Path, *options: str, environment: dict[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(
-            server_command(*options),
-            env={**server_environment(folder), **(environment or {})},
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
-
-    def send(self, line: bytes | dict[str, Any]) -> None:
-        self.stdin.write((line if isinstance(line, bytes) else json.dumps({"jsonrpc": "2.0", **line}).encode()) + b"\n")
-        self.stdin.flush()
-
-    def receive(self) -> dict[str, Any]:
-        return json.loads(self.stdout.readline())
-
-    def begin(self) -> None:
-        """The handshake."""
-        self.send({"id": 0, "method": "initialize", "params": HELLO})
-        assert self.receive()["id"] == 0
-        self.send({"method": "notifications/initialized"})
-
-    def call(self, number: int, tool: str, **arguments: Any) -> None:
-        self.send({"id": number, "method": "tools/call", "params": {"name": f"nexus-attest.{tool}", "arguments": arguments}})
-
-    def end(self) -> tuple[int, list[dict[str, Any]], str]:
-        """Close our end; exit code, what was still said, and standard error."""
-        self.stdin.close()
-        rest = self.stdout.read().decode()
-        errors = self.stderr.read().decode()
-        return self.process.wait(10), [json.loads(line) for line in rest.splitlines()], errors
-
-
-@contextmanager
-def lines(folder: Path, *options: str, environment: dict[str, str] | None = None) -> Generator[Lines]:
-    server = Lines(folder, *options, environment=environment)
-    try:
-        yield server
-    finally:
-        server.process.kill()
-        server.process.wait(10)
-        for stream in (server.stdin, server.stdout, server.stderr):
-            with suppress(BrokenPipeError):
-                stream.close()
-
-
-def events_of(folder: Path) -> dict[str, list[str]]:
-    """The event types of every decision in the store, which must verify."""
-    with DecisionStore(folder / "decisions.db") as store:
-        assert store.verify_log().ok
-        return {name: [event.event_type.value for event in store.get_events(name)] for name, _ in store.list_decisions(10_000)}
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from mcp.types import (
     PARSE_ERROR,
     ErrorData,
     JSONRPCError,
+    JSONRPCNotification,
     JSONRPCResponse,
     RequestId,
     jsonrpc_message_adapter,
@@ -103,11 +104,15 @@ class _Reader:
             self._refuse(None, INVALID_REQUEST, f"Message larger than {MAX_MESSAGE_BYTES} bytes")
             return None
         try:
-            return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
+            message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+            # The SDK's models take a request whose id is no id for a notification, and its sender would wait for ever.
+            if not (isinstance(message, JSONRPCNotification) and b'"id"' in line and "id" in json.loads(line)):
+                return SessionMessage(message)
         except ValidationError:
-            if line.strip():
-                self._refuse(*_refusal(line))
-            return None
+            pass
+        if line.strip():
+            self._refuse(*_refusal(line))
+        return None
 
     def _read(self) -> None:
         buffer = bytearray()
