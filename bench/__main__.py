@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import growth, reads, runs, scale, startup, syncs, verification, writes
+from bench import growth, reads, runs, scale, serving, startup, syncs, verification, writes
 from bench.harness import Benchmark, Result, Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +34,9 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "scale": scale.scale,
     "import": startup.imports,
     "help": startup.command_help,
+    "mcp_calls": serving.calls,
+    "mcp_start": serving.starts,
+    "mcp_tokens": serving.tokens,
 }
 
 _HEADINGS = ("", "measured", "", "at most", "")

@@ -250,7 +250,7 @@ def test_a_server_that_is_killed_leaves_whole_decisions(tmp_path: Path) -> None:
 def test_an_enveloped_request_on_a_handshake_connection_is_refused_and_both_go_on(tmp_path: Path) -> None:
     with lines(tmp_path) as server:
         server.begin()
-        meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
+        meta: dict[str, Any] = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
         server.send({"id": 1, "method": "tools/list", "params": {"_meta": meta}})
         assert server.receive()["error"]["code"] == -32600
         server.send({"id": 2, "method": "tools/list"})
@@ -327,8 +327,8 @@ def test_a_client_that_goes_away_in_the_middle_does_no_harm(http: tuple[str, "su
 def test_http_clients_that_die_before_their_answers_leave_whole_decisions(http: tuple[str, "subprocess.Popen[str]", Path]) -> None:
     url, _, folder = http
     address = urlsplit(url)
-    meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
-    params = {"name": "nexus-attest.request", "arguments": {"goal": "g", "actor": ALICE}, "_meta": meta}
+    meta: dict[str, Any] = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
+    params: dict[str, Any] = {"name": "nexus-attest.request", "arguments": {"goal": "g", "actor": ALICE}, "_meta": meta}
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
     routing = {"mcp-method": "tools/call", "mcp-name": "nexus-attest.request"}
     head = "".join(f"{key}: {value}\r\n" for key, value in {**HEADERS, **routing, "content-length": str(len(body))}.items())

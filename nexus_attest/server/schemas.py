@@ -84,7 +84,8 @@ class ArgumentCheck:
     """Refuses arguments that a schema does not allow, and says where and why without repeating them."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        self._validator: Any = Draft202012Validator(bounded(schema))  # its methods are only partially typed
+        # Without annotations: a validator looks at every keyword, and opens a scope for `$id`, in each call. Its methods lack types.
+        self._validator: Any = Draft202012Validator(bounded(listed_schema(schema, {})))
 
     def __call__(self, arguments: Mapping[str, Any]) -> None:
         """Raises InvalidArguments, which names every wrong path."""
