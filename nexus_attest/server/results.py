@@ -94,9 +94,12 @@ def failure(code: str, described: str, **more: Any) -> dict[str, Any]:
     }
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def compact(data: object) -> str:
     """JSON without white space, as UTF-8 can carry it."""
-    return json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(data)
 
 
 def safe_text(text: str) -> str:
