@@ -20,8 +20,9 @@
     |       |-- SignatureForOtherDecision  SignatureForOtherAction  SignatureForOtherActor  SignatureForOtherCommand
     |       `-- SignatureReplayed  VerifierMissing
     |-- RunFailure                           the router's run failed; carries the router's own code
+    |-- LogRewritten                         the log is not what its own checkpoint says
     `-- StoreError                           the database cannot do it now
-        `-- StoreBusy  StoreFull  StoreConflict  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew  LogRewritten
+        `-- StoreBusy  StoreFull  StoreConflict  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew
 
 A text may change between releases, a code may not. The tool boundary (`nexus_control.tool`) turns these, and nothing else, into
 results; any other exception is a bug and surfaces as one.
@@ -418,7 +419,7 @@ class SchemaTooNew(StoreError):
     code = "SCHEMA_TOO_NEW"
 
 
-class LogRewritten(StoreError):
+class LogRewritten(NexusError):
     """The log is not what one of its own checkpoints says: it was cut off or rewritten, and nothing of it may be signed."""
 
     code = "LOG_REWRITTEN"

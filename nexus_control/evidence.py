@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 from nexus_control.audit_package import AuditPackage
 from nexus_control.authorization import authorization_layer
 from nexus_control.bundle import DecisionBundle
-from nexus_control.case_file import CaseFile
 from nexus_control.documents import Document, DocumentKind, DocumentReport, read_document, verify_document
 from nexus_control.errors import InputError, MalformedBundle, NexusError
 from nexus_control.history import History, read_history
@@ -184,7 +183,6 @@ def _with_overlays(layer: Layer, read: Document, knowledge: Knowledge) -> Layer:
     """The signatures layer with what is signed around the package: attestations, and the envelope."""
     checks, gaps, case = list(layer.checks), list(layer.gaps), read.case
     if case is not None and case.attestations:
-        checks.append(judge("attested_digest", partial(_subject_findings, case, str(_binding_digest(read)))))
         _add(
             checks,
             gaps,
@@ -210,14 +208,6 @@ def _add(checks: list[VerificationCheck], gaps: list[Gap], judged: Judged) -> No
 
 def _judged(judge_of: OverlayJudge | None, overlays: Sequence[dict[str, Any]], binding_digest: str, unjudged: str) -> Judged:
     return ((), [Gap(unjudged, _NEEDED_KEYS)]) if judge_of is None else judge_of(overlays, binding_digest)
-
-
-def _subject_findings(case: CaseFile, binding_digest: str) -> Iterator[Finding]:
-    """Attestations are about this package."""
-    for attestation in case.attestations:
-        stated: object = attestation.get("binding_digest")
-        if not digests_equal(stated, binding_digest):
-            yield Finding("an attestation is about another package", binding_digest, str(stated))
 
 
 def _trust_findings(theirs: str, ours: str) -> Iterator[Finding]:

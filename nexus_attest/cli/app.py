@@ -14,6 +14,7 @@ from nexus_attest.cli import (
     adapters,
     audit,
     bundles,
+    cases,
     decisions,
     demo,
     executions,
@@ -60,7 +61,7 @@ def _root(
     show_group_help(context, asked)
 
 
-for module in (demo, decisions, executions, runs, adapters, views, templates, bundles, audit, verify, log, keys, sign, trust, serve):
+for module in (demo, decisions, executions, runs, adapters, views, templates, bundles, audit, cases, verify, log, keys, sign, trust, serve):
     module.register(app)
 
 

@@ -10,7 +10,7 @@ from nexus_attest.cli.command import ForceOption, OutputOption, RequestId, RunsO
 if TYPE_CHECKING:
     from nexus_attest.cli.session import Session
 
-__all__ = ["register"]
+__all__ = ["exported_package", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,10 +32,15 @@ def _export(
     from nexus_attest.cli.output import write_document  # the engine's errors
 
     path = output or Path("audit-package.json")
+    data = exported_package(session, decision_id, embed=embed, runs=runs)
+    write_document(session, path, data["package"], {"kind": "audit_package", "digest": data["digest"]}, force=force)
+
+
+def exported_package(session: "Session", decision_id: str, *, embed: bool, runs: Path | None) -> dict[str, Any]:
+    """`package` as JSON data and its `digest`, from one view of the store. Raises Failure with the code of the export."""
     session.tools.flight_records = _Records(session, runs)
     with session.store.snapshot():
-        data = session.data(session.tools.export_audit_package(decision_id, embed_router_bundle=embed, render=False))
-    write_document(session, path, data["package"], {"kind": "audit_package", "digest": data["digest"]}, force=force)
+        return session.data(session.tools.export_audit_package(decision_id, embed_router_bundle=embed, render=False))
 
 
 class _Records:

@@ -131,12 +131,16 @@ def _group_help(context: typer.Context, asked: HelpOption = False) -> None:
 
 
 def command(
-    app: typer.Typer, name: str, *, db: bool = True
+    app: typer.Typer, name: str, *, db: bool = True, trust: bool | None = None
 ) -> Callable[[Callable[Concatenate["Session", P], None]], Callable[Concatenate["Session", P], None]]:
-    """Register a function as a command. It gets a Session first; `--json`, `--debug` and (unless `db` is off) `--db`, `--trust` are added.
+    """Register a function as a command. It gets a Session first; `--json`, `--debug` and (unless `db` is off) `--db` are added.
+
+    `--trust` is added together with `--db`, unless `trust` says otherwise.
 
     Whatever it raises is printed as one error, and becomes the exit code of `nexus_attest.cli.errors`.
     """
+
+    with_trust = trust
 
     def register(function: Callable[Concatenate["Session", P], None]) -> Callable[Concatenate["Session", P], None]:
         def run(*, db: Path | None = None, trust: Path | None = None, as_json: bool, debug: bool, **given: Any) -> None:
@@ -154,7 +158,8 @@ def command(
         _, *own = inspect.signature(function).parameters.values()
         parameters = [
             *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
-            *([_DB, _TRUST] if db else []),
+            *([_DB] if db else []),
+            *([_TRUST] if (db if with_trust is None else with_trust) else []),
             *_COMMON,
         ]
         run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess] - what typer reads

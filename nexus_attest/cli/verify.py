@@ -18,7 +18,7 @@ _DIGEST = re.compile(r"(?:sha256:)?[0-9a-f]{64}")
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    command(app, "verify", db=False)(_verify)
+    command(app, "verify", db=False, trust=True)(_verify)
 
 
 def _verify(
@@ -57,12 +57,13 @@ def _verify(
     if session.as_json + junit + sarif > 1:
         raise typer.BadParameter("choose one of --json, --junit and --sarif", param_hint="--junit")
     from nexus_attest.cli.files import read_file  # the engine's errors
+    from nexus_attest.reader import knowledge_of
     from nexus_control.checkpoint import MAX_NOTE_BYTES, parse_note
-    from nexus_control.evidence import Knowledge, LogTrust, examine, parse_layers
+    from nexus_control.evidence import examine, parse_layers
 
     required = parse_layers(require or ())
     kept = tuple(parse_note(read_file(path, MAX_NOTE_BYTES)) for path in checkpoint or ())
-    knowledge = Knowledge(logs=LogTrust(checkpoints=kept), strict=strict, expected_binding_digest=expect)
+    knowledge = knowledge_of(session.trust, checkpoints=kept, strict=strict, expected_binding_digest=expect)
     report = examine(read_file(file), knowledge, require=required)
     if junit or sarif:
         from nexus_attest.cli.reports import junit_report, sarif_report

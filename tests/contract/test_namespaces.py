@@ -16,6 +16,7 @@ INTERNAL = {
     "auditor",
     "authorization",
     "bundle_checks",
+    "case_export",
     "case_file",
     "database",
     "documents",
