@@ -10,6 +10,7 @@ from nexus_attest.cli.command import command
 
 if TYPE_CHECKING:
     from nexus_attest.cli.session import Session
+    from nexus_attest.trust import TrustPolicy
 
 __all__ = ["register"]
 
@@ -63,7 +64,7 @@ def _verify(
 
     required = parse_layers(require or ())
     kept = tuple(parse_note(read_file(path, MAX_NOTE_BYTES)) for path in checkpoint or ())
-    knowledge = knowledge_of(session.trust, checkpoints=kept, strict=strict, expected_binding_digest=expect)
+    knowledge = knowledge_of(_trust(session), checkpoints=kept, strict=strict, expected_binding_digest=expect)
     report = examine(read_file(file), knowledge, require=required)
     if junit or sarif:
         from nexus_attest.cli.reports import junit_report, sarif_report
@@ -76,3 +77,16 @@ def _verify(
     else:
         text = f"failed: {', '.join(report.failed)}"
         session.fail("VERIFICATION_FAILED", text, report.to_dict(), lambda: session.screen.evidence(str(file), report))
+
+
+def _trust(session: "Session") -> "TrustPolicy | None":
+    """The reader's policy. Verifying needs no configuration: one that cannot be read is told, and then no layer passes because of it."""
+    from nexus_attest.cli.errors import ConfigError  # the engine's errors
+    from nexus_attest.cli.report import note
+    from nexus_control.markdown import printable
+
+    try:
+        return session.trust
+    except ConfigError as error:
+        note(f"No trust policy is used: {printable(error)}")
+        return None
