@@ -20,6 +20,8 @@ INTERNAL = {
     "case_file",
     "database",
     "documents",
+    "event_rows",
+    "event_store",
     "execution",
     "files",
     "flight_record",

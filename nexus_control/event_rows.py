@@ -1,0 +1,184 @@
+"""Rows of decisions and their events: what goes into them, how each is chained to the one before it, and how they are read back."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+from nexus_control.canonical_json import canonical_json
+from nexus_control.errors import InputError, MalformedEvent
+from nexus_control.event_store import EventItem
+from nexus_control.events import (
+    ZERO_HASH,
+    Actor,
+    EventType,
+    StoredEvent,
+    decode_payload,
+    event_digest,
+    event_record,
+    generation_record,
+    parse_time,
+    require_text,
+)
+from nexus_control.header import COPY_COLUMNS, HeaderCopy
+from nexus_control.log import LogWriter
+from nexus_control.sqlite import Connection
+
+__all__ = ["EVENT_COLUMNS", "RAW_KEYS", "ChainWriter", "Tip", "payload_or_nothing", "prepare", "raw_row", "stored_event", "tip_of"]
+
+EVENT_COLUMNS = "seq, event_type, ts, actor_type, actor_id, payload, digest, prev, chain, position, decision_id"
+"""What `stored_event` reads, in its order."""
+
+_TIP = """
+    SELECT d.generation, d.tombstone, d.chain, e.seq, e.chain, (SELECT COALESCE(MAX(position), 0) FROM log)
+    FROM (SELECT generation, tombstone, chain FROM decisions WHERE decision_id = :id ORDER BY generation DESC LIMIT 1) AS d
+    LEFT JOIN decision_events AS e ON e.decision_id = :id AND e.generation = d.generation
+    ORDER BY e.seq DESC LIMIT 1"""
+_HEADER_COLUMNS = (
+    "decision_id",
+    "generation",
+    "created_at",
+    "tombstone",
+    *COPY_COLUMNS,
+    "copy_digest",
+    "prev",
+    "chain",
+    "position",
+)
+_INSERT_HEADER = f"INSERT INTO decisions ({', '.join(_HEADER_COLUMNS)}) VALUES ({', '.join('?' * len(_HEADER_COLUMNS))})"
+_INSERT_EVENT = """
+    INSERT INTO decision_events
+        (position, decision_id, generation, seq, event_type, ts, actor_type, actor_id, payload, digest, prev, chain)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+_TYPES = {member.value: member for member in EventType}
+
+_EventRow: TypeAlias = tuple[int, str, str, str, str, str, str]
+"""What is given of an event row, in `RAW_KEYS` order; the rest is derived."""
+RAW_KEYS = ("seq", "event_type", "ts", "actor_type", "actor_id", "payload", "digest")
+_SEQ_LIMIT = 2**53
+
+
+@dataclass(frozen=True)
+class Tip:
+    """The end of a decision's chain, and of the store's log."""
+
+    generation: int
+    live: bool
+    next_seq: int
+    chain_hash: str
+    position: int
+
+
+def tip_of(connection: Connection, decision_id: str) -> Tip | None:
+    """Where the next row of this decision goes; None for an id that was never stored."""
+    row = connection.execute(_TIP, {"id": decision_id}).fetchone()
+    if row is None:
+        return None
+    generation, tombstone, header_hash, seq, event_hash, position = row
+    next_seq, chain = (0, header_hash) if seq is None else (seq + 1, event_hash)
+    return Tip(generation, not tombstone, next_seq, chain.hex(), position)
+
+
+class ChainWriter:
+    """Chains new rows of one decision to its tip and to the log, inside a transaction; `flush` inserts what was collected."""
+
+    def __init__(self, connection: Connection, decision_id: str, tip: Tip | None) -> None:
+        self._connection = connection
+        self._decision_id = decision_id
+        self._generation, self.seq, self.prev_hash = (0, 0, ZERO_HASH) if tip is None else (tip.generation, tip.next_seq, tip.chain_hash)
+        self._events: list[tuple[object, ...]] = []
+        self.log = LogWriter(connection, None if tip is None else tip.position)
+
+    def header(self, created_at: str, copy: HeaderCopy, *, tombstone: bool = False) -> None:
+        """Insert the header of the next generation."""
+        self._generation, self.seq, prev_hash = self._generation + 1, 0, self.prev_hash
+        name, generation = self._decision_id, self._generation
+        record = generation_record(decision_id=name, generation=generation, created_at=created_at, tombstone=tombstone, prev_hash=prev_hash)
+        self.prev_hash = self.log.add("generation", record)
+        links = (bytes.fromhex(prev_hash), bytes.fromhex(self.prev_hash))
+        row = (name, generation, created_at, int(tombstone), *copy.values(), copy.digest(), *links, self.log.position)
+        self._connection.execute(_INSERT_HEADER, row)
+
+    def event(self, row: _EventRow, payload_json: str) -> None:
+        """Collect an event; `payload_json` is what is chained as its payload."""
+        seq, event_type, ts, actor_type, actor_id, payload, digest = row
+        name, generation, prev_hash = self._decision_id, self._generation, self.prev_hash
+        record = event_record(
+            decision_id=name,
+            generation=generation,
+            seq=seq,
+            event_type=event_type,
+            ts=ts,
+            actor_type=actor_type,
+            actor_id=actor_id,
+            payload_json=payload_json,
+            prev_hash=prev_hash,
+        )
+        self.prev_hash = self.log.add("event", record)
+        self.seq = seq + 1
+        stored = (seq, event_type, ts, actor_type, actor_id, payload, digest)
+        self._events.append((self.log.position, name, generation, *stored, bytes.fromhex(prev_hash), bytes.fromhex(self.prev_hash)))
+
+    def flush(self) -> None:
+        """Insert the collected events and all leaves."""
+        self._connection.executemany(_INSERT_EVENT, self._events)
+        self.log.flush()
+
+
+def prepare(item: EventItem) -> tuple[EventType, Actor, dict[str, Any], str, str]:
+    """Everything of an event that needs no lock: type, actor, payload, its canonical text, its digest."""
+    given_type, actor, given_payload = item
+    event_type = _TYPES.get(require_text(given_type, "event_type"))
+    if event_type is None:
+        raise InputError(f"unknown event type: {given_type!r:.100}")
+    if not isinstance(cast("object", given_payload), Mapping):
+        raise InputError(f"payload must be an object, got {type(given_payload).__name__}")
+    try:
+        payload_json = canonical_json(dict(given_payload))
+        kind, name = actor["type"], actor["id"]
+    except (KeyError, TypeError, ValueError) as problem:
+        raise InputError(f"the {event_type} event cannot be stored: {problem!r}") from None
+    who = Actor(type=require_text(kind, "actor.type"), id=require_text(name, "actor.id"))
+    # The payload as every later reader gets it, and nobody's but the event's.
+    return event_type, who, json.loads(payload_json), payload_json, event_digest(event_type.value, payload_json)
+
+
+def raw_row(values: Sequence[object]) -> tuple[_EventRow, str]:
+    """An event from outside, and what is chained as its payload: the canonical text, or the string that has none."""
+    seq, *texts = values
+    if type(seq) is not int or not 0 <= seq < _SEQ_LIMIT:
+        raise InputError(f"seq must be an integer from 0 to {_SEQ_LIMIT - 1}")
+    # A value of another type would be chained as it is, but stored as a text: the row would never verify.
+    event_type, ts, actor_type, actor_id, payload, digest = map(require_text, texts, RAW_KEYS[1:])
+    try:
+        payload = chained = canonical_json(decode_payload(payload))
+    except MalformedEvent:
+        chained = canonical_json(payload)
+    return (seq, event_type, ts, actor_type, actor_id, payload, digest), chained
+
+
+def payload_or_nothing(text: str) -> dict[str, Any]:
+    try:
+        return decode_payload(text)
+    except MalformedEvent:
+        return {}
+
+
+def stored_event(row: Any) -> StoredEvent:
+    seq, kind, ts, actor_type, actor_id, payload, digest, prev, chain, position, decision_id = row
+    event_type = _TYPES.get(kind)
+    if event_type is None:
+        raise MalformedEvent(f"event {seq} of {decision_id} has the unknown type {kind!r}")
+    return StoredEvent(
+        decision_id,
+        seq,
+        event_type,
+        parse_time(ts),
+        Actor(type=actor_type, id=actor_id),
+        decode_payload(payload),
+        digest,
+        prev.hex(),
+        chain.hex(),
+        position,
+    )
