@@ -43,6 +43,7 @@ __all__ = [
     "LocalKey",
     "StoredKey",
     "decoded_seed",
+    "key_path",
     "list_keys",
     "new_key",
     "open_key",
@@ -162,6 +163,12 @@ def new_key(
     except FileExistsError:
         raise KeyExists(f"there is a key {name} in {folder}") from None
     return key
+
+
+def key_path(name: str, folder: Path) -> Path:
+    """The file of a key: `name` itself when it is a path or has the suffix of keys, otherwise the key of that name in `folder`."""
+    is_path = "/" in name or os.sep in name or name.endswith(KEY_SUFFIX)
+    return Path(name) if is_path else folder / f"{name}{KEY_SUFFIX}"
 
 
 def read_key(path: Path) -> StoredKey:

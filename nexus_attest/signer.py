@@ -32,7 +32,7 @@ from typing import Any, Protocol, cast
 
 from nexus_attest import ed25519
 from nexus_attest.key_errors import KeyInvalid, KeyNotFound, SignerFailed
-from nexus_attest.keys import KEY_SUFFIX, Passphrase, decoded_seed, open_key
+from nexus_attest.keys import Passphrase, decoded_seed, key_path, open_key
 from nexus_control.decision import Decision
 from nexus_control.errors import MalformedBundle
 from nexus_control.events import Actor
@@ -85,9 +85,7 @@ def open_signer(source: str, folder: Path, passphrase: Passphrase) -> Signer:
         if not command:
             raise KeyInvalid("program: must be followed by a command")
         return ExternalSigner(command)
-    if "/" in source or os.sep in source or source.endswith(KEY_SUFFIX):
-        return open_key(Path(source), passphrase)
-    return open_key(folder / f"{source}{KEY_SUFFIX}", passphrase)
+    return open_key(key_path(source, folder), passphrase)
 
 
 def statement_about(

@@ -18,7 +18,7 @@ Null counts as absent; an absent value is None, `[]` or `{}`, an absent error_co
 approvals, revocations and EXECUTION_REQUESTED say about how their actor was established is read by `identity.identity_of`.
 
 Without a `trust` a decision is history: an envelope must belong to its event, and an approval whose envelope is for another decision or
-action does not count, but nobody has verified a signature. With one, only approvals that it believes count.
+action, or was used before, does not count, but nobody has verified a signature. With one, only approvals that it believes count.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +34,7 @@ from nexus_control.errors import (
     MalformedEvent,
     SignatureForOtherAction,
     SignatureForOtherDecision,
+    SignatureReplayed,
 )
 from nexus_control.events import Actor, EventType, StoredEvent, expiry_instant, utc_now
 from nexus_control.identity import ASSERTED, NO_TRUST, Act, Action, Envelope, Identity, Trust, identity_of
@@ -59,7 +60,7 @@ class Approval:
     """The latest approval of one actor. It counts while it is neither revoked nor expired, if it is believed (`Decision.refusal`).
 
     `seq` is that of the grant, so that it can be told from a change of the action before or after it; -1 when there was no event.
-    `identity` says how the actor was established; `mismatch` that the signature there is for another decision or another action.
+    `identity` says how the actor was established; `mismatch` why the signature there is none for this: see `Decision.require_new`.
     """
 
     actor: Actor
@@ -122,7 +123,8 @@ class Decision:
 
     `approvals` has one entry per actor id, revoked ones included. `as_of` is the instant against which expiry is judged; None means
     the time of the question, so that an approval stops counting while the object lives. It must be timezone-aware (InputError).
-    `trust` says which approvals are believed. `requester` is the actor of the creation.
+    `trust` says which approvals are believed; `requester` is the actor of the last creation, `statements` the payloads of all signed
+    statements, `revocations` when each actor revoked last (by the signer's clock, where it was signed).
     """
 
     decision_id: str
@@ -139,6 +141,8 @@ class Decision:
     as_of: datetime | None = field(default=None, compare=False, repr=False)
     trust: Trust | None = field(default=None, compare=False, repr=False)
     requester: Actor | None = field(default=None, compare=False, repr=False)
+    statements: set[bytes] = field(default_factory=set[bytes], compare=False, repr=False)
+    revocations: dict[str, datetime] = field(default_factory=dict[str, datetime], compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.as_of is not None and self.as_of.utcoffset() is None:
@@ -213,6 +217,20 @@ class Decision:
             template=None if self.template_ref is None else self.template_ref.name,
             requester=self.requester,
         )
+
+    def require_new(self, envelope: Envelope) -> None:
+        """Raise unless the statement is about this decision as it is now (`require_own`), and new to it.
+
+        SignatureReplayed for a statement that an earlier event carries, and for an approval that was not signed after its signer's last
+        revocation: an envelope that was held back must not outlive it.
+        """
+        self.require_own(envelope)
+        said = envelope.statement
+        if envelope.payload in self.statements:
+            raise SignatureReplayed("this signed statement was used already")
+        revoked_at = self.revocations.get(said.actor.id)
+        if said.action == "approve" and revoked_at is not None and said.signed_instant <= revoked_at:
+            raise SignatureReplayed(f"it was signed at {said.signed_at}, before {said.actor.id} revoked at {revoked_at.isoformat()}")
 
     def require_own(self, envelope: Envelope) -> None:
         """Raise SignatureForOtherDecision or SignatureForOtherAction unless the statement is about this decision as it is now."""
@@ -344,11 +362,10 @@ def _project(decision: Decision, events: Iterable[StoredEvent]) -> None:
 def _decision_created(decision: Decision, event: StoredEvent) -> None:
     payload = event.payload
     goal, plan, mode = _text(payload, "goal"), _text(payload, "plan"), _text(payload, "requested_mode")
-    labels = _texts(payload, "labels")
-    identity_of(event)
+    labels, identity = _texts(payload, "labels"), identity_of(event)
     decision.goal, decision.plan, decision.requested_mode, decision.labels = goal, plan, mode, labels
-    decision.requester = event.actor
-    decision.state = DecisionState.DRAFT
+    decision.state, decision.requester = DecisionState.DRAFT, event.actor
+    _remember(decision, identity)
 
 
 def _policy_attached(decision: Decision, event: StoredEvent) -> None:
@@ -369,30 +386,34 @@ def _approval_granted(decision: Decision, event: StoredEvent) -> None:
     mismatch: IdentityRefused | None = None
     if identity.envelope is not None:
         try:
-            decision.require_own(identity.envelope)
+            decision.require_new(identity.envelope)
         except IdentityRefused as refusal:
             mismatch = refusal
     decision.approvals[event.actor["id"]] = Approval(
         event.actor, event.ts, expires_at, comment, seq=event.seq, identity=identity, mismatch=mismatch
     )
+    _remember(decision, identity)
 
 
 def _approval_revoked(decision: Decision, event: StoredEvent) -> None:
-    reason = _text(event.payload, "reason")
-    identity_of(event)
+    reason, identity, name = _text(event.payload, "reason"), identity_of(event), event.actor["id"]
     # Taken back is taken back, whoever it was: a doubtful revocation may only make an execution impossible.
-    approval = decision.approvals.get(event.actor["id"])
+    approval = decision.approvals.get(name)
     if approval is not None:
         approval.revoked, approval.revoked_at, approval.revoke_reason = True, event.ts, reason
+    at = event.ts if identity.envelope is None else identity.envelope.statement.signed_instant
+    decision.revocations[name] = max(at, decision.revocations.get(name, at))
+    _remember(decision, identity)
 
 
 def _execution_requested(decision: Decision, event: StoredEvent) -> None:
     adapter_id, dry_run = _text(event.payload, "adapter_id"), event.payload.get("dry_run")
     if dry_run is not None and not isinstance(dry_run, bool):
         raise MalformedEvent("dry_run must be a boolean")
-    identity_of(event)
+    identity = identity_of(event)
     # A request that does not say that it is a rehearsal is the real thing.
     decision.executions.append(ExecutionRecord(adapter_id or "", bool(dry_run), event.ts))
+    _remember(decision, identity)
 
 
 def _execution_started(decision: Decision, event: StoredEvent) -> None:
@@ -422,6 +443,11 @@ def _execution_failed(decision: Decision, event: StoredEvent) -> None:
         record.completed_at, record.error_code, record.error_message = event.ts, code, message
         record.run_id, record.response_digest = run_id, digest
     decision.state = DecisionState.FAILED
+
+
+def _remember(decision: Decision, identity: Identity) -> None:
+    if identity.envelope is not None:
+        decision.statements.add(identity.envelope.payload)
 
 
 def _nothing(decision: Decision, event: StoredEvent) -> None:

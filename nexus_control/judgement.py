@@ -20,10 +20,9 @@ from nexus_control.errors import (
     NotApproved,
     NothingToRecover,
     PolicyViolation,
-    SignatureReplayed,
 )
 from nexus_control.events import Actor, EventType, ExecutionMode
-from nexus_control.identity import Action, Envelope, Identity, Trust, identity_of
+from nexus_control.identity import Action, Identity, Trust
 from nexus_control.policy import Policy, validate_execution_request
 
 __all__ = ["execution_mode", "judge_approval", "judge_execution", "judge_identity", "judge_recovery", "judge_revocation", "require_policy"]
@@ -54,25 +53,11 @@ def judge_revocation(decision: Decision, actor_id: str) -> None:
 def judge_identity(decision: Decision, action: Action, actor: Actor, identity: Identity, at: datetime, trust: Trust) -> None:
     """Is it established that `actor` says this about the decision as it stands?
 
-    A signed statement is for this decision and its present action, was not used before, and was signed after its signer's last
-    revocation: an envelope that was held back must not outlive it. Everything else is the trust's judgement.
+    A signed statement must be as `Decision.require_new` wants it. Everything else is the trust's judgement.
     """
     if identity.envelope is not None:
-        decision.require_own(identity.envelope)
-        _require_fresh(decision, action, identity.envelope)
+        decision.require_new(identity.envelope)
     trust.judge(decision.act(action, actor, identity, at))
-
-
-def _require_fresh(decision: Decision, action: Action, envelope: Envelope) -> None:
-    said = envelope.statement
-    for event in decision.events:
-        earlier = identity_of(event).envelope
-        if earlier is not None and earlier.payload == envelope.payload:
-            raise SignatureReplayed(f"this signed statement was used already, in event {event.seq}")
-        if action == "approve" and event.event_type is EventType.APPROVAL_REVOKED and event.actor["id"] == said.actor.id:
-            revoked_at = event.ts if earlier is None else earlier.statement.signed_instant
-            if said.signed_instant <= revoked_at:
-                raise SignatureReplayed(f"it was signed at {said.signed_at}, before {said.actor.id} revoked at {revoked_at.isoformat()}")
 
 
 def judge_recovery(decision: Decision) -> None:

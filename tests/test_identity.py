@@ -17,6 +17,7 @@ from nexus_control.errors import (
     MalformedEvent,
     SignatureForOtherAction,
     SignatureForOtherDecision,
+    SignatureReplayed,
     VerifierMissing,
 )
 from nexus_control.events import Actor, EventType, StoredEvent
@@ -467,6 +468,29 @@ def test_a_stored_approval_for_another_decision_is_history_and_does_not_count() 
     assert (decision.active_approval_count, decision.is_approved, decision.state.value) == (0, False, "pending_approval")
     assert "SIGNATURE_FOR_OTHER_DECISION" in (case.tools.execute(case.id, "a", BOB, Router()).error or "")
     assert case.approve().success
+
+
+def test_a_stored_approval_that_repeats_an_earlier_statement_does_not_count() -> None:
+    """The attack: after a revocation somebody writes the revoked approval into the store, or a bundle, once more."""
+    case = Case()
+    case.approve()
+    again = case.payload()
+    case.tools.revoke_approval(case.id, ALICE)
+    case.store.append_event(case.id, EventType.APPROVAL_GRANTED, ALICE, again)
+    assert isinstance(case.decision.approvals["alice"].mismatch, SignatureReplayed)
+    assert not Decision.load(case.store, case.id).is_approved
+    assert "SIGNATURE_REPLAYED" in (case.tools.execute(case.id, "a", BOB, Router()).error or "")
+
+
+def test_a_stored_approval_that_was_held_back_until_after_a_revocation_does_not_count() -> None:
+    case = Case()
+    held = case.sign(signed_at=(SIGNED_AT - timedelta(minutes=1)).isoformat())
+    case.approve()
+    case.tools.revoke_approval(case.id, ALICE, signature=case.sign("revoke"))
+    early = case.sign("revoke", comment="earlier", signed_at=(SIGNED_AT - timedelta(days=1)).isoformat())
+    case.store.append_event(case.id, EventType.APPROVAL_REVOKED, ALICE, {"reason": "earlier", "assurance": "signed", "signature": early})
+    case.store.append_event(case.id, EventType.APPROVAL_GRANTED, ALICE, {"assurance": "signed", "signature": held})
+    assert isinstance(case.decision.approvals["alice"].mismatch, SignatureReplayed)
 
 
 def test_a_signature_does_not_survive_a_change_of_the_action() -> None:

@@ -206,6 +206,21 @@ def test_a_signature_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == 2
 
 
+def test_a_signature_that_was_found_valid_is_so_for_its_own_statement_and_key_alone() -> None:
+    trust = policy()
+    good = act(signed_by=KEY)
+    trust.judge(good)
+    envelope = good.identity.envelope
+    assert envelope is not None
+    other = act(signed_by=KEY, signed_at=NOW - DAY).identity.envelope
+    assert other is not None
+    moved = type(envelope)(other.statement, other.payload, envelope.key_id, envelope.signature)
+    with pytest.raises(SignatureInvalid):
+        trust.judge(act(signed_at=NOW - DAY, identity=Identity("signed", None, moved)))
+    assert not trust.verifies(OTHER.public_key, envelope.signed_bytes, envelope.signature)
+    assert trust.verifies(KEY.public_key, envelope.signed_bytes, envelope.signature)
+
+
 def test_what_is_remembered_of_signatures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nexus_attest.trust._REMEMBERED_CHECKS", 2)
     trust = policy()

@@ -104,9 +104,9 @@ def _retire(
 
 def _path(name: str, folder: Path | None) -> Path:
     from nexus_attest.cli import settings  # the engine's errors
-    from nexus_attest.keys import KEY_SUFFIX
+    from nexus_attest.keys import key_path
 
-    return Path(name) if "/" in name or name.endswith(KEY_SUFFIX) else settings.keys_path(folder) / f"{name}{KEY_SUFFIX}"
+    return key_path(name, settings.keys_path(folder))
 
 
 def _stored(name: str, folder: Path | None) -> "StoredKey":
