@@ -29,7 +29,8 @@ BUNDLE_VERSION = "0.3"
 PROVENANCE_METHOD_ID = "nexus-router.provenance.record_v0_1"
 
 _NAMING_THE_ADAPTER = ("DISPATCH_SELECTED", "REQUEST_RECORDED")
-"""The first is nexus-router's and ours; only the second is there when no adapter could be selected."""
+"""The first is nexus-router's and ours; only the second is there when no adapter could be selected. nexus-router then writes neither, and
+calls the adapter `none`."""
 
 
 class Run(TypedDict):
@@ -85,7 +86,7 @@ def run_response(run: Run, events: Sequence[RunEvent]) -> dict[str, object]:
         "steps_executed": sum(event["type"] == "STEP_STARTED" for event in events),
         "status": run["status"].lower(),
         "mode": run["mode"],
-        "adapter_id": next(event["payload"]["adapter_id"] for event in events if event["type"] in _NAMING_THE_ADAPTER),
+        "adapter_id": next((event["payload"]["adapter_id"] for event in events if event["type"] in _NAMING_THE_ADAPTER), "none"),
         "run_bundle_version": BUNDLE_VERSION,
         "run_bundle_digest": prefixed(_bundle_digest(run, events)),
     }

@@ -8,12 +8,14 @@ Importing this needs the standard library and `nexus_control` only; an adapter i
 
 from nexus_attest.routers.adapter import Adapter, AdapterSession, Call, CallIdentity, CallLimit, CallResult
 from nexus_attest.routers.adapters_file import load_adapters, parse_adapters
+from nexus_attest.routers.bridge import NexusRouterBridge
 from nexus_attest.routers.engine import RunEngine
 from nexus_attest.routers.errors import (
     AdapterFileError,
     CallFailed,
     CallOutcome,
     CallRefused,
+    NexusRouterMissing,
     RunFailed,
     RunNotFinished,
     RunNotFound,
@@ -46,6 +48,8 @@ __all__ = [
     "McpAdapter",
     "McpHttpSettings",
     "McpStdioSettings",
+    "NexusRouterBridge",
+    "NexusRouterMissing",
     "Plan",
     "PlanNotExecutable",
     "RunEngine",

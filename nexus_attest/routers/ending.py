@@ -52,8 +52,8 @@ def broken(problem: BaseException) -> Ending:
     return Ending(reason="unexpected_exception", error_kind="bug", error_code="UNKNOWN_ERROR", message=type(problem).__name__)
 
 
-def ending_events(run: Run, events: Sequence[RunEvent], why: Ending, *, prov_id: str) -> list[NewEvent]:
-    """The events that end this run as failed. It must be one of ours."""
+def ending_events(run: Run, events: Sequence[RunEvent], why: Ending, *, prov_id: str | None) -> list[NewEvent]:
+    """The events that end this run as failed. It must be one of ours, except for `prov_id` None: then its end has no provenance."""
     step_id, request = _left_open(events)
     ends: list[NewEvent] = []
     if request is not None:
@@ -62,8 +62,9 @@ def ending_events(run: Run, events: Sequence[RunEvent], why: Ending, *, prov_id:
         ends.append(call_failed(request["step_id"], request["adapter_id"], problem, kind=why.error_kind))
     if step_id is not None:
         ends.append(("STEP_COMPLETED", {"step_id": step_id, "status": "error"}))
-    shown = [{"type": kind, "payload": payload} for kind, payload in ends]
-    ends.append(provenance_event(run, [*events, *shown], prov_id=prov_id))
+    if prov_id is not None:
+        shown = [{"type": kind, "payload": payload} for kind, payload in ends]
+        ends.append(provenance_event(run, [*events, *shown], prov_id=prov_id))
     ends.append(("RUN_FAILED", {"reason": why.reason} if step_id is None else {"reason": why.reason, "step_id": step_id}))
     return ends
 

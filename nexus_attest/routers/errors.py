@@ -5,6 +5,7 @@ NexusError
 |   |-- AdapterFileError        the adapter file says something that is unknown, wrong or not supported
 |   |-- UnknownAdapter          the adapter file has no adapter of this id
 |   `-- RunNotFound  RunNotFinished
+|-- NexusRouterMissing          the optional package nexus-router, which a bridge was asked for, is not there
 |-- CallRefused                 a call that will not be made; no tool was called
 |-- CallFailed                  a call that was tried and did not succeed
 `-- RunFailed                   what `run` raises: the run is on the record, and failed
@@ -20,6 +21,7 @@ __all__ = [
     "CallFailed",
     "CallOutcome",
     "CallRefused",
+    "NexusRouterMissing",
     "RunFailed",
     "RunNotFinished",
     "RunNotFound",
@@ -56,6 +58,12 @@ class RunNotFinished(InputError):
     """The run has no end yet, or its process died; there is no flight record of it."""
 
     code = "RUN_NOT_FINISHED"
+
+
+class NexusRouterMissing(NexusError):
+    """The package nexus-router, which only the bridge needs, cannot be imported, or another package has its name."""
+
+    code = "NEXUS_ROUTER_MISSING"
 
 
 class CallRefused(NexusError):

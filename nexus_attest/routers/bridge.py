@@ -1,0 +1,338 @@
+"""The bridge to nexus-router: the same protocol, plans, responses and flight records, with that package making the calls.
+
+    with NexusRouterBridge(registry, db_path="runs.db") as router:
+        tools.execute(request_id, "subprocess:keytool", actor, router)
+
+nexus-router is not on the package registry and nothing here depends on it: it is imported when a bridge is made. Only its documented
+functions are used: `run`, `inspect` and `export` of `nexus_router.tool`, its registry and its errors. What it would do and an approved
+plan must not is refused before the run (an empty plan, more steps than allowed, unknown adapters) or stopped in it (`bridge_calls`).
+
+nexus-router tells nobody the id of a run that raised. So each run has a database of its own while it is under way, beside the run
+database; when it has ended, in whatever way, it is copied there unchanged. What a dead process left is copied when the next bridge is
+made, ended as interrupted.
+"""
+
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self, cast
+
+from nexus_attest.routers.adapter import Adapter
+from nexus_attest.routers.bridge_calls import ForeignAdapter, GuardedAdapter, OurCalls, calls_of_foreign
+from nexus_attest.routers.bridge_package import NexusRouterPackage
+from nexus_attest.routers.ending import DEAD, INTERRUPTED, Ending, ending_events
+from nexus_attest.routers.errors import CallRefused, RunFailed, RunNotFound
+from nexus_attest.routers.execution import line
+from nexus_attest.routers.run_lock import RunLock
+from nexus_attest.routers.run_request import RunRequest
+from nexus_attest.routers.run_store import RunStore, new_events
+from nexus_control.errors import InputError, InvalidPlan, StoreError
+from nexus_control.events import Clock, utc_now
+from nexus_control.flight_record import Run, RunEvent, router_request, run_response
+from nexus_control.plan import DefaultCall, Plan, parse_plan
+
+__all__ = ["ForeignRegistry", "NexusRouterBridge"]
+
+
+class ForeignRegistry(Protocol):
+    """`nexus_router.dispatch.AdapterRegistry`, as far as the bridge asks it."""
+
+    def get(self, adapter_id: str) -> ForeignAdapter:
+        """Raises KeyError when there is no such adapter."""
+        ...
+
+
+def _uuid4() -> str:
+    return str(uuid.uuid4())  # noqa: TID251 - as in the engine, the default only
+
+
+class NexusRouterBridge:
+    """A router in the sense of `nexus_control.tool.RouterProtocol` whose calls nexus-router makes.
+
+    `adapters` is an AdapterRegistry of nexus-router, or adapters of ours (`load_adapters`). `default_calls` gives, by adapter id, the call
+    for plans without steps; adapters of ours bring theirs. `db_path` keeps the runs, as that of RunEngine does, and may be the same file.
+    `recovered` names the runs that a dead process had left. Synchronous; usable from several threads and inside a running event loop.
+
+    Raises NexusRouterMissing when nexus-router cannot be imported, InputError for two adapters of one id, and StoreError.
+    """
+
+    accepts_execution_id: ClassVar[bool] = True
+    """`run` takes the keyword `execution_id`; adapters of ours get it, nexus-router's have no place for it."""
+
+    def __init__(
+        self,
+        adapters: ForeignRegistry | Iterable[Adapter],
+        *,
+        db_path: str | Path = ":memory:",
+        default_calls: Mapping[str, DefaultCall] | None = None,
+        clock: Clock = utc_now,
+        new_id: Callable[[], str] = _uuid4,
+    ) -> None:
+        self._package = NexusRouterPackage.load()
+        self._foreign: ForeignRegistry | None = None
+        self._ours: dict[str, Adapter] = {}
+        if callable(getattr(adapters, "get", None)):
+            self._foreign = cast("ForeignRegistry", adapters)
+        else:
+            for adapter in cast("Iterable[Adapter]", adapters):
+                if adapter.adapter_id in self._ours:
+                    raise InputError(f"two adapters have the id {adapter.adapter_id!r}")
+                self._ours[adapter.adapter_id] = adapter
+        self._default_calls = dict(default_calls or {})
+        self._clock = clock
+        self._new_id = new_id
+        self._under_way: set[threading.Event] = set()
+        self._file = None if str(db_path) == ":memory:" else Path(db_path).absolute()
+        self._store = RunStore(db_path)
+        try:
+            self.recovered: tuple[str, ...] = tuple(self._recover())
+        except BaseException:
+            self._store.close()
+            raise
+
+    def get_adapter_capabilities(self, adapter_id: str) -> set[str] | None:
+        """What an adapter declares; None when there is no such adapter."""
+        adapter = self._adapter(adapter_id)
+        return None if adapter is None else set(adapter.capabilities)
+
+    def run(
+        self,
+        *,
+        goal: str,
+        adapter_id: str,
+        dry_run: bool,
+        plan: str | None = None,
+        max_steps: int | None = None,
+        require_capabilities: list[str] | None = None,
+        execution_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Run a plan to its end and return the response dict of `nexus_control.flight_record.run_response`.
+
+        Raises RunFailed. For a refusal its `run_id` is None, nothing was recorded and nothing was done: UNKNOWN_ADAPTER,
+        CAPABILITY_MISSING, PLAN_INVALID, PLAN_NOT_EXECUTABLE, MAX_STEPS_EXCEEDED, a code of CallRefused, or ROUTER_ERROR when nexus-router
+        refused the request. For a failed run the code is that of its first failed call, or says how nexus-router ended it. A StoreError's
+        code: the run ended and could not be copied into the run database; the next bridge does it. Raises InputError for arguments of the
+        wrong type. An interruption passes through, with `run_id` and `response` as attributes.
+        """
+        request = RunRequest.parse(
+            goal=goal,
+            adapter_id=adapter_id,
+            dry_run=dry_run,
+            plan=plan,
+            max_steps=max_steps,
+            require_capabilities=require_capabilities,
+            execution_id=execution_id,
+        )
+        adapter, steps = self._resolve(request)
+        cancelled = threading.Event()
+        self._under_way.add(cancelled)
+        try:
+            with self._workspace() as folder:
+                raised: Exception | None = None
+                try:
+                    self._execute(request, adapter, steps, _database(folder), cancelled)
+                except Exception as problem:  # foreign code; what happened is on its record
+                    raised = problem
+                except BaseException as interruption:
+                    self._interrupted(folder, interruption)
+                    raise
+                run, events = self._keep(folder, raised)
+        finally:
+            self._under_way.discard(cancelled)
+        response = run_response(run, events)
+        if run["status"] != "COMPLETED":
+            raise RunFailed(*_failure(events), run_id=run["run_id"], response=response) from raised
+        return response
+
+    def cancel_all(self) -> None:
+        """Ask every run under way to end: calls of our adapters are stopped, and no further one is made. Callable from any thread."""
+        for cancelled in list(self._under_way):
+            cancelled.set()
+
+    def flight_record(self, run_id: str) -> dict[str, Any]:
+        """The flight record of a run that ended: what an audit package embeds. Raises RunNotFound and RunNotFinished."""
+        return self._store.flight_record(run_id, exported_at=self._clock())
+
+    def close(self) -> None:
+        """Close the run database. Closing again does nothing."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _adapter(self, adapter_id: str) -> ForeignAdapter | Adapter | None:
+        if self._foreign is None:
+            return self._ours.get(adapter_id)
+        try:
+            return self._foreign.get(adapter_id)
+        except KeyError:
+            return None
+
+    def _resolve(self, request: RunRequest) -> tuple[ForeignAdapter | Adapter, Plan]:
+        """Adapter and plan. Raises RunFailed for everything that can be known before the run."""
+        adapter = self._adapter(request.adapter_id)
+        if adapter is None:
+            raise _refused("UNKNOWN_ADAPTER", f"no adapter has the id {request.adapter_id!r:.300}")
+        needed = {*request.require_capabilities} if request.dry_run else {*request.require_capabilities, "apply"}
+        if missing := sorted(needed - adapter.capabilities):
+            raise _refused("CAPABILITY_MISSING", f"the adapter lacks {', '.join(missing):.300}")
+        ours = self._ours.get(request.adapter_id)
+        default_call = self._default_calls.get(request.adapter_id) or (ours.default_call if ours else None)
+        try:
+            plan = parse_plan(request.plan, goal=request.goal, default_call=default_call)
+            if request.max_steps is not None and len(plan.steps) > request.max_steps:
+                raise _refused("MAX_STEPS_EXCEEDED", f"the plan has {len(plan.steps)} steps, the policy allows {request.max_steps}")
+            if ours is not None:
+                for step in plan.steps:
+                    ours.check(step)
+                if not request.dry_run:
+                    ours.preflight(plan.steps)
+        except (InvalidPlan, CallRefused) as problem:
+            raise _refused(problem.code, str(problem)) from None
+        return adapter, plan
+
+    def _execute(
+        self, request: RunRequest, adapter: ForeignAdapter | Adapter, plan: Plan, database: str, cancelled: threading.Event
+    ) -> None:
+        asked = router_request(
+            goal=request.goal,
+            adapter_id=request.adapter_id,
+            dry_run=request.dry_run,
+            max_steps=request.max_steps,
+            require_capabilities=request.require_capabilities,
+            plan=[step.to_dict() for step in plan.steps],
+        )
+        ours = self._ours.get(request.adapter_id)
+        if ours is None:
+            make = calls_of_foreign(cast("ForeignAdapter", adapter))
+            self._package.run(asked, database, GuardedAdapter(adapter, plan, make, self._package.errors, cancelled))
+            return
+        calls = OurCalls(
+            ours,
+            plan,
+            run_id=lambda: self._package.only_run_id(database) or "",
+            execution_id=request.execution_id,
+            cancelled=cancelled,
+        )
+        try:
+            self._package.run(asked, database, GuardedAdapter(ours, plan, calls, self._package.errors, cancelled))
+        finally:
+            calls.close()
+
+    # -- the databases of runs under way --------------------------------------------------------------------------------------------
+
+    def _nursery(self) -> Path:
+        assert self._file is not None
+        return self._file.with_name(self._file.name + ".under-way")
+
+    @contextmanager
+    def _workspace(self) -> Generator[Path]:
+        """A new folder for the database of one run. It stays unless the run is kept, or none was recorded."""
+        if self._file is None:
+            with tempfile.TemporaryDirectory(prefix="nexus-run-") as temporary:
+                yield Path(temporary)
+            return
+        name = self._new_id()
+        with RunLock(self._file, _lock_name(name)):  # before there is a folder, so that nobody takes it for a dead process's
+            folder = self._nursery() / name
+            try:
+                folder.mkdir(mode=0o700, parents=True)
+            except OSError as problem:
+                raise StoreError(f"{folder}: the run cannot be recorded: {problem.strerror}") from None
+            yield folder
+
+    def _keep(self, folder: Path, raised: Exception | None) -> tuple[Run, list[RunEvent]]:
+        """Copy the run of this folder to the others. Raises RunFailed when there is none, or it cannot be copied."""
+        try:
+            found = self._package.recorded(_database(folder))
+        except RunFailed:
+            raise
+        except Exception as problem:  # foreign code
+            raise RunFailed(
+                "ROUTER_RECORD_INVALID", f"the record cannot be read: {type(problem).__name__}", run_id=None, response=None
+            ) from problem
+        if found is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            why = "without an error" if raised is None else f"with {type(raised).__name__}"
+            raise RunFailed(
+                "ROUTER_ERROR", f"nexus-router refused the request {why}; nothing was recorded", run_id=None, response=None
+            ) from raised
+        run, events = found
+        complete = run["status"] != "RUNNING"
+        try:
+            run, events = self._store_ended(run, events, INTERRUPTED)
+        except StoreError as problem:
+            response = run_response(run, events) if complete else None
+            text = f"the run ended, but could not be copied to the others: {problem}; its record is in {folder}"
+            raise RunFailed(problem.code, text, run_id=run["run_id"], response=response) from problem
+        shutil.rmtree(folder, ignore_errors=True)
+        return run, events
+
+    def _interrupted(self, folder: Path, interruption: BaseException) -> None:
+        """Keep what is known of a run that was interrupted; the interruption stays one."""
+        try:
+            run, events = self._keep(folder, None)
+        except RunFailed as problem:
+            interruption.add_note(str(problem))
+        else:
+            interruption.__dict__.update(run_id=run["run_id"], response=run_response(run, events))
+
+    def _store_ended(self, run: Run, events: list[RunEvent], why: Ending) -> tuple[Run, list[RunEvent]]:
+        """Store a run, with an end if it has none. One that is stored already is not stored again."""
+        with suppress(RunNotFound):
+            return self._store.read(run["run_id"])
+        if run["status"] == "RUNNING":
+            ends = ending_events(run, events, why, prov_id=None)
+            events = [*events, *new_events(run["run_id"], ends, len(events), clock=self._clock, new_id=self._new_id)]
+            run = Run(run_id=run["run_id"], mode=run["mode"], goal=run["goal"], status="FAILED", created_at=run["created_at"])
+        self._store.begin(run, events)
+        return run, events
+
+    def _recover(self) -> list[str]:
+        """Store what dead processes left; the ids. What cannot be read stays where it is: it may be all the evidence that there is."""
+        recovered: list[str] = []
+        if self._file is None or not self._nursery().is_dir():
+            return recovered
+        for folder in sorted(self._nursery().iterdir()):
+            lock = RunLock(self._file, _lock_name(folder.name))
+            if not lock.take_over():
+                continue
+            try:
+                with suppress(Exception):  # foreign code on a file that may be damaged
+                    if (found := self._package.recorded(_database(folder))) is not None:
+                        recovered.append(self._store_ended(*found, DEAD)[0]["run_id"])
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                lock.release()
+        return recovered
+
+
+def _database(folder: Path) -> str:
+    return str(folder / "run.db")
+
+
+def _lock_name(name: str) -> str:
+    return f"under-way/{name}"
+
+
+def _refused(code: str, message: str) -> RunFailed:
+    return RunFailed(code, line(message), run_id=None, response=None)
+
+
+def _failure(events: Iterable[RunEvent]) -> tuple[str, str]:
+    """Code and text of the first thing that failed in a run."""
+    for event in events:
+        payload = event["payload"]
+        if event["type"] == "TOOL_CALL_FAILED":
+            return payload["error_code"], line(f"step {payload['step_id']}: {payload['message']}")
+        if event["type"] == "RUN_FAILED" and "reason" in payload:
+            return payload.get("error_code", payload["reason"].upper()), line(str(payload.get("message", payload["reason"])))
+    return "ROUTER_ERROR", "nexus-router ended the run as failed and does not say why"
