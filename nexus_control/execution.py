@@ -199,23 +199,27 @@ def _arguments(claim: _Claim, router: Any) -> dict[str, Any]:
 
 def _completed(store: EventStore, claim: _Claim, response: object) -> Outcome:
     run_id, problem = _run_id_of(response)
-    steps: object = 0
-    digest = ""
-    if problem is None:
-        data = cast("dict[str, Any]", response)
-        steps = 0 if data.get("steps_executed") is None else data["steps_executed"]
-        if type(steps) is not int or steps < 0:
-            problem = "steps_executed must be a non-negative integer"
-        try:
-            digest = content_digest(data)
-        except (TypeError, ValueError) as error:
-            problem = f"the response is not canonical JSON: {error}"
-    if problem is not None:
-        payload = {"error_code": "ROUTER_RESPONSE_INVALID", "error_message": _storable(problem), "run_id": run_id}
-        raise _recorded_failure(store, claim, payload)
-    assert run_id is not None
+    try:
+        if run_id is None or problem is not None:
+            raise ValueError(problem)
+        steps, digest = _content_of(cast("dict[str, Any]", response))
+    except ValueError as error:
+        payload = {"error_code": "ROUTER_RESPONSE_INVALID", "error_message": _storable(str(error)), "run_id": run_id}
+        raise _recorded_failure(store, claim, payload) from None
     _record(store, claim, EventType.EXECUTION_COMPLETED, {"run_id": run_id, "response_digest": digest, "steps_executed": steps})
-    return Outcome(run_id, claim.mode, cast("int", steps), claim.request_digest, digest)
+    return Outcome(run_id, claim.mode, steps, claim.request_digest, digest)
+
+
+def _content_of(response: dict[str, Any]) -> tuple[int, str]:
+    """How many steps were executed, and the digest of it all. Raises ValueError."""
+    try:
+        digest = content_digest(response)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the response is not canonical JSON: {error}") from None
+    steps: object = 0 if response.get("steps_executed") is None else response["steps_executed"]
+    if type(steps) is not int or steps < 0:
+        raise ValueError("steps_executed must be a non-negative integer")
+    return steps, digest
 
 
 def _run_id_of(response: object) -> tuple[str | None, str | None]:

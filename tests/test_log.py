@@ -270,7 +270,7 @@ def test_a_log_with_a_gap_has_no_roots_beyond_it(path: Path) -> None:
         assert store.log_root(256)[0] == 256
         errors = store.verify_log().errors
         assert errors == [
+            "schema: the trigger log_refuse_delete is missing or was changed",
             "log: position 300 is missing, found 301",
             "log: position 300 has a stored event but no leaf",
-            "schema: the trigger log_refuse_delete is missing or was changed",
         ]
