@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import growth, reads, runs, scale, serving, startup, syncs, verification, writes
+from bench import downstream, growth, reads, runs, scale, serving, startup, syncs, verification, writes
 from bench.harness import Benchmark, Result, Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +26,7 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "list_requests": reads.list_requests,
     "verify_audit_package": verification.verify_package,
     "router_step": runs.steps,
+    "mcp_call": downstream.calls,
     "verify_flight_record": runs.verification,
     "growth_with_events": growth.growth_with_events,
     "growth_with_approvers": growth.growth_with_approvers,
