@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli_testing import CommandLine
 from http_server import answer, raw, service
 from router_testing import call, step
 
@@ -127,6 +128,25 @@ def test_the_pin_of_a_server_does_not_depend_on_how_it_is_reached(url: str, tmp_
     with pytest.raises(CallRefused) as caught:
         behind(url, tools_digest="sha256:" + "0" * 64).open([step("registry", "lookup")], until)
     assert caught.value.code == "TOOL_DEFINITION_CHANGED"
+
+
+def test_a_survey_tells_an_operator_what_to_pin_and_what_the_tools_say(tmp_path: Path) -> None:
+    cli = CommandLine(tmp_path, actor=None)
+    path = tmp_path / "adapters.json"
+    keys = {"command": sys.executable, "args": [str(EXAMPLE / "server.py"), "registry.json"], "allow": ["registry/*"]}
+    path.write_text(json.dumps({"adapters": [{"id": "mcp:keyregistry", "kind": "mcp", **keys}]}))
+    told = cli.run("adapters", "survey", str(path), "mcp:keyregistry")
+    first, *tools, pin = told.out.splitlines()
+    assert first == "keyregistry 1.0.0, MCP 2026-07-28"
+    assert tools == [
+        "  lookup: Tell the fingerprint that is published for a name.",
+        "  publish: Publish the fingerprint of a key under a name, in the place of the former one.",
+    ]
+    found = cli.json("adapters", "survey", str(path), "mcp:keyregistry")
+    assert pin == f'tools_digest = "{found["tools_digest"]}"'
+    assert found["tools"]["publish"]["annotations"]["destructiveHint"] is True
+    assert cli.json("adapters", "survey", str(path), "mcp:other", code=2)["code"] == "UNKNOWN_ADAPTER"
+    assert not (tmp_path / "registry.json").exists()
 
 
 def failure(adapter: McpAdapter, seconds: float = 10.0) -> CallFailed:

@@ -25,6 +25,7 @@ from nexus_attest.routers import (
     parse_adapters,
 )
 from nexus_attest.routers.adapters_file import VARIANTS, adapter_file_schema
+from scripts.adapters_table import filled
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -483,6 +484,12 @@ def test_the_published_schema_is_the_one_of_the_code() -> None:
     published = json.loads((ROOT / "schemas" / "nexus-attest.adapters.v1.json").read_text(encoding="utf-8"))
     assert published == json.loads(json.dumps(adapter_file_schema()))
     jsonschema.Draft202012Validator.check_schema(published)
+
+
+def test_the_document_describes_every_key_as_the_code_does() -> None:
+    document = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
+    assert document == filled(document), "run `make docs`"
+    assert all(f"| `{key.name}` |" in document for variant in VARIANTS for key in variant.keys)
 
 
 VALIDATOR: Any = jsonschema.Draft202012Validator(json.loads(json.dumps(adapter_file_schema())))

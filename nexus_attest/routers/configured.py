@@ -50,12 +50,15 @@ class ConfiguredAdapter(Generic[S]):
             )
 
     def preflight(self, steps: Sequence[Step]) -> None:
-        """Raises CallRefused when a variable, a secret, a file or the working directory that these calls need is not there."""
+        """Raises CallRefused when a variable, a secret, a file or the working directory that these calls need is not there.
+
+        Without steps: that any call may need, so all secrets of the adapter file.
+        """
         credentials = Credentials(self.settings)
         try:
             self.prepare(credentials)
-            for step in steps:
-                credentials.resolve(step.args)
+            for args in [step.args for step in steps] or [{name: {"$secret": name} for name in self.settings.secrets}]:
+                credentials.resolve(args)
         except CallFailed as problem:
             raise CallRefused(problem.code, str(problem)) from None
 

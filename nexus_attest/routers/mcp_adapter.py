@@ -35,7 +35,7 @@ from nexus_control.run_json import UnsafeJson, require_plain, run_json
 if TYPE_CHECKING:
     from nexus_attest.routers.clients.mcp_session import Answer, Downstream
 
-__all__ = ["McpAdapter"]
+__all__ = ["McpAdapter", "McpSession", "Survey"]
 
 _LEAST_MESSAGE_BYTES = 4 * 1024 * 1024
 """Room for the list of tools and for the frame of an answer, however small answers must be."""
