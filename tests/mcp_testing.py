@@ -73,10 +73,9 @@ def in_process(folder: Path, **options: Any) -> Generator[Service]:
     adapters = load_adapters(program(folder))
     with DecisionStore(folder / "decisions.db") as store, RunEngine(adapters, db_path=folder / "runs.db", watch=follow_run) as router:
         yield Service(
-            tools=NexusControlTools(store),
+            tools=NexusControlTools(store, flight_records=router),
             router=router,
             adapters=(ADAPTER,),
-            flight_record=router.flight_record,
             stop_runs=router.cancel_all,
             options=ServiceOptions(**options),
         )

@@ -237,3 +237,15 @@ def test_a_web_page_cannot_reach_the_server(served: str, headers: dict[str, str]
 def test_importing_the_command_line_loads_neither_the_server_nor_the_sdk() -> None:
     code = "import nexus_attest.cli.app, sys; print({'mcp', 'anyio', 'pydantic', 'nexus_attest.server'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_host_that_refuses_dots_is_warned_of_in_the_log(tmp_path: Path) -> None:
+    with lines(tmp_path, "--log-level", "warning") as server:
+        server.send({"id": 0, "method": "initialize", "params": {**HELLO, "clientInfo": {"name": "claude-ai", "version": "1"}}})
+        assert server.receive()["id"] == 0
+        server.send({"method": "notifications/initialized"})
+        server.send({"id": 1, "method": "tools/list"})
+        assert server.receive()["id"] == 1
+        _, _, errors = server.end()
+    (line,) = map(json.loads, errors.splitlines())
+    assert (line["level"], "--tool-names underscore" in line["message"]) == ("warning", True)

@@ -18,6 +18,7 @@ from nexus_attest.server.names import NameStyle
 from nexus_attest.server.progress import follow_run
 from nexus_attest.server.service import Service, ServiceOptions
 from nexus_attest.server.stdio import serve_stdio
+from nexus_control.tool import NexusControlTools
 
 __all__ = ["serve"]
 
@@ -63,10 +64,9 @@ def _service(session: Session, opened: ExitStack, adapters: Path | None, runs: P
     known = load_adapters(path)
     router = opened.enter_context(RunEngine(known, db_path=runs_path(session, runs), watch=follow_run))
     return Service(
-        tools=session.tools,
+        tools=NexusControlTools(session.store, trust=session.trust, flight_records=router),
         router=router,
         adapters=tuple(adapter.adapter_id for adapter in known),
-        flight_record=router.flight_record,
         stop_runs=router.cancel_all,
         options=options,
     )

@@ -1,5 +1,6 @@
 """The server object: every method of the protocol that we answer, for both eras and all transports."""
 
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -49,6 +50,11 @@ _INSTRUCTIONS = (
 
 _HOUR_MS = 3_600_000
 
+_REFUSES_DOTS = ("claude-ai", "claude desktop", "copilot-cli", "copilot cli", "codex")
+"""Parts of the names that such hosts are reported to give themselves, in lower case."""
+
+_log = logging.getLogger("nexus_attest.server")
+
 
 def build_server(service: Service) -> Server[Any]:
     """A server over one service. Its lifespan watches the store for subscribers; closing the store is left to the caller."""
@@ -61,7 +67,9 @@ def build_server(service: Service) -> Server[Any]:
         async with watch.running():
             yield {}
 
-    async def on_list_tools(_: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
+    async def on_list_tools(context: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
+        if service.options.tool_names == "dotted":
+            _warn_of_dots(context)
         page, following = page_of(tools, "tools", params and params.cursor)
         return ListToolsResult(tools=page, next_cursor=following)
 
@@ -117,6 +125,14 @@ def build_server(service: Service) -> Server[Any]:
     server.add_request_handler("tools/call", CallToolRequestParams, on_call_tool)
     server.middleware.append(Guard())
     return server
+
+
+def _warn_of_dots(context: ServerRequestContext[Any]) -> None:
+    """One line in the log for a host that is known to refuse the names that it is about to get."""
+    client = context.session.client_params
+    name = "" if client is None else client.client_info.name.lower()
+    if any(part in name for part in _REFUSES_DOTS):
+        _log.warning("this host is known to refuse tool names with dots; start the server with --tool-names underscore")
 
 
 def listed_tools(service: Service) -> list[Tool]:

@@ -86,14 +86,12 @@ class Asker(Protocol):
 class Service:
     """One store behind the tools. `router` runs what is approved; without one, `execute` is refused.
 
-    `adapters` are the ids that the router knows (None: whatever it says), `flight_record` gives the record of one of its runs, and
-    `stop_runs` asks those under way to end.
+    `adapters` are the ids that the router knows (None: whatever it says); `stop_runs` asks its runs under way to end.
     """
 
     tools: NexusControlTools
     router: RouterProtocol | None = None
     adapters: tuple[str, ...] | None = None
-    flight_record: Callable[[str], dict[str, Any]] | None = None
     stop_runs: Callable[[], None] = lambda: None
     options: ServiceOptions = field(default_factory=ServiceOptions)
     actors: ActorSource = field(default_factory=ArgumentActor)
@@ -139,16 +137,6 @@ class Service:
             raise UnknownAdapter(f"there is no adapter {adapter_id!r:.200}; there are {', '.join(self.adapters)}")
         return self.tools.execute(**arguments, router=self.router)
 
-    def export_audit_package(self, arguments: Mapping[str, Any]) -> ToolResult:
-        """As the engine does it; the record of a run that is to be embedded comes from our router when it is not given."""
-        given = dict(arguments)
-        if given.get("embed_router_bundle") and given.get("router_bundle") is None and self.flight_record is not None:
-            found = self.tools.inspect(given["decision_id"], render=False)
-            run_id = found.data["execution"]["run_id"] if found.success else None
-            if run_id is not None:
-                given["router_bundle"] = self.flight_record(run_id)
-        return self.tools.export_audit_package(**given)
-
 
 class CallHandler:
     """Answers the calls of one tool."""
@@ -157,7 +145,7 @@ class CallHandler:
         self.spec = spec
         self._service = service
         self._check = ArgumentCheck(self.accepted_schema())
-        own = {"execute": service.execute, "export_audit_package": service.export_audit_package, "status": service.status}.get(spec.short)
+        own = {"execute": service.execute, "status": service.status}.get(spec.short)
         method: Callable[..., ToolResult] = getattr(service.tools, spec.method)
         self._perform: Callable[[Mapping[str, Any]], ToolResult] = own if own is not None else lambda arguments: method(**arguments)
 

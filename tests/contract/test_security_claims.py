@@ -99,6 +99,24 @@ SHOWN_BY = {
         "test_files": ["test_what_is_no_regular_file_is_refused_at_once"],
         "test_cli_commands": ["test_what_never_ends_is_no_file", "test_a_file_to_verify_must_be_a_file_of_bearable_size"],
     },
+    (
+        "calls the tools over MCP: malformed messages, unknown arguments, huge values, a thousand calls at once, cancelled ones, "
+        "and leaves at any moment"
+    ): {
+        "test_mcp_protocol": ["test_a_misspelt_argument_is_refused_with_its_path", "test_wrong_arguments_are_named_by_path_and_rule"],
+        "test_mcp_malformed": [
+            "test_a_malformed_call_is_refused_in_a_few_words",
+            "test_a_thousand_calls_in_flight_are_all_answered_and_all_on_the_record",
+            "test_a_client_that_cancels_every_call_leaves_whole_decisions_only",
+            "test_every_line_that_is_no_message_is_answered_and_the_next_one_works",
+            "test_a_body_that_is_no_message_is_answered_without_details",
+            "test_a_client_that_dies_with_calls_in_flight_leaves_whole_decisions",
+            "test_http_clients_that_die_before_their_answers_leave_whole_decisions",
+        ],
+    },
+    "shows the user's browser a page, with the server on HTTP": {
+        "test_mcp_lifecycle": ["test_a_web_page_cannot_reach_the_server"],
+    },
     "controls names, goals, comments": {
         "test_markdown": ["test_nothing_that_controls_a_terminal_or_ends_a_line_is_left", "test_no_markup_is_left"],
         "test_inspection": ["test_users_cannot_forge_lines_markup_or_terminal_commands"],
@@ -151,4 +169,4 @@ def test_every_attacker_of_the_table_has_tests_and_no_other() -> None:
 @pytest.mark.parametrize(("file", "name"), [(file, name) for row in SHOWN_BY.values() for file, names in row.items() for name in names])
 def test_what_shows_a_claim_exists(file: str, name: str) -> None:
     source = (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
-    assert re.search(rf"^def {name}\(", source, re.MULTILINE), f"{file}.py has no {name}: name the test that shows the claim now"
+    assert re.search(rf"^(?:async )?def {name}\(", source, re.MULTILINE), f"{file}.py has no {name}: name the test that shows the claim now"
