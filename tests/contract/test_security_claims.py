@@ -105,7 +105,7 @@ SHOWN_BY = {
     ): {
         "test_mcp_protocol": ["test_a_misspelt_argument_is_refused_with_its_path", "test_wrong_arguments_are_named_by_path_and_rule"],
         "test_mcp_malformed": [
-            "test_a_malformed_call_is_refused_in_a_few_words",
+            "test_a_malformed_call_is_refused_by_name_and_in_a_few_words",
             "test_a_thousand_calls_in_flight_are_all_answered_and_all_on_the_record",
             "test_a_client_that_cancels_every_call_leaves_whole_decisions_only",
             "test_every_line_that_is_no_message_is_answered_and_the_next_one_works",
