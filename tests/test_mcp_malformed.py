@@ -234,6 +234,15 @@ def test_a_client_that_dies_with_calls_in_flight_leaves_whole_decisions(tmp_path
     assert not (tmp_path / "decisions.db-wal").exists()
 
 
+def test_a_client_that_closes_its_end_and_does_not_read_is_not_waited_for(tmp_path: Path) -> None:
+    with lines(tmp_path) as server:
+        server.begin()
+        for number in range(1, 30):  # each answer is longer than half a pipe
+            server.send({"id": number, "method": "tools/list"})
+        server.stdin.close()
+        assert server.process.wait(10) == 0
+
+
 def test_a_server_that_is_killed_leaves_whole_decisions(tmp_path: Path) -> None:
     with lines(tmp_path) as server:
         server.begin()

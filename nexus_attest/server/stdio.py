@@ -41,6 +41,7 @@ MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 _CHUNK = 1 << 16
 _READ_AHEAD = 64
 _MOST_UNWRITTEN = 8 * 1024 * 1024
+_LAST_WORDS_SECONDS = 2.0
 
 _log = logging.getLogger("nexus_attest.server")
 
@@ -188,10 +189,11 @@ class _Writer:
         self._put(error.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
 
     async def drain(self) -> None:
-        """Wait until everything is written, or nobody reads it any more."""
-        while self._unwritten and not self._broken:
-            self._written.clear()
-            await self._written.wait()
+        """Wait until everything is written, but not for a client that has closed its end and does not read either."""
+        with anyio.move_on_after(_LAST_WORDS_SECONDS):
+            while self._unwritten and not self._broken:
+                self._written.clear()
+                await self._written.wait()
 
     def _put(self, line: bytes) -> None:
         self._unwritten += len(line)
