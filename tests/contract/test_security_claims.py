@@ -32,6 +32,7 @@ SHOWN_BY = {
         "test_identity": [
             "test_a_stored_event_that_contradicts_itself_ends_the_replay",
             "test_a_stored_approval_for_another_decision_is_history_and_does_not_count",
+            "test_a_stored_approval_that_repeats_an_earlier_statement_does_not_count",
             "test_an_imported_approval_that_nobody_signed_makes_nothing_executable",
             "test_a_trust_that_wants_signatures_refuses_names_when_they_are_given_and_when_they_count",
         ],
