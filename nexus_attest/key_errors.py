@@ -145,6 +145,6 @@ class AssuranceTooLow(IdentityRefused):
 
 
 class SelfApproval(IdentityRefused):
-    """The trust policy does not let actors approve what they requested themselves."""
+    """The trust policy, or the server, does not let actors approve what they requested themselves."""
 
     code = "SELF_APPROVAL"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from nexus_attest.cli.command import RunsOption, command
+from nexus_attest.cli.command import ActorOption, RunsOption, command
 
 if TYPE_CHECKING:
     from nexus_attest.cli.session import Session
@@ -37,6 +37,29 @@ def _serve(
     ] = None,
     extra_tools: Annotated[bool, typer.Option("--extra-tools", help="Offer revoke_approval, list and recover too.")] = False,
     read_only: Annotated[bool, typer.Option("--read-only", help="Offer only tools that change nothing.")] = False,
+    actor_source: Annotated[
+        Literal["argument", "config", "token"] | None,
+        typer.Option(
+            help="Who acts: whom the call names, the configured actor, or whom the token was issued to.",
+            show_default="token with --issuer, argument without",
+        ),
+    ] = None,
+    actor: ActorOption = None,
+    allow_self_approval: Annotated[
+        bool, typer.Option("--allow-self-approval", help="With a bound actor: let it approve what it requested itself.")
+    ] = False,
+    human_approval: Annotated[
+        Literal["auto", "always", "never"],
+        typer.Option(help="Which approvals a person must confirm at the client: auto means those of people whose names are bound."),
+    ] = "auto",
+    issuer: Annotated[
+        str | None, typer.Option(metavar="URL", help="With --http: take only tokens of this issuer.", show_default=False)
+    ] = None,
+    audience: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="What tokens must be for: this server's URL as clients know it.", show_default=False),
+    ] = None,
+    jwks: Annotated[str | None, typer.Option(metavar="FILE|URL", help="The issuer's public keys, a JWK Set.", show_default=False)] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="From which level on to log, as JSON lines on standard error.")
     ] = "info",
@@ -46,6 +69,7 @@ def _serve(
     Without --http it speaks over standard input and output, for a host that starts it. Ends when the host closes its end, on Ctrl-C and
     on SIGTERM.
     """
+    from nexus_attest.cli.identity import IdentityOptions
     from nexus_attest.cli.serving import serve  # the SDK, which takes half a second to load
 
     chosen = None if tools is None else frozenset(name.strip() for name in tools.split(",") if name.strip())
@@ -59,4 +83,13 @@ def _serve(
         extra_tools=extra_tools,
         read_only=read_only,
         log_level=log_level,
+        identity=IdentityOptions(
+            actor_source=actor_source,
+            actor=actor,
+            allow_self_approval=allow_self_approval,
+            human_approval=human_approval,
+            issuer=issuer,
+            audience=audience,
+            jwks=jwks,
+        ),
     )

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from nexus_attest.cli import settings
+from nexus_attest.cli.identity import IdentityOptions
 from nexus_attest.cli.running import runs_path
 from nexus_attest.cli.session import Session
 from nexus_attest.routers import RunEngine, load_adapters
@@ -34,6 +35,7 @@ def serve(
     extra_tools: bool,
     read_only: bool,
     log_level: str,
+    identity: IdentityOptions,
 ) -> None:
     """Serve until the client leaves or a signal comes. Raises before anything is served when an option is wrong."""
     options = ServiceOptions(tool_names=tool_names, extra_tools=extra_tools, read_only=read_only, tools=tools)
@@ -42,12 +44,17 @@ def serve(
     if not options.selected():
         raise ServerConfigError("these options leave no tool to offer")
     address = None if http is None else parse_address(http)
+    access = identity.access(address)
+    source = identity.source(session, address, access)
     with ExitStack() as opened:
         service = _service(session, opened, adapters, runs, options)
+        service.actors, service.needs_token, service.takes_signatures = source, access is not None, session.trust is not None
+        service.tools = identity.tools(session, source)
+        identity.ask_people(session, service, address)
         server = build_server(service)
         transport: Callable[[], Awaitable[None]] = partial(serve_stdio, server)
         if address is not None:
-            app = http_app(server, address)
+            app = http_app(server, address, access)
             transport = partial(serve_http, app, opened.enter_context(listen(address)), address)
         log = StderrLog()
         log.install(log_level)

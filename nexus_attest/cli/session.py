@@ -82,6 +82,13 @@ class Session:
         given = (("--db", self._db), ("--trust", self._trust))
         return "".join(f" {option} {shlex.quote(str(path))}" for option, path in given if path is not None)
 
+    @property
+    def this_store(self) -> str:
+        """The same for every folder and environment: absolute paths, also of what was not given. Raises ConfigError."""
+        trust = settings.trust_path(self._trust)
+        named = (("--db", self.store_path), ("--trust", None if trust is None else trust.absolute()))
+        return "".join(f" {option} {shlex.quote(str(path))}" for option, path in named if path is not None)
+
     def actor(self, option: str | None) -> Actor:
         """Who acts. Raises ActorMissing, InvalidActor or ConfigError."""
         return settings.actor(option)

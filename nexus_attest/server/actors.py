@@ -10,11 +10,16 @@ from typing import Any, Protocol
 
 from mcp.server import ServerRequestContext
 
+from nexus_attest.server.errors import ActorMismatch
+from nexus_attest.server.tokens import actor_of, current_token
+from nexus_attest.trust import Rule
 from nexus_control.errors import InvalidActor
 from nexus_control.events import Actor, parse_actor
-from nexus_control.identity import Assurance
+from nexus_control.identity import Act, Assurance, Trust, parse_envelope
 
-__all__ = ["ActorSource", "ArgumentActor", "BoundActor"]
+__all__ = ["ActorSource", "ArgumentActor", "BoundActor", "ConfigActor", "FourEyes", "TokenActor", "signed_arguments"]
+
+_SELF_APPROVAL = Rule(actions=frozenset({"approve"}), self_approval=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,4 +66,72 @@ class ArgumentActor:
         """The actor of the argument. Raises InvalidActor without one."""
         if argument is None:
             raise InvalidActor("actor is missing")
-        return BoundActor(actor=parse_actor(argument), assurance="asserted", channel="mcp" if context.request is None else "mcp-http")
+        return BoundActor(actor=parse_actor(argument), assurance="asserted", channel=_channel(context))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigActor:
+    """Always the one whom the operator configured, who vouches for it: the name is `authenticated`."""
+
+    actor: Actor
+    needs_argument: bool = False
+
+    def bind(self, context: ServerRequestContext[Any], argument: Mapping[str, Any] | None) -> BoundActor:
+        """The configured actor. Raises ActorMismatch when the argument names another."""
+        return _bound(context, self.actor, argument)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenActor:
+    """The one to whom the request's token was issued, as `issuer#subject`: the name is `authenticated`."""
+
+    needs_argument: bool = False
+
+    def bind(self, context: ServerRequestContext[Any], argument: Mapping[str, Any] | None) -> BoundActor:
+        """The token's subject. Raises NotAuthenticated without a token, ActorMismatch when the argument names another."""
+        return _bound(context, actor_of(current_token()), argument)
+
+
+def _bound(context: ServerRequestContext[Any], actor: Actor, argument: Mapping[str, Any] | None) -> BoundActor:
+    if argument is not None and parse_actor(argument) != actor:
+        raise ActorMismatch(f"you act as {actor.type} {actor.id} here, and the argument actor names somebody else")
+    return BoundActor(actor=actor, assurance="authenticated", channel=_channel(context))
+
+
+def _channel(context: ServerRequestContext[Any]) -> str:
+    return "mcp" if context.request is None else "mcp-http"
+
+
+def signed_arguments(context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> tuple[BoundActor, dict[str, Any]]:
+    """Who signed, and the arguments with what the signed statement says where they say nothing; contradictions are the engine's matter.
+
+    Whoever brings an envelope is only its carrier: the signature, once a trust policy has verified it, says more than any token.
+    Raises InvalidEnvelope.
+    """
+    envelope: Mapping[str, Any] | str = arguments["signature"]
+    said = parse_envelope(envelope).statement
+    actor = said.actor if arguments.get("actor") is None else parse_actor(arguments["actor"])
+    stated: dict[str, Any] = {}
+    if said.action == "approve":
+        stated = {"comment": said.comment, "expires_at": said.expires_at}
+    elif said.action == "revoke":
+        stated = {"reason": said.comment or ""}
+    given = {name: value for name, value in arguments.items() if value is not None and name != "signature"}
+    return BoundActor(actor=actor, assurance="signed", channel=_channel(context), signature=envelope), {**stated, **given}
+
+
+@dataclass(frozen=True, slots=True)
+class FourEyes:
+    """Believes what `trust` believes, but no approval by the one who requested.
+
+    The engine asks inside the transaction that records an approval, and again whenever approvals are counted: one that came in by
+    another way, such as the command line, does not count here either.
+    """
+
+    trust: Trust
+
+    def judge(self, act: Act) -> None:
+        """Raise SelfApproval, or what `trust` raises."""
+        if _SELF_APPROVAL.holds_for(act):
+            _SELF_APPROVAL.judge(act)
+        self.trust.judge(act)

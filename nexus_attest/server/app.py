@@ -8,6 +8,7 @@ from typing import Any
 from mcp import MCPError
 from mcp.server import Server, ServerRequestContext
 from mcp.server.caching import CacheHint
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.types import (
     INVALID_PARAMS,
     CallToolRequestParams,
@@ -70,7 +71,8 @@ def build_server(service: Service) -> Server[Any]:
     async def on_list_tools(context: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
         if service.options.tool_names == "dotted":
             _warn_of_dots(context)
-        page, following = page_of(tools, "tools", params and params.cursor)
+        allowed = [tool for tool in tools if handlers[tool.name].is_allowed()]
+        page, following = page_of(allowed, "tools", params and params.cursor)
         return ListToolsResult(tools=page, next_cursor=following)
 
     async def on_call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> dict[str, Any] | InputRequiredResult:
@@ -124,6 +126,8 @@ def build_server(service: Service) -> Server[Any]:
     # Registered by name, because the constructor wants result models: a plain dict saves one pass of validation per call.
     server.add_request_handler("tools/call", CallToolRequestParams, on_call_tool)
     server.middleware.append(Guard())
+    # The state of a question to a person comes back through the client: sealed, bound to call, caller and time, with this process's key.
+    server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=_NAME))
     return server
 
 

@@ -2,9 +2,18 @@
 
 from collections.abc import Sequence
 
-from nexus_control.errors import InputError, NexusError
+from nexus_control.errors import CommandRefused, IdentityRefused, InputError, NexusError
 
-__all__ = ["InvalidArguments", "RouterMissing", "ServerConfigError"]
+__all__ = [
+    "ActorMismatch",
+    "HumanDeclined",
+    "HumanRequired",
+    "InvalidArguments",
+    "NotAuthenticated",
+    "RouterMissing",
+    "ScopeMissing",
+    "ServerConfigError",
+]
 
 
 class InvalidArguments(InputError):
@@ -27,3 +36,33 @@ class ServerConfigError(InputError):
     """The options of a server contradict each other, or would make it unsafe."""
 
     code = "SERVER_CONFIG_INVALID"
+
+
+class NotAuthenticated(IdentityRefused):
+    """There is no token, or none that is to be believed."""
+
+    code = "NOT_AUTHENTICATED"
+
+
+class ScopeMissing(IdentityRefused):
+    """The caller's token does not allow this tool."""
+
+    code = "SCOPE_MISSING"
+
+
+class ActorMismatch(IdentityRefused):
+    """The argument names another actor than the one that the caller is bound to."""
+
+    code = "ACTOR_MISMATCH"
+
+
+class HumanRequired(CommandRefused):
+    """A person has to decide this, and could not be asked through the client; the text has the command to run."""
+
+    code = "HUMAN_REQUIRED"
+
+
+class HumanDeclined(CommandRefused):
+    """The person was asked and said no."""
+
+    code = "HUMAN_DECLINED"

@@ -10,15 +10,21 @@ from typing import Any
 
 import uvicorn
 from mcp.server import Server
+from mcp.server.auth.routes import create_protected_resource_routes
+from mcp.server.auth.settings import AuthSettings
+from mcp.server.transport_security import TransportSecuritySettings
+from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 
 from nexus_attest.server.errors import ServerConfigError
 from nexus_attest.server.stdio import MAX_MESSAGE_BYTES
+from nexus_attest.server.tokens import SCOPES, TokenAccess
 
 __all__ = ["PATH", "HttpAddress", "http_app", "listen", "parse_address", "serve_http"]
 
 PATH = "/mcp"
 _BACKLOG = 2048
+_LOOPBACK = ("127.0.0.1:*", "localhost:*", "[::1]:*")
 
 _log = logging.getLogger("nexus_attest.server")
 
@@ -40,7 +46,11 @@ class HttpAddress:
 
     def url(self, port: int) -> str:
         """The address of the server when it listens on `port`."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}{PATH}"
+        return f"http://{_in_url(self.host)}:{port}{PATH}"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def parse_address(text: str) -> HttpAddress:
@@ -55,11 +65,43 @@ def parse_address(text: str) -> HttpAddress:
     return HttpAddress(host, int(port))
 
 
-def http_app(server: Server[Any], address: HttpAddress) -> Starlette:
-    """The ASGI application. Raises ServerConfigError for an address that others can reach."""
-    if not address.is_loopback:
-        raise ServerConfigError(f"{address.host} can be reached from outside, and nobody would have to say who they are; use 127.0.0.1")
-    return server.streamable_http_app(host=address.host, streamable_http_path=PATH, max_request_body_size=MAX_MESSAGE_BYTES)
+def http_app(server: Server[Any], address: HttpAddress, access: TokenAccess | None = None) -> Starlette:
+    """The ASGI application; with `access` every request needs a token. Raises ServerConfigError for open access from elsewhere.
+
+    Pages of other sites cannot use it: the headers Host and Origin must name this machine, the address, or the resource of `access`.
+    """
+    if access is None and not address.is_loopback:
+        raise ServerConfigError(
+            f"{address.host} can be reached from outside, and nobody would have to say who they are; "
+            "use 127.0.0.1, or give --issuer, --audience and --jwks"
+        )
+    names = [*_LOOPBACK, f"{_in_url(address.host)}:*"]
+    app = server.streamable_http_app(
+        host=address.host,
+        streamable_http_path=PATH,
+        max_request_body_size=MAX_MESSAGE_BYTES,
+        transport_security=TransportSecuritySettings(
+            allowed_hosts=[*names, *([] if access is None else [access.host])],
+            allowed_origins=[*(f"http://{name}" for name in names), *([] if access is None else [access.origin])],
+        ),
+        auth=None if access is None else _settings(access),
+        token_verifier=access,
+    )
+    if access is not None:
+        # The SDK's own document would tell only of the scope that every request needs.
+        app.router.routes[:0] = create_protected_resource_routes(
+            AnyHttpUrl(access.resource), [AnyHttpUrl(access.issuer)], scopes_supported=list(SCOPES), resource_name="nexus-attest"
+        )
+    return app
+
+
+def _settings(access: TokenAccess) -> AuthSettings:
+    return AuthSettings(
+        issuer_url=AnyHttpUrl(access.issuer),
+        resource_server_url=AnyHttpUrl(access.resource),
+        required_scopes=["read"],
+        validate_token_resource=True,
+    )
 
 
 def listen(address: HttpAddress) -> socket.socket:

@@ -35,18 +35,23 @@ INLINE_LIMIT = 65_536
 """Bytes of JSON text up to which a result travels in the answer itself, where it takes its size twice."""
 
 ADVICE: Mapping[str, str] = {
+    "ACTOR_MISMATCH": "Leave actor out.",
     "ACTION_CHANGED": "Make a new request for the action as it is now.",
     "ALREADY_APPROVED": "Somebody else has to approve; status tells how many are missing.",
     "ALREADY_EXECUTED": "Call export_audit_package for the evidence; a new run needs a new request.",
     "DECISION_NOT_FOUND": "Use the request_id that request returned.",
     "EXECUTION_FAILED": "Look at inspect, then make a new request, or ask the operator to retry it on the command line.",
     "EXECUTION_IN_PROGRESS": "Call status later; do not call execute again.",
+    "HUMAN_DECLINED": "Do not ask again; tell the user.",
+    "HUMAN_REQUIRED": "Show the user that command; do not run it yourself. Then poll status.",
     "INVALID_ARGUMENTS": "Correct them and call again; nothing was done.",
     "INVALID_EXPIRES_AT": "Give an ISO 8601 time with offset, such as 2030-01-31T18:00:00+01:00.",
     "NO_ROUTER_LINK": "Only executed decisions have one: call execute first, or export_bundle instead.",
     "OUTCOME_NOT_RECORDED": "Tell the operator; do not run it again.",
     "POLICY_VALIDATION_FAILED": "Call status: blocking_reasons names what is missing.",
     "ROUTER_NOT_CONFIGURED": "Ask the operator to start the server with --adapters FILE.",
+    "SCOPE_MISSING": "Ask the operator for a token that allows it, or let somebody else do this.",
+    "SELF_APPROVAL": "Somebody else has to approve.",
     "STORE_BUSY": "Try again.",
     "TEMPLATE_ALREADY_EXISTS": "Templates never change: choose another name.",
     "TEMPLATE_NOT_FOUND": "Call template.list for the names.",

@@ -17,10 +17,13 @@ from jsonschema import Draft202012Validator, ValidationError
 from nexus_attest.server.errors import InvalidArguments
 from nexus_control.errors import brief
 
-__all__ = ["LIMITS", "ArgumentCheck", "bounded", "listed_schema", "published_schema"]
+__all__ = ["LIMITS", "SIGNATURE_SCHEMA", "ArgumentCheck", "bounded", "listed_schema", "published_schema"]
 
-LIMITS = {"string": 65_536, "plan": 1_048_576, "bundle": 16 * 1024 * 1024, "array": 1_000, "integer": 2**53 - 1}
-"""Most characters of a string, of a plan and of a bundle as text, items of an array, and the largest integer."""
+LIMITS = {"string": 65_536, "plan": 1_048_576, "bundle": 16 * 1024 * 1024, "signature": 262_144, "array": 1_000, "integer": 2**53 - 1}
+"""Most characters of a string, of a plan, a bundle and an envelope as text, items of an array, and the largest integer."""
+
+SIGNATURE_SCHEMA: Mapping[str, Any] = {"type": ["object", "string"]}
+"""Of the argument `signature`, a DSSE envelope: its inside is judged more strictly than a schema can."""
 
 _ANNOTATIONS = {"$schema", "$id", "title", "description", "default", "examples"}
 _SHOWN_PATHS = 20

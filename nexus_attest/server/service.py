@@ -17,14 +17,15 @@ from mcp.server import ServerRequestContext
 from mcp.types import CallToolRequestParams, InputRequiredResult
 
 from nexus_attest.routers import UnknownAdapter
-from nexus_attest.server.actors import ActorSource, ArgumentActor, BoundActor
+from nexus_attest.server.actors import ActorSource, ArgumentActor, BoundActor, signed_arguments
 from nexus_attest.server.documents import JSON, KINDS
 from nexus_attest.server.errors import RouterMissing
 from nexus_attest.server.names import NameStyle, spellings
 from nexus_attest.server.progress import RunProgress
 from nexus_attest.server.registry import TOOLS, ToolSpec
 from nexus_attest.server.results import INLINE_LIMIT, compact, digest_of, failure, linked, refusal, success
-from nexus_attest.server.schemas import ArgumentCheck
+from nexus_attest.server.schemas import SIGNATURE_SCHEMA, ArgumentCheck
+from nexus_attest.server.tokens import is_allowed, require_scope
 from nexus_control.errors import NexusError
 from nexus_control.tool import NexusControlTools, RouterProtocol, ToolResult
 
@@ -86,7 +87,9 @@ class Asker(Protocol):
 class Service:
     """One store behind the tools. `router` runs what is approved; without one, `execute` is refused.
 
-    `adapters` are the ids that the router knows (None: whatever it says); `stop_runs` asks its runs under way to end.
+    `adapters` are the ids that the router knows (None: whatever it says); `stop_runs` asks its runs under way to end. With `needs_token`
+    only what the scopes of the caller's token allow is listed and done; with `takes_signatures` acts may bring a signed statement, which
+    the trust of `tools` must be able to verify.
     """
 
     tools: NexusControlTools
@@ -96,6 +99,8 @@ class Service:
     options: ServiceOptions = field(default_factory=ServiceOptions)
     actors: ActorSource = field(default_factory=ArgumentActor)
     asker: Asker | None = None
+    needs_token: bool = False
+    takes_signatures: bool = False
     changed: Callable[[], None] = lambda: None
     """Called in the event loop after every call that may have written."""
 
@@ -150,20 +155,31 @@ class CallHandler:
         self._perform: Callable[[Mapping[str, Any]], ToolResult] = own if own is not None else lambda arguments: method(**arguments)
 
     def accepted_schema(self) -> Mapping[str, Any]:
-        """The input schema; `actor` is optional where it comes from elsewhere."""
+        """The input schema; `actor` is optional where it comes from elsewhere, `signature` is there where it can be verified."""
         schema = self.spec.input_schema
+        if self.spec.records_identity and self._service.takes_signatures:
+            schema = {**schema, "properties": {**schema["properties"], "signature": SIGNATURE_SCHEMA}}
         if not self.spec.acts or self._service.actors.needs_argument:
             return schema
         return {**schema, "required": [name for name in schema["required"] if name != "actor"]}
+
+    def is_allowed(self) -> bool:
+        """Whether the caller's token, where one is needed, lets it use this tool."""
+        return not self._service.needs_token or is_allowed(self.spec.scope)
 
     async def __call__(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> Result:
         """The answer to a call: a result, an error result, or a question for the client's user."""
         arguments = params.arguments or {}
         try:
+            if self._service.needs_token:
+                require_scope(self.spec.scope)
             self._check(arguments)
             if self.spec.acts:
-                who = self._service.actors.bind(context, arguments.get("actor"))
-                if self.spec.short == "approve" and self._service.asker is not None:
+                if arguments.get("signature") is not None:
+                    who, arguments = signed_arguments(context, arguments)
+                else:
+                    who = self._service.actors.bind(context, arguments.get("actor"))
+                if self.spec.short == "approve" and self._service.asker is not None and who.signature is None:
                     asked = await self._service.asker.ask(context, params, arguments, who)
                     if isinstance(asked, InputRequiredResult):
                         return asked

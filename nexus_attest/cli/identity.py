@@ -1,0 +1,80 @@
+"""Who acts through a server, who may connect to it, and who confirms approvals: what the options of `serve` make of that."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nexus_attest.cli.session import Session
+from nexus_attest.server.actors import ActorSource, ArgumentActor, ConfigActor, FourEyes, TokenActor
+from nexus_attest.server.errors import ServerConfigError
+from nexus_attest.server.http import HttpAddress
+from nexus_attest.server.humans import HumanAsker
+from nexus_attest.server.service import Service
+from nexus_attest.server.tokens import KeySet, TokenAccess
+from nexus_control.tool import NexusControlTools
+
+__all__ = ["ActorSourceName", "HumanApproval", "IdentityOptions"]
+
+ActorSourceName = Literal["argument", "config", "token"]
+HumanApproval = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityOptions:
+    """The options as they were given; `actor_source` None is `token` where tokens are asked for, `argument` otherwise.
+
+    `human_approval` `auto` asks a person for the approvals of people whose names are bound, and for none when names are only asserted.
+    """
+
+    actor_source: ActorSourceName | None = None
+    actor: str | None = None
+    allow_self_approval: bool = False
+    human_approval: HumanApproval = "auto"
+    issuer: str | None = None
+    audience: str | None = None
+    jwks: str | None = None
+
+    def access(self, address: HttpAddress | None) -> TokenAccess | None:
+        """Whose tokens are taken, None without authentication. Raises ServerConfigError for options that do not go together."""
+        given = (self.issuer, self.audience, self.jwks)
+        if not any(given):
+            return None
+        if self.issuer is None or self.audience is None or self.jwks is None:
+            raise ServerConfigError("--issuer, --audience and --jwks belong together: whose tokens, for which server, by which keys")
+        if address is None:
+            raise ServerConfigError("tokens come with HTTP requests: give --http, or leave --issuer, --audience and --jwks out")
+        return TokenAccess(self.issuer, self.audience, KeySet(self.jwks))
+
+    def source(self, session: Session, address: HttpAddress | None, access: TokenAccess | None) -> ActorSource:
+        """Where the actor comes from. Raises ServerConfigError where it would prove nothing, ActorMissing without a name."""
+        kind = self.actor_source or ("argument" if access is None else "token")
+        if kind != "config" and self.actor is not None:
+            raise ServerConfigError("--actor is for --actor-source config")
+        if kind == "argument":
+            return ArgumentActor()
+        if kind == "config":
+            if address is not None:
+                raise ServerConfigError("over HTTP whoever connects would act in the configured name; use --actor-source token")
+            return ConfigActor(session.actor(self.actor))
+        if access is None:
+            raise ServerConfigError("--actor-source token needs --http, --issuer, --audience and --jwks")
+        return TokenActor()
+
+    def tools(self, session: Session, source: ActorSource) -> NexusControlTools:
+        """The tools over the session's store. Where actors are bound, nobody approves what he requested, unless that was allowed."""
+        tools = session.tools
+        if not source.needs_argument and not self.allow_self_approval:
+            tools.trust = FourEyes(tools.trust)
+        return tools
+
+    def ask_people(self, session: Session, service: Service, address: HttpAddress | None) -> None:
+        """Have approvals confirmed by people, as far as that was asked for."""
+        if self.human_approval == "never" or (self.human_approval == "auto" and service.actors.needs_argument):
+            return
+        # Who is on this machine may know where the store is; who is elsewhere has to know anyway to run the command.
+        local = address is None or address.is_loopback
+        service.asker = HumanAsker(
+            tools=service.tools,
+            limiter=service.store_threads,
+            options=session.this_store if local else "",
+            systems=self.human_approval == "always",
+        )

@@ -1,0 +1,155 @@
+"""A person decides: the question that the client puts to its user before an approval is recorded.
+
+A client that declared form elicitation is asked, by a request of ours in the handshake era, by an `InputRequiredResult` in the stateless
+one. Whatever else happens is HUMAN_REQUIRED with the command that does the same at a terminal: no client is waited for without end, and
+no approval comes out of silence. What an answer proves is that the client's process gave it; the event says so (`elicitation`), with the
+client's name and the digest of the question, and claims no more.
+"""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from mcp import MCPError
+from mcp.server import ServerRequestContext
+from mcp.types import CallToolRequestParams, ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
+from pydantic import ValidationError
+
+from nexus_attest.server.actors import BoundActor
+from nexus_attest.server.errors import HumanDeclined, HumanRequired
+from nexus_control.decision import Decision
+from nexus_control.events import Actor
+from nexus_control.identity import parse_identity
+from nexus_control.judgement import judge_approval, judge_identity
+from nexus_control.markdown import printable
+from nexus_control.tool import NexusControlTools
+
+__all__ = ["ANSWER_SCHEMA", "ANSWER_SECONDS", "QUESTION", "HumanAsker"]
+
+QUESTION = "approval"
+"""Key of the question among the input requests of a result."""
+
+ANSWER_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"approve": {"type": "boolean", "title": "I approve this action", "description": "Leave it off to refuse."}},
+    "required": ["approve"],
+}
+
+ANSWER_SECONDS = 300.0
+"""How long a person may take in the handshake era, where the call waits meanwhile."""
+
+_STATELESS = "2026-07-28"
+_MOST_SHOWN = 2_000
+_MOST_NAME = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HumanAsker:
+    """Has approvals confirmed by a person at the client: those of people, and with `systems` those of systems too.
+
+    `options` are what the command in the text needs to reach the same store, such as ` --db FILE`. `limiter` bounds the threads that
+    read the store.
+    """
+
+    tools: NexusControlTools
+    limiter: anyio.CapacityLimiter | None = None
+    options: str = ""
+    systems: bool = False
+    seconds: float = ANSWER_SECONDS
+
+    async def ask(
+        self, context: ServerRequestContext[Any], params: CallToolRequestParams, arguments: Mapping[str, Any], who: BoundActor
+    ) -> BoundActor | InputRequiredResult:
+        """The actor, once a person said yes; or the question, in the stateless era.
+
+        Raises HumanDeclined after a no, HumanRequired when nobody could be asked or nobody answered, and what an approval would raise
+        anyway: nobody is asked for what would be refused.
+        """
+        if who.actor.type == "system" and not self.systems:
+            return who
+        question = await anyio.to_thread.run_sync(self._question, arguments, who, limiter=self.limiter)
+        command = f"nexus-attest approve {shlex.quote(arguments['request_id'])} --actor {_named(who.actor)}{self.options}"
+        if not _can_ask(context):
+            raise HumanRequired(f"this client cannot ask its user, so {who.actor.id} has to run: {command}")
+        if context.protocol_version < _STATELESS:
+            answer = await self._asked(context, question, command)
+        else:
+            found = _answered(params, question)
+            if found is None:
+                form = ElicitRequestFormParams(message=question, requested_schema=ANSWER_SCHEMA)
+                return InputRequiredResult(input_requests={QUESTION: ElicitRequest(params=form)}, request_state=_digest(question))
+            answer = found
+        if answer.action == "cancel":
+            raise HumanRequired(f"the question was closed without an answer; {who.actor.id} can run: {command}")
+        if answer.action != "accept" or (answer.content or {}).get("approve") is not True:
+            raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
+        return replace(who, channel=f"{who.channel} elicitation {_client(context)} {_digest(question)}")
+
+    def _question(self, arguments: Mapping[str, Any], who: BoundActor) -> str:
+        """What the person reads. Text of others cannot break its lines."""
+        now = self.tools.store.clock()
+        decision = Decision.load(self.tools.store, arguments["request_id"], as_of=now, trust=self.tools.trust)
+        judge_identity(decision, "approve", who.actor, parse_identity(who.assurance, who.channel, None), now, self.tools.trust)
+        judge_approval(decision, who.actor.id, now)
+        policy, requester = decision.policy, decision.act("approve", who.actor, parse_identity(None, None, None), now).requester
+        needed = "no policy" if policy is None else f"{decision.active_approval_count} of {policy.min_approvals} approvals so far"
+        lines = [
+            f"Approve this action as {who.actor.type} {printable(who.actor.id)}?",
+            f"Goal: {_shown(decision.goal)}",
+            f"Mode: {decision.requested_mode} ({needed})",
+            f"Plan: {_shown(decision.plan)}",
+            f"Requested by: {'unknown' if requester is None else f'{requester.type} {printable(requester.id)}'}",
+            f"Until: {_shown(arguments.get('expires_at') or 'for good')}",
+            f"Decision: {printable(decision.decision_id)}, action sha256:{decision.action_digest}",
+        ]
+        return "\n".join(lines)
+
+    async def _asked(self, context: ServerRequestContext[Any], question: str, command: str) -> ElicitResult:
+        """The answer of a client of the handshake era."""
+        try:
+            with anyio.fail_after(self.seconds):
+                return await context.session.elicit_form(question, ANSWER_SCHEMA, context.request_id)
+        except TimeoutError:
+            problem = f"nobody answered within {self.seconds:g} seconds"
+        except ValidationError:
+            problem = "the client's answer cannot be understood"
+        except MCPError as error:
+            problem = f"the client did not ask its user ({error.error.code})"
+        raise HumanRequired(f"{problem}; run: {command}")
+
+
+def _can_ask(context: ServerRequestContext[Any]) -> bool:
+    """Whether the client declared that it shows forms; an empty declaration means forms."""
+    capabilities = context.session.client_capabilities
+    asks = None if capabilities is None else capabilities.elicitation
+    return asks is not None and (asks.form is not None or asks.url is None)
+
+
+def _answered(params: CallToolRequestParams, question: str) -> ElicitResult | None:
+    """The answer that came with a call, None unless it is one to this very question."""
+    answer = (params.input_responses or {}).get(QUESTION)
+    return answer if isinstance(answer, ElicitResult) and params.request_state == _digest(question) else None
+
+
+def _digest(question: str) -> str:
+    return "sha256:" + sha256(question.encode()).hexdigest()
+
+
+def _shown(text: object) -> str:
+    whole = "none" if text is None else str(text)
+    cut = printable(whole[:_MOST_SHOWN])
+    return cut if len(whole) <= _MOST_SHOWN else f"{cut} ... ({len(whole)} characters; read all of it with inspect before you approve)"
+
+
+def _named(actor: Actor) -> str:
+    return shlex.quote(f"{actor.type}:{actor.id}")
+
+
+def _client(context: ServerRequestContext[Any]) -> str:
+    """Name and version that the client gave itself."""
+    given = context.session.client_params
+    return "unknown" if given is None else "_".join(printable(f"{given.client_info.name}/{given.client_info.version}").split())[:_MOST_NAME]
