@@ -4,7 +4,7 @@ An `ActorSource` is asked before every call that writes. It takes the name from 
 binds it to something that the model cannot write: the server's configuration, or a verified token.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -102,22 +102,21 @@ def _channel(context: ServerRequestContext[Any]) -> str:
     return "mcp" if context.request is None else "mcp-http"
 
 
-def signed_arguments(context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> tuple[BoundActor, dict[str, Any]]:
-    """Who signed, and the arguments with what the signed statement says where they say nothing; contradictions are the engine's matter.
+def signed_arguments(
+    context: ServerRequestContext[Any], arguments: Mapping[str, Any], parameters: Collection[str]
+) -> tuple[BoundActor, dict[str, Any]]:
+    """Who signed, and the arguments with what the signed statement says where they say nothing, as far as the tool has `parameters` for it.
 
     Whoever brings an envelope is only its carrier: the signature, once a trust policy has verified it, says more than any token.
-    Raises InvalidEnvelope.
+    Contradictions between statement and arguments are the engine's matter. Raises InvalidEnvelope.
     """
     envelope: Mapping[str, Any] | str = arguments["signature"]
     said = parse_envelope(envelope).statement
     actor = said.actor if arguments.get("actor") is None else parse_actor(arguments["actor"])
-    stated: dict[str, Any] = {}
-    if said.action == "approve":
-        stated = {"comment": said.comment, "expires_at": said.expires_at}
-    elif said.action == "revoke":
-        stated = {"reason": said.comment or ""}
+    stated = {"comment": said.comment, "expires_at": said.expires_at, "reason": said.comment or ""}
     given = {name: value for name, value in arguments.items() if value is not None and name != "signature"}
-    return BoundActor(actor=actor, assurance="signed", channel=_channel(context), signature=envelope), {**stated, **given}
+    filled = {name: value for name, value in stated.items() if name in parameters}
+    return BoundActor(actor=actor, assurance="signed", channel=_channel(context), signature=envelope), {**filled, **given}
 
 
 @dataclass(frozen=True, slots=True)

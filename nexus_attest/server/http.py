@@ -13,7 +13,6 @@ from mcp.server import Server
 from mcp.server.auth.routes import create_protected_resource_routes
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.transport_security import TransportSecuritySettings
-from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 
 from nexus_attest.server.errors import ServerConfigError
@@ -76,6 +75,7 @@ def http_app(server: Server[Any], address: HttpAddress, access: TokenAccess | No
             "use 127.0.0.1, or give --issuer, --audience and --jwks"
         )
     names = [*_LOOPBACK, f"{_in_url(address.host)}:*"]
+    settings = None if access is None else _settings(access)
     app = server.streamable_http_app(
         host=address.host,
         streamable_http_path=PATH,
@@ -84,23 +84,26 @@ def http_app(server: Server[Any], address: HttpAddress, access: TokenAccess | No
             allowed_hosts=[*names, *([] if access is None else [access.host])],
             allowed_origins=[*(f"http://{name}" for name in names), *([] if access is None else [access.origin])],
         ),
-        auth=None if access is None else _settings(access),
+        auth=settings,
         token_verifier=access,
     )
-    if access is not None:
+    if settings is not None and settings.resource_server_url is not None:
         # The SDK's own document would tell only of the scope that every request needs.
         app.router.routes[:0] = create_protected_resource_routes(
-            AnyHttpUrl(access.resource), [AnyHttpUrl(access.issuer)], scopes_supported=list(SCOPES), resource_name="nexus-attest"
+            settings.resource_server_url, [settings.issuer_url], scopes_supported=list(SCOPES), resource_name="nexus-attest"
         )
     return app
 
 
 def _settings(access: TokenAccess) -> AuthSettings:
-    return AuthSettings(
-        issuer_url=AnyHttpUrl(access.issuer),
-        resource_server_url=AnyHttpUrl(access.resource),
-        required_scopes=["read"],
-        validate_token_resource=True,
+    """From plain texts, because a URL object would get a slash that is not in the issuer's name."""
+    return AuthSettings.model_validate(
+        {
+            "issuer_url": access.issuer,
+            "resource_server_url": access.resource,
+            "required_scopes": ["read"],
+            "validate_token_resource": True,
+        }
     )
 
 

@@ -96,7 +96,7 @@ class HumanAsker:
         judge_identity(decision, "approve", who.actor, parse_identity(who.assurance, who.channel, None), now, self.tools.trust)
         judge_approval(decision, who.actor.id, now)
         policy, requester = decision.policy, decision.act("approve", who.actor, parse_identity(None, None, None), now).requester
-        needed = "no policy" if policy is None else f"{decision.active_approval_count} of {policy.min_approvals} approvals so far"
+        needed = "no policy" if policy is None else f"approvals needed: {policy.min_approvals}"
         lines = [
             f"Approve this action as {who.actor.type} {printable(who.actor.id)}?",
             f"Goal: {_shown(decision.goal)}",

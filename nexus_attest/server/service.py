@@ -176,7 +176,7 @@ class CallHandler:
             self._check(arguments)
             if self.spec.acts:
                 if arguments.get("signature") is not None:
-                    who, arguments = signed_arguments(context, arguments)
+                    who, arguments = signed_arguments(context, arguments, self.spec.input_schema["properties"])
                 else:
                     who = self._service.actors.bind(context, arguments.get("actor"))
                 if self.spec.short == "approve" and self._service.asker is not None and who.signature is None:

@@ -1,0 +1,374 @@
+"""Approvals that a person confirms at the client, actors that are bound to the configuration, and signed statements."""
+
+import re
+import shlex
+from base64 import b64encode
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from cli_testing import CommandLine
+from mcp import Client, MCPError
+from mcp.client.context import ClientRequestContext
+from mcp.client.session import ElicitationFnT
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.types import ElicitRequestParams, ElicitResult, Implementation, InputResponses
+from mcp_testing import ADAPTER, ALICE, BOB, answer, error_of, http_server, in_process, server_command, server_environment
+
+from nexus_attest.keys import decoded_seed
+from nexus_attest.server.actors import ConfigActor, FourEyes
+from nexus_attest.server.app import build_server
+from nexus_attest.server.humans import QUESTION, HumanAsker
+from nexus_attest.server.service import Service
+from nexus_attest.signer import Signer, sign_statement, statement_about
+from nexus_attest.trust import PublicKey, TrustedActor, TrustPolicy
+from nexus_control.decision import Decision
+from nexus_control.events import Actor, EventType, utc_now
+from nexus_control.policy import Policy
+
+pytestmark = pytest.mark.anyio
+
+PLAN = '[{"tool": "t", "method": "m"}]'
+MODES = ["auto", "legacy"]
+
+Answer = ElicitationFnT
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+class Person:
+    """Somebody at a client, who says the same to every question."""
+
+    def __init__(self, action: Any = "accept", content: dict[str, Any] | None = None) -> None:
+        self.asked: list[str] = []
+        self.answer = ElicitResult(action=action, content=content)
+
+    async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        assert context.request_id is not None
+        self.asked.append(params.message)
+        return self.answer
+
+
+def yes() -> Person:
+    return Person(content={"approve": True})
+
+
+async def requested(client: Client, **more: Any) -> str:
+    return (await answer(client, "request", **{"goal": "Rotate the key", "actor": ALICE, **more}))["request_id"]
+
+
+async def events_of(client: Client, request_id: str) -> list[dict[str, Any]]:
+    return (await answer(client, "status", request_id=request_id, include_events=True))["events"]
+
+
+@asynccontextmanager
+async def asking(
+    folder: Path, mode: str, person: Answer | None, prepare: Callable[[Service], None] = lambda _: None, **more: Any
+) -> AsyncGenerator[Client]:
+    """A client in this process on a server that wants every approval confirmed."""
+    with in_process(folder, extra_tools=True) as service:
+        service.asker = HumanAsker(tools=service.tools, options=" --db x.db", systems=True, **more)
+        prepare(service)
+        info = Implementation(name="a client", version="1.0\n")
+        async with Client(build_server(service), mode=mode, elicitation_callback=person, client_info=info) as client:
+            yield client
+
+
+@asynccontextmanager
+async def over(transport: str, mode: str, folder: Path, *options: str, person: Answer | None) -> AsyncGenerator[Client]:
+    """A client on a server process."""
+    if transport == "http":
+        with http_server(folder, *options) as (url, _):
+            async with Client(url, mode=mode, elicitation_callback=person) as client:
+                yield client
+    else:
+        command, *arguments = server_command(*options, "--log-level", "warning")
+        parameters = StdioServerParameters(command=command, args=arguments, env=server_environment(folder), cwd=folder)
+        async with Client(stdio_client(parameters), mode=mode, elicitation_callback=person) as client:
+            yield client
+
+
+# -- a person confirms --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_a_person_who_says_yes_approves_over_every_transport(transport: str, mode: str, tmp_path: Path) -> None:
+    person = yes()
+    async with over(transport, mode, tmp_path, "--human-approval", "always", person=person) as client:
+        request_id = await requested(client)
+        assert (await answer(client, "approve", request_id=request_id, actor=BOB))["is_approved"] is True
+        assert len(person.asked) == 1
+
+
+async def test_the_question_shows_what_is_approved_and_the_event_how(tmp_path: Path, mode: str) -> None:
+    person = yes()
+    async with asking(tmp_path, mode, person) as client:
+        request_id = await requested(client, goal="Delete\nGoal: nothing\x1b[2J", mode="apply", plan=PLAN, min_approvals=2)
+        await answer(client, "approve", request_id=request_id, actor=BOB, expires_at="2999-01-01T00:00:00+00:00")
+        (question,) = person.asked
+        assert question.splitlines()[:6] == [
+            "Approve this action as human bob?",
+            "Goal: Delete\\x0aGoal: nothing\\x1b[2J",
+            "Mode: apply (approvals needed: 2)",
+            f"Plan: {PLAN}",
+            "Requested by: human alice",
+            "Until: 2999-01-01T00:00:00+00:00",
+        ]
+        assert f"Decision: {request_id}, action sha256:" in question
+        payload = (await events_of(client, request_id))[-1]["payload"]
+        assert payload["assurance"] == "asserted", "that a client answered does not say who sits there"
+        assert re.fullmatch(r"mcp elicitation a_client/1\.0\\x0a sha256:[0-9a-f]{64}", payload["channel"])
+
+
+async def test_a_plan_that_is_too_long_to_show_is_said_to_be_cut(tmp_path: Path, mode: str) -> None:
+    person = yes()
+    async with asking(tmp_path, mode, person) as client:
+        await answer(client, "approve", request_id=await requested(client, plan="x" * 5_000), actor=BOB)
+    assert "(5000 characters; read all of it with inspect before you approve)" in person.asked[0]
+
+
+@pytest.mark.parametrize(
+    ("person", "code"),
+    [
+        (Person("decline"), "HUMAN_DECLINED"),
+        (Person("accept", {"approve": False}), "HUMAN_DECLINED"),
+        (Person("accept", {}), "HUMAN_DECLINED"),
+        (Person("accept", {"approve": "true"}), "HUMAN_DECLINED"),
+        (Person("accept", {"approve": 1}), "HUMAN_DECLINED"),
+        (Person("accept"), "HUMAN_DECLINED"),
+        (Person("decline", {"approve": True}), "HUMAN_DECLINED"),
+        (Person("cancel", {"approve": True}), "HUMAN_REQUIRED"),
+    ],
+    ids=lambda value: f"{value.answer.action}-{value.answer.content}" if isinstance(value, Person) else value,
+)
+async def test_everything_but_a_clear_yes_leaves_the_decision_as_it_was(tmp_path: Path, mode: str, person: Person, code: str) -> None:
+    async with asking(tmp_path, mode, person) as client:
+        request_id = await requested(client)
+        assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == code
+        assert len(await events_of(client, request_id)) == 2
+
+
+async def test_a_client_that_cannot_ask_gets_the_command_and_the_command_works(tmp_path: Path, mode: str) -> None:
+    async with over("stdio", mode, tmp_path, "--human-approval", "always", person=None) as client:
+        request_id = await requested(client)
+        error = await error_of(client, "approve", request_id=request_id, actor={"type": "human", "id": "Bob O'Hara"})
+        assert error["code"] == "HUMAN_REQUIRED"
+        command = shlex.split(error["message"].partition("has to run: ")[2])
+        assert command[:3] == ["nexus-attest", "approve", request_id]
+        done = CommandLine(tmp_path / "elsewhere", actor=None)
+        (tmp_path / "elsewhere").mkdir()
+        assert done.run(*command[1:]).code == 0
+        approval = (await events_of(client, request_id))[-1]
+        assert (approval["actor"]["id"], approval["payload"]["channel"]) == ("Bob O'Hara", "cli")
+
+
+async def test_somebody_who_never_answers_holds_the_call_for_a_limited_time(tmp_path: Path) -> None:
+    async def silent(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        await anyio.sleep(60)
+        raise AssertionError(context, params)
+
+    async with asking(tmp_path, "legacy", silent, seconds=0.05) as client:
+        request_id = await requested(client)
+        with anyio.fail_after(5):
+            error = await error_of(client, "approve", request_id=request_id, actor=BOB)
+        assert error["code"] == "HUMAN_REQUIRED"
+        assert "nobody answered within 0.05 seconds; run: nexus-attest approve" in error["text"]
+        assert len(await events_of(client, request_id)) == 2
+
+
+async def test_nobody_is_asked_for_what_would_be_refused_anyway(tmp_path: Path, mode: str) -> None:
+    person = yes()
+    async with asking(tmp_path, mode, person) as client:
+        assert (await error_of(client, "approve", request_id="nothing", actor=BOB))["code"] == "DECISION_NOT_FOUND"
+        request_id = await requested(client)
+        await answer(client, "approve", request_id=request_id, actor=BOB)
+        assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == "ALREADY_APPROVED"
+        assert len(person.asked) == 1
+
+
+async def test_an_answer_is_good_for_its_own_question_only(tmp_path: Path) -> None:
+    """In the stateless era the client brings the answer, with the state that was sealed into the question."""
+    given: InputResponses = {QUESTION: ElicitResult(action="accept", content={"approve": True})}
+    served: list[Service] = []
+    async with asking(tmp_path, "auto", yes(), served.append) as client:
+        first, second = await requested(client), await requested(client, goal="Something else")
+
+        async def call(request_id: str, state: str | None) -> Any:
+            arguments = {"request_id": request_id, "actor": BOB}
+            return await client.session.call_tool(
+                "nexus-attest.approve", arguments, input_responses=given, request_state=state, allow_input_required=True
+            )
+
+        asked = await call(first, None)
+        assert asked.input_requests[QUESTION].params.message.startswith("Approve this action"), "an answer to nothing counts as none"
+        for request_id, state in ((second, asked.request_state), (first, asked.request_state[:-2]), (first, "sha256:x")):
+            with pytest.raises(MCPError, match="requestState"):
+                await call(request_id, state)
+        policy = Policy(min_approvals=2, allowed_modes=("dry_run",)).to_dict()
+        served[0].tools.store.append_event(first, EventType.POLICY_ATTACHED, Actor(ALICE), policy)
+        again = await call(first, asked.request_state)
+        assert "approvals needed: 2" in again.input_requests[QUESTION].params.message, "what was confirmed is not what it is now"
+        assert len(await events_of(client, first)) == 3
+        done = await call(first, again.request_state)
+        assert done.structured_content["current_approvals"] == 1
+
+
+async def test_names_that_are_only_asserted_need_no_confirmation_unless_it_is_asked_for(tmp_path: Path, mode: str) -> None:
+    person = yes()
+    async with over("stdio", mode, tmp_path, person=person) as client:
+        await answer(client, "approve", request_id=await requested(client), actor=BOB)
+    assert person.asked == []
+
+
+# -- the configured actor -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_configured_actor_acts_whatever_the_model_writes_and_does_not_approve_itself(tmp_path: Path, mode: str) -> None:
+    person = yes()
+    async with over("stdio", mode, tmp_path, "--actor-source", "config", "--actor", "alice", person=person) as client:
+        schemas = {tool.name: tool.input_schema for tool in (await client.list_tools()).tools}
+        assert schemas["nexus-attest.request"]["required"] == ["goal"]
+        request_id = (await answer(client, "request", goal="g"))["request_id"]
+        event = (await events_of(client, request_id))[0]
+        assert (event["actor"], event["payload"]["assurance"], event["payload"]["channel"]) == (ALICE, "authenticated", "mcp")
+        assert (await error_of(client, "request", goal="g", actor=BOB))["code"] == "ACTOR_MISMATCH"
+        assert (await error_of(client, "approve", request_id=request_id))["code"] == "SELF_APPROVAL"
+        assert person.asked == []
+        other = CommandLine(tmp_path, actor="bob").json("request", "by somebody else")["request_id"]
+        assert (await answer(client, "approve", request_id=other))["is_approved"] is True
+        assert len(person.asked) == 1, "a person's bound name needs the person"
+        payload = (await events_of(client, other))[-1]["payload"]
+        assert payload["assurance"] == "authenticated"
+        assert payload["channel"].startswith("mcp elicitation ")
+
+
+async def test_self_approval_can_be_allowed(tmp_path: Path, mode: str) -> None:
+    options = ("--actor-source", "config", "--actor", "system:ci", "--allow-self-approval")
+    async with over("stdio", mode, tmp_path, *options, person=None) as client:
+        request_id = (await answer(client, "request", goal="g"))["request_id"]
+        assert (await answer(client, "approve", request_id=request_id))["is_approved"] is True
+
+
+async def test_a_self_approval_that_came_in_elsewhere_does_not_count(tmp_path: Path, mode: str) -> None:
+    with in_process(tmp_path) as service:
+        service.actors = ConfigActor(Actor(type="human", id="alice"))
+        service.tools.trust = FourEyes(service.tools.trust)
+        async with Client(build_server(service), mode=mode) as client:
+            request_id = (await answer(client, "request", goal="g", mode="apply", plan=PLAN))["request_id"]
+            CommandLine(tmp_path).json("approve", request_id)
+            assert (await answer(client, "status", request_id=request_id))["is_approved"] is False
+            error = await error_of(client, "execute", request_id=request_id, adapter_id=ADAPTER)
+            assert "the approval of alice does not count: SELF_APPROVAL" in error["text"]
+            CommandLine(tmp_path, actor="bob").json("approve", request_id)
+            assert (await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER))["mode"] == "apply"
+
+
+# -- signed statements --------------------------------------------------------------------------------------------------------------
+
+
+def signed(service: Service, request_id: str, key: Signer, **more: Any) -> dict[str, Any]:
+    decision = Decision.load(service.tools.store, request_id)
+    return sign_statement(statement_about(decision, "approve", Actor(BOB), utc_now(), **more), key)
+
+
+@contextmanager
+def trusting(folder: Path, key: Signer) -> Generator[Service]:
+    """A service that knows bob's key, and nobody else."""
+    known = TrustedActor(Actor(BOB), (PublicKey(key_id=key.key_id, public_key=key.public_key),))
+    with in_process(folder, extra_tools=True) as service:
+        service.tools.trust = FourEyes(TrustPolicy(actors=(known,)))
+        service.takes_signatures = True
+        service.actors = ConfigActor(Actor(type="system", id="agent"))
+        yield service
+
+
+async def test_a_signed_approval_is_taken_from_whoever_brings_it(tmp_path: Path, mode: str) -> None:
+    key = seeded(1)
+    with trusting(tmp_path, key) as service:
+        service.asker = HumanAsker(tools=service.tools, systems=True)  # whoever signed need not be asked
+        async with Client(build_server(service), mode=mode) as client:
+            tools = {tool.name: tool.input_schema["properties"] for tool in (await client.list_tools()).tools}
+            assert sorted(name for name, properties in tools.items() if "signature" in properties) == [
+                f"nexus-attest.{short}" for short in ("approve", "execute", "request", "revoke_approval")
+            ]
+            request_id = (await answer(client, "request", goal="g"))["request_id"]
+            envelope = signed(service, request_id, key, comment="checked", expires_at=datetime(2999, 1, 1, tzinfo=UTC))
+            assert (await answer(client, "approve", request_id=request_id, signature=envelope))["is_approved"] is True
+            approval = (await events_of(client, request_id))[-1]
+            assert approval["actor"] == BOB
+            assert approval["payload"] == {
+                "expires_at": "2999-01-01T00:00:00+00:00",
+                "comment": "checked",
+                "assurance": "signed",
+                "channel": "mcp",
+                "signature": envelope,
+            }
+
+
+async def test_a_signature_that_is_not_bobs_about_this_is_refused(tmp_path: Path, mode: str) -> None:
+    key = seeded(1)
+    with trusting(tmp_path, key) as service:
+        async with Client(build_server(service), mode=mode) as client:
+            request_id, other = [(await answer(client, "request", goal=goal))["request_id"] for goal in "ab"]
+            good = signed(service, request_id, key)
+            wrong: list[tuple[dict[str, Any], str]] = [
+                ({"signature": signed(service, request_id, seeded(2))}, "KEY_UNKNOWN"),
+                ({"signature": {**good, "signatures": [{**good["signatures"][0], "sig": "A" * 86 + "=="}]}}, "SIGNATURE_INVALID"),
+                ({"signature": signed(service, other, key)}, "SIGNATURE_FOR_OTHER_DECISION"),
+                ({"signature": good, "actor": ALICE}, "SIGNATURE_FOR_OTHER_ACTOR"),
+                ({"signature": good, "comment": "something that bob did not say"}, "SIGNATURE_FOR_OTHER_COMMAND"),
+                ({"signature": "{}"}, "ENVELOPE_INVALID"),
+                ({"signature": {}}, "ENVELOPE_INVALID"),
+                ({"signature": 5}, "INVALID_ARGUMENTS"),
+            ]
+            for arguments, code in wrong:
+                assert (await error_of(client, "approve", request_id=request_id, **arguments))["code"] == code
+            await answer(client, "approve", request_id=request_id, signature=good)
+            assert (await error_of(client, "execute", request_id=request_id, adapter_id=ADAPTER, signature=good))["code"] == (
+                "SIGNATURE_FOR_OTHER_COMMAND"
+            )
+
+
+async def test_what_the_requester_signed_is_no_second_pair_of_eyes(tmp_path: Path, mode: str) -> None:
+    key = seeded(1)
+    with trusting(tmp_path, key) as service:
+        service.actors = ConfigActor(Actor(BOB))
+        async with Client(build_server(service), mode=mode) as client:
+            request_id = (await answer(client, "request", goal="g"))["request_id"]
+            error = await error_of(client, "approve", request_id=request_id, signature=signed(service, request_id, key))
+            assert error["code"] == "SELF_APPROVAL"
+
+
+async def test_without_a_trust_policy_there_is_no_such_argument(tmp_path: Path, mode: str) -> None:
+    with in_process(tmp_path) as service:
+        async with Client(build_server(service), mode=mode) as client:
+            error = await error_of(client, "approve", request_id="x", actor=BOB, signature={})
+            assert (error["code"], error["paths"]) == ("INVALID_ARGUMENTS", ["$.signature"])
+
+
+async def test_the_trust_option_makes_a_server_take_signatures(tmp_path: Path, mode: str) -> None:
+    key = seeded(1)
+    (tmp_path / "trust.toml").write_text(
+        f'version = 1\n[[actors]]\nid = "bob"\n[[actors.keys]]\npublic_key = "{b64encode(key.public_key).decode()}"\n'
+    )
+    async with over("stdio", mode, tmp_path, "--trust", str(tmp_path / "trust.toml"), person=None) as client:
+        request_id = await requested(client)
+        with in_process(tmp_path) as service:
+            envelope = signed(service, request_id, key)
+        assert (await answer(client, "approve", request_id=request_id, actor=BOB, signature=envelope))["is_approved"] is True
+
+
+def seeded(number: int) -> Signer:
+    return decoded_seed(b64encode(bytes([number]) * 32).decode(), "a test")

@@ -1,0 +1,485 @@
+"""Whom the server believes over HTTP: tokens, the keys behind them, scopes, and what requests without them are told."""
+
+import base64
+import hmac
+import json
+import logging
+import subprocess
+import threading
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import httpx2
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_testing import ADAPTER, answer, error_of, http_server, server_command, server_environment
+from token_testing import AUDIENCE, ISSUER, Issuer
+
+from nexus_attest.server.errors import ServerConfigError
+from nexus_attest.server.http import http_app, parse_address
+from nexus_attest.server.tokens import KeySet, TokenAccess
+
+pytestmark = pytest.mark.anyio
+
+ALICE = {"type": "human", "id": f"{ISSUER}#alice"}
+PLAN = '[{"tool": "t", "method": "m"}]'
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Issuer:
+    return Issuer()
+
+
+def access(folder: Path, issuer: Issuer, keys: str | None = None) -> TokenAccess:
+    (folder / "keys.json").write_text(keys or issuer.key_set())
+    return TokenAccess(ISSUER, AUDIENCE, KeySet(str(folder / "keys.json")))
+
+
+# -- one token ----------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_token_for_this_server_tells_who_may_do_what(tmp_path: Path, issuer: Issuer) -> None:
+    found = await access(tmp_path, issuer).verify_token(issuer.token(scope="read approve unknown"))
+    assert found is not None
+    assert (found.subject, found.client_id, found.scopes, found.resource) == ("alice", "agent", ["read", "approve"], AUDIENCE)
+
+
+@pytest.mark.parametrize("key", [rsa.generate_private_key(65_537, 2048), ed25519.Ed25519PrivateKey.generate()])
+async def test_keys_of_every_usual_kind_are_taken(tmp_path: Path, key: Any) -> None:
+    other = Issuer(key)
+    assert await access(tmp_path, other).verify_token(other.token()) is not None
+
+
+async def test_an_audience_among_others_and_scopes_as_a_list_are_understood(tmp_path: Path, issuer: Issuer) -> None:
+    found = await access(tmp_path, issuer).verify_token(issuer.token(aud=["https://other.example", AUDIENCE], scope=None, scp=["read"]))
+    assert found is not None
+    assert found.scopes == ["read"]
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": "https://other.example/mcp"},
+        {"aud": None},
+        {"aud": AUDIENCE + "/"},
+        {"aud": ISSUER},
+        {"iss": "https://evil.example"},
+        {"iss": ISSUER + "/"},
+        {"iss": None},
+        {"sub": None},
+        {"sub": ""},
+        {"sub": 7},
+        {"exp": None},
+        {"exp": 1},
+        {"exp": "soon"},
+        {"nbf": 4_102_444_800},
+        {"iat": "never"},
+        {"cnf": {"jkt": "x"}},
+    ],
+    ids=str,
+)
+async def test_a_token_that_says_less_or_something_else_is_refused(tmp_path: Path, issuer: Issuer, claims: dict[str, Any]) -> None:
+    assert await access(tmp_path, issuer).verify_token(issuer.token(**claims)) is None
+
+
+@pytest.mark.parametrize(
+    "scope", [None, 5, {"read": True}, [1, None], "", "READ", "read,request", "readrequest"], ids=lambda scope: repr(scope)
+)
+async def test_a_scope_that_is_not_spelled_out_allows_nothing(tmp_path: Path, issuer: Issuer, scope: object) -> None:
+    found = await access(tmp_path, issuer).verify_token(issuer.token(scope=scope))
+    assert found is not None
+    assert found.scopes == []
+
+
+def keyed_by(public: bytes, body: str) -> str:
+    """The old confusion: a public key, which everybody has, used as the secret of a symmetric algorithm."""
+    head = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"at+jwt","kid":"key-1"}').decode().rstrip("=")
+    tag = hmac.digest(public, f"{head}.{body}".encode(), "sha256")
+    return f"{head}.{body}.{base64.urlsafe_b64encode(tag).decode().rstrip('=')}"
+
+
+async def test_nobody_but_the_issuer_can_sign(tmp_path: Path, issuer: Issuer) -> None:
+    verifier, claims = access(tmp_path, issuer), issuer.claims()
+    good = issuer.sign(claims)
+    head, body, signature = good.split(".")
+    forged = base64.urlsafe_b64encode(json.dumps({**claims, "sub": "mallory"}).encode()).decode().rstrip("=")
+    unsigned = base64.urlsafe_b64encode(b'{"alg":"none","typ":"at+jwt","kid":"key-1"}').decode().rstrip("=")
+    tokens = [
+        Issuer().sign(claims),
+        issuer.sign(claims, "x" * 64, "HS256"),
+        keyed_by(json.dumps(issuer.jwk()).encode(), body),
+        keyed_by(b"", body),
+        f"{head}.{forged}.{signature}",
+        f"{unsigned}.{body}.",
+        f"{head}.{body}.",
+        issuer.sign(claims, kid="key-2"),
+        issuer.sign(claims, typ="logout+jwt"),
+        issuer.sign(claims, typ="dpop+jwt"),
+        issuer.sign(claims, crit=["unheard"], unheard=True),
+        good + "A" * 20_000,
+        *("", ".", "..", "a.b.c", "\x00", "é", "[]", good[:-10]),
+    ]
+    assert await verifier.verify_token(good) is not None
+    for token in tokens:
+        assert await verifier.verify_token(token) is None, token
+
+
+async def test_an_rsa_key_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    weak = Issuer(rsa.generate_private_key(65_537, 1024))
+    with pytest.warns(UserWarning, match="key"):  # that of PyJWT, while the test signs
+        token = weak.token()
+    assert await access(tmp_path, weak).verify_token(token) is None
+
+
+async def test_a_key_signs_only_with_its_own_algorithm(tmp_path: Path) -> None:
+    other = Issuer(rsa.generate_private_key(65_537, 2048))
+    verifier = access(tmp_path, other, json.dumps({"keys": [other.jwk(alg="PS256")]}))
+    assert await verifier.verify_token(other.sign(other.claims())) is None
+    assert await verifier.verify_token(other.sign(other.claims(), algorithm="PS256")) is not None
+
+
+async def test_why_a_token_was_refused_is_logged_and_the_token_is_not(
+    tmp_path: Path, issuer: Issuer, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = issuer.token(exp=1)
+    with caplog.at_level(logging.WARNING, "nexus_attest.server"):
+        assert await access(tmp_path, issuer).verify_token(token) is None
+    (record,) = caplog.records
+    facts: dict[str, Any] = getattr(record, "facts", {})
+    assert "expired" in facts["reason"]
+    assert token.split(".")[2] not in json.dumps(facts) + record.getMessage()
+
+
+# -- the issuer's keys --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"keys": 5}',
+        '{"keys": []}',
+        '{"keys": [5]}',
+        '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}',
+        '{"keys": [{"kty": "EC", "d": "x"}]}',
+        '{"keys": [{"kty": "RSA", "use": "enc"}]}',
+        "[" * 100_000,
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_file_that_is_no_set_of_public_keys_is_refused_at_the_start(tmp_path: Path, text: str) -> None:
+    (tmp_path / "keys.json").write_text(text)
+    with pytest.raises(ServerConfigError):
+        KeySet(str(tmp_path / "keys.json"))
+
+
+def test_a_key_set_must_be_there_and_come_by_https(tmp_path: Path) -> None:
+    for source in (str(tmp_path / "none.json"), "http://login.example/keys", "ftp://login.example/keys", "https://", "file:///etc/passwd"):
+        with pytest.raises(ServerConfigError):
+            KeySet(source)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://nexus.example/mcp", "nexus.example", "https://nexus.example/mcp#x", "https://a:b@nexus.example", "https://[x"]
+)
+def test_urls_that_could_not_keep_a_token_secret_are_refused(tmp_path: Path, issuer: Issuer, url: str) -> None:
+    keys = access(tmp_path, issuer).keys
+    with pytest.raises(ServerConfigError):
+        TokenAccess(ISSUER, url, keys)
+    with pytest.raises(ServerConfigError):
+        TokenAccess(url, AUDIENCE, keys)
+
+
+async def test_a_key_that_was_added_to_the_file_is_found_without_a_restart(
+    tmp_path: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier, following = access(tmp_path, issuer), Issuer(kid="key-2")
+    assert await verifier.verify_token(following.token()) is None
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [issuer.jwk(), following.jwk()]}))
+    assert await verifier.verify_token(following.token()) is None, "the file was read a moment ago"
+    monkeypatch.setattr("nexus_attest.server.tokens._RETRY_SECONDS", 0.0)
+    assert await verifier.verify_token(following.token()) is not None
+
+
+async def test_known_keys_outlast_a_source_that_fails_for_a_day_and_no_longer(
+    tmp_path: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = access(tmp_path, issuer)
+    assert await verifier.verify_token(issuer.token()) is not None
+    (tmp_path / "keys.json").unlink()
+    monkeypatch.setattr("nexus_attest.server.tokens._FRESH_SECONDS", -1.0)
+    monkeypatch.setattr("nexus_attest.server.tokens._RETRY_SECONDS", 0.0)
+    assert await verifier.verify_token(issuer.token()) is not None
+    monkeypatch.setattr("nexus_attest.server.tokens._STALE_SECONDS", -1.0)
+    assert await verifier.verify_token(issuer.token()) is None
+
+
+class KeyServer(NamedTuple):
+    url: str
+    answers: dict[str, tuple[int, bytes]]
+    asked: list[str]
+
+
+@pytest.fixture
+def key_server() -> Generator[KeyServer]:
+    answers: dict[str, tuple[int, bytes]] = {}
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            status, body = answers.get(self.path, (404, b""))
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "/keys")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield KeyServer(f"http://127.0.0.1:{server.server_port}", answers, asked)
+        server.shutdown()
+        thread.join()
+
+
+async def test_keys_come_from_a_url_once_for_many_tokens(key_server: KeyServer, issuer: Issuer) -> None:
+    key_server.answers["/keys"] = 200, issuer.key_set().encode()
+    verifier = TokenAccess(ISSUER, AUDIENCE, KeySet(f"{key_server.url}/keys"))
+    for _ in range(5):
+        assert await verifier.verify_token(issuer.token()) is not None
+        assert await verifier.verify_token(Issuer(kid="other").token()) is None
+    assert key_server.asked == ["/keys"]
+
+
+@pytest.mark.parametrize("status", [302, 404, 500])
+async def test_a_url_that_gives_no_keys_lets_nobody_in(key_server: KeyServer, issuer: Issuer, status: int) -> None:
+    key_server.answers.update({"/keys": (200, issuer.key_set().encode()), "/here": (status, issuer.key_set().encode())})
+    verifier = TokenAccess(ISSUER, AUDIENCE, KeySet(f"{key_server.url}/here"))
+    assert await verifier.verify_token(issuer.token()) is None
+    assert key_server.asked == ["/here"]
+
+
+async def test_an_endless_key_set_is_not_read_to_its_end(key_server: KeyServer, issuer: Issuer) -> None:
+    key_server.answers["/keys"] = 200, issuer.key_set().encode() + b" " * 2_000_000
+    assert await TokenAccess(ISSUER, AUDIENCE, KeySet(f"{key_server.url}/keys")).verify_token(issuer.token()) is None
+
+
+# -- over HTTP ----------------------------------------------------------------------------------------------------------------------
+
+
+class Running(NamedTuple):
+    url: str
+    issuer: Issuer
+
+    def bearer(self, *, token: str | None = None, **claims: Any) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token or self.issuer.token(**claims)}"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Generator[Running]:
+    folder = tmp_path_factory.mktemp("tokens")
+    (folder / "keys.json").write_text(issuer.key_set())
+    options = (
+        "--issuer",
+        ISSUER,
+        "--audience",
+        AUDIENCE,
+        "--jwks",
+        str(folder / "keys.json"),
+        "--human-approval",
+        "never",
+        "--extra-tools",
+    )
+    with http_server(folder, *options) as (url, _):
+        yield Running(url, issuer)
+
+
+@asynccontextmanager
+async def caller(running: Running, mode: str, **claims: Any) -> AsyncGenerator[Client]:
+    async with (
+        httpx2.AsyncClient(headers=running.bearer(**claims)) as http,
+        Client(streamable_http_client(running.url, http_client=http), mode=mode) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(params=["auto", "legacy"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+ACCEPT = {"Accept": "application/json, text/event-stream"}
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Authorization": "Bearer x"}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer"}], ids=str
+)
+def test_a_request_without_a_good_token_is_told_where_to_get_one(running: Running, headers: dict[str, str]) -> None:
+    refused = httpx.post(running.url, json=PING, headers={**ACCEPT, **headers})
+    assert refused.status_code == 401
+    challenge = refused.headers["WWW-Authenticate"]
+    assert challenge.startswith("Bearer ")
+    assert 'error="invalid_token"' in challenge
+    assert 'resource_metadata="https://nexus.example/.well-known/oauth-protected-resource/mcp"' in challenge
+
+
+def test_a_token_in_the_url_is_no_token(running: Running) -> None:
+    assert httpx.post(f"{running.url}?access_token={running.issuer.token()}", json=PING, headers=ACCEPT).status_code == 401
+
+
+def test_a_token_without_read_gets_nowhere(running: Running) -> None:
+    refused = httpx.post(running.url, json=PING, headers={**ACCEPT, **running.bearer(scope="approve")})
+    assert refused.status_code == 403
+    assert 'error="insufficient_scope"' in refused.headers["WWW-Authenticate"]
+
+
+def test_the_metadata_of_the_resource_names_issuer_and_scopes(running: Running) -> None:
+    found = httpx.get(running.url.replace("/mcp", "/.well-known/oauth-protected-resource/mcp"))
+    assert found.status_code == 200
+    assert found.json() == {
+        "resource": AUDIENCE,
+        "authorization_servers": [ISSUER],
+        "scopes_supported": ["read", "request", "approve", "execute", "admin"],
+        "bearer_methods_supported": ["header"],
+        "resource_name": "nexus-attest",
+    }
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "nexus.example.evil.example"}, 421),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "nexus.example", "Origin": "https://nexus.example"}, 400),  # gets through to the protocol, which misses its headers
+    ],
+    ids=str,
+)
+def test_pages_of_other_sites_cannot_use_a_token_of_this_one(running: Running, headers: dict[str, str], status: int) -> None:
+    assert httpx.post(running.url, json={"no": "message"}, headers={**ACCEPT, **running.bearer(), **headers}).status_code == status
+
+
+async def test_tools_that_the_token_does_not_allow_are_neither_listed_nor_done(running: Running, mode: str) -> None:
+    async with caller(running, mode, scope="read approve") as client:
+        listed = [tool.name.removeprefix("nexus-attest.") for tool in (await client.list_tools()).tools]
+        assert listed == [
+            *("approve", "status", "inspect", "template.get", "template.list"),
+            *("export_bundle", "export_audit_package", "revoke_approval", "list"),
+        ]
+        error = await error_of(client, "request", goal="g")
+        assert error["code"] == "SCOPE_MISSING"
+        assert "scope request" in error["text"]
+        assert (await error_of(client, "import_bundle", bundle="{}"))["code"] == "SCOPE_MISSING"
+    async with caller(running, mode) as client:
+        assert len((await client.list_tools()).tools) == 14
+
+
+async def test_the_actor_is_the_subject_of_the_token_and_the_event_says_so(running: Running, mode: str) -> None:
+    async with caller(running, mode) as client:
+        request_id = (await answer(client, "request", goal="g"))["request_id"]
+        events = (await answer(client, "status", request_id=request_id, include_events=True))["events"]
+        assert events[0]["actor"] == ALICE
+        assert (events[0]["payload"]["assurance"], events[0]["payload"]["channel"]) == ("authenticated", "mcp-http")
+        for other in ({"type": "human", "id": "bob"}, {**ALICE, "type": "system"}, {"type": "human", "id": "alice"}):
+            assert (await error_of(client, "request", goal="g", actor=other))["code"] == "ACTOR_MISMATCH"
+        await answer(client, "request", goal="g", actor=ALICE)
+
+
+async def test_a_client_that_acts_for_itself_is_a_system(running: Running, mode: str) -> None:
+    async with caller(running, mode, subject="robot", client_id="robot") as client:
+        request_id = (await answer(client, "request", goal="g"))["request_id"]
+        events = (await answer(client, "status", request_id=request_id, include_events=True))["events"]
+        assert events[0]["actor"] == {"type": "system", "id": f"{ISSUER}#robot"}
+
+
+async def test_nobody_approves_what_the_same_token_holder_requested(running: Running, mode: str) -> None:
+    async with caller(running, mode) as alice, caller(running, mode, subject="bob") as bob, caller(running, mode, subject="carol") as carol:
+        request_id = (await answer(alice, "request", goal="g", mode="apply", plan=PLAN, min_approvals=2))["request_id"]
+        assert (await error_of(alice, "approve", request_id=request_id))["code"] == "SELF_APPROVAL"
+        assert (await error_of(alice, "approve", request_id=request_id, actor={"type": "human", "id": f"{ISSUER}#bob"}))[
+            "code"
+        ] == "ACTOR_MISMATCH"
+        await answer(bob, "approve", request_id=request_id)
+        assert (await error_of(bob, "approve", request_id=request_id))["code"] == "ALREADY_APPROVED"
+        assert (await error_of(alice, "execute", request_id=request_id, adapter_id=ADAPTER))["code"] == "POLICY_VALIDATION_FAILED"
+        assert (await answer(carol, "approve", request_id=request_id))["is_approved"] is True
+        assert (await answer(alice, "execute", request_id=request_id, adapter_id=ADAPTER))["mode"] == "apply"
+
+
+async def test_a_session_belongs_to_the_one_who_opened_it_and_each_request_to_its_own_token(running: Running) -> None:
+    begin = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    opened = httpx.post(
+        running.url, json={"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": begin}, headers={**ACCEPT, **running.bearer()}
+    )
+    session = {**ACCEPT, "Mcp-Session-Id": opened.headers["Mcp-Session-Id"], "Mcp-Protocol-Version": "2025-11-25"}
+    call = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "nexus-attest.request", "arguments": {"goal": "g"}}}
+    stolen = httpx.post(running.url, json=call, headers={**session, **running.bearer(subject="mallory")})
+    assert stolen.status_code in (403, 404)
+    lesser = httpx.post(running.url, json=call, headers={**session, **running.bearer(scope="read")})
+    assert "SCOPE_MISSING" in lesser.text, "the session was opened with more than this request's token allows"
+    assert httpx.post(running.url, json=call, headers={**session, **running.bearer(exp=1)}).status_code == 401
+    assert '"isError":true' not in httpx.post(running.url, json=call, headers={**session, **running.bearer()}).text
+
+
+# -- options ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "nexus.example:0", "192.0.2.1:0"])
+def test_without_tokens_nobody_else_can_reach_it(address: str) -> None:
+    server: Any = None
+    with pytest.raises(ServerConfigError, match="reached from outside"):
+        http_app(server, parse_address(address))
+
+
+def options_of(issuer: Issuer, folder: Path) -> list[str]:
+    (folder / "keys.json").write_text(issuer.key_set())
+    return ["--issuer", ISSUER, "--audience", AUDIENCE, "--jwks", str(folder / "keys.json")]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--actor-source", "token", "--http", "127.0.0.1:0"], "needs --http, --issuer"),
+        (["--actor-source", "config", "--actor", "alice", "--http", "127.0.0.1:0"], "over HTTP"),
+        (["--actor-source", "config"], "who is acting"),
+        (["--actor", "alice"], "--actor is for"),
+        (["--http", "127.0.0.1:0", "--issuer", ISSUER], "belong together"),
+        (["TOKENS"], "give --http"),
+        (["--http", "0.0.0.0:0"], "reached from outside"),
+    ],
+    ids=str,
+)
+def test_options_that_would_prove_nothing_are_refused(tmp_path: Path, issuer: Issuer, options: list[str], text: str) -> None:
+    given = [word for option in options for word in (options_of(issuer, tmp_path) if option == "TOKENS" else [option])]
+    done = subprocess.run(
+        server_command(*given),
+        env=server_environment(tmp_path),
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert done.stdout == ""
