@@ -94,6 +94,25 @@ SHOWN_BY = {
         "test_evidence": ["test_a_bundle_that_was_rebuilt_consistently_passes", "test_options_reach_the_checks_of_a_package"],
         "test_cli_commands": ["test_another_binding_digest_than_expected_fails_by_name"],
     },
+    "reaches the HTTP server of somebody else": {
+        "test_mcp_tokens": [
+            "test_nobody_but_the_issuer_can_sign",
+            "test_a_token_that_says_less_or_something_else_is_refused",
+            "test_without_tokens_nobody_else_can_reach_it",
+            "test_tools_that_the_token_does_not_allow_are_neither_listed_nor_done",
+        ],
+    },
+    "is a model behind a server with `--actor-source config` or `token`": {
+        "test_mcp_tokens": [
+            "test_the_actor_is_the_subject_of_the_token_and_the_event_says_so",
+            "test_nobody_approves_what_the_same_token_holder_requested",
+        ],
+        "test_mcp_humans": [
+            "test_a_configured_actor_acts_whatever_the_model_writes_and_does_not_approve_itself",
+            "test_a_self_approval_that_came_in_elsewhere_does_not_count",
+            "test_everything_but_a_clear_yes_leaves_the_decision_as_it_was",
+        ],
+    },
     "sends malformed input: values, documents, files, pipes and devices in place of files": {
         "test_tool": ["test_nonsense_in_any_argument_gives_a_result_and_a_refusal_leaves_nothing"],
         "test_evidence": ["test_no_malformed_document_raises", "test_no_text_raises"],
