@@ -6,6 +6,7 @@
 from types import ModuleType
 
 from nexus_attest import key_errors
+from nexus_attest.attestation import errors as attestation
 from nexus_attest.cli import errors as command_line
 from nexus_attest.routers import errors as routers
 from nexus_attest.server import errors as server
@@ -59,6 +60,7 @@ def table() -> str:
         ("The engine", errors),
         ("Keys and trust", key_errors),
         ("Routers", routers),
+        ("Attestation", attestation),
         ("The MCP server", server),
         ("The command line", command_line),
     )

@@ -301,6 +301,23 @@ NexusRouterBridge(registry, db_path={str(database)!r}).run(goal="g", adapter_id=
         assert again.flight_record(run_id)["run"]["status"] == "FAILED"
 
 
+def test_a_run_that_was_copied_before_its_process_died_is_not_copied_twice(
+    bridge: NexusRouterBridge, package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: object, **__: object) -> None:
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", nothing)
+        response = bridge.run(**ASK)
+    (left,) = (tmp_path / "runs.db.under-way").iterdir()
+    assert (left / "run.db").exists()
+    with NexusRouterBridge(package.registry(), db_path=tmp_path / "runs.db") as later:
+        assert later.recovered == (response["run_id"],)
+        assert later.flight_record(response["run_id"])["response"] == response
+    assert not left.exists()
+
+
 def test_runs_of_living_processes_are_left_alone(bridge: NexusRouterBridge, package: Package, fake: Any, tmp_path: Path) -> None:
     seen: list[tuple[str, ...]] = []
 

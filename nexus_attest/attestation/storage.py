@@ -1,0 +1,156 @@
+"""The tables of the attestation queue. Rows in, rows out: what they mean is decided in `queue`.
+
+They may share a file with decisions and runs: each keeps its own part of the schema version.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from nexus_control.database import Database
+from nexus_control.errors import InputError
+from nexus_control.migration import Schema
+
+__all__ = ["AttestationStorage"]
+
+_SCHEMA = Schema(
+    "attestation",
+    slot=1,
+    migrations=(
+        (
+            """
+            CREATE TABLE IF NOT EXISTS attestation_intents (
+                queue_id        TEXT    NOT NULL PRIMARY KEY,
+                intent_digest   TEXT    NOT NULL UNIQUE,
+                intent_json     TEXT    NOT NULL,
+                created_at      TEXT    NOT NULL,
+                status          TEXT    NOT NULL DEFAULT 'PENDING',
+                last_attempt    INTEGER NOT NULL DEFAULT 0,
+                last_error_code TEXT,
+                updated_at      TEXT    NOT NULL
+            ) STRICT
+            """,
+            "CREATE INDEX IF NOT EXISTS attestation_intents_by_status ON attestation_intents (status)",
+            "CREATE INDEX IF NOT EXISTS attestation_intents_by_age ON attestation_intents (created_at, intent_digest)",
+            # Not WITHOUT ROWID: the hidden row number is the order of insertion.
+            """
+            CREATE TABLE IF NOT EXISTS attestation_receipts (
+                receipt_digest TEXT    NOT NULL PRIMARY KEY,
+                intent_digest  TEXT    NOT NULL,
+                attempt        INTEGER NOT NULL,
+                created_at     TEXT    NOT NULL,
+                backend        TEXT    NOT NULL,
+                status         TEXT    NOT NULL,
+                receipt_json   TEXT    NOT NULL
+            ) STRICT
+            """,
+            "CREATE INDEX IF NOT EXISTS attestation_receipts_by_attempt ON attestation_receipts (intent_digest, attempt)",
+        ),
+    ),
+)
+
+_INTENT = "queue_id, intent_digest, intent_json, created_at, status, last_attempt, last_error_code, updated_at"
+_RECEIPT = "receipt_digest, intent_digest, attempt, created_at, backend, status, receipt_json"
+_INSERT_INTENT = """
+    INSERT INTO attestation_intents (queue_id, intent_digest, intent_json, created_at, updated_at)
+    VALUES (:queue_id, :intent_digest, :intent_json, :created_at, :created_at) ON CONFLICT DO NOTHING"""
+_INSERT_RECEIPT = f"""
+    INSERT INTO attestation_receipts ({_RECEIPT})
+    VALUES (:receipt_digest, :intent_digest, :attempt, :created_at, :backend, :status, :receipt_json) ON CONFLICT DO NOTHING"""
+_UPDATE_INTENT = """
+    UPDATE attestation_intents
+    SET status = :status, last_attempt = :last_attempt, updated_at = :updated_at, last_error_code = :last_error_code
+    WHERE queue_id = :queue_id"""
+_SELECT_BY_ID = f"SELECT {_INTENT} FROM attestation_intents WHERE queue_id = :queue_id"
+_SELECT_BY_DIGEST = f"SELECT {_INTENT} FROM attestation_intents WHERE intent_digest = :intent_digest"
+_IN_ORDER = "ORDER BY created_at, intent_digest LIMIT :limit"
+_SELECT_PENDING = f"SELECT {_INTENT} FROM attestation_intents WHERE status IN ('PENDING', 'DEFERRED') {_IN_ORDER}"
+_SELECT_UNCONFIRMED = f"SELECT {_INTENT} FROM attestation_intents WHERE status = 'SUBMITTED' {_IN_ORDER}"
+_SELECT_RECEIPTS = f"SELECT {_RECEIPT} FROM attestation_receipts WHERE intent_digest = :intent_digest ORDER BY attempt, rowid"
+
+
+class AttestationStorage:
+    """A file, or `:memory:`. Usable from several threads, a file from several processes.
+
+    Digests are prefixed, except `receipt_digest`, which is raw. Every method raises StoreError when the database cannot do its work.
+    """
+
+    def __init__(self, db_path: str | Path = ":memory:") -> None:
+        self._database = Database(db_path, _SCHEMA)
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """All or nothing: the calls inside see one state, which nobody else changes, and are stored together."""
+        with self._database.transaction():
+            yield
+
+    def insert_intent(self, queue_id: str, intent_digest: str, intent_json: str, created_at: str) -> bool:
+        """Store an intent as PENDING, attempt 0. False, and nothing changes, when it is there."""
+        row = {"queue_id": queue_id, "intent_digest": intent_digest, "intent_json": intent_json, "created_at": created_at}
+        return self._write(_INSERT_INTENT, row)
+
+    def get_intent(self, queue_id: str) -> dict[str, Any] | None:
+        """The row, None when there is none."""
+        return self._first(_SELECT_BY_ID, {"queue_id": queue_id})
+
+    def get_intent_by_digest(self, intent_digest: str) -> dict[str, Any] | None:
+        """The row, None when there is none."""
+        return self._first(_SELECT_BY_DIGEST, {"intent_digest": intent_digest})
+
+    def list_pending(self, limit: int = 10) -> list[dict[str, Any]]:
+        """Rows that are PENDING or DEFERRED, by creation time and digest."""
+        return self._all(_SELECT_PENDING, {"limit": _limit(limit)})
+
+    def list_unconfirmed(self, limit: int = 10) -> list[dict[str, Any]]:
+        """Rows that are SUBMITTED, in the same order."""
+        return self._all(_SELECT_UNCONFIRMED, {"limit": _limit(limit)})
+
+    def update_intent_status(
+        self, queue_id: str, status: str, last_attempt: int, updated_at: str, last_error_code: str | None = None
+    ) -> None:
+        """Set what may change in an intent's row; nothing when there is none."""
+        row = {"queue_id": queue_id, "status": status, "last_attempt": last_attempt, "updated_at": updated_at}
+        self._write(_UPDATE_INTENT, {**row, "last_error_code": last_error_code})
+
+    def insert_receipt(
+        self, receipt_digest: str, intent_digest: str, attempt: int, created_at: str, backend: str, status: str, receipt_json: str
+    ) -> bool:
+        """Store a receipt. False, and nothing changes, when it is there."""
+        row: dict[str, object] = {"receipt_digest": receipt_digest, "intent_digest": intent_digest, "attempt": attempt}
+        row |= {"created_at": created_at, "backend": backend, "status": status, "receipt_json": receipt_json}
+        return self._write(_INSERT_RECEIPT, row)
+
+    def list_receipts(self, intent_digest: str) -> list[dict[str, Any]]:
+        """Rows by attempt, then in the order of their insertion."""
+        return self._all(_SELECT_RECEIPTS, {"intent_digest": intent_digest})
+
+    def close(self) -> None:
+        """Close the database. Closing again does nothing."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _write(self, statement: str, row: dict[str, Any]) -> bool:
+        with self._database.transaction() as connection:
+            return connection.execute(statement, row).rowcount == 1
+
+    def _first(self, query: str, key: dict[str, Any]) -> dict[str, Any] | None:
+        with self._database.reading() as connection:
+            row = connection.execute(query, key).fetchone()
+        return None if row is None else dict(row)
+
+    def _all(self, query: str, key: dict[str, Any]) -> list[dict[str, Any]]:
+        with self._database.reading() as connection:
+            return [dict(row) for row in connection.execute(query, key)]
+
+
+def _limit(value: int) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise InputError(f"limit must be an integer from 0 on, got {value!r:.100}")
+    return value
