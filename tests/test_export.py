@@ -26,6 +26,9 @@ from nexus_control.events import EventType
 from nexus_control.export import ExportResult, export_decision, render_export
 from nexus_control.store import DecisionStore
 
+# SHA-256 of the canonical bytes of the request that `completed` records.
+COMPLETED_REQUEST = "901659480291a26ff8fb009659eb99b1f4f0e4b5d545c9098966d908bf046d0f"
+
 
 def exported(store: DecisionStore, decision_id: str = "dec-1", **options: bool) -> DecisionBundle:
     result = export_decision(store, decision_id, **options)
@@ -129,11 +132,11 @@ def test_without_a_template_there_is_no_snapshot() -> None:
 def test_link_ties_the_latest_execution_to_the_decision() -> None:
     store = new_store()
     completed(store)
-    digest = compute_router_link_digest("dec-1", "run-1", "c" * 64, "d" * 64)
+    digest = compute_router_link_digest("dec-1", "run-1", COMPLETED_REQUEST, "d" * 64)
     assert exported(store).router_link.to_dict() == {
         "run_id": "run-1",
         "adapter_id": "subprocess:keytool",
-        "router_request_digest": "sha256:" + "c" * 64,
+        "router_request_digest": "sha256:" + COMPLETED_REQUEST,
         "router_result_digest": "sha256:" + "d" * 64,
         "control_router_link_digest": f"sha256:{digest}",
     }
@@ -337,7 +340,7 @@ def test_rendered_export_tells_what_matters() -> None:
         "Overrides: min_approvals",
         "Run ID: run-1",
         "Adapter: subprocess:keytool",
-        "Request digest: sha256:" + "c" * 64,
+        "Request digest: sha256:" + COMPLETED_REQUEST,
         "Result digest: sha256:" + "d" * 64,
         f"Link digest: {bundle.router_link.control_router_link_digest}",
     ):
