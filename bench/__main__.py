@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import downstream, growth, reads, runs, scale, serving, startup, syncs, verification, writes
+from bench import downstream, evidence, growth, reads, runs, scale, serving, startup, syncs, verification, writes
 from bench.harness import Benchmark, Result, Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +25,8 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "get_events": reads.get_events,
     "list_requests": reads.list_requests,
     "verify_audit_package": verification.verify_package,
+    "case_file": evidence.case_files,
+    "log_root": evidence.log_roots,
     "router_step": runs.steps,
     "mcp_call": downstream.calls,
     "verify_flight_record": runs.verification,

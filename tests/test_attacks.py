@@ -1,0 +1,527 @@
+"""What a forger can do to a file, and which layer catches it. Every digest fits in all of these, unless the test says otherwise."""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from checkpoint_testing import KEY, check, signed, signer
+from evidence_testing import edited, new_store, places
+from forging import approval, events_of, genuine, rebuilt
+from identity_testing import Seal, statement
+
+from nexus_control.audit_export import export_audit_package
+from nexus_control.auditor import conclusion
+from nexus_control.bundle import DecisionBundle
+from nexus_control.bundle_checks import replay_bundle
+from nexus_control.case_export import export_case, sign_checkpoint
+from nexus_control.decision import Decision
+from nexus_control.errors import IdentityRefused
+from nexus_control.events import EventType
+from nexus_control.evidence import EvidenceReport, Knowledge, LogTrust, examine
+from nexus_control.identity import Act
+from nexus_control.import_ import import_bundle
+from nexus_control.tool import NexusControlTools
+
+EARLY, LATE = "2026-11-21T01:50:01.427000+00:00", "2026-11-21T02:00:00+00:00"
+PLACE_OF_APPROVAL, PLACE_OF_RUN = 2, 3
+
+
+class Stranger(IdentityRefused):
+    """What `Believes` says about everybody else."""
+
+    code = "STRANGER"
+
+
+@dataclass(frozen=True)
+class Believes:
+    """A trust that believes some names, and every statement that they sealed."""
+
+    names: frozenset[str]
+    seal: Seal
+
+    def judge(self, act: Act) -> None:
+        if act.actor["id"] not in self.names:
+            raise Stranger(f"nobody knows {act.actor['id']}")
+        self.seal.judge(act)
+
+
+TRUST = Believes(frozenset({"alice", "bob", "carol"}), Seal())
+
+
+def failed(document: Any, knowledge: Knowledge | None = None) -> list[str]:
+    return [name.value for name in examine(document, knowledge).failed]
+
+
+def outcome(report: EvidenceReport, name: str) -> str:
+    return next(layer.outcome.value for layer in report.layers if layer.name == name)
+
+
+def forged(change: Callable[[list[dict[str, Any]]], object], **options: Any) -> dict[str, Any]:
+    """The genuine package with its events changed, and everything recomputed."""
+    package = genuine()
+    change(events_of(package))
+    return rebuilt(package, **options)
+
+
+def test_the_genuine_package_passes_and_so_does_its_rebuilding() -> None:
+    assert rebuilt(genuine()) == genuine()
+    report = examine(genuine())
+    assert [layer.outcome.value for layer in report.layers[:2]] == ["PASS", "PASS"]
+    assert outcome(report, "execution") == "PASS"
+    assert report.ok
+
+
+# -- packages that were made up
+
+
+def remove_approvals(events: list[dict[str, Any]]) -> None:
+    del events[PLACE_OF_APPROVAL]
+
+
+def need_two(events: list[dict[str, Any]]) -> None:
+    events[1]["payload"]["min_approvals"] = 2
+
+
+def approve_twice(events: list[dict[str, Any]]) -> None:
+    need_two(events)
+    events.insert(PLACE_OF_RUN, approval("bob", EARLY))
+
+
+def approve_after_the_run(events: list[dict[str, Any]]) -> None:
+    events.append({**events.pop(PLACE_OF_APPROVAL), "ts": LATE})
+
+
+def approve_with_a_later_time(events: list[dict[str, Any]]) -> None:
+    events[PLACE_OF_APPROVAL]["ts"] = LATE
+
+
+def let_it_expire(events: list[dict[str, Any]]) -> None:
+    events[PLACE_OF_APPROVAL]["payload"]["expires_at"] = EARLY
+
+
+def revoke_it(events: list[dict[str, Any]]) -> None:
+    revoked = {"type": "APPROVAL_REVOKED", "ts": EARLY, "actor": {"type": "human", "id": "bob"}, "payload": {"reason": ""}}
+    events.insert(PLACE_OF_RUN, revoked)
+
+
+def change_the_goal(events: list[dict[str, Any]]) -> None:
+    events[0]["payload"]["goal"] = "Rotate production keys"
+
+
+def change_the_plan(events: list[dict[str, Any]]) -> None:
+    events[0]["payload"]["plan"] = "something else"
+
+
+def change_the_policy_afterwards(events: list[dict[str, Any]]) -> None:
+    events.insert(PLACE_OF_RUN, copy.deepcopy(events[1]))
+
+
+def change_the_action_afterwards(events: list[dict[str, Any]]) -> None:
+    events[PLACE_OF_RUN:PLACE_OF_RUN] = copy.deepcopy(events[:2])
+
+
+def forbid_the_mode(events: list[dict[str, Any]]) -> None:
+    events[1]["payload"]["allowed_modes"] = ["dry_run"]
+
+
+def drop_the_policy(events: list[dict[str, Any]]) -> None:
+    del events[1]
+
+
+def run_it_twice(events: list[dict[str, Any]]) -> None:
+    events += copy.deepcopy(events[PLACE_OF_RUN:])
+
+
+def run_without_asking(events: list[dict[str, Any]]) -> None:
+    events += copy.deepcopy(events[PLACE_OF_RUN + 2 :])
+
+
+def start_without_asking(events: list[dict[str, Any]]) -> None:
+    events.append(copy.deepcopy(events[PLACE_OF_RUN + 1]))
+
+
+def ask_while_it_runs(events: list[dict[str, Any]]) -> None:
+    events.insert(PLACE_OF_RUN, copy.deepcopy(events[PLACE_OF_RUN]))
+
+
+def sign_nothing(events: list[dict[str, Any]]) -> None:
+    events[PLACE_OF_APPROVAL]["payload"]["assurance"] = "signed"
+
+
+@pytest.mark.parametrize(
+    ("change", "check_name"),
+    [
+        (remove_approvals, "policy_satisfied"),
+        (need_two, "policy_satisfied"),
+        (approve_twice, "policy_satisfied"),
+        (approve_after_the_run, "policy_satisfied"),
+        (approve_with_a_later_time, "policy_satisfied"),
+        (let_it_expire, "policy_satisfied"),
+        (revoke_it, "policy_satisfied"),
+        (change_the_goal, "approved_action"),
+        (change_the_plan, None),  # the plan is in the request digest as well
+        (change_the_policy_afterwards, "policy_satisfied"),
+        (change_the_action_afterwards, "policy_satisfied"),
+        (forbid_the_mode, "policy_satisfied"),
+        (run_it_twice, "policy_satisfied"),
+        (run_without_asking, "history"),
+        (start_without_asking, "history"),
+        (ask_while_it_runs, "history"),
+        (sign_nothing, "history"),
+    ],
+)
+def test_a_forged_history_fails_authorization(change: Callable[[list[dict[str, Any]]], None], check_name: str | None) -> None:
+    if change is sign_nothing:  # replay refuses it, so not even the digests can be made to fit by replaying
+        package = genuine()
+        change(events_of(package))
+    else:
+        package = forged(change)
+    report = examine(package)
+    (authorization,) = (layer for layer in report.layers if layer.name == "authorization")
+    assert outcome(report, "authorization") == "FAIL"
+    wrong = [made.name for made in authorization.checks if not made.ok]
+    assert wrong == ["approved_action" if check_name is None else check_name]
+    if change is not sign_nothing:
+        assert outcome(report, "integrity") == "PASS"
+
+
+def test_a_decision_without_policy_allows_nothing() -> None:
+    assert "authorization" in failed(forged(drop_the_policy))
+
+
+def test_a_link_to_another_run_fails_authorization() -> None:
+    package = genuine()
+    package["control_bundle"]["router_link"]["run_id"] = "another"
+    report = examine(rebuilt(package, link=False))
+    assert outcome(report, "authorization") == "FAIL"
+
+
+def test_events_of_another_decision_fail_authorization() -> None:
+    package = genuine()
+    events_of(package)[PLACE_OF_APPROVAL]["decision_id"] = "another"
+    assert "authorization" in failed(package)
+
+
+def test_an_embedded_run_that_was_replaced_fails_execution() -> None:
+    package, other = genuine(), genuine()["router"]["bundle"]
+    other["events"][1]["payload"]["plan"] = []
+    package["router"]["bundle"] = other
+    assert "execution" in failed(rebuilt(package))
+
+
+def test_the_record_of_another_run_fails_execution() -> None:
+    package = genuine()
+    for event in package["router"]["bundle"]["events"]:
+        event["run_id"] = "another"
+    package["router"]["bundle"]["run_id"] = package["router"]["bundle"]["run"]["run_id"] = "another"
+    assert "execution" in failed(rebuilt(package))
+
+
+# -- who said it
+
+
+def test_invented_approvals_pass_authorization_and_never_signatures() -> None:
+    def invent(events: list[dict[str, Any]]) -> None:
+        events[PLACE_OF_APPROVAL] = approval("mallory", EARLY)
+
+    package = forged(invent)
+    report = examine(package)
+    assert outcome(report, "authorization") == "PASS", "names alone are the operator's word"
+    assert outcome(report, "signatures") == "INCOMPLETE"
+    assert failed(package, Knowledge(trust=TRUST)) == ["signatures"]
+
+
+def sealed_package(*, decision_id: str | None = None, goal: str | None = None, actor: str = "bob", count: int = 1) -> dict[str, Any]:
+    """The genuine package with bob's approval signed: for this decision and action, unless said otherwise."""
+    package = genuine()
+    events = events_of(package)
+    name = package["control_bundle"]["decision"]["decision_id"]
+    bundle = rebuilt(package)["control_bundle"]
+    decision: Decision = replay_bundle(name, DecisionBundle.from_dict(bundle).events[:2])
+    decision.decision_id = decision_id or name
+    decision.goal = goal or decision.goal
+    said = statement(decision, {"type": "human", "id": actor}, signed_at="2026-11-21T01:50:01+00:00", comment=None)
+    envelope = TRUST.seal.sign(said)
+    events[PLACE_OF_APPROVAL]["payload"] = {"expires_at": None, "assurance": "signed", "signature": envelope}
+    events[PLACE_OF_APPROVAL:PLACE_OF_RUN] = [copy.deepcopy(events[PLACE_OF_APPROVAL]) for _ in range(count)]
+    return rebuilt(package)
+
+
+def test_a_signed_approval_passes_signatures_under_a_trust_that_knows_the_key() -> None:
+    report = examine(sealed_package(), Knowledge(trust=TRUST))
+    assert report.ok
+    assert outcome(report, "signatures") == "PASS"
+    assert outcome(examine(sealed_package()), "signatures") == "INCOMPLETE"
+
+
+@pytest.mark.parametrize("options", [{"decision_id": "another"}, {"goal": "another"}])
+def test_a_signature_for_something_else_fails_signatures_and_authorization(options: dict[str, Any]) -> None:
+    for knowledge in (None, Knowledge(trust=TRUST)):
+        found = failed(sealed_package(**options), knowledge)
+        assert "signatures" in found
+        assert "authorization" in found
+
+
+def test_a_signature_of_another_actor_is_no_history() -> None:
+    package = sealed_package()
+    events_of(package)[PLACE_OF_APPROVAL]["actor"]["id"] = "alice"
+    assert "authorization" in failed(package)
+
+
+def test_a_signature_that_was_used_before_fails_signatures() -> None:
+    assert "signatures" in failed(sealed_package(count=2), Knowledge(trust=TRUST))
+
+
+def test_a_key_that_the_trust_does_not_know_fails_signatures() -> None:
+    assert failed(sealed_package(), Knowledge(trust=Believes(TRUST.names, Seal(b"other")))) == ["signatures"]
+
+
+def test_a_stripped_signature_fails_where_one_is_wanted() -> None:
+    wants = Believes(TRUST.names, Seal(only_signed=frozenset({"approve"})))
+    assert failed(genuine(), Knowledge(trust=wants)) == ["signatures"]
+    assert failed(genuine(), Knowledge(trust=TRUST)) == []
+
+
+def test_imported_approvals_do_not_count_without_trust_in_them() -> None:
+    package = forged(lambda events: events.__delitem__(slice(PLACE_OF_RUN, None)) or events.append(approval("mallory", EARLY)), link=False)
+    bundle = package["control_bundle"]
+    with new_store() as store:
+        wants = NexusControlTools(store, trust=Believes(TRUST.names, Seal(only_signed=frozenset({"approve"}))))
+        assert import_bundle(store, bundle).success
+        name = bundle["decision"]["decision_id"]
+        assert wants.execute(name, "any", {"type": "human", "id": "carol"}, _Router()).code == "POLICY_VALIDATION_FAILED"
+        assert Decision.load(store, name).active_approval_count == 2
+        assert Decision.load(store, name, trust=TRUST).active_approval_count == 1, "bob's, by name; nobody knows mallory"
+
+
+class _Router:
+    def run(self, **_: object) -> dict[str, Any]:
+        return {"run_id": "run-1", "steps_executed": 1}
+
+    def get_adapter_capabilities(self, adapter_id: str) -> set[str] | None:  # noqa: ARG002 - the protocol's name
+        return None
+
+
+# -- the log
+
+
+def case_of(package: dict[str, Any] | None = None) -> tuple[dict[str, Any], Knowledge]:
+    """A case file of the genuine decision, between others in a log, and what a reader knows about that log."""
+    package = package or genuine()
+    with new_store() as store:
+        store.create_decision("before")
+        first = sign_checkpoint(store, KEY, signer(KEY))
+        assert import_bundle(store, package["control_bundle"]).success
+        name = package["control_bundle"]["decision"]["decision_id"]
+        store.append_event("before", EventType.DECISION_CREATED, {"type": "human", "id": "eve"}, {"goal": "between"})
+        exported = export_audit_package(store, name, embed_router_bundle=True, router_bundle=package["router"]["bundle"])
+        note = sign_checkpoint(store, KEY, signer(KEY))
+        case = export_case(store, exported.to_dict()["package"], checkpoint=note, since=[first])
+    return case.to_dict(), Knowledge(logs=LogTrust((KEY,), check, (first,)))
+
+
+CASE, READER = case_of()
+
+
+def test_the_genuine_case_passes_with_its_log() -> None:
+    report = examine(CASE, READER)
+    assert [layer.outcome.value for layer in report.layers] == ["PASS", "PASS", "INCOMPLETE", "PASS", "PASS", "INCOMPLETE"]
+
+
+OUTSIDE = (
+    *("package.meta", "package.provenance", "package.control_bundle.meta", "package.control_bundle.provenance", "trust"),
+    *("package.router.bundle.exported_at", "package.router.bundle.bundle_version"),
+)
+"""What no digest covers, by design, and what is told, not judged."""
+
+
+def _another(value: object) -> object:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, str):
+        return value[:-1] + ("0" if value[-1:] != "0" else "1")
+    return "x"
+
+
+def _at(document: Any, place: str) -> Any:
+    for part in place.split("."):
+        document = document[int(part) if isinstance(document, list) else part]
+    return document
+
+
+def _leaves(document: dict[str, Any]) -> list[str]:
+    return [place for place in places(document) if not isinstance(_at(document, place), dict | list)]
+
+
+@pytest.mark.parametrize("place", [place for place in _leaves(CASE) if not place.startswith(OUTSIDE)])
+def test_every_single_edit_of_a_case_file_is_caught(place: str) -> None:
+    report = examine(edited(CASE, place, _another(_at(CASE, place))), READER)
+    if place == "log.consistency.0.size":  # then the proof that the reader needs is not there
+        assert outcome(report, "log") == "INCOMPLETE"
+    else:
+        assert not report.ok
+
+
+def _recomputed_edits() -> list[tuple[str, dict[str, Any]]]:
+    """Every leaf of type, time, actor and payload of every event, changed, with all digests recomputed where the history still replays."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for place in _leaves({"e": events_of(genuine())}):
+        member = place.split(".")[2]
+        if member not in ("payload", "ts", "actor", "type"):
+            continue
+        value = _at({"e": events_of(genuine())}, place)
+        changed = "2026-11-21T01:50:01.000001+00:00" if member == "ts" else "system" if value == "human" else _another(value)
+        package = genuine()
+        package["control_bundle"]["events"] = edited({"e": events_of(package)}, place, changed)["e"]
+        try:
+            found.append((place, rebuilt(package)))
+        except ValueError:
+            assert "authorization" in failed(package), place
+    return found
+
+
+def test_every_edit_of_an_event_with_all_digests_recomputed_fails_the_log() -> None:
+    edits = _recomputed_edits()
+    assert len(edits) > 20
+    for place, package in edits:
+        assert outcome(examine({**CASE, "package": package}, READER), "log") == "FAIL", place
+
+
+def test_a_rebuilt_package_without_log_part_passes_integrity_and_the_text_says_what_that_is_worth() -> None:
+    def rename(events: list[dict[str, Any]]) -> None:
+        events[PLACE_OF_APPROVAL]["actor"]["id"] = "mallory"
+
+    report = examine(forged(rename))
+    assert report.ok
+    assert outcome(report, "log") == "INCOMPLETE"
+    assert "Whoever can change a file can recompute every digest in it" in conclusion(report)
+
+
+def log_forged(**changes: Any) -> dict[str, Any]:
+    return {**CASE, "log": {**CASE["log"], **changes}}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        log_forged(generation=2),
+        log_forged(prev_hash="0" * 64),
+        log_forged(proof=[]),
+        log_forged(proof=CASE["log"]["proof"][::-1]) if len(CASE["log"]["proof"]) > 1 else log_forged(proof=["0" * 64]),
+        log_forged(positions=[position + 1 for position in CASE["log"]["positions"]]),
+        log_forged(positions=CASE["log"]["positions"][:-1]),
+        log_forged(positions=[]),
+        log_forged(checkpoint=signed(40, "ab" * 32).render()),
+        log_forged(checkpoint="no checkpoint"),
+    ],
+)
+def test_a_forged_log_part_fails_the_log(case: dict[str, Any]) -> None:
+    assert failed(case, READER) == ["log"]
+
+
+def test_a_log_signed_by_another_key_fails_the_log() -> None:
+    other = LogTrust((type(KEY)("example.org/another", b"o" * 32),), check, READER.logs.checkpoints)
+    assert failed(CASE, Knowledge(logs=other)) == ["log"]
+    twin = LogTrust((type(KEY)(KEY.name, b"o" * 32),), check)
+    assert failed(CASE, Knowledge(logs=twin)) == ["log"]
+
+
+def test_a_log_that_was_begun_anew_does_not_extend_the_checkpoint_that_was_kept() -> None:
+    kept = signed(1, "cd" * 32)
+    report = examine(CASE, Knowledge(logs=LogTrust((KEY,), check, (kept,))))
+    assert [name.value for name in report.failed] == ["log"]
+
+
+def test_a_split_view_fails_the_log_and_says_what_it_is() -> None:
+    size = int(CASE["log"]["checkpoint"].split("\n")[1])
+    report = examine(CASE, Knowledge(logs=LogTrust((KEY,), check, (signed(size, "cd" * 32),))))
+    (log,) = (layer for layer in report.layers if layer.name == "log")
+    (broken,) = (made for made in log.checks if not made.ok)
+    assert broken.name == "extends_checkpoint"
+    assert "two histories" in str(broken.detail)
+
+
+def test_a_kept_checkpoint_with_a_false_signature_fails_the_log() -> None:
+    (kept,) = READER.logs.checkpoints
+    false = type(kept)(kept.text, signed(9, "ab" * 32).signatures)
+    assert failed(CASE, Knowledge(logs=LogTrust((KEY,), check, (false,)))) == ["log"]
+
+
+def test_a_checkpoint_of_another_size_needs_a_proof() -> None:
+    kept = signed(3, "cd" * 32)
+    report = examine(CASE, Knowledge(logs=LogTrust((KEY,), check, (kept,))))
+    assert outcome(report, "log") == "INCOMPLETE"
+    assert report.ok
+
+
+# -- files that are made to confuse or to exhaust a reader
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {**CASE, "critical": ["quantum"]},
+        {**CASE, "unknown": 1},
+        {**CASE, "case_version": "2"},
+        {**CASE, "case_version": 1},
+        {**CASE, "critical": "quantum"},
+        {**CASE, "log": {**CASE["log"], "unknown": 1}},
+        {**CASE, "log": {key: value for key, value in CASE["log"].items() if key != "proof"}},
+        {**CASE, "trust": {"digest": "sha256:x", "unknown": 1}},
+        log_forged(positions=CASE["log"]["positions"][::-1]),
+        log_forged(positions=[True] * 7),
+        log_forged(proof=["0" * 63]),
+        log_forged(prev_hash="A" * 64),
+        log_forged(generation=0),
+        log_forged(consistency=[{"size": 1, "proof": []}] * 2),
+        log_forged(consistency=[{"size": -1, "proof": []}]),
+        {"case_version": "1"},
+    ],
+)
+def test_a_case_file_that_is_not_understood_completely_is_refused(case: dict[str, Any]) -> None:
+    report = examine(case, READER)
+    assert report.kind == "unknown"
+    assert [name.value for name in report.failed] == ["integrity"]
+    assert all(layer.outcome.value == "INCOMPLETE" for layer in report.layers[1:])
+
+
+def test_extensions_that_are_not_critical_are_carried() -> None:
+    assert examine({**CASE, "extensions": {"note": "x"}, "critical": []}, READER).ok
+
+
+def test_equal_keys_are_refused() -> None:
+    text = json.dumps(CASE).replace('"case_version": "1"', '"case_version": "1", "case_version": "1"')
+    assert examine(text).kind == "unknown"
+
+
+@pytest.mark.parametrize("text", [b"[" * 10_000, b'{"a":' * 10_000, b"[" * 10_000 + b"]" * 10_000, b"[]," * 67_000_000])
+def test_deep_and_huge_files_are_refused_quickly(text: bytes) -> None:
+    start = time.process_time()
+    assert examine(text).kind == "unknown"
+    assert time.process_time() - start < 5
+
+
+def test_many_runs_are_judged_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_control.authorization._MOST_STEPS", 20)
+
+    def fail_often(events: list[dict[str, Any]]) -> None:
+        ended = {"type": "EXECUTION_FAILED", "ts": LATE, "actor": events[0]["actor"], "payload": {"error_code": "X"}}
+        run = [*copy.deepcopy(events[PLACE_OF_RUN : PLACE_OF_RUN + 2]), ended]
+        events[PLACE_OF_RUN:PLACE_OF_RUN] = [copy.deepcopy(event) for _ in range(5) for event in run]
+
+    report = examine(forged(fail_often))
+    assert outcome(report, "authorization") == "INCOMPLETE"
+    (gap,) = report.layers[1].gaps
+    assert gap.what == "the first 5 of 6 runs were not judged"
+
+
+def test_a_case_file_of_a_typical_decision_is_small() -> None:
+    slim = copy.deepcopy(CASE)
+    slim["package"]["router"] = {"mode": "reference", "ref": {"run_id": "r", "digest": "sha256:" + "0" * 64}}
+    assert len(json.dumps(slim, indent=2)) <= 40_000
