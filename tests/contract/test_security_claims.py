@@ -8,20 +8,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 SHOWN_BY = {
-    "holds the log's key, and shows two people two histories": {
-        "test_cli_cases": ["test_two_checkpoints_of_one_size_prove_a_split_view"],
-        "test_attacks": ["test_a_split_view_fails_the_log_and_says_what_it_is"],
-    },
-    "forges a case file: invented, missing, late, expired or repeated approvals, another action, another run, another log": {
-        "test_attacks": [
-            "test_a_forged_history_fails_authorization",
-            "test_invented_approvals_pass_authorization_and_never_signatures",
-            "test_an_embedded_run_that_was_replaced_fails_execution",
-            "test_every_single_edit_of_a_case_file_is_caught",
-            "test_every_edit_of_an_event_with_all_digests_recomputed_fails_the_log",
-            "test_a_forged_log_part_fails_the_log",
-        ],
-    },
     "calls the tools": {
         "test_execution": [
             "test_after_a_completed_run_only_a_rehearsed_apply_may_follow",
@@ -94,6 +80,20 @@ SHOWN_BY = {
         "test_tamper_store": [
             "test_a_log_whose_end_was_cut_off_verifies_but_not_against_an_older_root",
             "test_a_store_that_was_rewritten_whole_verifies_but_has_another_root",
+        ],
+    },
+    "holds the log's key, and shows two people two histories": {
+        "test_cli_cases": ["test_two_checkpoints_of_one_size_prove_a_split_view"],
+        "test_attacks": ["test_a_split_view_fails_the_log_and_says_what_it_is"],
+    },
+    "forges a case file: invented, missing, late, expired or repeated approvals, another action, another run, another log": {
+        "test_attacks": [
+            "test_a_forged_history_fails_authorization",
+            "test_invented_approvals_pass_authorization_and_never_signatures",
+            "test_an_embedded_run_that_was_replaced_fails_execution",
+            "test_every_single_edit_of_a_case_file_is_caught",
+            "test_every_edit_of_an_event_with_all_digests_recomputed_fails_the_log",
+            "test_a_forged_log_part_fails_the_log",
         ],
     },
     "edits a bundle or an audit package": {
