@@ -1,10 +1,15 @@
-"""Programs from the npm registry, for tests that want one; without Node they are skipped, or fail where Node is required."""
+"""Programs of others, from the registries of npm and Python, for tests that want one.
+
+Without Node or a network these tests are skipped, or fail where they are required.
+"""
 
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from contextlib import suppress
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -51,6 +56,36 @@ def npm_package(name: str, version: str) -> Path:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return home / "node_modules" / name
+
+
+def npm_folder(folder: Path) -> Path:
+    """`node_modules` of a folder with package.json and package-lock.json, installed as the lock says; kept until the lock changes."""
+    program, modules = node(), folder / "node_modules"
+    mark, lock = modules / ".lock-digest", sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    if not mark.is_file() or mark.read_text() != lock:
+        with tempfile.TemporaryDirectory() as cache:
+            install = ["ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts"]
+            environment = {**os.environ, "npm_config_cache": cache, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+            done = subprocess.run([*_npm(program), *install], env=environment, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode != 0:
+            unavailable(f"npm cannot install what {folder.name} needs: {done.stderr[-500:]}")
+        mark.write_text(lock)
+    return modules
+
+
+def python_folder(name: str, *requirements: str) -> Path:
+    """The interpreter of an environment of its own below build/python, with these packages from the index; kept for the next time."""
+    home = ROOT / "build" / "python" / name
+    program, mark = home / "bin" / "python", home / ".requirements"
+    if not mark.is_file() or mark.read_text() != "\n".join(requirements):
+        shutil.rmtree(home, ignore_errors=True)
+        commands = ([sys.executable, "-m", "venv", str(home)], [str(program), "-m", "pip", "install", "--quiet", *requirements])
+        for command in commands:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+            if done.returncode != 0:
+                unavailable(f"pip cannot install {' '.join(requirements)}: {done.stderr[-500:]}")
+        mark.write_text("\n".join(requirements))
+    return program
 
 
 def unavailable(reason: str) -> NoReturn:
