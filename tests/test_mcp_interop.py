@@ -100,11 +100,17 @@ def test_the_inspector_walks_through_a_decision_and_finds_nothing_to_say_about_t
         listed = inspected("--method", "tools/list", "--strict")
         assert [tool["name"] for tool in listed["tools"]] == list(spelled.values())
         alice, bob = ({"type": "human", "id": name} for name in ("alice", "bob"))
-        asked = {"goal": "walk", "actor": alice, "mode": "apply", "plan": '[{"tool": "t", "method": "m"}]', "min_approvals": 2}
+        asked: dict[str, Any] = {
+            "goal": "walk",
+            "actor": alice,
+            "mode": "apply",
+            "plan": '[{"tool": "t", "method": "m"}]',
+            "min_approvals": 2,
+        }
         request_id = call("request", **asked)["structuredContent"]["request_id"]
         assert call("approve", request_id=request_id, actor=alice)["structuredContent"]["is_approved"] is False
         assert call("approve", request_id=request_id, actor=bob)["structuredContent"]["is_approved"] is True
-        execution = {"request_id": request_id, "adapter_id": ADAPTER, "actor": bob}
+        execution: dict[str, Any] = {"request_id": request_id, "adapter_id": ADAPTER, "actor": bob}
         assert call("execute", **execution)["structuredContent"]["mode"] == "apply"
         assert "ALREADY_EXECUTED" in json.dumps(call("execute", code=5, **execution))
         package = call("export_audit_package", decision_id=request_id)["structuredContent"]["package"]

@@ -20,6 +20,7 @@ from nexus_attest.cli import (
     executions,
     keys,
     log,
+    mcp,
     runs,
     serve,
     sign,
@@ -61,7 +62,10 @@ def _root(
     show_group_help(context, asked)
 
 
-for module in (demo, decisions, executions, runs, adapters, views, templates, bundles, audit, cases, verify, log, keys, sign, trust, serve):
+for module in (
+    *(demo, decisions, executions, runs, adapters, views, templates, bundles),
+    *(audit, cases, verify, log, keys, sign, trust, mcp, serve),
+):
     module.register(app)
 
 

@@ -1,5 +1,6 @@
 """Who acts through a server, who may connect to it, and who confirms approvals: what the options of `serve` make of that."""
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,6 +76,6 @@ class IdentityOptions:
         service.asker = HumanAsker(
             tools=service.tools,
             limiter=service.store_threads,
-            options=session.this_store if local else "",
+            options=f" {shlex.join(session.store_options())}" if local else "",
             systems=self.human_approval == "always",
         )

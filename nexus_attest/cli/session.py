@@ -82,12 +82,11 @@ class Session:
         given = (("--db", self._db), ("--trust", self._trust))
         return "".join(f" {option} {shlex.quote(str(path))}" for option, path in given if path is not None)
 
-    @property
-    def this_store(self) -> str:
+    def store_options(self) -> list[str]:
         """The same for every folder and environment: absolute paths, also of what was not given. Raises ConfigError."""
         trust = settings.trust_path(self._trust)
         named = (("--db", self.store_path), ("--trust", None if trust is None else trust.absolute()))
-        return "".join(f" {option} {shlex.quote(str(path))}" for option, path in named if path is not None)
+        return [word for option, path in named if path is not None for word in (option, str(path))]
 
     def actor(self, option: str | None) -> Actor:
         """Who acts. Raises ActorMissing, InvalidActor or ConfigError."""

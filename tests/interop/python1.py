@@ -1,3 +1,4 @@
+# type: ignore - it is for another release of the SDK than the one that is installed where types are checked
 """The Python SDK 1.x as a client: the walk of walk.mjs. Runs in an environment of its own, which has that SDK and nothing of ours."""
 
 import asyncio
@@ -6,9 +7,9 @@ import sys
 from contextlib import AsyncExitStack
 from typing import Any
 
-from mcp import ClientSession, StdioServerParameters, types  # type: ignore
-from mcp.client.stdio import stdio_client  # type: ignore
-from mcp.client.streamable_http import streamablehttp_client  # type: ignore
+from mcp import ClientSession, StdioServerParameters, types
+from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamablehttp_client
 
 
 async def main(given: dict[str, Any]) -> dict[str, Any]:
