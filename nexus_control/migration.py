@@ -14,7 +14,7 @@ _OBJECTS = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDE
 class Schema:
     """The migrations of one component, applied in order, each together with its version number.
 
-    Several components may share a file: each owns eight bits of `PRAGMA user_version`, chosen by `slot` (0, 1 or 2). A migration is
+    Several components may share a file: each owns eight bits of `PRAGMA user_version`, chosen by `slot` (0 to 3). A migration is
     a sequence of single SQL statements; a released one never changes. `foreign_tables` are those of another program that the component
     can work with: a file that has no others may become ours.
     """

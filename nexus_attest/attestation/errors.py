@@ -5,13 +5,14 @@ NexusError
 |   `-- InvalidAttestationRecord
 |       |-- InvalidIntent       what is to be witnessed cannot be said so
 |       |-- InvalidReceipt      an attempt cannot be recorded so
-|       `-- InvalidAttestation  a signed overlay cannot be made of this
+|       |-- InvalidAttestation  a signed overlay cannot be made of this
+|       `-- InvalidAnchor       a ledger transaction cannot be made of this
 `-- SignerMissing (RuntimeError)  nobody said who signs for the ledger
 """
 
 from nexus_control.errors import InputError, NexusError
 
-__all__ = ["InvalidAttestation", "InvalidAttestationRecord", "InvalidIntent", "InvalidReceipt", "SignerMissing"]
+__all__ = ["InvalidAnchor", "InvalidAttestation", "InvalidAttestationRecord", "InvalidIntent", "InvalidReceipt", "SignerMissing"]
 
 
 class InvalidAttestationRecord(InputError):
@@ -36,6 +37,12 @@ class InvalidAttestation(InvalidAttestationRecord):
     """A signed attestation has a member that is missing or of the wrong type."""
 
     code = "INVALID_ATTESTATION"
+
+
+class InvalidAnchor(InvalidAttestationRecord):
+    """A memo or a transaction for the ledger cannot be made of these arguments."""
+
+    code = "INVALID_ANCHOR"
 
 
 class SignerMissing(NexusError, RuntimeError):

@@ -5,6 +5,9 @@ status of an intent only follows those that tell something newer.
 """
 
 import json
+import secrets
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +24,9 @@ from nexus_control.events import Clock, utc_now
 from nexus_control.integrity import prefixed
 
 __all__ = ["AttestationQueue", "QueuedIntent"]
+
+_CLAIM_SECONDS = 300.0
+"""Longer than one cycle of submitting and asking takes; after a crash the next worker waits this long."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,12 @@ class AttestationQueue:
     Every method raises StoreError when the database cannot do its work.
     """
 
-    def __init__(self, db_path: str | Path = ":memory:", *, clock: Clock = utc_now) -> None:
+    def __init__(
+        self, db_path: str | Path = ":memory:", *, clock: Clock = utc_now, new_id: Callable[[], str] = lambda: secrets.token_hex(16)
+    ) -> None:
         self._storage = AttestationStorage(db_path)
         self._clock = clock
+        self._new_id = new_id
 
     def enqueue(self, intent: AttestationIntent, *, created_at: str | None = None) -> str:
         """Queue an intent as PENDING and return its id; one that is there stays as it is."""
@@ -69,6 +78,20 @@ class AttestationQueue:
         """One intent by its prefixed digest, whatever its status and place; None when it is unknown."""
         row = self._storage.get_intent_by_digest(_key(intent_digest))
         return None if row is None else _queued(row)
+
+    @contextmanager
+    def claimed(self, queue_id: str) -> Generator[bool]:
+        """Keep every other worker, in whatever process, off an intent inside the block; False when one is at it already.
+
+        A claim whose process died ends after five minutes.
+        """
+        owner, now = self._new_id(), self._clock().timestamp()
+        mine = self._storage.claim(queue_id, owner, now=now, until=now + _CLAIM_SECONDS)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._storage.release(queue_id, owner)
 
     def record_receipt(self, receipt: AttestationReceipt, *, intent_status: ReceiptStatus | None = None) -> bool:
         """Store a receipt, also one of an intent that is not queued; whether it was new.

@@ -47,6 +47,14 @@ _SCHEMA = Schema(
             ) STRICT
             """,
             "CREATE INDEX IF NOT EXISTS attestation_receipts_by_attempt ON attestation_receipts (intent_digest, attempt)",
+            # Who is at work on an intent, and until when nobody else may be; a number of seconds since 1970.
+            """
+            CREATE TABLE IF NOT EXISTS attestation_claims (
+                queue_id TEXT NOT NULL PRIMARY KEY,
+                owner    TEXT NOT NULL,
+                until    REAL NOT NULL
+            ) STRICT, WITHOUT ROWID
+            """,
         ),
     ),
 )
@@ -63,6 +71,10 @@ _UPDATE_INTENT = """
     UPDATE attestation_intents
     SET status = :status, last_attempt = :last_attempt, updated_at = :updated_at, last_error_code = :last_error_code
     WHERE queue_id = :queue_id"""
+_CLAIM = """
+    INSERT INTO attestation_claims (queue_id, owner, until) VALUES (:queue_id, :owner, :until)
+    ON CONFLICT (queue_id) DO UPDATE SET owner = :owner, until = :until WHERE until <= :now"""
+_RELEASE = "DELETE FROM attestation_claims WHERE queue_id = :queue_id AND owner = :owner"
 _SELECT_BY_ID = f"SELECT {_INTENT} FROM attestation_intents WHERE queue_id = :queue_id"
 _SELECT_BY_DIGEST = f"SELECT {_INTENT} FROM attestation_intents WHERE intent_digest = :intent_digest"
 _IN_ORDER = "ORDER BY created_at, intent_digest LIMIT :limit"
@@ -113,6 +125,14 @@ class AttestationStorage:
         """Set what may change in an intent's row; nothing when there is none."""
         row = {"queue_id": queue_id, "status": status, "last_attempt": last_attempt, "updated_at": updated_at}
         self._write(_UPDATE_INTENT, {**row, "last_error_code": last_error_code})
+
+    def claim(self, queue_id: str, owner: str, *, now: float, until: float) -> bool:
+        """Reserve an intent; False when somebody else has it. Times are seconds since 1970; a claim that ran out is free."""
+        return self._write(_CLAIM, {"queue_id": queue_id, "owner": owner, "now": now, "until": until})
+
+    def release(self, queue_id: str, owner: str) -> None:
+        """Give up a claim; nothing when somebody else has it by now."""
+        self._write(_RELEASE, {"queue_id": queue_id, "owner": owner})
 
     def insert_receipt(
         self, receipt_digest: str, intent_digest: str, attempt: int, created_at: str, backend: str, status: str, receipt_json: str

@@ -1,0 +1,148 @@
+"""One cycle of witnessing: at most one intent, one submission, one look at what became of it.
+
+An intent yields one transaction: one that may be on the ledger is asked for again, never sent again unasked. The one exception is a
+submission that ended without an answer although the node had received it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nexus_attest.attestation.errors import InvalidAnchor
+from nexus_attest.attestation.members import compact_utc
+from nexus_attest.attestation.queue import AttestationQueue, QueuedIntent
+from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptError, ReceiptErrorCode, ReceiptStatus
+from nexus_attest.attestation.xrpl.adapter import XRPL_BACKEND, confirm, plan, submit
+from nexus_attest.attestation.xrpl.client import XRPLClient
+from nexus_attest.attestation.xrpl.memo import MemoCodec
+from nexus_attest.attestation.xrpl.signer import XRPLSigner
+
+__all__ = ["ProcessResult", "process_one_xrpl"]
+
+_CANDIDATES = 32
+"""So many intents are looked at for one that no other worker is at."""
+
+_UNREACHED = (ReceiptErrorCode.BACKEND_UNAVAILABLE, ReceiptErrorCode.TIMEOUT)
+
+
+@dataclass(frozen=True)
+class ProcessResult:
+    """What a cycle did; `intent_digest` is prefixed."""
+
+    processed: bool
+    queue_id: str | None = None
+    intent_digest: str | None = None
+    receipts: list[AttestationReceipt] = field(default_factory=list[AttestationReceipt])
+
+
+async def process_one_xrpl(
+    queue: AttestationQueue,
+    client: XRPLClient,
+    signer: XRPLSigner,
+    *,
+    account: str | None = None,
+    now_fn: Callable[[], str] | None = None,
+    intent_digest: str | None = None,
+    resubmit: bool = False,
+) -> ProcessResult:
+    """Process the first intent that waits, or the one of `intent_digest` (prefixed), and record its receipts.
+
+    First come those that are PENDING or DEFERRED, then those that a process left SUBMITTED, which are only asked for. A DEFERRED one
+    whose transaction is known is asked for first; with `resubmit` a new transaction is sent when that is not found. An intent that another
+    worker is at is left to it. Nothing to do: `processed` is False. Raises InvalidAnchor for an empty account, StoreError, and
+    InvalidIntent or InvalidReceipt when a stored row cannot be read.
+    """
+    owner = signer.account if account is None else account
+    if not owner:
+        raise InvalidAnchor("account must be a non-empty string")
+    cycle = _Cycle(queue, client, signer, owner, compact_utc if now_fn is None else now_fn, resubmit)
+    if intent_digest is None:
+        candidates = [*queue.next_pending(_CANDIDATES), *queue.next_unconfirmed(_CANDIDATES)]
+    else:
+        found = queue.get(intent_digest)
+        candidates = [] if found is None else [found]
+    for candidate in candidates:
+        with queue.claimed(candidate.queue_id) as mine:
+            item = queue.get(candidate.queue_id) if mine else None  # as it is now that nobody else is at it
+            if item is not None and (receipts := await cycle.process(item)):
+                return ProcessResult(True, item.queue_id, item.intent_digest, receipts)
+    return ProcessResult(False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cycle:
+    queue: AttestationQueue
+    client: XRPLClient
+    signer: XRPLSigner
+    account: str
+    now: Callable[[], str]
+    resubmit: bool
+
+    async def process(self, item: QueuedIntent) -> list[AttestationReceipt]:
+        """The receipts of one cycle; none when there is nothing to do."""
+        if item.status not in ("PENDING", ReceiptStatus.DEFERRED, ReceiptStatus.SUBMITTED):
+            return []
+        known = self._known_transaction(item)
+        if item.status == ReceiptStatus.SUBMITTED:
+            return [] if known is None else [await self._confirm(item, known, item.next_attempt - 1)]
+        if known is None:
+            return await self._submit(item)
+        polled = await self._confirm(item, known, item.next_attempt)
+        not_found = polled.status is ReceiptStatus.DEFERRED and polled.error is None
+        if self.resubmit and not_found and not await self._is_there(known):
+            return [polled, *await self._submit(item)]
+        return [polled]
+
+    def _known_transaction(self, item: QueuedIntent) -> AttestationReceipt | None:
+        """The latest receipt that names a transaction."""
+        receipts = reversed(self.queue.replay(item.intent_digest))
+        return next((receipt for receipt in receipts if isinstance(receipt.proof.get("tx_hash"), str)), None)
+
+    async def _is_there(self, known: AttestationReceipt) -> bool:
+        """Whether the node knows the transaction, in whatever state; a node that does not answer may."""
+        try:
+            return (await self.client.get_tx(known.proof["tx_hash"])).found
+        except Exception:  # foreign code
+            return True
+
+    async def _submit(self, item: QueuedIntent) -> list[AttestationReceipt]:
+        try:
+            anchor = plan(item.intent, self.account, carrier="account_set")
+        except ValueError as problem:
+            error = ReceiptError(ReceiptErrorCode.REJECTED, str(problem)[:1000])
+            receipt = AttestationReceipt(item.intent_digest, XRPL_BACKEND, item.next_attempt, ReceiptStatus.FAILED, self.now(), error=error)
+            self.queue.record_receipt(receipt)
+            return [receipt]
+        receipt = await submit(anchor, self.client, self.signer, attempt=item.next_attempt, created_at=self.now())
+        # A node that was not reached says nothing about the intent: it waits for the next cycle.
+        self.queue.record_receipt(receipt, intent_status=ReceiptStatus.DEFERRED if _unreached(receipt) else None)
+        if receipt.status is not ReceiptStatus.SUBMITTED or not isinstance(receipt.proof.get("tx_hash"), str):
+            return [receipt]
+        return [receipt, await self._confirm(item, receipt, item.next_attempt)]
+
+    async def _confirm(self, item: QueuedIntent, submitted: AttestationReceipt, attempt: int) -> AttestationReceipt:
+        receipt = await confirm(
+            item.intent_digest,
+            submitted.proof["tx_hash"],
+            self.client,
+            attempt=attempt,
+            memo_digest_value=MemoCodec.digest(item.intent),
+            created_at=self.now(),
+            account=self.account,
+            key_id=submitted.proof.get("key_id"),
+        )
+        if _unreached(receipt):  # the transaction may be on the ledger
+            receipt = AttestationReceipt(
+                receipt.intent_digest,
+                receipt.backend,
+                attempt,
+                ReceiptStatus.DEFERRED,
+                receipt.created_at,
+                receipt.evidence_digests,
+                error=receipt.error,
+            )
+        self.queue.record_receipt(receipt)
+        return receipt
+
+
+def _unreached(receipt: AttestationReceipt) -> bool:
+    return receipt.status is ReceiptStatus.FAILED and receipt.error is not None and receipt.error.code in _UNREACHED

@@ -1,0 +1,179 @@
+"""One cycle of witnessing: every way in which the ledger may answer, and that an intent is sent once."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from xrpl_testing import NOON, Ledger, Signer, intent
+
+from nexus_attest.attestation import AttestationReceipt, ReceiptStatus
+from nexus_attest.attestation.errors import InvalidAnchor
+from nexus_attest.attestation.queue import AttestationQueue
+from nexus_attest.attestation.worker import ProcessResult, process_one_xrpl
+from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
+
+
+@pytest.fixture
+def queue() -> Iterator[AttestationQueue]:
+    with AttestationQueue() as found:
+        yield found
+
+
+def cycle(queue: AttestationQueue, ledger: Ledger, signer: Signer | None = None, **options: Any) -> ProcessResult:
+    return asyncio.run(process_one_xrpl(queue, ledger, signer or Signer(), now_fn=lambda: NOON, **options))
+
+
+def statuses(result: ProcessResult) -> list[str]:
+    return [receipt.status.value for receipt in result.receipts]
+
+
+def state(queue: AttestationQueue, queue_id: str) -> tuple[str, int, str | None]:
+    found = queue.get_status(queue_id)
+    assert found is not None
+    return found["status"], found["last_attempt"], found["last_error_code"]
+
+
+def test_nothing_to_do(queue: AttestationQueue) -> None:
+    assert cycle(queue, Ledger()) == ProcessResult(False)
+    assert cycle(queue, Ledger(), intent_digest="sha256:" + "0" * 64) == ProcessResult(False)
+
+
+def test_an_intent_is_submitted_and_confirmed_in_one_cycle(queue: AttestationQueue) -> None:
+    queue_id, signer = queue.enqueue(intent()), Signer()
+    result = cycle(queue, Ledger(), signer)
+    assert (result.processed, result.queue_id, result.intent_digest) == (True, queue_id, queue_id)
+    assert statuses(result) == ["SUBMITTED", "CONFIRMED"]
+    assert queue.replay(queue_id) == result.receipts
+    assert state(queue, queue_id) == ("CONFIRMED", 1, None)
+    assert result.receipts[1].proof == {
+        "tx_hash": "HASH1",
+        "ledger_index": 7,
+        "engine_result": "tesSUCCESS",
+        "ledger_close_time": NOON,
+        "account": "rAccount",
+        "key_id": "k1",
+    }
+    assert signer.signed[0]["TransactionType"] == "AccountSet"
+    assert cycle(queue, Ledger()) == ProcessResult(False)
+
+
+@pytest.mark.parametrize("found", [TxStatusResult(False), TxStatusResult(True), ConnectionError("gone")])
+def test_a_transaction_that_may_be_on_the_ledger_is_asked_for_and_not_sent_again(
+    queue: AttestationQueue, found: TxStatusResult | Exception
+) -> None:
+    queue_id, signer, ledger = queue.enqueue(intent()), Signer(), Ledger(found=found)
+    assert statuses(cycle(queue, ledger, signer)) == ["SUBMITTED", "DEFERRED"]
+    assert statuses(cycle(queue, ledger, signer)) == ["DEFERRED"]
+    assert state(queue, queue_id)[:2] == ("DEFERRED", 2)
+    assert statuses(cycle(queue, Ledger(), signer)) == ["CONFIRMED"]
+    assert len(signer.signed) == len(ledger.blobs) == 1
+    assert [receipt.attempt for receipt in queue.replay(queue_id)] == [1, 1, 2, 3]
+
+
+def test_a_transaction_that_is_not_found_is_sent_again_only_when_asked_to(queue: AttestationQueue) -> None:
+    queue.enqueue(intent())
+    signer, ledger = Signer(), Ledger(found=TxStatusResult(False))
+    cycle(queue, ledger, signer)
+    assert statuses(cycle(queue, ledger, signer, resubmit=True)) == ["DEFERRED", "SUBMITTED", "DEFERRED"]
+    pending = Ledger(found=TxStatusResult(True))
+    assert statuses(cycle(queue, pending, signer, resubmit=True)) == ["DEFERRED"]
+    assert statuses(cycle(queue, Ledger(found=OSError("x")), signer, resubmit=True)) == ["DEFERRED"]
+    assert len(signer.signed) == 2
+
+
+@pytest.mark.parametrize(("problem", "code"), [(ConnectionError("refused"), "BACKEND_UNAVAILABLE"), (TimeoutError(), "TIMEOUT")])
+def test_an_unreachable_node_does_not_end_the_intent(queue: AttestationQueue, problem: Exception, code: str) -> None:
+    queue_id = queue.enqueue(intent())
+    assert statuses(cycle(queue, Ledger(submitted=problem))) == ["FAILED"]
+    assert state(queue, queue_id) == ("DEFERRED", 1, code)
+    assert statuses(cycle(queue, Ledger())) == ["SUBMITTED", "CONFIRMED"]
+    assert state(queue, queue_id) == ("CONFIRMED", 2, None)
+
+
+def test_a_refusal_is_final(queue: AttestationQueue) -> None:
+    queue_id = queue.enqueue(intent())
+    result = cycle(queue, Ledger(submitted=SubmitResult(False, "H", "temMALFORMED", detail="bad")))
+    assert result.receipts[0].error is not None
+    assert (result.receipts[0].error.code, result.receipts[0].error.detail) == ("REJECTED", "temMALFORMED: bad")
+    assert state(queue, queue_id) == ("FAILED", 1, "REJECTED")
+    assert cycle(queue, Ledger()) == ProcessResult(False)
+
+
+def test_an_intent_too_long_for_a_memo_does_not_block_the_queue(queue: AttestationQueue) -> None:
+    long = queue.enqueue(intent(env="x" * 700), created_at="2020-01-01T00:00:00+00:00")
+    queue.enqueue(intent())
+    first = cycle(queue, Ledger())
+    assert (first.queue_id, statuses(first)) == (long, ["FAILED"])
+    assert state(queue, long) == ("FAILED", 1, "REJECTED")
+    assert statuses(cycle(queue, Ledger())) == ["SUBMITTED", "CONFIRMED"]
+
+
+def test_an_account_that_is_missing_is_the_callers_mistake_and_not_the_intents(queue: AttestationQueue) -> None:
+    queue_id = queue.enqueue(intent())
+    with pytest.raises(InvalidAnchor, match="account"):
+        cycle(queue, Ledger(), account="")
+    assert state(queue, queue_id) == ("PENDING", 0, None)
+
+
+def test_what_a_dead_process_submitted_is_only_asked_for_after_those_that_wait(queue: AttestationQueue) -> None:
+    left = queue.enqueue(intent(), created_at="2020-01-01T00:00:00+00:00")
+    queue.record_receipt(AttestationReceipt(left, "xrpl", 1, ReceiptStatus.SUBMITTED, NOON, proof={"tx_hash": "OLD", "key_id": "k0"}))
+    lost = queue.enqueue(intent("b"), created_at="2020-01-02T00:00:00+00:00")
+    queue.record_receipt(AttestationReceipt(lost, "xrpl", 1, ReceiptStatus.SUBMITTED, NOON))
+    waiting = queue.enqueue(intent("c"))
+    assert cycle(queue, Ledger()).queue_id == waiting
+    ledger, signer = Ledger(), Signer()
+    result = cycle(queue, ledger, signer)
+    assert (result.queue_id, statuses(result), ledger.asked, signer.signed) == (left, ["CONFIRMED"], ["OLD"], [])
+    assert (result.receipts[0].attempt, result.receipts[0].proof["key_id"]) == (1, "k0")
+    assert cycle(queue, ledger) == ProcessResult(False)
+
+
+def test_one_intent_is_found_wherever_it_stands(queue: AttestationQueue) -> None:
+    ids = [queue.enqueue(intent(tenant=str(number))) for number in range(50)]
+    wanted = queue.next_pending(50)[-1].queue_id
+    assert wanted in ids
+    assert cycle(queue, Ledger(), intent_digest=wanted).queue_id == wanted
+    assert cycle(queue, Ledger(), intent_digest=wanted) == ProcessResult(False)
+
+
+def test_two_workers_at_once_submit_an_intent_once(queue: AttestationQueue) -> None:
+    queue.enqueue(intent())
+    signer, ledger = Signer(), Ledger()
+    real = ledger.submit
+
+    async def slow(signed_tx_blob_hex: str) -> SubmitResult:
+        await asyncio.sleep(0.01)
+        return await real(signed_tx_blob_hex)
+
+    ledger.submit = slow
+
+    async def both() -> list[ProcessResult]:
+        return await asyncio.gather(*(process_one_xrpl(queue, ledger, signer) for _ in range(3)))
+
+    assert sorted(result.processed for result in asyncio.run(both())) == [False, False, True]
+    assert len(signer.signed) == 1
+
+
+def test_a_claim_ends_with_its_holder_or_after_five_minutes() -> None:
+    times = iter([0.0, 299.0, 300.0, 301.0])
+    with AttestationQueue(clock=lambda: datetime.fromtimestamp(next(times), UTC)) as queue:
+        with queue.claimed("q") as first, queue.claimed("q") as second, queue.claimed("q") as third:
+            assert (first, second, third) == (True, False, True)
+        with queue.claimed("q") as after:
+            assert after
+
+
+def test_an_interruption_frees_the_intent(queue: AttestationQueue) -> None:
+    queue_id = queue.enqueue(intent())
+
+    class Dying(Signer):
+        def sign(self, tx_dict: dict[str, Any]) -> Any:
+            raise KeyboardInterrupt(len(tx_dict))
+
+    with pytest.raises(KeyboardInterrupt):
+        cycle(queue, Ledger(), Dying())
+    assert state(queue, queue_id) == ("PENDING", 0, None)
+    assert statuses(cycle(queue, Ledger())) == ["SUBMITTED", "CONFIRMED"]
