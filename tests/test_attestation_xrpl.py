@@ -155,6 +155,11 @@ def test_submissions_become_receipts() -> None:
     assert told(submitted(Ledger(xrpl.SubmitResult(False)))) == ("FAILED", {}, "UNKNOWN", None)
 
 
+def test_an_odd_exchange_digest_does_not_lose_the_receipt_of_what_was_sent() -> None:
+    receipt = submitted(Ledger(xrpl.SubmitResult(True, "H", "tesSUCCESS", exchange_digest="any string")))
+    assert (receipt.status, list(receipt.evidence_digests)) == ("SUBMITTED", ["memo_digest"])
+
+
 @pytest.mark.parametrize(
     ("problem", "code"),
     [

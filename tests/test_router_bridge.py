@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from nexus_router_testing import KINDS, STANDIN, Package, nexus_router
 from router_testing import FakeAdapter as OurFake
+from router_testing import shell_tool
 
 from nexus_attest.routers import (
     CallFailed,
@@ -404,6 +405,21 @@ def test_a_run_without_an_adapter_has_a_record_too(package: Package, tmp_path: P
     run_id = package.tool.run(request, db_path=path, adapters=package.registry())["run"]["run_id"]
     with RunEngine([], db_path=path) as engine:
         assert engine.flight_record(run_id)["response"]["adapter_id"] == "none"
+
+
+def test_a_command_answers_the_bridge_as_it_answers_the_engine(package: Package, tmp_path: Path) -> None:
+    script = """printf '{"called": "%s %s %s", "file": %s}' "$1" "$2" "$3" "$(cat "$5")" """
+    command = ["/bin/sh", str(tmp_path / "tool.sh")]
+    ours = shell_tool(tmp_path, script, command=command)
+    theirs = package.dispatch.SubprocessAdapter(command, adapter_id=ours.adapter_id)
+    asked_for = asked(adapter_id=ours.adapter_id)
+    path = tmp_path / "runs.db"
+    with RunEngine([ours], db_path=path) as engine, NexusRouterBridge(package.registry(theirs), db_path=path) as bridge:
+        ids = (engine.run(**asked_for)["run_id"], bridge.run(**asked_for)["run_id"])
+        outputs = [[e["payload"]["output"] for e in events(bridge, i) if e["type"] == "TOOL_CALL_SUCCEEDED"] for i in ids]
+    assert outputs[0] == outputs[1]
+    assert [output["called"] for output in outputs[0]] == ["call keys list", "call keys rotate"]
+    assert outputs[0][0]["file"] == {"tool": "keys", "method": "list", "args": {"caf\u00e9": 1.5}}
 
 
 # -- adapters of ours ----------------------------------------------------------------------------------------------------------------

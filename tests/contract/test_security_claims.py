@@ -179,6 +179,10 @@ SHOWN_BY = {
         ],
         "test_router_engine": ["test_a_bug_in_an_adapter_fails_the_run_and_keeps_its_id"],
     },
+    "sends messages to a FlexiFlow component whose application gave its settings": {
+        "test_flexiflow": ["test_a_message_may_name_the_intent_but_neither_the_signer_nor_what_is_settled"],
+        "test_attestation_worker": ["test_two_workers_at_once_submit_an_intent_once"],
+    },
     "races with many processes": {
         "test_races": [
             "test_every_one_of_eight_approvers_is_counted_once",

@@ -22,7 +22,7 @@ from nexus_attest.attestation.xrpl.memo import (
 )
 from nexus_attest.attestation.xrpl.signer import XRPLSigner
 from nexus_attest.attestation.xrpl.tx import plan_account_set_memo, plan_payment_to_self, require_amount
-from nexus_control.integrity import prefixed
+from nexus_control.integrity import DIGEST_PATTERN, prefixed
 
 __all__ = ["XRPL_BACKEND", "AnchorPlan", "XRPLAdapter", "confirm", "plan", "submit"]
 
@@ -91,8 +91,7 @@ async def submit(
     except Exception as problem:  # as above, but it may have been
         code = classify_timeout() if _is_timeout(problem) else classify_connection_error(str(problem))
         return receipt(ReceiptStatus.FAILED, error=ReceiptError(code, _told(problem)))
-    if result.exchange_digest is not None:
-        evidence["xrpl.submit.exchange"] = result.exchange_digest
+    _note_exchange(evidence, "xrpl.submit.exchange", result.exchange_digest)
     proof: dict[str, Any] = {} if result.tx_hash is None else {"tx_hash": result.tx_hash}
     if not result.accepted:
         told = ": ".join(text for text in (result.engine_result, result.detail) if text is not None)
@@ -129,8 +128,7 @@ async def confirm(
         found = await client.get_tx(tx_hash)
     except Exception as problem:  # foreign code: whatever it raises, there is no answer
         return receipt(ReceiptStatus.FAILED, error=ReceiptError(classify_connection_error(str(problem)), _told(problem)))
-    if found.exchange_digest is not None:
-        evidence["xrpl.tx.exchange"] = found.exchange_digest
+    _note_exchange(evidence, "xrpl.tx.exchange", found.exchange_digest)
     if not found.found:
         return receipt(ReceiptStatus.DEFERRED)
     if found.memos is not None and memo_digest_value not in map(_memo_digest_of, found.memos):
@@ -188,6 +186,12 @@ def _proof(tx_hash: str, found: TxStatusResult, *, account: str | None, key_id: 
         "key_id": key_id,
     }
     return {"tx_hash": tx_hash, **{key: value for key, value in told.items() if value is not None}}
+
+
+def _note_exchange(evidence: dict[str, str], name: str, digest: str | None) -> None:
+    """Note a digest that is one. A transport may give any string, and the receipt of what was sent must not be lost over it."""
+    if digest is not None and DIGEST_PATTERN.fullmatch(digest):
+        evidence[name] = digest
 
 
 def _memo_digest_of(memo_data_hex: str) -> str | None:
