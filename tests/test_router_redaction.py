@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_attest.routers.redaction import NO_SECRETS, Redactor, literal_secrets, parse_pointer
+from nexus_attest.redaction import NO_SECRETS, Redactor, literal_secrets, parse_pointer
 
 SECRET = 'p\u00e4ss "word"/+?'
 REDACTOR = Redactor({"phrase": SECRET, "pin": "4711", "key": "-----\nfirst-line-of-key\nsecond-line-of-key\n"})
@@ -108,6 +108,7 @@ def test_what_is_no_pointer_to_a_member_is_refused(text: str) -> None:
         ("npm_" + "a" * 36, "npm-token"),
         ("hf_" + "a" * 34, "hugging-face-token"),
         ("sEd" + "V" * 28, "xrpl-seed"),
+        ("snoPBrXtMeMyMHUVTgbuqAfg1SUTb", "xrpl-seed"),
         ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0xxx.c2lnbmF0dXJl", "json-web-token"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----", "private-key"),
         ("-----BEGIN PRIVATE KEY-----\nMIIabc", "private-key"),
@@ -124,7 +125,17 @@ def test_credentials_in_headers_and_urls_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["sha256:" + "ab" * 32, "AKIAshort", "a sk- b", "https://host/a:b", "tokens", "eyJ.eyJ.x", "Bearer of news"]
+    "text",
+    [
+        "sha256:" + "ab" * 32,
+        "AKIAshort",
+        "a sk- b",
+        "https://host/a:b",
+        "tokens",
+        "straightforwardcounterexampLe",
+        "eyJ.eyJ.x",
+        "Bearer of news",
+    ],
 )
 def test_what_looks_like_nothing_stays(text: str) -> None:
     assert NO_SECRETS.text(text) == text

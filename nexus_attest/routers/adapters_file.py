@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
 
+from nexus_attest.redaction import parse_pointer
 from nexus_attest.routers.addresses import is_loopback_name
 from nexus_attest.routers.errors import AdapterFileError, CallRefused
 from nexus_attest.routers.http_adapter import HttpAdapter
 from nexus_attest.routers.mcp_adapter import McpAdapter
-from nexus_attest.routers.redaction import parse_pointer
 from nexus_attest.routers.settings import AdapterSettings, HttpSettings, McpHttpSettings, McpStdioSettings, SubprocessSettings
 from nexus_attest.routers.shapes import Key, Shape, boolean, integer, listing, number, read_table, table, table_schema, text
 from nexus_attest.routers.subprocess_adapter import RESERVED_VARIABLES, SubprocessAdapter

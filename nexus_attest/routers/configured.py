@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import ClassVar, Generic, TypeVar
 
+from nexus_attest.redaction import literal_secrets
 from nexus_attest.routers.credentials import Credentials, require_declared
 from nexus_attest.routers.errors import CallFailed, CallRefused
-from nexus_attest.routers.redaction import literal_secrets
 from nexus_attest.routers.settings import AdapterSettings
 from nexus_control.plan import Step
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
+from nexus_attest.redaction import Redactor, names_a_secret, parse_pointer
 from nexus_attest.routers.errors import CallFailed, CallOutcome, CallRefused
-from nexus_attest.routers.redaction import Redactor, names_a_secret, parse_pointer
 from nexus_attest.routers.settings import AdapterSettings
 from nexus_control.errors import FileRefused
 from nexus_control.files import read_file

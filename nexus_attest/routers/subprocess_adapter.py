@@ -18,13 +18,13 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from nexus_attest.redaction import Redactor
 from nexus_attest.routers.adapter import Call, CallIdentity, CallLimit, CallResult
 from nexus_attest.routers.answers import one_line, read_object
 from nexus_attest.routers.configured import ConfiguredAdapter
 from nexus_attest.routers.credentials import Credentials
 from nexus_attest.routers.errors import CallFailed, CallOutcome
 from nexus_attest.routers.process import Finished, require_directory, run_process
-from nexus_attest.routers.redaction import Redactor
 from nexus_attest.routers.settings import SubprocessSettings
 from nexus_control.plan import Step
 from nexus_control.run_json import run_json

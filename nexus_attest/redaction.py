@@ -1,4 +1,4 @@
-"""What keeps secrets out of run records: they are found by value, by place and by the look of well-known credentials.
+"""What keeps secrets out of records and reports: they are found by value, by place and by the look of well-known credentials.
 
 Every find is replaced by a mark that says why, `[redacted:<reason>]`, before anything is recorded or hashed. A redactor knows the values
 that a run itself handed to a tool, in the spellings in which tools give them back: as they are, line by line, percent-encoded, as JSON
@@ -35,6 +35,11 @@ _CREDENTIALS: tuple[tuple[str, str, str], ...] = (
     ("pypi-token", "pypi-", r"pypi-AgE[A-Za-z0-9_-]{50,500}"),
     ("hugging-face-token", "hf_", r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,255}"),
     ("xrpl-seed", "sEd", r"(?<![A-Za-z0-9])sEd[1-9A-HJ-NP-Za-km-z]{26,28}(?![A-Za-z0-9])"),
+    (
+        "xrpl-seed",
+        "s",
+        r"(?<![A-Za-z0-9])s(?=[a-zA-Z]{0,28}[1-9])(?=[a-z1-9]{0,28}[A-Z])[1-9A-HJ-NP-Za-km-z]{27,28}(?![A-Za-z0-9])",
+    ),
     ("json-web-token", "eyJ", r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,4000}\.eyJ[A-Za-z0-9_-]{10,8000}\.[A-Za-z0-9_-]{10,2000}"),
     ("authorization", "earer ", r"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{16,4000}=*"),
     ("url-password", "://", r"(?<=://)[^\s/:@]{0,200}:[^\s/:@]{1,200}(?=@)"),
