@@ -62,7 +62,7 @@ async def read_resource(service: Service, uri: str) -> ReadResourceResult:
     """The text of one resource. Raises MCPError -32602 for one that does not exist, or that the decision does not have yet."""
     found = parse_uri(uri)
     if found is None:
-        raise MCPError(INVALID_PARAMS, f"Unknown resource: {safe_text(uri)[:200]}")
+        raise MCPError(INVALID_PARAMS, f"Unknown resource: {safe_text(uri)[:200]}", {"uri": safe_text(uri)})
     kind, value = found
     try:
         text = await anyio.to_thread.run_sync(kind.read, service.tools, value, limiter=service.store_threads)
