@@ -2,9 +2,7 @@
 
 import copy
 import json
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -84,12 +82,6 @@ def test_the_eleven_checks_have_these_names_in_this_order() -> None:
         "approved_executed",
         "provenance",
     )
-
-
-def test_the_checks_are_explained_in_their_order() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "router.md").read_text(encoding="utf-8")
-    table = text[text.index("| Check |") :].partition("\n\n")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(FLIGHT_CHECKS)
 
 
 @pytest.mark.parametrize("name", [EMBEDDED, FAILED])
