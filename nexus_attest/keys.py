@@ -47,6 +47,7 @@ __all__ = [
     "list_keys",
     "new_key",
     "open_key",
+    "private_content",
     "read_key",
     "retire_key",
 ]
@@ -173,7 +174,7 @@ def key_path(name: str, folder: Path) -> Path:
 
 def read_key(path: Path) -> StoredKey:
     """The key of a file, still closed. Raises KeyNotFound, KeyFileRefused or KeyInvalid."""
-    content = _private_content(path)
+    content = private_content(path)
     try:
         data: object = parse_json(content)
         return _parsed(path, data)
@@ -282,15 +283,18 @@ def _derived(passphrase: str, salt: bytes, ops: int, memory: int) -> bytes:
         raise KeyInvalid(f"argon2id cannot work with {ops} rounds and {memory} bytes of memory here") from None
 
 
-def _private_content(path: Path) -> bytes:
-    """The content of a private file. Not followed: a symbolic link. Not opened: anything that is no regular file."""
+def private_content(path: Path, *, mode: int | None = None) -> bytes:
+    """The content of a private file: of exactly this `mode`, or of any that keeps others out.
+
+    Not followed: a symbolic link. Not opened: anything that is no regular file. Raises KeyNotFound, KeyFileRefused.
+    """
     _require_own_folder(path.parent)
     try:
-        _require_private(path, path.lstat())
+        _require_private(path, path.lstat(), mode)
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags)
         with os.fdopen(descriptor, "rb") as file:
-            _require_private(path, os.fstat(descriptor))
+            _require_private(path, os.fstat(descriptor), mode)
             content = file.read(_MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise KeyNotFound(f"there is no key at {path}") from None
@@ -301,7 +305,7 @@ def _private_content(path: Path) -> bytes:
     return content
 
 
-def _require_private(path: Path, status: os.stat_result) -> None:
+def _require_private(path: Path, status: os.stat_result, mode: int | None = None) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise KeyFileRefused(f"{path} is no regular file")
     if os.name != "posix":  # elsewhere the mode says nothing about who can read
@@ -310,6 +314,8 @@ def _require_private(path: Path, status: os.stat_result) -> None:
         raise KeyFileRefused(f"{path} belongs to somebody else")
     if status.st_mode & 0o077:
         raise KeyFileRefused(f"{path} can be read or changed by others; chmod 600 it, or better make a new key")
+    if mode is not None and stat.S_IMODE(status.st_mode) != mode:
+        raise KeyFileRefused(f"{path} must have the mode {mode:04o}, not {stat.S_IMODE(status.st_mode):04o}")
 
 
 def _require_own_folder(folder: Path) -> None:

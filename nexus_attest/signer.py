@@ -24,7 +24,7 @@ import subprocess
 import tempfile
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +40,7 @@ from nexus_control.identity import PAYLOAD_TYPE, Action, Envelope, Statement, pa
 from nexus_control.integrity import prefixed
 from nexus_control.json_data import parse_json
 
-__all__ = ["ExternalSigner", "Signer", "open_signer", "sign_statement", "statement_about"]
+__all__ = ["ExternalSigner", "Signer", "SignerProgram", "open_signer", "sign_statement", "statement_about"]
 
 _SECONDS = 30.0
 _MAX_ANSWER_BYTES = 4096
@@ -116,39 +116,47 @@ class ExternalSigner:
     """A program that signs. Asked for its public key when it is made; raises SignerFailed whenever it does not answer as it must."""
 
     def __init__(self, command: Sequence[str], *, seconds: float = _SECONDS) -> None:
-        self._command = tuple(command)
-        self._seconds = seconds
-        self.public_key = self._ask({"operation": "public_key"}, "public_key", ed25519.PUBLIC_KEY_BYTES)
+        self._program = SignerProgram(command, seconds=seconds)
+        self.public_key = self._program.ask({"operation": "public_key"}, "public_key", (ed25519.PUBLIC_KEY_BYTES,))
         if not ed25519.is_public_key(self.public_key):
-            raise self._failed("gave no Ed25519 public key")
+            raise self._program.failed("gave no Ed25519 public key")
         self.key_id = ed25519.key_id_of(self.public_key)
 
     def sign(self, message: bytes) -> bytes:
         """The signature, checked."""
         request = {"operation": "sign", "message": b64encode(message).decode()}
-        signature = self._ask(request, "signature", ed25519.SIGNATURE_BYTES)
+        signature = self._program.ask(request, "signature", (ed25519.SIGNATURE_BYTES,))
         if not ed25519.verify(self.public_key, message, signature):
-            raise self._failed("gave a signature that is not one of its key")
+            raise self._program.failed("gave a signature that is not one of its key")
         return signature
 
-    def _ask(self, request: dict[str, Any], member: str, size: int) -> bytes:
+
+class SignerProgram:
+    """A program that holds a private key, asked one thing at a time, each by a run of its own. Its answers are judged by the caller."""
+
+    def __init__(self, command: Sequence[str], *, seconds: float = _SECONDS) -> None:
+        self._command = tuple(command)
+        self._seconds = seconds
+
+    def ask(self, request: dict[str, Any], member: str, sizes: Collection[int]) -> bytes:
+        """The bytes of its answer's one member. Raises SignerFailed for another answer or number of bytes."""
         output = self._run(json.dumps({"v": 1, **request}).encode())
         try:
             answer: object = parse_json(output)
         except MalformedBundle:
-            raise self._failed("wrote something else than one JSON object") from None
+            raise self.failed("wrote something else than one JSON object") from None
         if not isinstance(answer, dict) or set(cast("dict[str, Any]", answer)) != {member}:
-            raise self._failed(f"must answer with the member {member} alone")
+            raise self.failed(f"must answer with the member {member} alone")
         text: object = cast("dict[str, Any]", answer)[member]
         with suppress(ValueError):
             raw = b64decode(text, validate=True) if isinstance(text, str) else b""
-            if len(raw) == size:
+            if len(raw) in sizes:
                 return raw
-        raise self._failed(f"must answer with {size} bytes in base64")
+        raise self.failed(f"must answer with {_spelled(sizes)} bytes in base64")
 
     def _run(self, request: bytes) -> bytes:
         if not hasattr(os, "killpg"):
-            raise self._failed("needs POSIX process groups")
+            raise self.failed("needs POSIX process groups")
         # A file as standard input: whether the program reads it, and when, cannot block us.
         with tempfile.TemporaryFile() as file:
             file.write(request)
@@ -156,7 +164,7 @@ class ExternalSigner:
             try:
                 process = subprocess.Popen(self._command, stdin=file, stdout=subprocess.PIPE, start_new_session=True, bufsize=0)
             except (OSError, ValueError) as error:
-                raise self._failed(f"cannot be started: {getattr(error, 'strerror', None) or 'not a command'}") from None
+                raise self.failed(f"cannot be started: {getattr(error, 'strerror', None) or 'not a command'}") from None
         try:
             output = self._read(process)
         finally:
@@ -166,7 +174,7 @@ class ExternalSigner:
                 process.wait(_REAP_SECONDS)
             cast("Any", process.stdout).close()
         if process.returncode != 0:
-            raise self._failed(f"ended with exit code {process.returncode}")
+            raise self.failed(f"ended with exit code {process.returncode}")
         return output
 
     def _read(self, process: "subprocess.Popen[bytes]") -> bytes:
@@ -180,19 +188,24 @@ class ExternalSigner:
                 # Asked before reading: once it has ended, all that it wrote is in the pipe already.
                 ended = _has_ended(process)
                 if not ended and time.monotonic() >= end:
-                    raise self._failed(f"took more than {self._seconds:g} seconds")
+                    raise self.failed(f"took more than {self._seconds:g} seconds")
                 ready = selector.select(0 if ended else _TICK_SECONDS)
                 chunk = os.read(pipe.fileno(), _MAX_ANSWER_BYTES) if ready else b""
                 output += chunk
                 if len(output) > _MAX_ANSWER_BYTES:
-                    raise self._failed(f"wrote more than {_MAX_ANSWER_BYTES} bytes")
+                    raise self.failed(f"wrote more than {_MAX_ANSWER_BYTES} bytes")
                 if ended and not chunk:
                     return bytes(output)
                 if ready and not chunk:  # closed; what is left is to wait for its end
                     time.sleep(_TICK_SECONDS)
 
-    def _failed(self, what: str) -> SignerFailed:
+    def failed(self, what: str) -> SignerFailed:
+        """The error to raise about this program."""
         return SignerFailed(f"the signer {self._command[0]!r:.200} {what}")
+
+
+def _spelled(sizes: Collection[int]) -> str:
+    return str(min(sizes)) if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
 
 
 def _has_ended(process: "subprocess.Popen[bytes]") -> bool:

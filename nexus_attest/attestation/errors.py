@@ -6,13 +6,30 @@ NexusError
 |       |-- InvalidIntent       what is to be witnessed cannot be said so
 |       |-- InvalidReceipt      an attempt cannot be recorded so
 |       |-- InvalidAttestation  a signed overlay cannot be made of this
-|       `-- InvalidAnchor       a ledger transaction cannot be made of this
+|       |-- InvalidAnchor       a ledger transaction cannot be made of this
+|       |-- NotATransaction     bytes or fields are no transaction of the ledger
+|       |-- SigningRefused      a signer does not sign this transaction
+|       `-- WitnessMismatch     a receipt and what is on the ledger do not fit together
+|-- LedgerUnavailable             no server told anything; nothing was changed
+|-- WrongNetwork                  the server belongs to another network than the queue
 `-- SignerMissing (RuntimeError)  nobody said who signs for the ledger
 """
 
 from nexus_control.errors import InputError, NexusError
 
-__all__ = ["InvalidAnchor", "InvalidAttestation", "InvalidAttestationRecord", "InvalidIntent", "InvalidReceipt", "SignerMissing"]
+__all__ = [
+    "InvalidAnchor",
+    "InvalidAttestation",
+    "InvalidAttestationRecord",
+    "InvalidIntent",
+    "InvalidReceipt",
+    "LedgerUnavailable",
+    "NotATransaction",
+    "SignerMissing",
+    "SigningRefused",
+    "WitnessMismatch",
+    "WrongNetwork",
+]
 
 
 class InvalidAttestationRecord(InputError):
@@ -43,6 +60,36 @@ class InvalidAnchor(InvalidAttestationRecord):
     """A memo or a transaction for the ledger cannot be made of these arguments."""
 
     code = "INVALID_ANCHOR"
+
+
+class NotATransaction(InvalidAttestationRecord):
+    """Bytes or fields are no transaction that the ledger could take."""
+
+    code = "NOT_A_TRANSACTION"
+
+
+class SigningRefused(InvalidAttestationRecord):
+    """The signer does not sign this transaction: it is incomplete, or another account's."""
+
+    code = "SIGNING_REFUSED"
+
+
+class WitnessMismatch(InvalidAttestationRecord):
+    """A receipt, its intent and what is on the ledger do not fit together."""
+
+    code = "WITNESS_MISMATCH"
+
+
+class LedgerUnavailable(NexusError):
+    """No server of the ledger told anything that can be relied on. Nothing was changed; ask again later."""
+
+    code = "LEDGER_UNAVAILABLE"
+
+
+class WrongNetwork(NexusError):
+    """The server belongs to another network than the one that this queue is witnessed on."""
+
+    code = "WRONG_NETWORK"
 
 
 class SignerMissing(NexusError, RuntimeError):

@@ -17,7 +17,7 @@ from nexus_attest.attestation.xrpl.memo import (
     serialize_memo,
     validate_memo_size,
 )
-from nexus_attest.attestation.xrpl.signer import SignResult, XRPLSigner
+from nexus_attest.attestation.xrpl.signer import LocalWalletSigner, SignResult, XRPLSigner
 from nexus_attest.attestation.xrpl.transport import DclTransport, ExchangeRecord, HttpxTransport, JsonRpcTransport
 from nexus_attest.attestation.xrpl.tx import plan_account_set_memo, plan_payment_to_self
 
@@ -34,6 +34,7 @@ __all__ = [
     "HttpxTransport",
     "JsonRpcClient",
     "JsonRpcTransport",
+    "LocalWalletSigner",
     "MemoCodec",
     "SignResult",
     "SubmitResult",

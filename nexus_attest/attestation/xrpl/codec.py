@@ -1,0 +1,115 @@
+"""Transactions as bytes: the XRP Ledger's binary format through xrpl-py, and what is checked before and after signing.
+
+Format: https://xrpl.org/docs/references/protocol/binary-format. What the codec raises leaves as NotATransaction; bytes that decode but
+would not be encoded so are refused as well, so that one transaction has one form. Nothing here holds a secret or speaks to a server.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha512
+from typing import Any
+
+from nexus_attest import ed25519
+from nexus_attest.attestation.errors import NotATransaction
+
+__all__ = [
+    "address_of",
+    "decode_object",
+    "decode_transaction",
+    "encode_transaction",
+    "require_memos_fit",
+    "sha512_half",
+    "signing_payload",
+    "transaction_id",
+    "verify_payload",
+]
+
+_MOST_MEMO_BYTES = 1024
+"""Of the array of memos without the two bytes around it (rippled, `isMemoOkay` in STTx.cpp)."""
+
+_URL_CHARACTERS = frozenset(b"0123456789-._~:/?#[]@!$&'()*+,;=%ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+"""Of RFC 3986; MemoType and MemoFormat may have no others."""
+
+
+def sha512_half(data: bytes) -> bytes:
+    """The first 32 bytes of SHA-512."""
+    return sha512(data).digest()[:32]
+
+
+def transaction_id(blob: bytes) -> str:
+    """The id of a signed transaction: 64 capital hex digits."""
+    return sha512_half(b"TXN\0" + blob).hex().upper()
+
+
+def encode_transaction(fields: Mapping[str, Any]) -> bytes:
+    """The bytes of a transaction or a part of one. Raises NotATransaction."""
+    from xrpl.core.binarycodec import encode  # xrpl-py, loaded where it is used: it takes half a second
+
+    return _hex(encode, dict(fields))
+
+
+def signing_payload(fields: Mapping[str, Any]) -> bytes:
+    """What one key signs: a prefix and all fields but TxnSignature; `SigningPubKey` must be among them. Raises NotATransaction."""
+    from xrpl.core.binarycodec import encode_for_signing  # as above
+
+    return _hex(encode_for_signing, dict(fields))
+
+
+def decode_transaction(blob: bytes) -> dict[str, Any]:
+    """The fields of a transaction. Raises NotATransaction, also for bytes that are not the encoding of what they decode to."""
+    fields = decode_object(blob)
+    if "TransactionType" not in fields or encode_transaction(fields) != blob:
+        raise NotATransaction("no transaction in its one encoding")
+    return fields
+
+
+def decode_object(blob: bytes) -> dict[str, Any]:
+    """The fields of any object, metadata for example. Raises NotATransaction."""
+    from xrpl.core.binarycodec import decode  # as above
+
+    return _guarded(decode, blob.hex())
+
+
+def address_of(public_key: str) -> str:
+    """The classic address whose master key this is; `public_key` are 33 bytes in hex. Raises NotATransaction for no key."""
+    from xrpl.core.keypairs import derive_classic_address  # as above
+
+    return _guarded(derive_classic_address, public_key)
+
+
+def verify_payload(public_key: str, payload: bytes, signature: bytes) -> bool:
+    """Whether this key signed these bytes; `ED...` is Ed25519 over them, another key secp256k1 over their SHA-512Half."""
+    if public_key[:2].upper() == "ED":
+        return ed25519.verify(bytes.fromhex(public_key[2:]), payload, signature)
+    from xrpl.core.keypairs import is_valid_message  # as above
+
+    try:
+        return is_valid_message(payload, signature, public_key)
+    except Exception:  # foreign code, whose errors for a key or a signature that is none are of many kinds, some of another library
+        return False
+
+
+def require_memos_fit(fields: Mapping[str, Any]) -> None:
+    """Raises NotATransaction for memos that every server refuses: more than 1024 bytes in all, or types with characters of no URL."""
+    memos = fields.get("Memos")
+    if memos is None:
+        return
+    if len(encode_transaction({"Memos": memos})) - 2 > _MOST_MEMO_BYTES:
+        raise NotATransaction(f"the memos have more than {_MOST_MEMO_BYTES} bytes")
+    for entry in memos:
+        for name in ("MemoType", "MemoFormat"):
+            if not _URL_CHARACTERS.issuperset(bytes.fromhex(entry["Memo"].get(name, ""))):
+                raise NotATransaction(f"{name} has characters that RFC 3986 does not allow in a URL")
+
+
+def _hex(encode: Any, fields: dict[str, Any]) -> bytes:
+    return bytes.fromhex(_guarded(encode, fields))
+
+
+def _guarded(function: Any, argument: object) -> Any:
+    """The result of a function of xrpl-py, whose errors for bad input are of many kinds."""
+    from xrpl.constants import XRPLException  # as above
+
+    try:
+        return function(argument)
+    except (XRPLException, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as problem:
+        raise NotATransaction(f"the ledger's format cannot express it ({type(problem).__name__})") from None
