@@ -116,11 +116,12 @@ class Redactor:
 
     def _object(self, value: Mapping[str, object], place: Pointer, pointers: Sequence[Pointer], found: list[str]) -> dict[str, object]:
         cleaned: dict[str, object] = {}
+        numbered: dict[str, Iterator[str]] = {}  # kept for all members: whoever answers may send thousands that become one mark
         for key, member in value.items():
             name = self.text(key)
             if name != key:
                 # Two names may become one mark; a number keeps them apart, so that no member is lost.
-                name = next(free for free in _numbered(name) if free not in cleaned and free not in value)
+                name = next(free for free in numbered.setdefault(name, _numbered(name)) if free not in cleaned and free not in value)
                 found.append(_pointer((*place, name)))
             cleaned[name] = self._value(member, (*place, name), _below(pointers, key), found)
         return cleaned

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from time import process_time
 from typing import Any
 from urllib.parse import quote
 
@@ -166,6 +167,14 @@ def test_cleaning_takes_linear_time() -> None:
         "xox" * 200_000,
     ):
         assert len(NO_SECRETS.text(hostile)) > 0
+
+
+def test_thousands_of_names_that_become_one_mark_take_linear_time() -> None:
+    began = process_time()
+    cleaned, found = NO_SECRETS.output({f"AKIA{number:016d}": number for number in range(40_000)})
+    assert process_time() - began < 10
+    assert list(cleaned.values()) == list(range(40_000))
+    assert len(found) == 40_000
 
 
 # Literal secrets in plans.

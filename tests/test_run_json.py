@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -37,6 +38,14 @@ def test_a_number_that_is_not_finite_is_refused(text: str) -> None:
 def test_a_duplicate_key_is_refused_at_every_depth(text: str) -> None:
     with pytest.raises(UnsafeJson, match="duplicate key 'a'"):
         read_json(text)
+
+
+def test_a_duplicate_key_after_thousands_of_others_is_found_in_linear_time() -> None:
+    members = ",".join(f'"k{number}":1' for number in range(100_000))
+    began = process_time()
+    with pytest.raises(UnsafeJson, match="duplicate key 'z'"):
+        read_json("{" + members + ',"z":1,"z":2}')
+    assert process_time() - began < 10
 
 
 @pytest.mark.parametrize("text", ['"\\ud800"', '["ok", "\\udfff"]', '{"\\ud83d": 1}', '{"a": {"b": "x\\ud83dy"}}'])
