@@ -1,7 +1,8 @@
 """An MCP server in plain Python that does what no server should: `python mcp_server.py FOLDER [start mode]`.
 
 Each tool is one misbehaviour. Every call is written to FOLDER/calls before anything else happens. The server speaks the handshake of
-2025-11-25, or with the start mode `modern` the revision of 2026-07-28. It needs the standard library only, so it starts quickly.
+2025-11-25, or with the start mode `modern` the revision of 2026-07-28 (`announcing`: and tells whoever listens of changed tools;
+`ending`: and soon no more; `unwilling`: and nobody can listen). It needs the standard library only, so it starts quickly.
 """
 
 import json
@@ -16,8 +17,12 @@ from typing import Any, cast
 
 FOLDER = Path(sys.argv[1])
 MODE = sys.argv[2] if len(sys.argv) > 2 else "legacy"
+MODERN = MODE in ("modern", "announcing", "ending", "unwilling")
 
 OBJECT: dict[str, Any] = {"type": "object"}
+
+LISTENERS: list[str | int] = []
+"""The subscriptions to changed tools, by the number of their request."""
 
 
 def write(message: dict[str, Any]) -> None:
@@ -33,7 +38,7 @@ def raw(data: bytes) -> None:
 
 def text(words: str, **more: object) -> dict[str, Any]:
     """The result of a call."""
-    return {"content": [{"type": "text", "text": words}], **more, **({"resultType": "complete"} if MODE == "modern" else {})}
+    return {"content": [{"type": "text", "text": words}], **more, **({"resultType": "complete"} if MODERN else {})}
 
 
 def ask(method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -178,8 +183,20 @@ def need_input(call: dict[str, Any]) -> None:
 def change(call: dict[str, Any]) -> None:
     """Say from now on that `echo` is something else."""
     (FOLDER / "changed").write_text("")
-    write({"method": "notifications/tools/list_changed"})
+    for listener in LISTENERS if MODERN else [None]:
+        stamp = {} if listener is None else {"params": {"_meta": {"io.modelcontextprotocol/subscriptionId": listener}}}
+        write({"method": "notifications/tools/list_changed", **stamp})
     write({"id": call["id"], "result": text("changed")})
+
+
+def listen(request: dict[str, Any]) -> None:
+    """Accept a subscription to changed tools, and in the mode `ending` end it at once."""
+    LISTENERS.append(request["id"])
+    stamp = {"_meta": {"io.modelcontextprotocol/subscriptionId": request["id"]}}
+    write({"method": "notifications/subscriptions/acknowledged", "params": {**stamp, "notifications": {"toolsListChanged": True}}})
+    if MODE == "ending":
+        write({"id": request["id"], "result": {"resultType": "complete", **stamp}})
+        LISTENERS.clear()
 
 
 def typed(call: dict[str, Any]) -> None:
@@ -213,7 +230,7 @@ def page(cursor: str | None) -> dict[str, Any]:
     tools = [listed(name) for name in names[first : first + 10]]
     if MODE == "twice" and first == 0:
         tools.append(listed("echo"))
-    return {"tools": tools, **more, **({"resultType": "complete", "ttlMs": 0, "cacheScope": "public"} if MODE == "modern" else {})}
+    return {"tools": tools, **more, **({"resultType": "complete", "ttlMs": 0, "cacheScope": "public"} if MODERN else {})}
 
 
 def serve() -> None:
@@ -230,13 +247,16 @@ def serve() -> None:
     for line in sys.stdin:
         message: dict[str, Any] = json.loads(line)
         method, params = message.get("method"), cast("dict[str, Any]", message.get("params", {}))
-        if method == "server/discover" and MODE == "modern":
-            capabilities: dict[str, Any] = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}
+        if method == "server/discover" and MODERN:
+            tools: dict[str, Any] = {} if MODE == "modern" else {"listChanged": True}
+            capabilities: dict[str, Any] = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": tools}}
             write({"id": message["id"], "result": {**capabilities, "resultType": "complete", "ttlMs": 0, "cacheScope": "public"}})
         elif method == "initialize":
             info = {"name": "hostile", "version": "0.1"}
             result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {"listChanged": True}}, "serverInfo": info}
             write({"id": message["id"], "result": result})
+        elif method == "subscriptions/listen" and MODE in ("announcing", "ending"):
+            listen(message)
         elif method == "tools/list":
             write({"id": message["id"], "result": page(params.get("cursor"))})
         elif method == "tools/call":

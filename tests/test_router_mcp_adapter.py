@@ -434,8 +434,9 @@ def test_a_change_of_a_tool_that_is_not_allowed_does_not_matter(tmp_path: Path) 
     server(tmp_path, allow=["s/refuse"], tools_digest=digest).open([step("s", "refuse")], limit()).close()
 
 
-def test_a_tool_that_changes_during_the_run_is_not_called(opened: Open) -> None:
-    run = opened("change", "echo")
+@pytest.mark.parametrize("mode", ["legacy", "announcing", "ending", "unwilling"])
+def test_a_tool_that_changes_during_the_run_is_not_called(opened: Open, mode: str) -> None:
+    run = opened("change", "echo", mode=mode)
     assert run.call("change").output["content"] == [{"type": "text", "text": "changed"}]
     for _ in range(2):
         problem = run.failure("echo")
@@ -447,9 +448,23 @@ def test_a_new_connection_must_offer_the_same_tools(opened: Open, tmp_path: Path
     run = opened("die_once", "echo")
     assert run.failure("die_once").code == "CONNECTION_LOST"
     (tmp_path / "changed").write_text("")
-    problem = run.failure("die_once")
-    assert (problem.code, problem.outcome) == ("TOOL_DEFINITION_CHANGED", CallOutcome.NOT_SENT)
+    for _ in range(2):  # a plan may go on after a failed step
+        problem = run.failure("die_once")
+        assert (problem.code, problem.outcome) == ("TOOL_DEFINITION_CHANGED", CallOutcome.NOT_SENT)
     assert run.calls() == ["die_once"]
+
+
+def test_a_new_connection_must_have_the_pinned_digest_again_each_time(opened: Open, tmp_path: Path) -> None:
+    digest = server(tmp_path).survey(limit()).details["tools_digest"]
+    run = opened("die_once", "echo", tools_digest=digest)
+    assert run.failure("die_once").code == "CONNECTION_LOST"
+    (tmp_path / "changed").write_text("")
+    for _ in range(2):
+        problem = run.failure("die_once")
+        assert (problem.code, problem.outcome) == ("TOOL_DEFINITION_CHANGED", CallOutcome.NOT_SENT)
+    (tmp_path / "changed").unlink()
+    assert run.call("die_once").output["content"] == [{"type": "text", "text": "done"}]
+    assert run.calls() == ["die_once", "die_once"]
 
 
 # Secrets.

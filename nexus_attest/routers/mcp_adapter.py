@@ -102,28 +102,14 @@ class McpSession:
         self._credentials = Credentials(adapter.settings)
         self._background = Background("nexus-attest mcp")
         self._downstream: Downstream | None = None
-        self._needed: list[str] = []
+        self._needed: Sequence[str] = ()
 
     def connect(self, needed: Sequence[str], limit: CallLimit, *, compare: bool = True) -> None:
         """Start the session and compare its tools with what is pinned. Raises CallRefused and CallFailed."""
-        settings = self._adapter.settings
-        until = CallLimit(min(limit.deadline, monotonic() + settings.start_timeout_s), limit.cancelled)
-        downstream = self._downstream = self._new_downstream()
-        self._needed = list(needed)
-        try:
-            self._background.run(downstream.start(), until, lambda: CallOutcome.NOT_SENT)
-        except CallFailed as problem:
-            raise self._described(problem, downstream) from None
+        downstream = self._started(limit)
         if compare:
-            for name in needed:
-                if name not in downstream.definitions:
-                    raise CallRefused("UNKNOWN_TOOL", f"the server of adapter {settings.adapter_id} has no tool {name!r:.200}")
-            pinned = settings.tools_digest
-            if pinned is not None and downstream.tools_digest != pinned:
-                raise CallRefused(
-                    "TOOL_DEFINITION_CHANGED",
-                    f"the tools of adapter {settings.adapter_id} have the digest {downstream.tools_digest}, not {pinned}",
-                )
+            self._compare(downstream, needed)
+        self._needed = tuple(needed)
         self.details = {**downstream.details, "tools_digest": downstream.tools_digest}
         self.definitions = downstream.definitions
 
@@ -148,18 +134,41 @@ class McpSession:
 
     def _connected(self, limit: CallLimit) -> "Downstream":
         """The session with the server; a new one, with the same tools, when the last one was lost."""
-        assert self._downstream is not None
-        if not self._downstream.lost:
+        if self._downstream is not None and not self._downstream.lost:
             return self._downstream
-        former = self._downstream.definitions
         self._disconnect()
         try:
-            self.connect(self._needed, limit)
-        except CallRefused as problem:
-            raise CallFailed(problem.code, str(problem), outcome=CallOutcome.NOT_SENT) from None
-        assert self._downstream is not None
-        self._downstream.require_same(former)
-        return self._downstream
+            downstream = self._started(limit)
+            self._compare(downstream, self._needed)
+            downstream.require_same(self.definitions)
+        except BaseException as problem:
+            self._disconnect()  # or the next call would find a session, and nobody compared its tools
+            if isinstance(problem, CallRefused):
+                raise CallFailed(problem.code, str(problem), outcome=CallOutcome.NOT_SENT) from None
+            raise
+        return downstream
+
+    def _started(self, limit: CallLimit) -> "Downstream":
+        until = CallLimit(min(limit.deadline, monotonic() + self._adapter.settings.start_timeout_s), limit.cancelled)
+        downstream = self._downstream = self._new_downstream()
+        try:
+            self._background.run(downstream.start(), until, lambda: CallOutcome.NOT_SENT)
+        except CallFailed as problem:
+            raise self._described(problem, downstream) from None
+        return downstream
+
+    def _compare(self, downstream: "Downstream", needed: Sequence[str]) -> None:
+        """Raise CallRefused unless the server has the tools that are needed, and those that are pinned."""
+        settings = self._adapter.settings
+        for name in needed:
+            if name not in downstream.definitions:
+                raise CallRefused("UNKNOWN_TOOL", f"the server of adapter {settings.adapter_id} has no tool {name!r:.200}")
+        pinned = settings.tools_digest
+        if pinned is not None and downstream.tools_digest != pinned:
+            raise CallRefused(
+                "TOOL_DEFINITION_CHANGED",
+                f"the tools of adapter {settings.adapter_id} have the digest {downstream.tools_digest}, not {pinned}",
+            )
 
     def _disconnect(self) -> None:
         downstream, self._downstream = self._downstream, None

@@ -7,7 +7,7 @@ entered. Calls come from other tasks. Every way in which the SDK can fail become
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, cast
@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 import anyio
 import httpx2
 from mcp import Client, MCPError
+from mcp.client.subscriptions import Subscription, SubscriptionLost
 from mcp.types import (
     CallToolResult,
     ElicitResult,
@@ -25,6 +26,7 @@ from mcp.types import (
     Tool,
     ToolListChangedNotification,
 )
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from nexus_attest.routers.errors import CallFailed, CallOutcome
@@ -37,6 +39,8 @@ __all__ = ["Answer", "Downstream", "Way", "tool_definition"]
 for _name in ("client", "mcp"):
     # The SDK logs what servers send, which may hold secrets. Without any configured logging, Python would print that to standard error.
     logging.getLogger(_name).addHandler(logging.NullHandler())
+
+_LOG = logging.getLogger(__name__)
 
 _MOST_PAGES = 100
 
@@ -86,6 +90,8 @@ class Downstream:
         self._way = way
         self._client: Client | None = None
         self._changed = False
+        self._unannounced = False
+        """Whether the server said that its tools may change, and does not tell when."""
         self._failure: CallFailed | None = None
         self._scope: anyio.CancelScope | None = None
         self._settled = asyncio.Event()
@@ -116,13 +122,15 @@ class Downstream:
 
     async def call(self, tool: str, args: Mapping[str, object], meta: dict[str, Any]) -> Answer:
         """Call a tool. Raises CallFailed for everything but an answer of the tool."""
-        assert self._client is not None
         self.outcome = CallOutcome.NOT_SENT
-        if self._changed:
-            await self._look_again(self._client)
+        client = self._client
+        if client is None:
+            raise _no_session("it was not started")
+        if self._changed or self._unannounced:
+            await self._look_again(client)
         self.outcome = CallOutcome.UNKNOWN
         try:
-            result = await self._client.session.call_tool(tool, dict(args), meta=cast("RequestParamsMeta", meta), allow_input_required=True)
+            result = await client.session.call_tool(tool, dict(args), meta=cast("RequestParamsMeta", meta), allow_input_required=True)
         except MCPError as problem:
             raise self._call_failure(problem) from None
         except (RuntimeError, ValidationError):
@@ -150,16 +158,48 @@ class Downstream:
                     elicitation_callback=_decline,
                     message_handler=self._heard,
                 ) as client:
-                    await self._look(client)
-                    self.details = _details(client)
-                    self._client = client
-                    self._settled.set()
-                    await self._leave.wait()
+                    if client.protocol_version in MODERN_PROTOCOL_VERSIONS and _announces(client):
+                        await self._listen(client)
+                    else:
+                        await self._serve(client)
         except (CallFailed, MCPError, ValidationError, httpx2.HTTPError, OSError, RuntimeError, BaseExceptionGroup) as problem:
             self._failure = self._start_failure(problem)
         finally:
             self.lost = True
             self._settled.set()
+
+    async def _serve(self, client: Client) -> None:
+        """List the tools, and be there for calls until the end."""
+        await self._look(client)
+        self.details = _details(client)
+        self._client = client
+        self._settled.set()
+        await self._leave.wait()
+
+    async def _listen(self, client: Client) -> None:
+        """`_serve`, with a subscription to changes of the tools, made before they are listed: without one the server tells nothing.
+
+        Where it does not grant one, or ends it, it is asked before each call.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                changes = await stack.enter_async_context(client.listen(tools_list_changed=True))
+            except (MCPError, SubscriptionLost):
+                self._unannounced = True
+            else:
+                self._unannounced = not changes.honored.tools_list_changed
+                tasks = await stack.enter_async_context(anyio.create_task_group())
+                stack.callback(tasks.cancel_scope.cancel)
+                tasks.start_soon(self._hear_of, changes)
+            await self._serve(client)
+
+    async def _hear_of(self, changes: Subscription) -> None:
+        try:
+            async for _ in changes:
+                self._changed = True
+        except SubscriptionLost:
+            _LOG.info("an MCP server broke off the subscription to changes of its tools")
+        self._unannounced = True
 
     async def _heard(self, message: object) -> None:
         if isinstance(message, ToolListChangedNotification):
@@ -243,6 +283,12 @@ def tool_definition(tool: Tool) -> dict[str, object]:
 
 def _allowed(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern.partition("/")[2]) for pattern in patterns)
+
+
+def _announces(client: Client) -> bool:
+    """Whether the server says that its tools may change while it runs."""
+    tools = client.server_capabilities.tools
+    return tools is not None and bool(tools.list_changed)
 
 
 def _details(client: Client) -> dict[str, object]:
