@@ -32,9 +32,7 @@ class Entry(TypedDict):
 
 def build(registry: Path) -> MCPServer:
     """The server of one registry."""
-    server = MCPServer("keyregistry", version="1.0.0")
 
-    @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
     def lookup(name: Name) -> Entry:
         """Tell the fingerprint that is published for a name."""
         entries = read(registry)
@@ -42,7 +40,6 @@ def build(registry: Path) -> MCPServer:
             raise ToolError(f"nothing is published for {name}")
         return entries[name]
 
-    @server.tool(annotations=ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False))
     def publish(name: Name, fingerprint: Fingerprint) -> Entry:
         """Publish the fingerprint of a key under a name, in the place of the former one."""
         entries = read(registry)
@@ -53,8 +50,9 @@ def build(registry: Path) -> MCPServer:
         write(registry, entries)
         return entries[name]
 
-    assert callable(lookup)
-    assert callable(publish)
+    server = MCPServer("keyregistry", version="1.0.0")
+    server.add_tool(lookup, annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
+    server.add_tool(publish, annotations=ToolAnnotations(destructive_hint=True, idempotent_hint=True, open_world_hint=False))
     return server
 
 

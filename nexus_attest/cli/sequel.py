@@ -37,8 +37,7 @@ class Sequel:
         tell.act(
             "Somebody else's server", "The new key is worth something once others know it. A registry of keys takes it: an MCP server."
         )
-        server = next(adapter for adapter in load_adapters(self._stage.adapters) if adapter.adapter_id == SERVER_ID)
-        assert isinstance(server, McpAdapter)
+        server = next(adapter for adapter in load_adapters(self._stage.adapters) if isinstance(adapter, McpAdapter))
         survey = server.survey(CallLimit(time.monotonic() + _SURVEY_SECONDS))
         digest = str(survey.details["tools_digest"])
         require(sorted(survey.definitions) == ["lookup", "publish"], "the server offers other tools")

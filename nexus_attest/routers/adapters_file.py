@@ -19,7 +19,7 @@ from nexus_attest.routers.addresses import is_loopback_name
 from nexus_attest.routers.errors import AdapterFileError, CallRefused
 from nexus_attest.routers.http_adapter import HttpAdapter
 from nexus_attest.routers.mcp_adapter import McpAdapter
-from nexus_attest.routers.settings import AdapterSettings, HttpSettings, McpHttpSettings, McpStdioSettings, SubprocessSettings
+from nexus_attest.routers.settings import HttpSettings, McpHttpSettings, McpStdioSettings, SubprocessSettings
 from nexus_attest.routers.shapes import Key, Shape, boolean, integer, listing, number, read_table, table, table_schema, text
 from nexus_attest.routers.subprocess_adapter import RESERVED_VARIABLES, SubprocessAdapter
 from nexus_control.errors import FileRefused
@@ -30,6 +30,8 @@ from nexus_control.run_json import read_json
 __all__ = ["VARIANTS", "FileAdapter", "Variant", "adapter_file_schema", "load_adapters", "parse_adapters"]
 
 FileAdapter: TypeAlias = SubprocessAdapter | McpAdapter | HttpAdapter
+
+FileSettings: TypeAlias = SubprocessSettings | McpStdioSettings | McpHttpSettings | HttpSettings
 
 SCHEMA_ID = "nexus-attest.adapters.v1"
 
@@ -219,7 +221,7 @@ class Variant:
 
     kind: str
     title: str
-    settings: type[AdapterSettings]
+    settings: type[FileSettings]
     keys: tuple[Key, ...]
 
 
@@ -384,10 +386,9 @@ def _way(variant: Variant) -> str:
     return "url" if variant.settings is McpHttpSettings else "command"
 
 
-def _made(settings: AdapterSettings) -> FileAdapter:
+def _made(settings: FileSettings) -> FileAdapter:
     if isinstance(settings, SubprocessSettings):
         return SubprocessAdapter(settings)
     if isinstance(settings, HttpSettings):
         return HttpAdapter(settings)
-    assert isinstance(settings, McpStdioSettings | McpHttpSettings)
     return McpAdapter(settings)

@@ -27,10 +27,10 @@ from nexus_attest.routers.bridge_calls import ForeignAdapter, GuardedAdapter, Ou
 from nexus_attest.routers.bridge_package import NexusRouterPackage
 from nexus_attest.routers.ending import DEAD, INTERRUPTED, Ending, ending_events
 from nexus_attest.routers.errors import CallRefused, RunFailed, RunNotFound
-from nexus_attest.routers.execution import line
 from nexus_attest.routers.run_lock import RunLock
 from nexus_attest.routers.run_request import RunRequest
 from nexus_attest.routers.run_store import RunStore, new_events
+from nexus_attest.routers.steps import line
 from nexus_control.errors import InputError, InvalidPlan, StoreError
 from nexus_control.events import Clock, utc_now
 from nexus_control.flight_record import Run, RunEvent, router_request, run_response
@@ -229,9 +229,9 @@ class NexusRouterBridge:
 
     # -- the databases of runs under way --------------------------------------------------------------------------------------------
 
-    def _nursery(self) -> Path:
-        assert self._file is not None
-        return self._file.with_name(self._file.name + ".under-way")
+    @staticmethod
+    def _nursery(file: Path) -> Path:
+        return file.with_name(file.name + ".under-way")
 
     @contextmanager
     def _workspace(self) -> Generator[Path]:
@@ -242,7 +242,7 @@ class NexusRouterBridge:
             return
         name = self._new_id()
         with RunLock(self._file, _lock_name(name)):  # before there is a folder, so that nobody takes it for a dead process's
-            folder = self._nursery() / name
+            folder = self._nursery(self._file) / name
             try:
                 folder.mkdir(mode=0o700, parents=True)
             except OSError as problem:
@@ -299,9 +299,9 @@ class NexusRouterBridge:
     def _recover(self) -> list[str]:
         """Store what dead processes left; the ids. What cannot be read stays where it is: it may be all the evidence that there is."""
         recovered: list[str] = []
-        if self._file is None or not self._nursery().is_dir():
+        if self._file is None or not self._nursery(self._file).is_dir():
             return recovered
-        for folder in sorted(self._nursery().iterdir()):
+        for folder in sorted(self._nursery(self._file).iterdir()):
             lock = RunLock(self._file, _lock_name(folder.name))
             if not lock.take_over():
                 continue

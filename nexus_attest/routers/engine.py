@@ -26,9 +26,9 @@ from nexus_attest.redaction import literal_secrets
 from nexus_attest.routers.adapter import Adapter, CallLimit
 from nexus_attest.routers.ending import DEAD, INTERRUPTED, UNRECORDED, Ending, broken, ending_events, provenance_event
 from nexus_attest.routers.errors import CallRefused, RunFailed, RunNotFound
-from nexus_attest.routers.execution import AdapterBroken, Problem, RunSteps, line
 from nexus_attest.routers.run_request import RunRequest
 from nexus_attest.routers.run_store import NewEvent, RunRecorder, RunStore, new_events
+from nexus_attest.routers.steps import AdapterBroken, Problem, RunSteps, line
 from nexus_control.errors import InputError, InvalidPlan, StoreError
 from nexus_control.events import Clock, utc_now
 from nexus_control.flight_record import Run, RunEvent, run_response

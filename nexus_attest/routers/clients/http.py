@@ -4,7 +4,7 @@ import ssl
 from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
@@ -111,8 +111,7 @@ class HttpRequest:
         body = bytearray()
         if not length.isdecimal() or len(length) > 18 or int(length) > limit:
             raise _too_large(limit)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        async for chunk in response.stream:
+        async for chunk in cast("httpx.AsyncByteStream", response.stream):  # that of an asynchronous transport
             body += chunk
             if len(body) > limit:
                 raise _too_large(limit)

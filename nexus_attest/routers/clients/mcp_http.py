@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from ssl import SSLContext
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 from mcp.client.streamable_http import streamable_http_client
@@ -61,7 +61,7 @@ class _Judged(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         url = request.url
         port = url.port or (443 if url.scheme == "https" else 80)
-        problem: httpx2.ConnectError | None = None
+        problem = httpx2.ConnectError("no address")
         for address in await resolve(url.host, port, allow_private=self._allow_private):
             # The request itself keeps its URL, for relative redirects.
             sent = httpx2.Request(
@@ -80,10 +80,9 @@ class _Judged(httpx2.AsyncBaseTransport):
                 self._server.problem = "INVALID_OUTPUT"
                 raise httpx2.ReadError("compressed")
             if not response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):
-                assert isinstance(response.stream, httpx2.AsyncByteStream)
-                response.stream = _Bounded(response.stream, self._server, self._limit)
+                body = cast("httpx2.AsyncByteStream", response.stream)  # that of an asynchronous transport
+                response.stream = _Bounded(body, self._server, self._limit)
             return response
-        assert problem is not None
         raise problem
 
     async def aclose(self) -> None:

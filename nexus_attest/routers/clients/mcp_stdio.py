@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias, cast
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -63,19 +63,17 @@ class StdioServer:
     async def connect(self) -> AsyncGenerator[Streams]:
         """The streams of a client session. Raises CallFailed when the server cannot be started; nothing was sent."""
         process = start_process(self._argv, cwd=self._cwd, env=self._env, stdin=subprocess.PIPE)
+        stdin, stdout, stderr = (cast("IO[bytes]", pipe) for pipe in (process.stdin, process.stdout, process.stderr))  # all three are pipes
         received, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         # Without bound, so that a server that does not read cannot hold up the caller: what is sent is bounded by the plan.
         outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](math.inf)
         try:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            assert process.stderr is not None
-            for pipe in (process.stdin, process.stdout, process.stderr):
+            for pipe in (stdin, stdout, stderr):
                 os.set_blocking(pipe.fileno(), False)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._receive, process.stdout.fileno(), received)
-                tasks.start_soon(self._keep_errors, process.stderr.fileno())
-                tasks.start_soon(self._send, process.stdin.fileno(), to_send, received)
+                tasks.start_soon(self._receive, stdout.fileno(), received)
+                tasks.start_soon(self._keep_errors, stderr.fileno())
+                tasks.start_soon(self._send, stdin.fileno(), to_send, received)
                 tasks.start_soon(_watch, process, received)
                 try:
                     yield incoming, outgoing
@@ -85,7 +83,7 @@ class StdioServer:
             for stream in (received, incoming, outgoing, to_send):
                 stream.close()
             with anyio.CancelScope(shield=True):
-                await _leave(process, 0 if self.problem else _GRACE_SECONDS)
+                await _leave(process, stdin, 0 if self.problem else _GRACE_SECONDS)
 
     async def _receive(self, pipe: int, received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
         """Pass on one message per line until the server closes its output or the connection is given up."""
@@ -166,10 +164,9 @@ async def _read(pipe: int) -> bytes:
             return b""
 
 
-async def _leave(process: subprocess.Popen[bytes], grace: float) -> None:
+async def _leave(process: subprocess.Popen[bytes], stdin: IO[bytes], grace: float) -> None:
     """Close the server's input, which asks it to end, and kill its group when it has, or has not in time."""
-    assert process.stdin is not None
-    process.stdin.close()
+    stdin.close()
     until = time.monotonic() + grace
     try:
         while not has_ended(process) and time.monotonic() < until:
