@@ -29,6 +29,7 @@ from typing import Any, Protocol, Self, cast
 
 from nexus_control.errors import (
     IdentityRefused,
+    ImportedApproval,
     InputError,
     InvalidPolicy,
     MalformedEvent,
@@ -41,7 +42,7 @@ from nexus_control.identity import ASSERTED, NO_TRUST, Act, Action, Envelope, Id
 from nexus_control.integrity import content_digest, prefixed
 from nexus_control.policy import Policy
 
-__all__ = ["Approval", "Decision", "DecisionState", "EventSource", "ExecutionRecord", "TemplateRef"]
+__all__ = ["Approval", "Decision", "DecisionState", "EventSource", "ExecutionRecord", "Past", "TemplateRef"]
 
 
 class DecisionState(StrEnum):
@@ -109,6 +110,31 @@ class TemplateRef:
     overrides_applied: dict[str, Any]
 
 
+@dataclass
+class Past:
+    """What counts against approvals: `used` holds the payloads of signed statements that are used up, `revocations` says when each actor
+    revoked last (by the signer's clock, where it was signed). The first `imported` events came in with an import.
+    """
+
+    imported: int = 0
+    used: set[bytes] = field(default_factory=set[bytes])
+    revocations: dict[str, datetime] = field(default_factory=dict[str, datetime])
+
+    def revoked(self, event: StoredEvent, identity: Identity) -> None:
+        """Take note of a revocation."""
+        at = event.ts if identity.envelope is None else identity.envelope.statement.signed_instant
+        self.revocations[event.actor["id"]] = max(at, self.revocations.get(event.actor["id"], at))
+
+    def judge(self, envelope: Envelope) -> None:
+        """Raise SignatureReplayed for a statement that was used, and for an approval that its signer did not sign after revoking."""
+        said = envelope.statement
+        if envelope.payload in self.used:
+            raise SignatureReplayed("this signed statement was used already")
+        at = self.revocations.get(said.actor.id)
+        if said.action == "approve" and at is not None and said.signed_instant <= at:
+            raise SignatureReplayed(f"it was signed at {said.signed_at}, before {said.actor.id} revoked at {at.isoformat()}")
+
+
 class EventSource(Protocol):
     """Whatever can tell the events of a decision; every store does."""
 
@@ -123,8 +149,8 @@ class Decision:
 
     `approvals` has one entry per actor id, revoked ones included. `as_of` is the instant against which expiry is judged; None means
     the time of the question, so that an approval stops counting while the object lives. It must be timezone-aware (InputError).
-    `trust` says which approvals are believed; `requester` is the actor of the last creation, `statements` the payloads of all signed
-    statements, `revocations` when each actor revoked last (by the signer's clock, where it was signed).
+    `trust` says which approvals are believed; `requester` is the actor of the last creation, `said` holds the signed statements and the
+    revocations of the events themselves. `earlier`, where somebody who acts on the decision has set it, is what else counts.
     """
 
     decision_id: str
@@ -141,8 +167,8 @@ class Decision:
     as_of: datetime | None = field(default=None, compare=False, repr=False)
     trust: Trust | None = field(default=None, compare=False, repr=False)
     requester: Actor | None = field(default=None, compare=False, repr=False)
-    statements: set[bytes] = field(default_factory=set[bytes], compare=False, repr=False)
-    revocations: dict[str, datetime] = field(default_factory=dict[str, datetime], compare=False, repr=False)
+    said: Past = field(default_factory=Past, compare=False, repr=False)
+    earlier: Past | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.as_of is not None and self.as_of.utcoffset() is None:
@@ -198,6 +224,8 @@ class Decision:
         """Why an approval is not believed, by its signed statement or by `trust`; None when it is. Expiry and revocation are not asked."""
         if approval.mismatch is not None or self.trust is None:
             return approval.mismatch
+        if self.earlier is not None and (forgotten := _counts_against(self.earlier, approval)) is not None:
+            return forgotten
         if self.trust is NO_TRUST and approval.identity.envelope is None:
             return None  # what it would say, without the act, which takes longer to put together than all else here
         try:
@@ -225,12 +253,9 @@ class Decision:
         revocation: an envelope that was held back must not outlive it.
         """
         self.require_own(envelope)
-        said = envelope.statement
-        if envelope.payload in self.statements:
-            raise SignatureReplayed("this signed statement was used already")
-        revoked_at = self.revocations.get(said.actor.id)
-        if said.action == "approve" and revoked_at is not None and said.signed_instant <= revoked_at:
-            raise SignatureReplayed(f"it was signed at {said.signed_at}, before {said.actor.id} revoked at {revoked_at.isoformat()}")
+        self.said.judge(envelope)
+        if self.earlier is not None:
+            self.earlier.judge(envelope)
 
     def require_own(self, envelope: Envelope) -> None:
         """Raise SignatureForOtherDecision or SignatureForOtherAction unless the statement is about this decision as it is now."""
@@ -324,6 +349,17 @@ class Decision:
         return data
 
 
+def _counts_against(past: Past, approval: Approval) -> IdentityRefused | None:
+    """Why an approval that its events make a good one does not count after all."""
+    if approval.identity.envelope is None:
+        return ImportedApproval("it was imported, and nobody signed it") if approval.seq < past.imported else None
+    try:
+        past.judge(approval.identity.envelope)
+    except SignatureReplayed as refusal:
+        return refusal
+    return None
+
+
 def _execution_dict(record: ExecutionRecord) -> dict[str, Any]:
     return {
         "adapter_id": record.adapter_id,
@@ -401,8 +437,7 @@ def _approval_revoked(decision: Decision, event: StoredEvent) -> None:
     approval = decision.approvals.get(name)
     if approval is not None:
         approval.revoked, approval.revoked_at, approval.revoke_reason = True, event.ts, reason
-    at = event.ts if identity.envelope is None else identity.envelope.statement.signed_instant
-    decision.revocations[name] = max(at, decision.revocations.get(name, at))
+    decision.said.revoked(event, identity)
     _remember(decision, identity)
 
 
@@ -447,7 +482,7 @@ def _execution_failed(decision: Decision, event: StoredEvent) -> None:
 
 def _remember(decision: Decision, identity: Identity) -> None:
     if identity.envelope is not None:
-        decision.statements.add(identity.envelope.payload)
+        decision.said.used.add(identity.envelope.payload)
 
 
 def _nothing(decision: Decision, event: StoredEvent) -> None:

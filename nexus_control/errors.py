@@ -45,6 +45,7 @@ __all__ = [
     "FileRefused",
     "HistoryAltered",
     "IdentityRefused",
+    "ImportedApproval",
     "InputError",
     "InvalidActor",
     "InvalidEnvelope",
@@ -355,6 +356,12 @@ class SignatureReplayed(IdentityRefused):
     """The signed statement was used already, or was signed before its signer revoked."""
 
     code = "SIGNATURE_REPLAYED"
+
+
+class ImportedApproval(IdentityRefused):
+    """The approval came with an import and is not signed: it is what another system says, and makes nothing executable here."""
+
+    code = "IMPORTED_APPROVAL"
 
 
 class VerifierMissing(IdentityRefused):

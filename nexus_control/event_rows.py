@@ -86,14 +86,14 @@ class ChainWriter:
     def __init__(self, connection: Connection, decision_id: str, tip: Tip | None) -> None:
         self._connection = connection
         self._decision_id = decision_id
-        self._generation, self.seq, self.prev_hash = (0, 0, ZERO_HASH) if tip is None else (tip.generation, tip.next_seq, tip.chain_hash)
+        self.generation, self.seq, self.prev_hash = (0, 0, ZERO_HASH) if tip is None else (tip.generation, tip.next_seq, tip.chain_hash)
         self._events: list[tuple[object, ...]] = []
         self.log = LogWriter(connection, None if tip is None else tip.position)
 
     def header(self, created_at: str, copy: HeaderCopy, *, tombstone: bool = False) -> None:
         """Insert the header of the next generation."""
-        self._generation, self.seq, prev_hash = self._generation + 1, 0, self.prev_hash
-        name, generation = self._decision_id, self._generation
+        self.generation, self.seq, prev_hash = self.generation + 1, 0, self.prev_hash
+        name, generation = self._decision_id, self.generation
         record = generation_record(decision_id=name, generation=generation, created_at=created_at, tombstone=tombstone, prev_hash=prev_hash)
         self.prev_hash = self.log.add("generation", record)
         links = (bytes.fromhex(prev_hash), bytes.fromhex(self.prev_hash))
@@ -103,7 +103,7 @@ class ChainWriter:
     def event(self, row: _EventRow, payload_json: str) -> None:
         """Collect an event; `payload_json` is what is chained as its payload."""
         seq, event_type, ts, actor_type, actor_id, payload, digest = row
-        name, generation, prev_hash = self._decision_id, self._generation, self.prev_hash
+        name, generation, prev_hash = self._decision_id, self.generation, self.prev_hash
         record = event_record(
             decision_id=name,
             generation=generation,

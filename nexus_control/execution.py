@@ -18,6 +18,7 @@ from nexus_control.events import Actor, EventType, ExecutionMode
 from nexus_control.identity import ASSERTED, NO_TRUST, Identity, Trust
 from nexus_control.integrity import content_digest
 from nexus_control.judgement import execution_mode, judge_execution, judge_identity, judge_recovery
+from nexus_control.past import past_of
 from nexus_control.store import EventItem, EventStore
 
 __all__ = ["Outcome", "RouterProtocol", "abandon_execution", "execute_decision"]
@@ -157,6 +158,7 @@ def _claim(
     with store.transaction():
         now = store.clock()
         decision = Decision.replay(decision_id, store.get_chained_events(decision_id), as_of=now, trust=trust)
+        decision.earlier = past_of(store, decision_id)
         judge_identity(decision, "execute", actor, identity, now, trust)
         mode = execution_mode(decision, dry_run)
         policy = judge_execution(decision, mode, capabilities, retry=retry)

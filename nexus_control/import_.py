@@ -1,8 +1,9 @@
 """Import: a decision bundle becomes a decision of this store, whole or not at all.
 
 What is imported are claims of the system that exported them: the digest proves that the bundle is unchanged, not who made it. The
-header of the imported decision records where it came from; its approvals are judged like local ones. No input raises: every refusal
-is a result with a stable code, and leaves the store as it was.
+header of the imported decision records where it came from. Its approvals are shown as they were told, and make nothing executable here
+unless they are signed and the signatures believed (`past`). No input raises: every refusal is a result with a stable code, and leaves
+the store as it was.
 """
 
 from collections.abc import Iterator, Mapping

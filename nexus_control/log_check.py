@@ -72,7 +72,11 @@ _GENERATIONS = """
     SELECT d.*, COALESCE(
         (SELECT e.chain_hash FROM decision_events AS e
          WHERE e.decision_id = d.decision_id AND e.generation = d.generation - 1 ORDER BY e.seq DESC LIMIT 1),
-        (SELECT p.chain_hash FROM decisions AS p WHERE p.decision_id = d.decision_id AND p.generation = d.generation - 1)) AS before
+        (SELECT p.chain_hash FROM decisions AS p WHERE p.decision_id = d.decision_id AND p.generation = d.generation - 1)) AS before,
+        (SELECT i.events FROM imports AS i WHERE i.decision_id = d.decision_id AND i.generation = d.generation) AS imported,
+        (SELECT COUNT(*) FROM decision_events AS e WHERE e.decision_id = d.decision_id AND e.generation = d.generation
+         AND e.seq < (SELECT i.events FROM imports AS i WHERE i.decision_id = d.decision_id AND i.generation = d.generation)
+         AND e.position <= d.position + 1 + e.seq) AS together
     FROM decisions AS d"""
 _EVENTS = """
     SELECT e.*, COALESCE(p.chain_hash, h.chain_hash) AS before, p.seq AS before_seq, h.generation AS header, h.tombstone
@@ -295,6 +299,10 @@ def _check_generation(connection: Connection, row: Mapping[str, Any], found: _Fi
         found.add(f"{name}: the header's listing copy was changed")
     else:
         _check_copy(connection, row, copy, name, found)
+    if row["imported"] is None and row["imported_at"] is not None:
+        found.add(f"{name}: it was imported, but how many of its events is not recorded")
+    elif row["imported"] is not None and row["together"] != row["imported"]:
+        found.add(f"{name}: it says that {row['imported']} events were imported, {row['together']} can have been")
     record = generation_record(
         decision_id=row["decision_id"],
         generation=row["generation"],

@@ -1,4 +1,4 @@
-"""The engine's tables: decisions, their events, templates, the log that every stored fact is a leaf of, and its checkpoints.
+"""The engine's tables: decisions, their events, templates, the log that every stored fact is a leaf of, its checkpoints, and imports.
 
 Append-only is enforced here, for every program that opens the file: triggers refuse UPDATE, DELETE and an INSERT that would replace a
 row (`INSERT OR REPLACE` deletes without firing delete triggers unless the connection asks for that). There is no exception path.
@@ -149,4 +149,23 @@ _CHECKPOINTS = (
     """,
 )
 
-SCHEMA = Schema("engine", slot=0, migrations=((*_TABLES, *_TRIGGERS), _CHECKPOINTS))
+_IMPORTS = (
+    # How many events of a generation an import brought: what they say about approvals are claims of another system.
+    """
+    CREATE TABLE IF NOT EXISTS imports (
+        decision_id TEXT    NOT NULL,
+        generation  INTEGER NOT NULL,
+        events      INTEGER NOT NULL CHECK (events >= 0),
+        PRIMARY KEY (decision_id, generation),
+        FOREIGN KEY (decision_id, generation) REFERENCES decisions (decision_id, generation)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # Of an import that was made before this was recorded, everything counts as brought by it.
+    """
+    INSERT INTO imports SELECT decision_id, generation, (SELECT COUNT(*) FROM decision_events AS e
+        WHERE e.decision_id = d.decision_id AND e.generation = d.generation) FROM decisions AS d WHERE imported_at IS NOT NULL
+    """,
+    *_append_only("imports", _replaced("imports", "decision_id = NEW.decision_id AND generation = NEW.generation")),
+)
+
+SCHEMA = Schema("engine", slot=0, migrations=((*_TABLES, *_TRIGGERS), _CHECKPOINTS, _IMPORTS))

@@ -55,6 +55,12 @@ _GENERATIONS = """
     SELECT generation, created_at, tombstone,
            (SELECT COUNT(*) FROM decision_events AS e WHERE e.decision_id = d.decision_id AND e.generation = d.generation) AS event_count
     FROM decisions AS d WHERE decision_id = ? ORDER BY generation"""
+_ORIGIN = """
+    SELECT d.generation, d.tombstone, COALESCE(i.events, CASE WHEN d.imported_at IS NULL THEN 0 ELSE
+           (SELECT COUNT(*) FROM decision_events AS e WHERE e.decision_id = d.decision_id AND e.generation = d.generation) END) AS imported
+    FROM decisions AS d LEFT JOIN imports AS i ON i.decision_id = d.decision_id AND i.generation = d.generation
+    WHERE d.decision_id = ? ORDER BY d.generation DESC LIMIT 1"""
+_INSERT_IMPORT = "INSERT INTO imports (decision_id, generation, events) VALUES (?, ?, ?)"
 
 
 class DecisionStore:
@@ -220,6 +226,7 @@ class DecisionStore:
             for row in rows:
                 writer.event(*row)
             writer.flush()
+            connection.execute(_INSERT_IMPORT, (name, writer.generation, len(rows)))
             return True, None
 
     # -- reading --------------------------------------------------------------------------------------------------------------
@@ -315,6 +322,18 @@ class DecisionStore:
         name = require_text(decision_id, "decision_id")
         with self._database.reading() as connection:
             return [{**dict(row), "tombstone": bool(row["tombstone"])} for row in connection.execute(_GENERATIONS, (name,))]
+
+    def origin(self, decision_id: str) -> tuple[int, int]:
+        """The newest generation of a decision, and how many of its events, the first ones, an import brought.
+
+        Raises DecisionNotFound. Where an import is known without its number of events, it brought all of them.
+        """
+        name = require_text(decision_id, "decision_id")
+        with self._database.reading() as connection:
+            row = connection.execute(_ORIGIN, (name,)).fetchone()
+        if row is None or row["tombstone"]:
+            raise DecisionNotFound(name)
+        return row["generation"], row["imported"]
 
     def get_template_store(self) -> TemplateStore:
         """The templates of the same database, usable from any thread for as long as this store is open."""

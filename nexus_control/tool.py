@@ -25,6 +25,7 @@ from nexus_control.inspection import inspect_decision, render_inspection
 from nexus_control.integrity import prefixed, sha256_digest
 from nexus_control.judgement import judge_approval, judge_identity, judge_revocation
 from nexus_control.lifecycle import compute_blocking_reasons
+from nexus_control.past import past_of
 from nexus_control.policy import Policy
 from nexus_control.store import DecisionStore, EventItem, EventStore
 from nexus_control.template import Template, TemplateStore
@@ -221,8 +222,10 @@ class NexusControlTools:
         with self.store.transaction():
             now = self.store.clock()
             decision = Decision.load(self.store, decision_id, as_of=now, trust=self.trust)
+            decision.earlier = past_of(self.store, decision_id)
             judge_identity(decision, "approve", who, identity, now, self.trust)
             judge_approval(decision, who.id, now)
+            decision.earlier = None  # what is told is what `status` tells
             decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_GRANTED, who, payload))
         return {**_standing(decision), "required_approvals": 0 if decision.policy is None else decision.policy.min_approvals}
 

@@ -634,10 +634,38 @@ def test_more_than_a_thousand_findings_are_counted(original: Path) -> None:
         connection.execute("UPDATE decision_events SET digest = 'x'")
         result = check_store(connection)
     assert len(result.errors) == 1001
-    assert result.errors[-1] == "and 218 more"
+    assert result.errors[-1] == "and 221 more"
+
+
+# -- how much an import brought
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        ("DELETE FROM imports", "it was imported, but how many of its events is not recorded"),
+        ("UPDATE imports SET generation = 1 WHERE decision_id = 'twice'", "it was imported, but how many of its events is not recorded"),
+        ("UPDATE imports SET events = 2", "it says that 2 events were imported, 1 can have been"),
+        ("UPDATE imports SET events = 9000000000000000000", "1 can have been"),
+    ],
+)
+def test_a_record_of_an_import_that_cannot_be_true_is_found(tamper: sqlite3.Connection, change: str, finding: str) -> None:
+    assert any(finding in text for text in run(tamper, change))
+
+
+def test_an_event_that_was_appended_after_others_cannot_be_called_imported(tamper: sqlite3.Connection) -> None:
+    tamper.execute("INSERT INTO imports VALUES ('twice', 1, 1)")
+    assert findings(tamper) == [], "the one event of that generation follows its header"
+    tamper.execute("UPDATE imports SET events = 9 WHERE generation = 1 AND decision_id = 'twice'")
+    assert findings(tamper) == ["decision twice generation 1: it says that 9 events were imported, 1 can have been"]
 
 
 # -- what verify_log cannot know
+
+
+def test_a_smaller_number_of_imported_events_passes(tamper: sqlite3.Connection) -> None:
+    """The chained record does not hold it: who edits the file can make an imported approval look like a local one."""
+    assert run(tamper, "UPDATE imports SET events = 0") == []
 
 
 def test_a_listing_copy_that_was_rewritten_with_its_digest_contradicts_the_events(tamper: sqlite3.Connection) -> None:

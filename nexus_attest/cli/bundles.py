@@ -42,7 +42,8 @@ def _import(
 ) -> None:
     """Take a decision over from a file.
 
-    What is imported are claims of the store that exported them: the digest shows that the file is unchanged, not who made it.
+    What is imported are claims of the store that exported them: the digest shows that the file is unchanged, not who made it. Imported
+    approvals make nothing executable unless they are signed by keys that the trust policy names.
     """
     from nexus_attest.cli.files import read_text  # the engine's errors
 

@@ -39,6 +39,7 @@ INTERNAL = {
     "log_evidence",
     "markdown",
     "migration",
+    "past",
     "plan",
     "router_record",
     "run_evidence",

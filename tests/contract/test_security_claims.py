@@ -41,6 +41,15 @@ SHOWN_BY = {
             "test_a_key_that_was_swapped_for_one_with_the_same_id_signs_nothing",
         ],
     },
+    "imports bundles: invented approvals; older exports, over what was done since": {
+        "test_past": [
+            "test_an_imported_approval_that_nobody_signed_is_shown_and_makes_nothing_executable",
+            "test_no_way_of_importing_makes_local_approvals_out_of_told_ones",
+            "test_an_older_export_does_not_bring_back_a_signed_approval_that_was_used",
+            "test_an_older_export_does_not_bring_back_a_signed_approval_that_was_revoked",
+            "test_a_deleted_decision_is_not_forgotten",
+        ],
+    },
     (
         "makes up envelopes and trust policies: other spellings, duplicate keys, more signatures, huge or deep ones, "
         "keys of small order, signatures made out of others"
