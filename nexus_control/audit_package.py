@@ -28,10 +28,12 @@ from nexus_control.bundle import (
 from nexus_control.bundle_checks import (
     bundle_digest_findings,
     event_digest_findings,
+    form_findings,
     recompute,
     replay_findings,
     section_findings,
     sequence_findings,
+    stray_findings,
     version_findings,
 )
 from nexus_control.canonical_json import canonical_json
@@ -251,10 +253,10 @@ def compute_binding_digest(package_version: str, control_digest: str, router_dig
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """A package under verification. `document` is its control bundle as it was given, `{}` when only objects are at hand."""
+    """A package under verification; `given` is its document, None when only objects are at hand."""
 
     package: AuditPackage
-    document: Mapping[str, Any]
+    given: Mapping[str, Any] | None
     strict: bool
     router_digest_fn: RouterDigestFn | None
     expected_binding_digest: str | None
@@ -275,17 +277,16 @@ def verify_audit_package(
     record that may be forged. `expected_binding_digest` adds a check of that name: the package is the one that this digest, kept
     elsewhere, was taken of.
     """
-    document: Mapping[str, Any] = {}
+    given: Mapping[str, Any] | None = None
     if not isinstance(package, AuditPackage):
         try:
-            data = object_of(parse_json(package) if isinstance(package, (str, bytes)) else package, "package")
-            package = AuditPackage.from_dict(data)
+            given = object_of(parse_json(package) if isinstance(package, (str, bytes)) else package, "package")
+            package = AuditPackage.from_dict(given)
         except MalformedBundle as error:
             return unreadable(error)
-        document = data["control_bundle"]
     elif problem := _lost_part(package):
         return unreadable(problem)
-    subject = _Subject(package, document, strict, router_digest_fn, expected_binding_digest)
+    subject = _Subject(package, given, strict, router_digest_fn, expected_binding_digest)
     checks = [judge(name, partial(function, subject)) for name, applies, function in _CHECKS if applies(subject)]
     return VerificationResult(all(check.ok for check in checks), checks)
 
@@ -321,6 +322,22 @@ def _binding_digest(subject: _Subject) -> Iterator[Finding]:
         yield Finding("unknown package_version", PACKAGE_VERSION, package.package_version)
     if package.integrity.alg != "sha256":
         yield Finding("unknown integrity.alg", "sha256", package.integrity.alg)
+    for path, known in _MEMBERS if subject.given is not None else ():
+        section: Any = subject.given
+        for name in path:
+            section = section.get(name)
+        if section is not None:
+            yield from stray_findings(".".join(("package", *path)), section, known)
+
+
+_MEMBERS = (
+    ((), frozenset({"package_version", "control_bundle", "router", "binding", "integrity", "provenance", "meta"})),
+    (("binding",), frozenset({"control_digest", "router_digest", "control_router_link_digest"})),
+    (("integrity",), frozenset({"alg", "binding_digest"})),
+    (("router",), frozenset({"mode", "bundle", "ref"})),
+    (("router", "ref"), frozenset({"run_id", "digest"})),
+)
+"""The members of a package and of its parts; those of the control bundle are checked with it, an embedded record is its router's."""
 
 
 def _control_bundle_digest(subject: _Subject) -> Iterator[Finding]:
@@ -330,7 +347,9 @@ def _control_bundle_digest(subject: _Subject) -> Iterator[Finding]:
     yield from version_findings(bundle)
     yield from event_digest_findings(recomputed)
     yield from sequence_findings(bundle.events)
-    yield from section_findings(bundle, subject.document)
+    if subject.given is not None:
+        yield from form_findings(subject.given["control_bundle"])
+        yield from section_findings(bundle, subject.given["control_bundle"])
     yield from replay_findings(bundle, recomputed.events)
 
 

@@ -4,9 +4,9 @@ Pure, and shared by import and verification, which give the findings different n
 was rebuilt whole, digests included, agrees with itself as well.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from nexus_control.bundle import BUNDLE_VERSION, BundleDecision, BundleEvent, DecisionBundle, digest_of_event_texts, event_text
 from nexus_control.canonical_json import canonical_json
@@ -20,6 +20,7 @@ __all__ = [
     "Recomputed",
     "bundle_digest_findings",
     "event_digest_findings",
+    "form_findings",
     "header_findings",
     "recompute",
     "replay_bundle",
@@ -27,11 +28,27 @@ __all__ = [
     "section_findings",
     "sequence_findings",
     "stored_event",
+    "stray_findings",
     "version_findings",
 ]
 
 _TYPES = {member.value: member for member in EventType}
 _EITHER_SIDE_OF_EXPIRY = {DecisionState.APPROVED.value.upper(), DecisionState.PENDING_APPROVAL.value.upper()}
+
+
+_MEMBERS = frozenset(
+    {
+        *("bundle_version", "decision", "events", "template_snapshot", "router_link", "integrity", "provenance", "policy", "approvals"),
+        "meta",
+    }
+)
+_EVENT_MEMBERS = frozenset({"event_id", "decision_id", "seq", "type", "payload", "ts", "actor", "digest"})
+_SECTION_MEMBERS = {
+    "decision": frozenset({"decision_id", "goal", "mode", "created_at", "status", "creator"}),
+    "router_link": frozenset({"run_id", "adapter_id", "router_request_digest", "router_result_digest", "control_router_link_digest"}),
+    "integrity": frozenset({"alg", "canonical_digest"}),
+}
+_SNAPSHOT_MEMBERS = {True: frozenset({"present", "name", "digest", "snapshot", "overrides"}), False: frozenset({"present"})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +168,31 @@ def replay_findings(bundle: DecisionBundle, events: list[BundleEvent]) -> Iterat
         yield Finding(f"the events cannot be replayed: {error}")
     else:
         yield from header_findings(bundle.decision, decision)
+
+
+def form_findings(document: Mapping[str, Any]) -> Iterator[Finding]:
+    """The bundle as it was given, one that can be read, holds nothing that reading drops: no digest would cover it, and yet it would be
+    there for whoever reads the file without us.
+    """
+    yield from stray_findings("the bundle", document, _MEMBERS)
+    for name, known in _SECTION_MEMBERS.items():
+        if document.get(name) is not None:
+            yield from stray_findings(name, document[name], known)
+    snapshot: object = document.get("template_snapshot", {})
+    if not isinstance(snapshot, dict) or not isinstance(present := cast("dict[str, object]", snapshot).get("present", False), bool):
+        yield Finding("template_snapshot is none, and so it was read as absent")
+    else:
+        yield from stray_findings("template_snapshot", cast("dict[str, object]", snapshot), _SNAPSHOT_MEMBERS[present])
+    for place, event in enumerate(document.get("events", ())):
+        if not event.keys() <= _EVENT_MEMBERS:
+            yield from stray_findings(f"event {place}", event, _EVENT_MEMBERS)
+
+
+def stray_findings(where: str, given: Mapping[str, Any], known: Collection[str]) -> Iterator[Finding]:
+    """Names the first member that the format does not have."""
+    stray = next((name for name in given if name not in known), None)
+    if stray is not None:
+        yield Finding(f"{where} has a member {stray!r:.100}, which the format does not have and no digest covers")
 
 
 def section_findings(bundle: DecisionBundle, document: Mapping[str, Any]) -> Iterator[Finding]:

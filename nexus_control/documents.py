@@ -8,6 +8,7 @@ obtained from elsewhere (`expected_binding_digest`): an attestation, a ledger en
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, Literal, cast
 
 from nexus_control.audit_package import verify_audit_package
@@ -16,6 +17,7 @@ from nexus_control.bundle_checks import (
     Recomputed,
     bundle_digest_findings,
     event_digest_findings,
+    form_findings,
     recompute,
     replay_findings,
     section_findings,
@@ -142,7 +144,7 @@ class _Subject:
 
 _BUNDLE_CHECKS: tuple[tuple[str, Callable[[_Subject], Iterator[Finding]]], ...] = (
     ("bundle_version", lambda subject: version_findings(subject.bundle)),
-    ("bundle_digest", lambda subject: bundle_digest_findings(subject.bundle, subject.recomputed)),
+    ("bundle_digest", lambda subject: chain(form_findings(subject.document), bundle_digest_findings(subject.bundle, subject.recomputed))),
     ("event_digests", lambda subject: event_digest_findings(subject.recomputed)),
     ("event_sequence", lambda subject: sequence_findings(subject.bundle.events)),
     ("derived_sections", lambda subject: section_findings(subject.bundle, subject.document)),

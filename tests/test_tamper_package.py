@@ -16,6 +16,7 @@ from evidence_testing import FROM_TEMPLATE, completed, embedded_package, flight_
 from nexus_control.audit_export import export_audit_package
 from nexus_control.audit_package import verify_audit_package
 from nexus_control.canonical_json import canonical_json
+from nexus_control.documents import verify_document
 
 Path = tuple[str | int, ...]
 
@@ -227,13 +228,65 @@ def test_removing_any_member_fails_exactly_the_checks_of_the_table(mode: str) ->
         assert _failed(_tampered(package, path)) == REMOVED[row], path
 
 
+PLAIN = reference_package()
+"""From no template, so that there are absent parts as well."""
+
+NOTHING: list[tuple[Path, object]] = [(("control_bundle", "template_snapshot"), {})]
+"""What may stand for an absent part, beside leaving it out."""
+
+ADDED: dict[str, list[str]] = {
+    "": [BINDING],
+    "{binding,integrity,router}": [BINDING],
+    "router.ref": [BINDING],
+    "control_bundle": [CONTROL],
+    "control_bundle.{decision,router_link,integrity,template_snapshot}": [CONTROL],
+    "control_bundle.template_snapshot.{snapshot,overrides}": [CONTROL],
+    "control_bundle.events.#": [CONTROL],
+    "control_bundle.events.#.{actor,payload}": [CONTROL],
+    "control_bundle.events.#.payload.**": [CONTROL],
+    "control_bundle.policy": [CONTROL],
+    "control_bundle.approvals.#": [CONTROL],
+    "control_bundle.approvals.#.actor": [CONTROL],
+    "control_bundle.{provenance,meta}": OUTSIDE,
+    "control_bundle.provenance.records.#": OUTSIDE,
+    "{provenance,meta}": OUTSIDE,
+    "provenance.records.#": OUTSIDE,
+    # The record is its router's format: what it adds beside what is under digests says nothing about the run.
+    "router.bundle": OUTSIDE,
+    "router.bundle.{integrity,digests}": OUTSIDE,
+    "router.bundle.{run,response}": [ROUTER],
+    "router.bundle.events.#": [ROUTER],
+    "router.bundle.events.#.payload": [ROUTER],
+}
+
+
+def _objects(package: dict[str, Any]) -> list[Path]:
+    return [(), *(path for path, value in _members(package) if isinstance(value, dict))]
+
+
 @pytest.mark.parametrize("mode", PACKAGES)
-@pytest.mark.parametrize("nonsense", [None, True, 0, -1, 10**30, 0.5, "", "\ud800", [], {}, [[]], {"a": None}])
-def test_nonsense_of_any_type_in_place_of_any_member_is_noticed(mode: str, nonsense: object) -> None:
+@pytest.mark.parametrize("member", ["x", "note", "critical", "Policy"])
+def test_adding_a_member_to_any_object_fails_exactly_the_checks_of_the_table(mode: str, member: str) -> None:
     package = PACKAGES[mode]
+    for path in _objects(package):
+        expected = ADDED[_row(ADDED, path) if path else ""]
+        assert _failed(_tampered(package, (*path, member), "approved by the board")) == expected, path
+
+
+def test_every_row_of_the_table_of_additions_stands_for_something() -> None:
+    rows = {_row(ADDED, path) if path else "" for package in PACKAGES.values() for path in _objects(package)}
+    assert rows == set(ADDED)
+
+
+@pytest.mark.parametrize("mode", [*PACKAGES, "plain"])
+@pytest.mark.parametrize(
+    "nonsense", [None, True, False, 0, -1, 10**30, 0.5, "", "x", "\ud800", [], {}, [[]], {"a": None}, {"present": 0}, {"present": "yes"}]
+)
+def test_nonsense_of_any_type_in_place_of_any_member_is_noticed(mode: str, nonsense: object) -> None:
+    package = PACKAGES.get(mode, PLAIN)
     for path, value in _members(package):
         outside = any(part in ("meta", "provenance") for part in path) or path[2:] in [("bundle_version",), ("exported_at",)]
-        if not outside and not _same(value, nonsense):
+        if not outside and not _same(value, nonsense) and (path, nonsense) not in NOTHING:
             assert _failed(_tampered(package, path, nonsense)), path
 
 
@@ -242,6 +295,19 @@ def _same(value: object, nonsense: object) -> bool:
         return canonical_json(value) == canonical_json(nonsense)
     except ValueError:
         return False
+
+
+@pytest.mark.parametrize("snapshot", ["x", None, [], 1, {"present": "yes"}, {"present": False, "name": "prod"}, {"name": "prod"}])
+def test_a_snapshot_that_is_none_is_not_read_as_absent(snapshot: object) -> None:
+    assert _failed(_tampered(PLAIN, ("control_bundle", "template_snapshot"), snapshot)) == [CONTROL]
+    report = verify_document(_tampered(PLAIN["control_bundle"], ("template_snapshot",), snapshot))
+    assert [check.name for check in report.result.checks if not check.ok] == ["bundle_digest"]
+
+
+@pytest.mark.parametrize("path", [(), ("decision",), ("router_link",), ("integrity",), ("events", 0)])
+def test_nothing_can_be_added_to_a_bundle(path: Path) -> None:
+    report = verify_document(_tampered(PLAIN["control_bundle"], (*path, "note"), "approved by the board"))
+    assert [check.name for check in report.result.checks if not check.ok] == ["bundle_digest"]
 
 
 @pytest.mark.parametrize("mode", PACKAGES)
