@@ -20,8 +20,6 @@ from typing import Any
 
 import pytest
 
-from nexus_control.flight_checks import FLIGHT_CHECKS
-
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "QUICKSTART.md", "docs/adapters.md")
 
@@ -184,9 +182,3 @@ def test_these_rules_refuse_what_is_wrong(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.md").write_text(text, encoding="utf-8")
     with pytest.raises(AssertionError):
         run(tmp_path / "bad.md")
-
-
-def test_the_checks_of_flight_records_are_explained_in_their_order() -> None:
-    text = (ROOT / "docs" / "router.md").read_text(encoding="utf-8")
-    table = text[text.index("| Check |") :].partition("\n\n")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(FLIGHT_CHECKS)
