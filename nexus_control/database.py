@@ -9,8 +9,9 @@ import os
 import threading
 import weakref
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn, cast
 
 from nexus_control import fork
@@ -45,7 +46,7 @@ _CHECKPOINT_PATIENCE_MS = 100
 class _Session:
     """One open connection, and how deep its user stands in blocks of `transaction` or `snapshot`."""
 
-    __slots__ = ("__weakref__", "closed", "connection", "depth", "doomed", "in_use", "owned", "writing")
+    __slots__ = ("__weakref__", "_commit", "_undo", "closed", "connection", "depth", "doomed", "in_use", "owned", "writing")
 
     def __init__(self, connection: Connection, *, owned: bool) -> None:
         self.connection = connection
@@ -55,6 +56,39 @@ class _Session:
         self.depth = 0
         self.writing = False
         self.doomed = False
+        self._commit = self._undo = ""
+
+    def enter(self, *, writing: bool) -> None:
+        """Begin a transaction, or join the one that is open."""
+        if not self.depth:
+            joins = not self.owned and self.connection.in_transaction
+            self._commit, self._undo = begin(self.connection, "BEGIN IMMEDIATE" if writing else "BEGIN", joins=joins)
+            self.writing, self.doomed = writing, False
+        elif writing and not self.writing:
+            raise RuntimeError("a transaction cannot begin inside a snapshot: what was read there may be old")
+        self.depth += 1
+
+    def leave(self, *, writing: bool, failed: bool) -> None:
+        """End what `enter` began: the outermost block commits or undoes, one inside it that failed dooms it."""
+        if self.depth > 1:
+            self.depth -= 1
+            self.doomed = self.doomed or (writing and failed)
+            return
+        try:
+            if not failed:
+                if self.doomed:
+                    raise RuntimeError("a block inside this transaction failed; nothing of it may be committed")
+                self.connection.execute(self._commit)
+        except BaseException:
+            failed = True
+            raise
+        finally:
+            try:
+                # SQLite may have rolled back by itself (disk full, I/O error): then there is nothing left to undo.
+                if failed and self.connection.in_transaction:
+                    self.connection.execute(self._undo)
+            finally:
+                self.depth = 0
 
     def close(self) -> None:
         self.closed = True
@@ -149,7 +183,7 @@ class Database:
             if not read_only:
                 switch_to_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")
-                # Checkpoints are ours (`_keep_wal_short`): inside a commit they would add two more syncs to somebody's call.
+                # Checkpoints are ours (`keep_wal_short`): inside a commit they would add two more syncs to somebody's call.
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
             if self._identity is None:
                 self._identity = _identity(self.path)
@@ -164,28 +198,33 @@ class Database:
                 f"{self.path}: the file was removed or replaced while this store was open; put it back, or close the store and open it anew"
             )
 
-    @contextmanager
-    def _using(self) -> Generator[_Session, None, None]:
-        """The session of this thread, with other threads and forks kept off its connection."""
+    def take(self) -> _Session:
+        """The session of this thread, with other threads and forks kept off its connection until its `in_use` is released."""
         while True:
             if self._closed:
                 raise SqliteClosed(_CLOSED)
             session: _Session | None = self._shared or getattr(self._local, "session", None)
             if session is None or session.closed:
                 session = self._open()
-            with session.in_use:
+            session.in_use.acquire()
+            try:
                 if not session.closed:
                     if not session.depth:
                         self._require_same_file()
-                    yield session
-                    return
-            # A fork, or `close`, closed it while we waited for it.
+                    return session
+            except BaseException:
+                session.in_use.release()
+                raise
+            session.in_use.release()  # a fork, or `close`, closed it while we waited for it
 
     @property
     def is_writing(self) -> bool:
         """Whether this thread stands in a `transaction` block."""
-        with self._using() as session:
+        session = self.take()
+        try:
             return session.depth > 0 and session.writing
+        finally:
+            session.in_use.release()
 
     # -- fork -----------------------------------------------------------------------------------------------------------------
     #
@@ -225,68 +264,21 @@ class Database:
 
     # -- blocks ---------------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def reading(self) -> Generator[Connection, None, None]:
+    def reading(self) -> AbstractContextManager[Connection]:
         """The connection, for statements that each see committed data; inside a block of this thread, for that block's view."""
-        with self._using() as session:
-            try:
-                yield session.connection
-            except FAULTS as error:
-                raise_named(error, self.path)
+        return _Use(self)
 
-    @contextmanager
-    def snapshot(self) -> Generator[Connection, None, None]:
+    def snapshot(self) -> AbstractContextManager[Connection]:
         """One consistent view over several reads. Takes no write lock; inside another block it is that block."""
-        with self._using() as session, self._block(session, "BEGIN", writing=False):
-            yield session.connection
+        return _Block(self, writing=False)
 
-    @contextmanager
-    def transaction(self) -> Generator[Connection, None, None]:
+    def transaction(self) -> AbstractContextManager[Connection]:
         """All or nothing: begins with the write lock, commits at the end; any exception that leaves the block rolls all of it back.
 
         A block inside a block joins it. An exception that left an inner block dooms the outer one, even when caught there.
         Raises StoreBusy, StoreFull, StoreReadOnly or another StoreError when SQLite cannot.
         """
-        with self._using() as session:
-            if not session.depth:
-                self._may_begin.wait(_CHECKPOINT_PATIENCE_MS / 1000)
-            elif not session.writing:
-                raise RuntimeError("a transaction cannot begin inside a snapshot: what was read there may be old")
-            with self._block(session, "BEGIN IMMEDIATE", writing=True):
-                yield session.connection
-            if not session.depth and not self._in_memory:
-                self._keep_wal_short()
-
-    @contextmanager
-    def _block(self, session: _Session, statement: str, *, writing: bool) -> Generator[None, None, None]:
-        if session.depth:
-            session.depth += 1
-            try:
-                yield
-            except BaseException:
-                session.doomed = session.doomed or writing
-                raise
-            finally:
-                session.depth -= 1
-            return
-        connection = session.connection
-        try:
-            commit, undo = begin(connection, statement, joins=not session.owned and connection.in_transaction)
-            session.writing, session.doomed, session.depth = writing, False, 1
-            try:
-                yield
-                if session.doomed:
-                    raise RuntimeError("a block inside this transaction failed; nothing of it may be committed")
-                connection.execute(commit)
-            except BaseException:
-                # SQLite may have rolled back by itself (disk full, I/O error): then there is nothing left to undo.
-                if connection.in_transaction:
-                    connection.execute(undo)
-                raise
-            finally:
-                session.depth = 0
-        except FAULTS as error:
-            raise_named(error, self.path)
+        return _Block(self, writing=True)
 
     @contextmanager
     def lenient_snapshot(self) -> Generator[tuple[Connection, set[str]], None, None]:
@@ -311,10 +303,14 @@ class Database:
 
     # -- write-ahead log ------------------------------------------------------------------------------------------------------
 
-    def _keep_wal_short(self) -> None:
-        """Now and then have the write-ahead log copied into the database, beside the callers' work."""
+    def wait_for_log(self) -> None:
+        """Before a transaction: let a checkpoint finish that is about to."""
+        self._may_begin.wait(_CHECKPOINT_PATIENCE_MS / 1000)
+
+    def keep_wal_short(self) -> None:
+        """After a commit: now and then have the write-ahead log copied into the database, beside the callers' work."""
         self._commits += 1
-        if self._commits % _COMMITS_PER_CHECKPOINT:
+        if self._in_memory or self._commits % _COMMITS_PER_CHECKPOINT:
             return
         with self._opening:  # a fork, which waits for the thread, must not find one that was not started
             if self._checkpointer is None or not self._checkpointer.is_alive():
@@ -361,6 +357,61 @@ class Database:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open store cannot be copied or pickled; open another one on the same file")
+
+
+# Classes, because a generator under `contextmanager` takes several times longer, and a command enters ten blocks.
+
+
+class _Use:
+    """A `with` block on the connection of this thread. Errors of SQLite leave it by name."""
+
+    __slots__ = ("_database", "_session")
+    _session: _Session
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> Connection:
+        session = self._session = self._database.take()
+        return session.connection
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._session.in_use.release()
+        if isinstance(error, FAULTS):
+            raise_named(error, self._database.path)
+
+
+class _Block(_Use):
+    """As `_Use`, inside a transaction that is read from or written to."""
+
+    __slots__ = ("_writing",)
+
+    def __init__(self, database: Database, *, writing: bool) -> None:
+        self._database = database
+        self._writing = writing
+
+    def __enter__(self) -> Connection:
+        session = self._session = self._database.take()
+        try:
+            if self._writing and not session.depth:
+                self._database.wait_for_log()
+            session.enter(writing=self._writing)
+        except BaseException as error:
+            super().__exit__(type(error), error, None)
+            raise
+        return session.connection
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        session = self._session
+        try:
+            session.leave(writing=self._writing, failed=error is not None)
+            if self._writing and not session.depth and error is None:
+                self._database.keep_wal_short()
+        except BaseException as problem:
+            error = problem
+            raise
+        finally:
+            super().__exit__(kind, error, trace)
 
 
 def _set_event() -> threading.Event:

@@ -6,8 +6,8 @@ The store accepts any event; whether a command may happen is judged above it, in
 """
 
 import uuid
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -93,21 +93,17 @@ class DecisionStore:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    @contextmanager
-    def transaction(self) -> Generator[None, None, None]:
+    def transaction(self) -> AbstractContextManager[object]:
         """All or nothing for everything called on this store in this thread inside the block, under the write lock from its start.
 
         What is read inside cannot have changed before the commit. Blocks nest: inner ones join. Any exception that leaves the block,
         or an inner one, rolls back everything.
         """
-        with self._database.transaction():
-            yield
+        return self._database.transaction()
 
-    @contextmanager
-    def snapshot(self) -> Generator[None, None, None]:
+    def snapshot(self) -> AbstractContextManager[object]:
         """One consistent view for all reads of this thread inside the block. Takes no write lock."""
-        with self._database.snapshot():
-            yield
+        return self._database.snapshot()
 
     # -- writing --------------------------------------------------------------------------------------------------------------
 
