@@ -9,6 +9,7 @@ Covered by the digest: `bundle_version`, `decision`, `events`, `template_snapsho
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring as _quote  # a single string's canonical text (RFC 8785 section 3.2.2.2)
 from typing import Any, Literal, Self, TypeAlias, cast
 
 from nexus_control.canonical_json import canonical_json
@@ -422,11 +423,11 @@ def compute_bundle_digest(
 
 
 def event_text(event: BundleEvent, payload_json: str) -> str:
-    """Canonical text of `event.to_dict()`; `payload_json` is the canonical text of its payload."""
+    """Canonical text of `event.to_dict()`, in which lone surrogates may remain; `payload_json` is the canonical text of its payload."""
     return (
-        f'{{"actor":{canonical_json(event.actor)},"decision_id":{canonical_json(event.decision_id)},'
-        f'"digest":{canonical_json(event.digest)},"event_id":{canonical_json(event.event_id)},"payload":{payload_json},'
-        f'"seq":{event.seq:d},"ts":{canonical_json(event.ts)},"type":{canonical_json(event.type)}}}'
+        f'{{"actor":{canonical_json(event.actor)},"decision_id":{_quote(event.decision_id)},'
+        f'"digest":{_quote(event.digest)},"event_id":{_quote(event.event_id)},"payload":{payload_json},'
+        f'"seq":{event.seq:d},"ts":{_quote(event.ts)},"type":{_quote(event.type)}}}'
     )
 
 

@@ -1,6 +1,5 @@
 """Rows of decisions and their events: what goes into them, how each is chained to the one before it, and how they are read back."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -21,6 +20,7 @@ from nexus_control.events import (
     require_text,
 )
 from nexus_control.header import COPY_COLUMNS, HeaderCopy
+from nexus_control.json_data import decode_json
 from nexus_control.log import LogWriter
 from nexus_control.sqlite import Connection
 
@@ -31,9 +31,8 @@ EVENT_COLUMNS = "seq, event_type, ts, actor_type, actor_id, payload, digest, pre
 
 _TIP = """
     SELECT d.generation, d.tombstone, d.chain, e.seq, e.chain, (SELECT COALESCE(MAX(position), 0) FROM log)
-    FROM (SELECT generation, tombstone, chain FROM decisions WHERE decision_id = :id ORDER BY generation DESC LIMIT 1) AS d
-    LEFT JOIN decision_events AS e ON e.decision_id = :id AND e.generation = d.generation
-    ORDER BY e.seq DESC LIMIT 1"""
+    FROM decisions AS d LEFT JOIN decision_events AS e ON e.decision_id = d.decision_id AND e.generation = d.generation
+    WHERE d.decision_id = ? ORDER BY d.generation DESC, e.seq DESC LIMIT 1"""
 _HEADER_COLUMNS = (
     "decision_id",
     "generation",
@@ -72,7 +71,7 @@ class Tip:
 
 def tip_of(connection: Connection, decision_id: str) -> Tip | None:
     """Where the next row of this decision goes; None for an id that was never stored."""
-    row = connection.execute(_TIP, {"id": decision_id}).fetchone()
+    row = connection.execute(_TIP, (decision_id,)).fetchone()
     if row is None:
         return None
     generation, tombstone, header_hash, seq, event_hash, position = row
@@ -141,7 +140,7 @@ def prepare(item: EventItem) -> tuple[EventType, Actor, dict[str, Any], str, str
         raise InputError(f"the {event_type} event cannot be stored: {problem!r}") from None
     who = Actor(type=require_text(kind, "actor.type"), id=require_text(name, "actor.id"))
     # The payload as every later reader gets it, and nobody's but the event's.
-    return event_type, who, json.loads(payload_json), payload_json, event_digest(event_type.value, payload_json)
+    return event_type, who, decode_json(payload_json), payload_json, event_digest(event_type.value, payload_json)
 
 
 def raw_row(values: Sequence[object]) -> tuple[_EventRow, str]:

@@ -4,7 +4,7 @@ An event is a fact that was stored; nothing here judges whether it should have b
 `datetime.isoformat()`. The records of this module are the leaves of the store's log; their composition is frozen.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -49,6 +49,7 @@ __all__ = [
 ZERO_HASH = "0" * 64
 """`prev_hash` of the first row of a chain."""
 
+_ACTOR_KEYS = frozenset({"type", "id"})
 _ACTOR_TYPES = ("human", "system")
 
 ExecutionMode = Literal["dry_run", "apply"]
@@ -83,9 +84,6 @@ class Actor(dict[str, str]):
     edges. The name alone proves nothing about who called (SECURITY.md).
     """
 
-    def __init__(self, entries: Mapping[str, str] | Iterable[tuple[str, str]] = (), /, **names: str) -> None:
-        super().__init__(entries, **names)
-
     @property
     def type(self) -> str:
         """`"human"` or `"system"`."""
@@ -106,7 +104,8 @@ def parse_actor(value: object) -> Actor:
     if not isinstance(value, Mapping):
         raise InvalidActor(f"actor must be an object with 'type' and 'id', got {type(value).__name__}")
     data = cast("Mapping[object, object]", value)
-    if unknown := sorted(brief(key) for key in data if key not in ("type", "id")):
+    if not data.keys() <= _ACTOR_KEYS:
+        unknown = sorted(brief(key) for key in data if key not in _ACTOR_KEYS)
         raise InvalidActor(f"actor has unknown keys: {', '.join(unknown[:10])}")
     kind, name = data.get("type"), data.get("id")
     if not isinstance(kind, str) or kind not in _ACTOR_TYPES:

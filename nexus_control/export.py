@@ -99,7 +99,7 @@ def _bundle_event(event: StoredEvent) -> BundleEvent:
         event.decision_id,
         event.seq,
         event.event_type.value,
-        copy_json(event.payload),
+        event.payload,
         event.ts.isoformat(),
         dict(event.actor),
         event.digest,

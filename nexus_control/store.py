@@ -38,8 +38,10 @@ __all__ = ["ConcurrencyError", "DecisionStore", "EventItem", "EventStore", "Impo
 _NEWEST = "SELECT generation, tombstone FROM decisions WHERE decision_id = ? ORDER BY generation DESC LIMIT 1"
 _EVENTS = f"SELECT {EVENT_COLUMNS} FROM decision_events WHERE decision_id = ? AND generation = ? ORDER BY seq"
 _LATEST = f"""
-    SELECT {EVENT_COLUMNS} FROM decision_events
-    WHERE decision_id = ? AND generation = ? AND event_type = ? ORDER BY seq DESC LIMIT 1"""
+    SELECT tombstone, {", ".join(f"e.{column}" for column in EVENT_COLUMNS.split(", "))}
+    FROM decisions AS d
+    LEFT JOIN decision_events AS e ON e.decision_id = d.decision_id AND e.generation = d.generation AND e.event_type = ?
+    WHERE d.decision_id = ? ORDER BY d.generation DESC, e.seq DESC LIMIT 1"""
 _EVENTS_OF_MANY = f"""
     WITH wanted (id) AS (VALUES {{}})
     SELECT {EVENT_COLUMNS} FROM wanted
@@ -258,12 +260,11 @@ class DecisionStore:
     def latest_event(self, decision_id: str, event_type: EventType) -> StoredEvent | None:
         """The last event of this type, None when there is none. Raises DecisionNotFound, and MalformedEvent when it cannot be read."""
         name = require_text(decision_id, "decision_id")
-        with self._database.snapshot() as connection:
-            newest = connection.execute(_NEWEST, (name,)).fetchone()
-            if newest is None or newest["tombstone"]:
-                raise DecisionNotFound(name)
-            row = connection.execute(_LATEST, (name, newest["generation"], event_type.value)).fetchone()
-        return None if row is None else stored_event(row)
+        with self._database.reading() as connection:
+            found = connection.execute(_LATEST, (event_type.value, name)).fetchone()
+        if found is None or found["tombstone"]:
+            raise DecisionNotFound(name)
+        return None if found["seq"] is None else stored_event(tuple(found)[1:])
 
     def get_events_of(self, decision_ids: Sequence[str]) -> dict[str, list[StoredEvent] | MalformedEvent]:
         """The events of several existing decisions with few queries; for one that cannot be read, the error instead."""
