@@ -153,17 +153,18 @@ class Decision:
     revocations of the events themselves. `earlier`, where somebody who acts on the decision has set it, is what else counts.
     """
 
+    # Factories are lambdas, because calling `list[str]` takes five times as long, and every command makes a decision.
     decision_id: str
     state: DecisionState = DecisionState.DRAFT
     goal: str | None = None
     plan: str | None = None
     requested_mode: str | None = None
-    labels: list[str] = field(default_factory=list[str])
+    labels: list[str] = field(default_factory=lambda: [])
     policy: Policy | None = None
     template_ref: TemplateRef | None = None
-    approvals: dict[str, Approval] = field(default_factory=dict[str, Approval])
-    executions: list[ExecutionRecord] = field(default_factory=list[ExecutionRecord])
-    events: list[StoredEvent] = field(default_factory=list[StoredEvent])
+    approvals: dict[str, Approval] = field(default_factory=lambda: {})
+    executions: list[ExecutionRecord] = field(default_factory=lambda: [])
+    events: list[StoredEvent] = field(default_factory=lambda: [])
     as_of: datetime | None = field(default=None, compare=False, repr=False)
     trust: Trust | None = field(default=None, compare=False, repr=False)
     requester: Actor | None = field(default=None, compare=False, repr=False)
@@ -516,7 +517,7 @@ def _texts(payload: Mapping[str, Any], key: str) -> list[str]:
     value: object = payload.get(key)
     if value is None:
         return []
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in cast("Sequence[object]", value)):
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in cast("Sequence[object]", value)):
         raise MalformedEvent(f"{key} must be a list of strings")
     return list(cast("Sequence[str]", value))
 

@@ -42,15 +42,12 @@ class Policy:
         max_steps: int | None = None,
         labels: Sequence[str] = (),
     ) -> None:
-        values = (
-            _positive("min_approvals", min_approvals),
-            _modes(allowed_modes),
-            _texts("require_adapter_capabilities", require_adapter_capabilities),
-            None if max_steps is None else _positive("max_steps", max_steps),
-            _texts("labels", labels),
-        )
-        for name, value in zip(POLICY_FIELDS, values, strict=True):
-            object.__setattr__(self, name, value)
+        keep = object.__setattr__  # what `self` itself refuses, being frozen
+        keep(self, "min_approvals", _positive("min_approvals", min_approvals))
+        keep(self, "allowed_modes", _modes(allowed_modes))
+        keep(self, "require_adapter_capabilities", _texts("require_adapter_capabilities", require_adapter_capabilities))
+        keep(self, "max_steps", None if max_steps is None else _positive("max_steps", max_steps))
+        keep(self, "labels", _texts("labels", labels))
 
     def allows_mode(self, mode: str) -> bool:
         """Whether an execution in `mode` is permitted."""
@@ -150,16 +147,17 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
     for item in items:
         if not isinstance(item, str):
             raise InvalidPolicy(f"{name} must contain only strings, got {type(item).__name__}")
-        try:
-            item.encode()
-        except UnicodeEncodeError:
-            raise InvalidPolicy(f"{name} must not contain lone surrogates") from None
+        if not item.isascii():
+            try:
+                item.encode()
+            except UnicodeEncodeError:
+                raise InvalidPolicy(f"{name} must not contain lone surrogates") from None
     return cast("tuple[str, ...]", items)
 
 
 def _items(name: str, value: object) -> tuple[object, ...]:
     """The members of a list or tuple; a string is a sequence of letters to Python, but never meant as one here."""
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, (list, tuple)):
         raise InvalidPolicy(f"{name} must be a list of strings, got {type(value).__name__}")
     return tuple(cast("Sequence[object]", value))
 
@@ -171,11 +169,11 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _listed(value: object, default: Sequence[str]) -> Sequence[str]:
-    return cast("Sequence[str]", value) if isinstance(value, list | tuple) else default
+    return cast("Sequence[str]", value) if isinstance(value, (list, tuple)) else default
 
 
 def _integer(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise InvalidPolicy(f"{name} must be a number, got {type(value).__name__}")
     try:
         return int(value)
