@@ -2,7 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from nexus_attest.cli.session import Session
 from nexus_attest.server.actors import ActorSource, ArgumentActor, ConfigActor, FourEyes, TokenActor
@@ -10,8 +10,10 @@ from nexus_attest.server.errors import ServerConfigError
 from nexus_attest.server.http import HttpAddress
 from nexus_attest.server.humans import HumanAsker
 from nexus_attest.server.service import Service
-from nexus_attest.server.tokens import KeySet, TokenAccess
 from nexus_control.tool import NexusControlTools
+
+if TYPE_CHECKING:
+    from nexus_attest.server.tokens import TokenAccess
 
 __all__ = ["ActorSourceName", "HumanApproval", "IdentityOptions"]
 
@@ -34,7 +36,7 @@ class IdentityOptions:
     audience: str | None = None
     jwks: str | None = None
 
-    def access(self, address: HttpAddress | None) -> TokenAccess | None:
+    def access(self, address: HttpAddress | None) -> "TokenAccess | None":
         """Whose tokens are taken, None without authentication. Raises ServerConfigError for options that do not go together."""
         given = (self.issuer, self.audience, self.jwks)
         if not any(given):
@@ -43,9 +45,11 @@ class IdentityOptions:
             raise ServerConfigError("--issuer, --audience and --jwks belong together: whose tokens, for which server, by which keys")
         if address is None:
             raise ServerConfigError("tokens come with HTTP requests: give --http, or leave --issuer, --audience and --jwks out")
+        from nexus_attest.server.tokens import KeySet, TokenAccess  # with PyJWT and httpx, which other servers do without
+
         return TokenAccess(self.issuer, self.audience, KeySet(self.jwks))
 
-    def source(self, session: Session, address: HttpAddress | None, access: TokenAccess | None) -> ActorSource:
+    def source(self, session: Session, address: HttpAddress | None, access: "TokenAccess | None") -> ActorSource:
         """Where the actor comes from. Raises ServerConfigError where it would prove nothing, ActorMissing without a name."""
         kind = self.actor_source or ("argument" if access is None else "token")
         if kind != "config" and self.actor is not None:

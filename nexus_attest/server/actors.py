@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from mcp.server import ServerRequestContext
 
+from nexus_attest.server.callers import actor_of, current_token
 from nexus_attest.server.errors import ActorMismatch
-from nexus_attest.server.tokens import actor_of, current_token
 from nexus_attest.trust import Rule
 from nexus_control.errors import InvalidActor
 from nexus_control.events import Actor, parse_actor

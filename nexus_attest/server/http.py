@@ -6,7 +6,7 @@ import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from mcp.server import Server
@@ -15,9 +15,12 @@ from mcp.server.auth.settings import AuthSettings
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 
+from nexus_attest.server.callers import SCOPES
 from nexus_attest.server.errors import ServerConfigError
 from nexus_attest.server.stdio import MAX_MESSAGE_BYTES
-from nexus_attest.server.tokens import SCOPES, TokenAccess
+
+if TYPE_CHECKING:
+    from nexus_attest.server.tokens import TokenAccess
 
 __all__ = ["PATH", "HttpAddress", "http_app", "listen", "parse_address", "serve_http"]
 
@@ -64,7 +67,7 @@ def parse_address(text: str) -> HttpAddress:
     return HttpAddress(host, int(port))
 
 
-def http_app(server: Server[Any], address: HttpAddress, access: TokenAccess | None = None) -> Starlette:
+def http_app(server: Server[Any], address: HttpAddress, access: "TokenAccess | None" = None) -> Starlette:
     """The ASGI application; with `access` every request needs a token. Raises ServerConfigError for open access from elsewhere.
 
     Pages of other sites cannot use it: the headers Host and Origin must name this machine, the address, or the resource of `access`.
@@ -95,7 +98,7 @@ def http_app(server: Server[Any], address: HttpAddress, access: TokenAccess | No
     return app
 
 
-def _settings(access: TokenAccess) -> AuthSettings:
+def _settings(access: "TokenAccess") -> AuthSettings:
     """From plain texts, because a URL object would get a slash that is not in the issuer's name."""
     return AuthSettings.model_validate(
         {

@@ -18,6 +18,7 @@ from mcp.types import CallToolRequestParams, InputRequiredResult
 
 from nexus_attest.routers import UnknownAdapter
 from nexus_attest.server.actors import ActorSource, ArgumentActor, BoundActor, signed_arguments
+from nexus_attest.server.callers import is_allowed, require_scope
 from nexus_attest.server.documents import JSON, KINDS
 from nexus_attest.server.errors import RouterMissing
 from nexus_attest.server.names import NameStyle, spellings
@@ -25,7 +26,6 @@ from nexus_attest.server.progress import RunProgress
 from nexus_attest.server.registry import TOOLS, ToolSpec
 from nexus_attest.server.results import INLINE_LIMIT, compact, digest_of, failure, linked, refusal, success
 from nexus_attest.server.schemas import SIGNATURE_SCHEMA, ArgumentCheck
-from nexus_attest.server.tokens import is_allowed, require_scope
 from nexus_control.errors import NexusError
 from nexus_control.tool import NexusControlTools, RouterProtocol, ToolResult
 

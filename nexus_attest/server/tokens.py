@@ -3,6 +3,8 @@
 A token is a JWT that one issuer signed, for this server and nobody else, and that has not expired. Only asymmetric algorithms are
 taken, each only with a key of its kind. A token that is bound to a key of its bearer (`cnf`: DPoP, mutual TLS) is refused, because
 taking it without proof of that key would undo the binding. Tokens are verified, never passed on, and never logged.
+
+Loaded only by a server that takes tokens: the libraries behind it take their time.
 """
 
 import json
@@ -17,19 +19,14 @@ from urllib.parse import urlsplit
 import anyio
 import httpx
 import jwt
-from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
 
-from nexus_attest.server.errors import NotAuthenticated, ScopeMissing, ServerConfigError
-from nexus_attest.server.registry import Scope
+from nexus_attest.server.callers import SCOPES
+from nexus_attest.server.errors import NotAuthenticated, ServerConfigError
 from nexus_control.errors import FileRefused
-from nexus_control.events import Actor
 from nexus_control.files import read_file
 
-__all__ = ["SCOPES", "KeySet", "TokenAccess", "actor_of", "current_token", "is_allowed", "require_scope"]
-
-SCOPES: tuple[Scope, ...] = ("read", "request", "approve", "execute", "admin")
-"""What a token may allow. None of them implies another; `read` is needed for everything."""
+__all__ = ["KeySet", "TokenAccess"]
 
 _ALGORITHMS: Mapping[str, frozenset[str]] = {
     "RSA": frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}),
@@ -228,28 +225,3 @@ def require_https(url: str, what: str) -> None:
     local = host in ("localhost", "127.0.0.1", "::1")
     if not host or parts.fragment or parts.username is not None or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
         raise ServerConfigError(f"{what} {url!r:.200} must be an https URL (http on this machine), without fragment or user")
-
-
-def current_token() -> AccessToken:
-    """The verified token of the request that is being answered. Raises NotAuthenticated without one."""
-    token = get_access_token()
-    if token is None:
-        raise NotAuthenticated("the request carries no token")
-    return token
-
-
-def actor_of(token: AccessToken) -> Actor:
-    """`issuer#subject`: a system when the token was issued to the client itself (RFC 9068 section 2.2), a person otherwise."""
-    issuer = (token.claims or {})["iss"]
-    return Actor(type="system" if token.subject == token.client_id else "human", id=f"{issuer}#{token.subject}")
-
-
-def is_allowed(scope: Scope) -> bool:
-    """Whether the token of this request has the scope."""
-    return scope in current_token().scopes
-
-
-def require_scope(scope: Scope) -> None:
-    """Raise ScopeMissing unless the token of this request has the scope."""
-    if not is_allowed(scope):
-        raise ScopeMissing(f"the token lacks the scope {scope}")
