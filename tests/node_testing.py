@@ -65,7 +65,12 @@ def npm_folder(folder: Path) -> Path:
     if not mark.is_file() or mark.read_text() != lock:
         with tempfile.TemporaryDirectory() as cache:
             install = ["ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts"]
-            environment = {**os.environ, "npm_config_cache": cache, "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+            environment = {
+                **os.environ,
+                "HOME": cache,
+                "npm_config_cache": cache,
+                "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+            }
             done = subprocess.run([*_npm(program), *install], env=environment, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode != 0:
             unavailable(f"npm cannot install what {folder.name} needs: {done.stderr[-500:]}")
@@ -79,7 +84,10 @@ def python_folder(name: str, *requirements: str) -> Path:
     program, mark = home / "bin" / "python", home / ".requirements"
     if not mark.is_file() or mark.read_text() != "\n".join(requirements):
         shutil.rmtree(home, ignore_errors=True)
-        commands = ([sys.executable, "-m", "venv", str(home)], [str(program), "-m", "pip", "install", "--quiet", *requirements])
+        commands = (
+            [sys.executable, "-m", "venv", str(home)],
+            [str(program), "-m", "pip", "install", "--quiet", "--no-cache-dir", *requirements],
+        )
         for command in commands:
             done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
             if done.returncode != 0:

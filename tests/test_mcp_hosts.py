@@ -1,6 +1,7 @@
 """What makes hosts start the server: snippets of `mcp config`, server.json for the registry, the manifest of the desktop bundle."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -132,13 +133,14 @@ def test_the_bundle_is_about_this_version() -> None:
 
 def test_the_official_tool_validates_the_bundle_and_packs_it(tmp_path: Path) -> None:
     tool = [str(node()), str(npm_folder(ROOT / "tests" / "interop") / "@anthropic-ai" / "mcpb" / "dist" / "cli" / "cli.js")]
-    folder = ROOT / "packaging" / "mcpb"
+    folder, environment = ROOT / "packaging" / "mcpb", {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     for command in (["validate", str(folder / "manifest.json")], ["pack", str(folder), str(tmp_path / "nexus-attest.mcpb")]):
-        done = subprocess.run([*tool, *command], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+        done = subprocess.run([*tool, *command], env=environment, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "nexus-attest.mcpb").read_bytes().startswith(b"PK")
     broken = json.loads((folder / "manifest.json").read_text())
     del broken["server"]
     (tmp_path / "manifest.json").write_text(json.dumps(broken))
-    done = subprocess.run([*tool, "validate", str(tmp_path / "manifest.json")], capture_output=True, text=True, timeout=60, check=False)
+    command = [*tool, "validate", str(tmp_path / "manifest.json")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0, "it would accept anything"

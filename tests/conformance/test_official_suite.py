@@ -6,6 +6,7 @@ with those added, which fails nothing.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Generator
@@ -30,7 +31,10 @@ def judged(url: str, revision: str, folder: Path, *options: str) -> dict[str, di
     """Status of every check by scenario and id; the suite must have ended well."""
     suite = [str(node()), str(npm_folder(ROOT / "tests" / "interop") / "@modelcontextprotocol" / "conformance" / "dist" / "index.js")]
     command = [*suite, "server", "--url", url, "--requirements", revision, "-o", str(folder / "out"), *options]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL
+    )
     found: dict[str, dict[str, str]] = {}
     for path in (folder / "out").rglob("checks.json"):
         scenario = path.parent.name.removeprefix("server-").rpartition("-2026-")[0] or path.parent.name
