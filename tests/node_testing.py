@@ -84,14 +84,13 @@ def python_folder(name: str, *requirements: str) -> Path:
     program, mark = home / "bin" / "python", home / ".requirements"
     if not mark.is_file() or mark.read_text() != "\n".join(requirements):
         shutil.rmtree(home, ignore_errors=True)
-        commands = (
-            [sys.executable, "-m", "venv", str(home)],
-            [str(program), "-m", "pip", "install", "--quiet", "--no-cache-dir", *requirements],
-        )
-        for command in commands:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-            if done.returncode != 0:
-                unavailable(f"pip cannot install {' '.join(requirements)}: {done.stderr[-500:]}")
+        install = [str(program), "-m", "pip", "install", "--quiet", *requirements]
+        with tempfile.TemporaryDirectory() as nobody:
+            for command in ([sys.executable, "-m", "venv", str(home)], install):
+                environment = {**os.environ, "HOME": nobody}
+                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+                if done.returncode != 0:
+                    unavailable(f"pip cannot install {' '.join(requirements)}: {done.stderr[-500:]}")
         mark.write_text("\n".join(requirements))
     return program
 
