@@ -20,7 +20,17 @@ _MEMO_FIELDS = {"MemoType", "MemoData", "MemoFormat"}
 _PSEUDO = {"EnableAmendment", "SetFee", "UNLModify"}
 
 _REQUIRED = {"TransactionType", "Account", "Fee", "Sequence", "SigningPubKey"}
-_COMMON = {"TxnSignature", "Flags", "LastLedgerSequence", "Memos", "NetworkID", "SourceTag", "AccountTxnID", "TicketSequence", "Signers"} | {
+_COMMON = {
+    "TxnSignature",
+    "Flags",
+    "LastLedgerSequence",
+    "Memos",
+    "NetworkID",
+    "SourceTag",
+    "AccountTxnID",
+    "TicketSequence",
+    "Signers",
+} | {
     "Delegate",
     "OperationLimit",
     "PreviousTxnID",
