@@ -6,6 +6,7 @@ NexusError
 |       |-- InvalidIntent       what is to be witnessed cannot be said so
 |       |-- InvalidReceipt      an attempt cannot be recorded so
 |       |-- InvalidAttestation  a signed overlay cannot be made of this
+|       |-- InvalidNarrative    a report is not one, or not in its form
 |       |-- InvalidAnchor       a ledger transaction cannot be made of this
 |       |-- NotATransaction     bytes or fields are no transaction of the ledger
 |       |-- SigningRefused      a signer does not sign this transaction
@@ -22,6 +23,7 @@ __all__ = [
     "InvalidAttestation",
     "InvalidAttestationRecord",
     "InvalidIntent",
+    "InvalidNarrative",
     "InvalidReceipt",
     "LedgerUnavailable",
     "NotATransaction",
@@ -54,6 +56,12 @@ class InvalidAttestation(InvalidAttestationRecord):
     """A signed attestation has a member that is missing or of the wrong type."""
 
     code = "INVALID_ATTESTATION"
+
+
+class InvalidNarrative(InvalidAttestationRecord):
+    """A document is no narrative of a known form, or has a member that is missing, unknown or wrong."""
+
+    code = "INVALID_NARRATIVE"
 
 
 class InvalidAnchor(InvalidAttestationRecord):

@@ -4,15 +4,26 @@ from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from nexus_attest.attestation.errors import InvalidAttestationRecord
+from nexus_control.errors import InputError
 from nexus_control.events import Clock, utc_now
 from nexus_control.integrity import DIGEST_PATTERN
 
-__all__ = ["compact_utc", "members_of", "require_digest", "require_str"]
+__all__ = ["compact_utc", "intent_key", "members_of", "require_digest", "require_str"]
 
 
 def compact_utc(clock: Clock = utc_now) -> str:
     """The time as queue, receipts and exchange records write it: UTC, whole seconds, `+00:00`."""
     return clock().strftime("%Y-%m-%dT%H:%M:%S+00:00")
+
+
+def intent_key(value: object) -> str:
+    """What an intent is looked up by: any text, in which a lone surrogate, which no stored digest has, becomes a question mark.
+
+    Raises InputError unless it is a string.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"an intent digest must be a string, got {type(value).__name__}")
+    return value.encode("utf-8", "replace").decode()
 
 
 def members_of(

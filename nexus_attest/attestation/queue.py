@@ -15,11 +15,10 @@ from typing import Any, Self, cast
 
 from nexus_attest.attestation.errors import InvalidIntent, InvalidReceipt
 from nexus_attest.attestation.intent import AttestationIntent
-from nexus_attest.attestation.members import compact_utc, require_str
+from nexus_attest.attestation.members import compact_utc, intent_key, require_str
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.storage import AttestationStorage
 from nexus_control.canonical_json import canonical_json
-from nexus_control.errors import InputError
 from nexus_control.events import Clock, utc_now
 from nexus_control.integrity import prefixed
 
@@ -54,6 +53,11 @@ class AttestationQueue:
         self._clock = clock
         self._new_id = new_id
 
+    @property
+    def storage(self) -> AttestationStorage:
+        """The rows, for reports about them."""
+        return self._storage
+
     def enqueue(self, intent: AttestationIntent, *, created_at: str | None = None) -> str:
         """Queue an intent as PENDING and return its id; one that is there stays as it is."""
         if not isinstance(cast("object", intent), AttestationIntent):
@@ -76,7 +80,7 @@ class AttestationQueue:
 
     def get(self, intent_digest: str) -> QueuedIntent | None:
         """One intent by its prefixed digest, whatever its status and place; None when it is unknown."""
-        row = self._storage.get_intent_by_digest(_key(intent_digest))
+        row = self._storage.get_intent_by_digest(intent_key(intent_digest))
         return None if row is None else _queued(row)
 
     @contextmanager
@@ -123,11 +127,11 @@ class AttestationQueue:
 
     def replay(self, intent_digest: str) -> list[AttestationReceipt]:
         """All receipts of an intent by attempt, then in the order of their arrival. Raises InvalidReceipt when one cannot be read."""
-        return [_receipt(row) for row in self._storage.list_receipts(_key(intent_digest))]
+        return [_receipt(row) for row in self._storage.list_receipts(intent_key(intent_digest))]
 
     def get_status(self, queue_id: str) -> dict[str, Any] | None:
         """`queue_id`, `intent_digest`, `status`, `last_attempt`, `created_at`, `updated_at`, `last_error_code`; None when unknown."""
-        row = self._storage.get_intent(_key(queue_id))
+        row = self._storage.get_intent(intent_key(queue_id))
         return None if row is None else {key: value for key, value in row.items() if key != "intent_json"}
 
     def close(self) -> None:
@@ -139,12 +143,6 @@ class AttestationQueue:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-def _key(value: object) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"an intent digest must be a string, got {type(value).__name__}")
-    return value.encode("utf-8", "replace").decode()  # a lone surrogate is in no digest that is stored
 
 
 def _queued(row: dict[str, Any]) -> QueuedIntent:

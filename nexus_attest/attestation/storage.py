@@ -98,6 +98,12 @@ class AttestationStorage:
         with self._database.transaction():
             yield
 
+    @contextmanager
+    def inspection(self) -> Generator[None]:
+        """One state for several reads, rows that were tampered with among it: bytes that are not UTF-8 are read as U+FFFD."""
+        with self._database.lenient_snapshot():
+            yield
+
     def insert_intent(self, queue_id: str, intent_digest: str, intent_json: str, created_at: str) -> bool:
         """Store an intent as PENDING, attempt 0. False, and nothing changes, when it is there."""
         row = {"queue_id": queue_id, "intent_digest": intent_digest, "intent_json": intent_json, "created_at": created_at}
