@@ -45,6 +45,7 @@ _OTHERS = """
 | `USAGE` | command line | Options or arguments are wrong. |
 | `VERIFICATION_FAILED` | command line | A check of a document failed. |
 | `ADAPTERS_NOT_READY` | command line | The adapter file is right, but this machine lacks what an adapter needs. |
+| `INTENT_NOT_FOUND` | command line | The queue holds no intent of this digest. |
 | `LOG_VERIFICATION_FAILED` | command line | The store is not as it was written. |
 | `IO_ERROR` | command line | A file or a disk cannot do its work. |
 | `INTERRUPTED` | command line | Ended from the keyboard. |

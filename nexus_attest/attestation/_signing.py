@@ -4,12 +4,13 @@ An attestation is an overlay: it refers to the package by digest and never chang
 the verifier's business.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
 from nexus_attest.attestation.errors import InvalidAttestation
-from nexus_attest.attestation.members import require_str
+from nexus_attest.attestation.members import members_of, require_str
 from nexus_attest.ed25519 import verify
 from nexus_control.canonical_json import canonical_json_bytes
 from nexus_control.events import utc_now
@@ -18,6 +19,8 @@ from nexus_control.verification import VerificationCheck, VerificationResult
 
 if TYPE_CHECKING:
     from nacl.signing import SigningKey, VerifyKey
+
+    from nexus_attest.signer import Signer
 
 __all__ = [
     "ATTESTATION_ERROR_CLAIMS_EMPTY",
@@ -37,6 +40,7 @@ __all__ = [
     "generate_signing_key",
     "get_public_key_hex",
     "public_key_from_hex",
+    "sign_attestation",
     "verify_attestation_signature",
 ]
 
@@ -110,6 +114,32 @@ class Attestation:
         }
         return {**data, "meta": dict(self.meta)} if self.meta else data
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Attestation":
+        """The inverse of `to_dict`, except that a role, which no payload has, stays in `meta`. Raises InvalidAttestation."""
+        whole = members_of(data, InvalidAttestation, required=("attestation_id", "payload", "signature"), optional=("meta",))
+        payload = members_of(
+            whole["payload"],
+            InvalidAttestation,
+            required=("attestation_version", "binding_digest", "claims", "attestor", "signed_at"),
+            optional=(),
+        )
+        attestor = members_of(payload["attestor"], InvalidAttestation, required=("id", "key_id"), optional=())
+        claims, meta = payload["claims"], whole.get("meta", {})
+        if not isinstance(claims, list) or not isinstance(meta, dict):
+            raise InvalidAttestation("claims must be an array, and meta an object")
+        for members, names in (
+            (whole, ("attestation_id", "signature")),
+            (payload, ("attestation_version", "binding_digest", "signed_at")),
+            (attestor, ("id", "key_id")),
+        ):
+            for name in names:
+                require_str(members[name], name, InvalidAttestation)
+        texts = tuple(require_str(claim, "a claim", InvalidAttestation) for claim in cast("list[object]", claims))
+        payload |= {"claims": texts, "attestor": Attestor(**attestor)}
+        made = AttestationPayload(**payload)
+        return cls(whole["attestation_id"], made, whole["signature"], dict(cast("dict[str, Any]", meta)))
+
 
 @dataclass
 class AttestationVerificationResult:
@@ -153,22 +183,15 @@ def create_attestation(
     Neither the form of the digest nor that there is a claim is enforced here: verification says so. Raises InvalidAttestation when a
     member is no string.
     """
-    if isinstance(claims, str):
-        raise InvalidAttestation("claims must be a list of strings, got one string")
-    payload = AttestationPayload(
-        attestation_version=ATTESTATION_VERSION,
-        binding_digest=require_str(binding_digest, "binding_digest", InvalidAttestation),
-        claims=tuple(sorted(require_str(claim, "a claim", InvalidAttestation) for claim in claims)),
-        attestor=attestor,
-        signed_at=utc_now().isoformat() if signed_at is None else require_str(signed_at, "signed_at", InvalidAttestation),
-    )
-    for name in ("id", "key_id"):
-        require_str(getattr(attestor, name), f"attestor.{name}", InvalidAttestation)
-    signature = private_key.sign(canonical_json_bytes(payload.to_dict())).signature
-    meta = {"public_key_hex": get_public_key_hex(private_key)}
-    if attestor.role is not None:
-        meta["role"] = attestor.role
-    return Attestation(_id_of(signature), payload, signature.hex(), meta)
+    payload = _payload(binding_digest, claims, attestor, signed_at)
+    return _signed(payload, bytes(private_key.verify_key), lambda message: private_key.sign(message).signature)
+
+
+def sign_attestation(
+    binding_digest: str, claims: list[str], attestor: Attestor, signer: "Signer", signed_at: str | None = None
+) -> Attestation:
+    """The same with a key that only its signer holds. Raises SignerFailed too."""
+    return _signed(_payload(binding_digest, claims, attestor, signed_at), signer.public_key, signer.sign)
 
 
 def verify_attestation_signature(
@@ -205,6 +228,28 @@ def verify_attestation_signature(
         whole = has_prefix and DIGEST_PATTERN.fullmatch(payload.binding_digest) is not None
         checks.append(_check(_VERIFY_FULL_FORMAT, whole, ATTESTATION_ERROR_DIGEST_FORMAT))
     return AttestationVerificationResult(all(check.ok for check in checks), checks)
+
+
+def _payload(binding_digest: str, claims: list[str], attestor: Attestor, signed_at: str | None) -> AttestationPayload:
+    if isinstance(claims, str):
+        raise InvalidAttestation("claims must be a list of strings, got one string")
+    for name in ("id", "key_id"):
+        require_str(getattr(attestor, name), f"attestor.{name}", InvalidAttestation)
+    return AttestationPayload(
+        attestation_version=ATTESTATION_VERSION,
+        binding_digest=require_str(binding_digest, "binding_digest", InvalidAttestation),
+        claims=tuple(sorted(require_str(claim, "a claim", InvalidAttestation) for claim in claims)),
+        attestor=attestor,
+        signed_at=utc_now().isoformat() if signed_at is None else require_str(signed_at, "signed_at", InvalidAttestation),
+    )
+
+
+def _signed(payload: AttestationPayload, public_key: bytes, sign: Callable[[bytes], bytes]) -> Attestation:
+    signature = sign(canonical_json_bytes(payload.to_dict()))
+    meta = {"public_key_hex": public_key.hex()}
+    if payload.attestor.role is not None:
+        meta["role"] = payload.attestor.role
+    return Attestation(_id_of(signature), payload, signature.hex(), meta)
 
 
 def _check(name: str, ok: bool, code: str) -> VerificationCheck:

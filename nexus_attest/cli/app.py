@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from nexus_attest.cli import (
     adapters,
+    attestations,
     audit,
     bundles,
     cases,
@@ -21,6 +22,7 @@ from nexus_attest.cli import (
     keys,
     log,
     mcp,
+    narratives,
     runs,
     serve,
     sign,
@@ -64,7 +66,7 @@ def _root(
 
 for module in (
     *(demo, decisions, executions, runs, adapters, views, templates, bundles),
-    *(audit, cases, verify, log, keys, sign, trust, mcp, serve),
+    *(audit, cases, verify, log, keys, sign, attestations, narratives, trust, mcp, serve),
 ):
     module.register(app)
 

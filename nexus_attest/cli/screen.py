@@ -36,6 +36,9 @@ _STYLES = {
     "COMPLETED": "green",
     "FAILED": "red",
     "INVALID": "red",
+    "SUBMITTED": "yellow",
+    "DEFERRED": "yellow",
+    "CONFIRMED": "green",
 }
 _CATEGORY_STYLES = {"decision": "bold", "policy": "blue", "approval": "green", "execution": "magenta"}
 
@@ -43,6 +46,7 @@ _OUTCOME_STYLES = {
     "PASS": "green",
     "FAIL": "bold red",
     "INCOMPLETE": "yellow",
+    "SKIP": "yellow",
     "ok": "green",
     "FAILED": "red",
     "expected": "red",
@@ -249,6 +253,13 @@ class Screen:
         for line in report_lines(name, report):
             first = line.split(maxsplit=1)[0] if line.startswith("  ") else line.partition(":")[0] if line else ""
             self.print(Text(line, _OUTCOME_STYLES.get(first, "" if line.startswith(" ") else "bold")))
+
+    def narrative(self, text: str) -> None:
+        """A rendered narrative, whose lines are escaped already; digests stay on one line."""
+        for line in text.split("\n"):
+            words = line.split(maxsplit=3)
+            styles = [_OUTCOME_STYLES.get(word) or _STYLES.get(word) or "" for word in words if line.startswith("  ")]
+            self.console.print(Text(line, next(filter(None, styles), "" if line.startswith(" ") else "bold")), soft_wrap=True)
 
 
 def verdict(ok: bool, good: str, bad: str) -> Text:

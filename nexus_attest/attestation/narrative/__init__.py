@@ -12,7 +12,7 @@ can rewrite the queue can make one that fits, so it is the witness that it names
 from nexus_attest.attestation.narrative._build import build_narrative, show_intent, show_queue
 from nexus_attest.attestation.narrative._checks import verify_narrative, verify_narrative_digest
 from nexus_attest.attestation.narrative._diff import diff_attempts
-from nexus_attest.attestation.narrative._load import load_narrative, parse_narrative
+from nexus_attest.attestation.narrative._load import MAX_NARRATIVE_BYTES, load_narrative, parse_narrative
 from nexus_attest.attestation.narrative._model import (
     CANONICALIZATION,
     NARRATIVE_SCHEMA,
@@ -29,6 +29,7 @@ from nexus_attest.attestation.narrative._render import RULE, receipt_lines, rend
 
 __all__ = [
     "CANONICALIZATION",
+    "MAX_NARRATIVE_BYTES",
     "NARRATIVE_SCHEMA",
     "NARRATIVE_VERSION",
     "RULE",

@@ -6,7 +6,7 @@ from nexus_attest.attestation.errors import InvalidNarrative
 from nexus_attest.attestation.narrative._model import NarrativeReport, narrative_data
 from nexus_control.files import read_file
 
-__all__ = ["load_narrative", "parse_narrative"]
+__all__ = ["MAX_NARRATIVE_BYTES", "load_narrative", "parse_narrative"]
 
 MAX_NARRATIVE_BYTES = 64 * 1024 * 1024
 """Ten thousand receipts with their checks take a third of it."""
