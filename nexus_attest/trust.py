@@ -111,7 +111,7 @@ class Rule:
 
     Holds for decisions with any of `labels` or made from any of `templates`, and for all decisions when it names neither; for each
     of `actions`. `assurance` is the least that it takes, `actors` who may (None: everybody). Without `self_approval` nobody
-    may approve what the same actor requested.
+    may approve what the same actor requested; who requested what was imported is not known, so only signed approvals will do there.
     """
 
     actions: frozenset[Action]
@@ -132,8 +132,8 @@ class Rule:
         """Raise what the act lacks."""
         if self.actors is not None and name_of(act.actor) not in self.actors:
             raise ActorNotTrusted(f"{act.actor.type} {act.actor.id} is not among those who may {act.action} here")
-        if not self.self_approval and act.action == "approve" and act.requester is not None and act.requester.id == act.actor.id:
-            raise SelfApproval(f"{act.actor.id} requested this and may not approve it")
+        if not self.self_approval and act.action == "approve":
+            _require_another(act)
         if _STRENGTH[act.identity.assurance] < _STRENGTH[self.assurance]:
             raise AssuranceTooLow(f"to {act.action} this, an actor must be {self.assurance}; {act.actor.id} is {act.identity.assurance}")
 
@@ -147,6 +147,14 @@ class Rule:
             "actors": None if self.actors is None else [f"{kind}:{name}" for kind, name in sorted(self.actors)],
             "self_approval": self.self_approval,
         }
+
+
+def _require_another(act: Act) -> None:
+    """Raise SelfApproval unless somebody else requested what this act approves."""
+    if act.requester is not None and act.requester.id == act.actor.id:
+        raise SelfApproval(f"{act.actor.id} requested this and may not approve it")
+    if act.imported and act.identity.assurance != "signed":
+        raise SelfApproval(f"it was imported, so nobody knows here that {act.actor.id} did not request it; the approval must be signed")
 
 
 @dataclass(frozen=True, slots=True)

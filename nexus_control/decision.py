@@ -245,6 +245,7 @@ class Decision:
             labels=frozenset(self.labels if self.policy is None else (*self.labels, *self.policy.labels)),
             template=None if self.template_ref is None else self.template_ref.name,
             requester=self.requester,
+            imported=self.earlier is not None and self.earlier.imported > 0,
         )
 
     def require_new(self, envelope: Envelope) -> None:

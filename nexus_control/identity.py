@@ -187,7 +187,7 @@ class Act:
     """One actor doing one thing to one decision, for a `Trust` to judge.
 
     `at` is the instant at which it was recorded, or is about to be; `labels` and `template` are those of the decision, `requester`
-    who asked for it.
+    who asked for it, or, with `imported`, who did so according to another system.
     """
 
     action: Action
@@ -197,6 +197,7 @@ class Act:
     labels: frozenset[str] = frozenset()
     template: str | None = None
     requester: Actor | None = None
+    imported: bool = False
 
 
 class Trust(Protocol):

@@ -1,5 +1,6 @@
 """Approvals that a person confirms at the client, actors that are bound to the configuration, and signed statements."""
 
+import json
 import re
 import shlex
 from base64 import b64encode
@@ -272,6 +273,30 @@ async def test_a_self_approval_that_came_in_elsewhere_does_not_count(tmp_path: P
             error = await error_of(client, "execute", request_id=request_id, adapter_id=ADAPTER)
             assert "the approval of alice does not count: SELF_APPROVAL" in error["text"]
             CommandLine(tmp_path, actor="bob").json("approve", request_id)
+            assert (await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER))["mode"] == "apply"
+
+
+async def test_what_was_requested_here_and_comes_back_as_a_bundle_under_another_name_is_still_not_approved(
+    tmp_path: Path, mode: str
+) -> None:
+    with in_process(tmp_path) as service:
+        service.actors = ConfigActor(Actor(type="system", id="agent"))
+        service.tools.trust = FourEyes(service.tools.trust)
+        service.asker = HumanAsker(tools=service.tools, systems=True)
+        person = yes()
+        async with Client(build_server(service), mode=mode, elicitation_callback=person) as client:
+            own = (await answer(client, "request", goal="g", mode="apply", plan=PLAN))["request_id"]
+            bundle = json.dumps((await answer(client, "export_bundle", decision_id=own))["bundle"])
+            forged = bundle.replace('"system"', '"human"').replace('"agent"', '"alice"')
+            for conflict_mode in ("overwrite", "new_decision_id"):
+                found = await answer(client, "import_bundle", bundle=forged, conflict_mode=conflict_mode, verify_digest=False)
+                request_id = found["imported"]["decision_id"]
+                error = await error_of(client, "approve", request_id=request_id)
+                assert (error["code"], person.asked) == ("SELF_APPROVAL", [])
+                CommandLine(tmp_path, actor="bob").json("approve", request_id)
+                error = await error_of(client, "execute", request_id=request_id, adapter_id=ADAPTER)
+                assert "the approval of bob does not count: SELF_APPROVAL: it was imported" in error["text"]
+            service.tools.trust = service.tools.trust.trust
             assert (await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER))["mode"] == "apply"
 
 

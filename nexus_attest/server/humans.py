@@ -26,6 +26,7 @@ from nexus_control.events import Actor
 from nexus_control.identity import parse_identity
 from nexus_control.judgement import judge_approval, judge_identity
 from nexus_control.markdown import printable
+from nexus_control.past import past_of
 from nexus_control.tool import NexusControlTools
 
 __all__ = ["ANSWER_SCHEMA", "ANSWER_SECONDS", "QUESTION", "HumanAsker"]
@@ -93,16 +94,18 @@ class HumanAsker:
         """What the person reads. Text of others cannot break its lines."""
         now = self.tools.store.clock()
         decision = Decision.load(self.tools.store, arguments["request_id"], as_of=now, trust=self.tools.trust)
+        decision.earlier = past_of(self.tools.store, decision.decision_id)
         judge_identity(decision, "approve", who.actor, parse_identity(who.assurance, who.channel, None), now, self.tools.trust)
         judge_approval(decision, who.actor.id, now)
-        policy, requester = decision.policy, decision.act("approve", who.actor, parse_identity(None, None, None), now).requester
+        policy, requester = decision.policy, decision.requester
         needed = "no policy" if policy is None else f"approvals needed: {policy.min_approvals}"
+        named = "unknown" if requester is None else f"{requester.type} {printable(requester.id)}"
         lines = [
             f"Approve this action as {who.actor.type} {printable(who.actor.id)}?",
             f"Goal: {_shown(decision.goal)}",
             f"Mode: {decision.requested_mode} ({needed})",
             f"Plan: {_shown(decision.plan)}",
-            f"Requested by: {'unknown' if requester is None else f'{requester.type} {printable(requester.id)}'}",
+            f"Requested by: {named}{' (so another system says)' if decision.earlier.imported else ''}",
             f"Until: {_shown(arguments.get('expires_at') or 'for good')}",
             f"Decision: {printable(decision.decision_id)}, action sha256:{decision.action_digest}",
         ]

@@ -51,7 +51,7 @@ ADVICE: Mapping[str, str] = {
     "POLICY_VALIDATION_FAILED": "Call status: blocking_reasons names what is missing.",
     "ROUTER_NOT_CONFIGURED": "Ask the operator to start the server with --adapters FILE.",
     "SCOPE_MISSING": "Ask the operator for a token that allows it, or let somebody else do this.",
-    "SELF_APPROVAL": "Somebody else has to approve.",
+    "SELF_APPROVAL": "Somebody else has to approve, with a signature where it was imported.",
     "STORE_BUSY": "Try again.",
     "TEMPLATE_ALREADY_EXISTS": "Templates never change: choose another name.",
     "TEMPLATE_NOT_FOUND": "Call template.list for the names.",
