@@ -110,6 +110,9 @@ class TemplateRef:
     overrides_applied: dict[str, Any]
 
 
+# Factories of the classes below are lambdas, because calling `list[str]` takes five times as long, and every command makes a decision.
+
+
 @dataclass
 class Past:
     """What counts against approvals: `used` holds the payloads of signed statements that are used up, `revocations` says when each actor
@@ -117,8 +120,8 @@ class Past:
     """
 
     imported: int = 0
-    used: set[bytes] = field(default_factory=set[bytes])
-    revocations: dict[str, datetime] = field(default_factory=dict[str, datetime])
+    used: set[bytes] = field(default_factory=lambda: set())
+    revocations: dict[str, datetime] = field(default_factory=lambda: {})
 
     def revoked(self, event: StoredEvent, identity: Identity) -> None:
         """Take note of a revocation."""
@@ -153,7 +156,6 @@ class Decision:
     revocations of the events themselves. `earlier`, where somebody who acts on the decision has set it, is what else counts.
     """
 
-    # Factories are lambdas, because calling `list[str]` takes five times as long, and every command makes a decision.
     decision_id: str
     state: DecisionState = DecisionState.DRAFT
     goal: str | None = None

@@ -223,7 +223,7 @@ EventPayload = (
 """Any payload; a plain dict at run time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class StoredEvent:
     """One row of a decision's log.
 
@@ -238,9 +238,36 @@ class StoredEvent:
     actor: Actor
     payload: dict[str, Any]
     digest: str
-    prev_hash: str | None = None
-    chain_hash: str | None = None
-    position: int | None = None
+    prev_hash: str | None
+    chain_hash: str | None
+    position: int | None
+
+    # Written out, because the constructor of a frozen class assigns ten times what it was given, and every event that is read makes one.
+    def __init__(
+        self,
+        decision_id: str,
+        seq: int,
+        event_type: EventType,
+        ts: datetime,
+        actor: Actor,
+        payload: dict[str, Any],
+        digest: str,
+        prev_hash: str | None = None,
+        chain_hash: str | None = None,
+        position: int | None = None,
+    ) -> None:
+        vars(self).update(
+            decision_id=decision_id,
+            seq=seq,
+            event_type=event_type,
+            ts=ts,
+            actor=actor,
+            payload=payload,
+            digest=digest,
+            prev_hash=prev_hash,
+            chain_hash=chain_hash,
+            position=position,
+        )
 
     @property
     def event_id(self) -> str:

@@ -350,7 +350,7 @@ def identity_of(event: StoredEvent) -> Identity:
     contradiction (bundles are imported under new ids); what it is worth is for the caller to judge.
     """
     payload = event.payload
-    if event.event_type not in _STORED or not any(member in payload for member in _MEMBERS):
+    if event.event_type not in _STORED or payload.keys().isdisjoint(_MEMBERS):
         return ASSERTED
     given = [payload.get(member) for member in _MEMBERS]
     if None in (payload[member] for member in _MEMBERS if member in payload):

@@ -70,31 +70,29 @@ def copy_json(value: Any) -> Any:
 
     Raises MalformedBundle for data nested deeper than `MAX_DEPTH` (circular data among it), which canonical JSON refuses as well.
     """
-    if not isinstance(value, (dict, list, tuple)):
+    try:
+        return _copied(value, MAX_DEPTH)
+    except RecursionError:
+        raise MalformedBundle("nested too deeply for what is left of the interpreter's stack") from None
+
+
+def _copied(value: Any, depth: int) -> Any:
+    """One stack frame per level."""
+    fresh: Any
+    if isinstance(value, dict):
+        fresh = dict(cast("dict[Any, Any]", value))
+        members = fresh.items()
+    elif isinstance(value, (list, tuple)):
+        fresh = list(cast("list[Any]", value))
+        members = enumerate(fresh)
+    else:
         return value
-    if isinstance(value, dict):  # most objects are flat
-        flat = dict(cast("dict[Any, Any]", value))
-        for item in flat.values():
-            if isinstance(item, (dict, list, tuple)):
-                break
-        else:
-            return flat
-    holder: list[Any] = [value]
-    todo: list[tuple[Any, int]] = [(holder, 0)]
-    while todo:
-        container, depth = todo.pop()
-        if depth > MAX_DEPTH:
-            raise MalformedBundle(f"nested deeper than {MAX_DEPTH} levels, or circular")
-        members = cast("dict[Any, Any]", container).items() if isinstance(container, dict) else enumerate(cast("list[Any]", container))
-        for key, item in members:
-            if isinstance(item, dict):
-                container[key] = fresh = dict(cast("dict[Any, Any]", item))
-            elif isinstance(item, (list, tuple)):
-                container[key] = fresh = list(cast("list[Any]", item))
-            else:
-                continue
-            todo.append((fresh, depth + 1))
-    return holder[0]
+    if not depth:
+        raise MalformedBundle(f"nested deeper than {MAX_DEPTH} levels, or circular")
+    for key, item in members:
+        if isinstance(item, (dict, list, tuple)):
+            fresh[key] = _copied(item, depth - 1)
+    return fresh
 
 
 def object_of(value: object, where: str) -> dict[str, Any]:

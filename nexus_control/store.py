@@ -36,6 +36,9 @@ from nexus_control.template import TemplateStore
 __all__ = ["ConcurrencyError", "DecisionStore", "EventItem", "EventStore", "ImportOrigin", "LogVerification", "StoredEvent"]
 
 _NEWEST = "SELECT generation, tombstone FROM decisions WHERE decision_id = ? ORDER BY generation DESC LIMIT 1"
+_EVENTS_OF_NEWEST = f"""
+    SELECT {EVENT_COLUMNS} FROM decision_events
+    WHERE decision_id = ?1 AND generation = (SELECT MAX(generation) FROM decisions WHERE decision_id = ?1) ORDER BY seq"""
 _EVENTS = f"SELECT {EVENT_COLUMNS} FROM decision_events WHERE decision_id = ? AND generation = ? ORDER BY seq"
 _LATEST = f"""
     SELECT tombstone, {", ".join(f"e.{column}" for column in EVENT_COLUMNS.split(", "))}
@@ -236,6 +239,8 @@ class DecisionStore:
         """
         name = require_text(decision_id, "decision_id")
         with self._database.reading() as connection:
+            if generation is None and (rows := connection.execute(_EVENTS_OF_NEWEST, (name,)).fetchall()):  # a tombstone has none
+                return [stored_event(row) for row in rows]
             newest = connection.execute(_NEWEST, (name,)).fetchone()
             if newest is None or (generation is None and newest["tombstone"]):
                 raise DecisionNotFound(name)
