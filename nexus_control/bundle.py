@@ -10,6 +10,7 @@ Covered by the digest: `bundle_version`, `decision`, `events`, `template_snapsho
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from json.encoder import encode_basestring as _quote  # a single string's canonical text (RFC 8785 section 3.2.2.2)
+from operator import attrgetter
 from typing import Any, Literal, Self, TypeAlias, cast
 
 from nexus_control.canonical_json import canonical_json
@@ -337,7 +338,7 @@ class DecisionBundle:
         return records
 
     def _by_seq(self) -> list[BundleEvent]:
-        return sorted(self.events, key=lambda event: event.seq)
+        return sorted(self.events, key=attrgetter("seq"))
 
     def to_dict(self) -> dict[str, Any]:
         """The bundle as JSON data, an independent copy: seven keys, `meta` when not empty, and the derived `policy` and `approvals`."""

@@ -646,6 +646,18 @@ def test_a_copy_is_equal_and_shares_nothing(value: Any) -> None:
     assert not _containers(copied) & _containers(value)
 
 
+@given(_json, st.sampled_from(["", " ", "\n\t"]), st.sampled_from(["", " ", "\r\n", "}", "[]", "x", "\0"]))
+def test_text_is_read_as_the_standard_decoder_reads_it(value: Any, before: str, after: str) -> None:
+    text = before + json.dumps(value) + after
+    try:
+        expected: object = json.loads(text)
+    except ValueError:
+        with pytest.raises(MalformedBundle, match="not readable JSON"):
+            parse_json(text)
+    else:
+        assert json.dumps(parse_json(text)) == json.dumps(expected)
+
+
 def _containers(value: Any) -> set[int]:
     found: set[int] = set()
     todo: list[Any] = [value]

@@ -38,6 +38,7 @@ POLICY: dict[str, Any] = {
     "max_steps": None,
     "labels": [],
 }
+CREATION = EventType.DECISION_CREATED
 ZEROS = "0" * 64
 ODD_IDS = [
     "a b",
@@ -884,6 +885,22 @@ def test_events_can_be_found_by_decision_and_by_type(path: Path) -> None:
     assert {"decision_id", "event_type"} <= first
 
 
+def test_the_end_of_a_decision_is_found_without_sorting_its_events(path: Path) -> None:
+    with DecisionStore(path) as store:
+        statements: list[str] = []
+        store.append_events("dec-1", [created()], create=True)
+        with store._database.reading() as connection:  # pyright: ignore[reportPrivateUsage]
+            connection.set_trace_callback(statements.append)
+        store.append_event("dec-1", *created())
+        store.latest_event("dec-1", EventType.DECISION_CREATED)
+        store.get_events("dec-1")
+    reads = [statement for statement in statements if statement.lstrip().startswith("SELECT") and "decision_events AS e" in statement]
+    assert len(reads) == 2
+    plans = [row["detail"] for statement in reads for row in rows(path, f"EXPLAIN QUERY PLAN {statement}")]
+    assert plans
+    assert not [detail for detail in plans if "TEMP B-TREE" in detail or detail.startswith("SCAN")]
+
+
 def test_raw_events_are_inserted_as_they_are(path: Path) -> None:
     with DecisionStore(path) as store:
         store.create_decision("dec-1")
@@ -1153,8 +1170,14 @@ class Model(stateful.RuleBasedStateMachine):
         for name in ["a", "b", "a\x00b", "é"]:
             live = self.live(name)
             assert self.store.decision_exists(name) is (live is not None)
-            if live is not None:
+            if live is None:
+                for read in (lambda name=name: self.store.get_events(name), lambda name=name: self.store.latest_event(name, CREATION)):
+                    with pytest.raises(DecisionNotFound):
+                        read()
+            else:
                 events = self.store.get_events(name)
+                assert self.store.latest_event(name, CREATION) == (events[-1] if events else None)
+                assert self.store.latest_event(name, EventType.APPROVAL_GRANTED) is None
                 assert [event.payload["goal"] for event in events] == live
                 assert seqs(events) == list(range(len(live)))
                 assert self.store.get_events_of([name]) == {name: events}
