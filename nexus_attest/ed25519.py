@@ -6,7 +6,19 @@ points of small order are refused, so that nobody can make a second signature, o
 
 from hashlib import sha256
 
-__all__ = ["PUBLIC_KEY_BYTES", "SEED_BYTES", "SIGNATURE_BYTES", "is_public_key", "key_id_of", "new_seed", "public_key_of", "sign", "verify"]
+__all__ = [
+    "PUBLIC_KEY_BYTES",
+    "SEED_BYTES",
+    "SIGNATURE_BYTES",
+    "expanded",
+    "is_public_key",
+    "key_id_of",
+    "new_seed",
+    "public_key_of",
+    "sign",
+    "sign_expanded",
+    "verify",
+]
 
 SEED_BYTES = 32
 PUBLIC_KEY_BYTES = 32
@@ -29,9 +41,21 @@ def public_key_of(seed: bytes) -> bytes:
 
 def sign(seed: bytes, message: bytes) -> bytes:
     """The signature of a message, 64 bytes; the same for the same message. Raises ValueError unless the seed has 32 bytes."""
-    from nacl.bindings import crypto_sign, crypto_sign_seed_keypair  # as above
+    return sign_expanded(expanded(seed), message)
 
-    return crypto_sign(message, crypto_sign_seed_keypair(_seed(seed))[1])[:SIGNATURE_BYTES]
+
+def expanded(seed: bytes) -> bytes:
+    """A private key with its public one, 64 bytes as secret as the seed: to sign often. Raises ValueError unless the seed has 32 bytes."""
+    from nacl.bindings import crypto_sign_seed_keypair  # as above
+
+    return crypto_sign_seed_keypair(_seed(seed))[1]
+
+
+def sign_expanded(secret: bytes, message: bytes) -> bytes:
+    """As `sign`, in half the time."""
+    from nacl.bindings import crypto_sign  # as above
+
+    return crypto_sign(message, secret)[:SIGNATURE_BYTES]
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:

@@ -75,16 +75,16 @@ _MOST_OPS, _MOST_MEMORY = 16, 1024 * 1024 * 1024
 class LocalKey:
     """A private key in this process. Shows its id alone, and cannot be copied or pickled by accident."""
 
-    __slots__ = ("_seed", "key_id", "public_key")
+    __slots__ = ("_secret", "key_id", "public_key")
 
     def __init__(self, seed: bytes) -> None:
-        self._seed = seed
+        self._secret = ed25519.expanded(seed)
         self.public_key = ed25519.public_key_of(seed)
         self.key_id = ed25519.key_id_of(self.public_key)
 
     def sign(self, message: bytes) -> bytes:
         """The Ed25519 signature of a message, 64 bytes."""
-        return ed25519.sign(self._seed, message)
+        return ed25519.sign_expanded(self._secret, message)
 
     def __repr__(self) -> str:
         return f"<LocalKey {self.key_id}>"

@@ -187,6 +187,7 @@ def test_rows_that_were_edited_are_named(tmp_path: Path) -> None:
         other = sqlite3.connect(tmp_path / "q.db")
         with other:
             other.execute("UPDATE attestation_intents SET intent_json = '{'")
+            other.execute("DROP TRIGGER attestation_receipts_fixed")
             other.execute("UPDATE attestation_receipts SET receipt_json = '[]'")
         other.close()
         with pytest.raises(InvalidIntent, match=f"the stored intent '{queue_id}'"):

@@ -281,7 +281,6 @@ TAMPERED: list[Callable[[bytes], bytes]] = [
 
 @pytest.mark.parametrize("seed", [SEED, SECP_SEED])
 @pytest.mark.parametrize("tampered", TAMPERED)
-# lambda _: bytes(64), lambda raw: raw[:7], lambda raw: b"\x30" + raw[1:-8]])
 def test_a_signature_that_is_none_is_never_used(tmp_path: Path, seed: str, tampered: Callable[[bytes], bytes]) -> None:
     public_key, signature, _ = signed_by(seed)
     signer = LocalWalletSigner(ProgramKey(program(tmp_path, public_key, tampered(signature))))

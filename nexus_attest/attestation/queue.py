@@ -6,7 +6,7 @@ status of an intent only follows those that tell something newer.
 
 import json
 import secrets
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,11 @@ class AttestationQueue:
         queue_id = prefixed(intent.intent_digest())
         self._storage.insert_intent(queue_id, queue_id, canonical_json(intent.to_dict()), when)
         return queue_id
+
+    def enqueue_many(self, intents: Iterable[AttestationIntent], *, created_at: str | None = None) -> list[str]:
+        """As `enqueue` for each, in one commit: all are queued, or none when one cannot be."""
+        with self._storage.transaction():
+            return [self.enqueue(intent, created_at=created_at) for intent in intents]
 
     def next_pending(self, limit: int = 1) -> list[QueuedIntent]:
         """The intents that are PENDING or DEFERRED, oldest first, equal times by digest.

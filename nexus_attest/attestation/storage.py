@@ -56,6 +56,95 @@ _SCHEMA = Schema(
             ) STRICT, WITHOUT ROWID
             """,
         ),
+        (
+            # Witnessing in batches. Each table refuses what must never happen: `nexus_attest.attestation.xrpl.submission_store`.
+            """
+            CREATE TABLE IF NOT EXISTS witness_lanes (
+                account    TEXT    NOT NULL PRIMARY KEY,
+                network_id INTEGER NOT NULL,
+                owner      TEXT    NOT NULL,
+                until      REAL    NOT NULL
+            ) STRICT
+            """,
+            """
+            CREATE TABLE IF NOT EXISTS witness_batches (
+                batch_id   INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+                account    TEXT    NOT NULL,
+                root       TEXT    NOT NULL,
+                size       INTEGER NOT NULL,
+                created_at TEXT    NOT NULL,
+                settled    INTEGER NOT NULL DEFAULT 0
+            ) STRICT
+            """,
+            "CREATE INDEX IF NOT EXISTS witness_batches_unsettled ON witness_batches (account, batch_id) WHERE NOT settled",
+            """
+            CREATE TABLE IF NOT EXISTS witness_members (
+                batch_id      INTEGER NOT NULL REFERENCES witness_batches,
+                leaf_index    INTEGER NOT NULL,
+                intent_digest TEXT    NOT NULL REFERENCES attestation_intents (intent_digest),
+                attempt       INTEGER NOT NULL,
+                active        INTEGER NOT NULL DEFAULT 1,
+                PRIMARY KEY (batch_id, leaf_index)
+            ) STRICT, WITHOUT ROWID
+            """,
+            "CREATE UNIQUE INDEX IF NOT EXISTS witness_members_once ON witness_members (intent_digest) WHERE active = 1",
+            """
+            CREATE TABLE IF NOT EXISTS witness_slots (
+                batch_id  INTEGER NOT NULL PRIMARY KEY REFERENCES witness_batches,
+                account   TEXT    NOT NULL,
+                seq       INTEGER NOT NULL,
+                state     TEXT    NOT NULL DEFAULT 'OPEN'
+                          CHECK (state IN ('OPEN', 'CONFIRMED', 'CLAIMED_FEE', 'SEQUENCE_TAKEN', 'REJECTED')),
+                closed_at TEXT
+            ) STRICT
+            """,
+            "CREATE UNIQUE INDEX IF NOT EXISTS witness_slots_once ON witness_slots (account, seq) WHERE state <> 'REJECTED'",
+            """
+            CREATE TABLE IF NOT EXISTS witness_attempts (
+                hash        TEXT    NOT NULL PRIMARY KEY,
+                batch_id    INTEGER NOT NULL REFERENCES witness_slots,
+                n           INTEGER NOT NULL,
+                blob        TEXT    NOT NULL,
+                seq         INTEGER NOT NULL,
+                lls         INTEGER NOT NULL,
+                first       INTEGER NOT NULL,
+                key_id      TEXT    NOT NULL,
+                state       TEXT    NOT NULL DEFAULT 'PREPARED'
+                            CHECK (state IN ('PREPARED', 'MAYBE', 'REFUSED', 'VALIDATED', 'EXPIRED')),
+                result      TEXT,
+                ledger      INTEGER,
+                ledger_hash TEXT,
+                close_time  TEXT,
+                note        TEXT,
+                UNIQUE (batch_id, n)
+            ) STRICT
+            """,
+            """
+            CREATE UNIQUE INDEX IF NOT EXISTS witness_attempts_one_alive ON witness_attempts (batch_id)
+            WHERE state IN ('PREPARED', 'MAYBE', 'REFUSED')
+            """,
+            *(
+                f"""
+                CREATE TRIGGER IF NOT EXISTS {table}_{name} BEFORE {event} ON {table}{condition}
+                BEGIN SELECT RAISE(ABORT, '{message}'); END
+                """
+                for table, name, event, condition, message in (
+                    ("attestation_receipts", "kept", "DELETE", "", "receipts are only ever added"),
+                    ("attestation_receipts", "fixed", "UPDATE", "", "receipts are only ever added"),
+                    ("witness_slots", "kept", "DELETE", "", "a slot is never removed"),
+                    ("witness_slots", "final", "UPDATE", " WHEN old.state <> 'OPEN'", "a final state is never left"),
+                    ("witness_attempts", "kept", "DELETE", "", "an attempt is never removed"),
+                    ("witness_attempts", "final", "UPDATE", " WHEN old.state IN ('VALIDATED', 'EXPIRED')", "a final state is never left"),
+                    (
+                        "witness_attempts",
+                        "fixed",
+                        "UPDATE OF hash, batch_id, n, blob, seq, lls, first, key_id",
+                        "",
+                        "what was signed stays",
+                    ),
+                )
+            ),
+        ),
     ),
 )
 
@@ -72,12 +161,17 @@ _UPDATE_INTENT = """
     SET status = :status, last_attempt = :last_attempt, updated_at = :updated_at, last_error_code = :last_error_code
     WHERE queue_id = :queue_id"""
 _CLAIM = """
-    INSERT INTO attestation_claims (queue_id, owner, until) VALUES (:queue_id, :owner, :until)
+    INSERT INTO attestation_claims (queue_id, owner, until)
+    SELECT :queue_id, :owner, :until WHERE NOT EXISTS (SELECT 1 FROM witness_members WHERE intent_digest = :queue_id AND active = 1)
     ON CONFLICT (queue_id) DO UPDATE SET owner = :owner, until = :until WHERE until <= :now"""
 _RELEASE = "DELETE FROM attestation_claims WHERE queue_id = :queue_id AND owner = :owner"
 _SELECT_BY_ID = f"SELECT {_INTENT} FROM attestation_intents WHERE queue_id = :queue_id"
 _SELECT_BY_DIGEST = f"SELECT {_INTENT} FROM attestation_intents WHERE intent_digest = :intent_digest"
-_IN_ORDER = "ORDER BY created_at, intent_digest LIMIT :limit"
+_ON_ITS_OWN = """
+    AND NOT EXISTS (
+      SELECT 1 FROM witness_members AS m WHERE m.intent_digest = attestation_intents.intent_digest AND m.active = 1)"""
+"""An intent that is in a batch is the batch's business."""
+_IN_ORDER = f"{_ON_ITS_OWN} ORDER BY created_at, intent_digest LIMIT :limit"
 _SELECT_PENDING = f"SELECT {_INTENT} FROM attestation_intents WHERE status IN ('PENDING', 'DEFERRED') {_IN_ORDER}"
 _SELECT_UNCONFIRMED = f"SELECT {_INTENT} FROM attestation_intents WHERE status = 'SUBMITTED' {_IN_ORDER}"
 _SELECT_RECEIPTS = f"SELECT {_RECEIPT} FROM attestation_receipts WHERE intent_digest = :intent_digest ORDER BY attempt, rowid"
@@ -91,6 +185,11 @@ class AttestationStorage:
 
     def __init__(self, db_path: str | Path = ":memory:") -> None:
         self._database = Database(db_path, _SCHEMA)
+
+    @property
+    def database(self) -> Database:
+        """Where the tables are, for others that keep theirs beside them."""
+        return self._database
 
     @contextmanager
     def transaction(self) -> Generator[None]:
@@ -118,7 +217,7 @@ class AttestationStorage:
         return self._first(_SELECT_BY_DIGEST, {"intent_digest": intent_digest})
 
     def list_pending(self, limit: int = 10) -> list[dict[str, Any]]:
-        """Rows that are PENDING or DEFERRED, by creation time and digest."""
+        """Rows that are PENDING or DEFERRED and in no batch, by creation time and digest."""
         return self._all(_SELECT_PENDING, {"limit": _limit(limit)})
 
     def list_unconfirmed(self, limit: int = 10) -> list[dict[str, Any]]:
@@ -133,7 +232,7 @@ class AttestationStorage:
         self._write(_UPDATE_INTENT, {**row, "last_error_code": last_error_code})
 
     def claim(self, queue_id: str, owner: str, *, now: float, until: float) -> bool:
-        """Reserve an intent; False when somebody else has it. Times are seconds since 1970; a claim that ran out is free."""
+        """Reserve an intent; False when somebody else, or a batch, has it. Times are seconds since 1970; a claim that ran out is free."""
         return self._write(_CLAIM, {"queue_id": queue_id, "owner": owner, "now": now, "until": until})
 
     def release(self, queue_id: str, owner: str) -> None:

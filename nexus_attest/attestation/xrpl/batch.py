@@ -1,0 +1,239 @@
+"""Batches of queued intents, from the queue through the ledger to their receipts; the durable way to witness.
+
+A batch closes when it is full or its oldest intent has waited long enough; a batch of one goes the same way. Membership is decided in one
+transaction, so an intent is in at most one batch that can still be witnessed. When a batch ends, each member gets one receipt; members
+of a batch that was not witnessed wait for the next one. One batch of an account is under way at a time, while the next one collects.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from nexus_attest.attestation.batch_tree import MAX_MEMBERS, BatchTree
+from nexus_attest.attestation.errors import LedgerUnavailable
+from nexus_attest.attestation.members import compact_utc
+from nexus_attest.attestation.queue import AttestationQueue
+from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptError, ReceiptErrorCode, ReceiptStatus
+from nexus_attest.attestation.xrpl.adapter import XRPL_BACKEND
+from nexus_attest.attestation.xrpl.batch_receipt import Anchor, batch_receipt
+from nexus_attest.attestation.xrpl.node import LedgerNodes
+from nexus_attest.attestation.xrpl.signer import XRPLSigner
+from nexus_attest.attestation.xrpl.submission import SubmissionSettings, Submitter
+from nexus_attest.attestation.xrpl.submission_store import Batch, Member, Slot, SlotState, SubmissionStore
+from nexus_control.errors import InputError
+from nexus_control.events import Clock, utc_now
+
+__all__ = ["BatchSettings", "BatchWitness", "Progress", "Proof"]
+
+_RECEIPTS_PER_COMMIT = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSettings:
+    """When a batch closes: at `max_members` (1 to 65,536), or when its oldest intent is `max_age` seconds old (0 to 600).
+
+    `network` is the configured name that receipts repeat, `lease` the seconds after which another worker may take over a lane.
+    """
+
+    network: str
+    max_members: int = 4096
+    max_age: float = 10.0
+    lease: float = 60.0
+
+    def __post_init__(self) -> None:
+        if type(self.max_members) is not int or not 1 <= self.max_members <= MAX_MEMBERS:
+            raise InputError(f"max_members must be 1 to {MAX_MEMBERS}, got {self.max_members!r:.100}")
+        if not 0 <= self.max_age <= 600:
+            raise InputError(f"max_age must be 0 to 600 seconds, got {self.max_age!r:.100}")
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A proof of a transaction that was captured: the digest of its file (prefixed) and the level that it reaches."""
+
+    digest: str
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a cycle found and did. `batch_id` and `state` are those of the batch under way, None when there is none.
+
+    `waiting` intents are in no batch yet; `receipts` were written; `leased` is False when another worker has the account; `stopped` is
+    why nothing more is signed until somebody has looked.
+    """
+
+    batch_id: int | None = None
+    state: SlotState | None = None
+    waiting: int = 0
+    receipts: int = 0
+    leased: bool = True
+    stopped: str | None = None
+
+
+class BatchWitness:
+    """Witnesses the intents of a queue with one account.
+
+    `prove` is asked for a proof of each confirmed transaction before receipts are written; when it gives None, or raises
+    LedgerUnavailable, they say `server`: a proof may be added later beside them, never in them.
+    """
+
+    def __init__(
+        self,
+        queue: AttestationQueue,
+        nodes: LedgerNodes,
+        signer: XRPLSigner,
+        settings: BatchSettings,
+        *,
+        account: str | None = None,
+        submission: SubmissionSettings | None = None,
+        prove: Callable[[Anchor], Awaitable[Proof | None]] | None = None,
+        clock: Clock = utc_now,
+        new_id: Callable[[], str] = lambda: secrets.token_hex(16),
+    ) -> None:
+        self._queue = queue
+        self._store = SubmissionStore(queue.storage)
+        self._nodes = nodes
+        self._settings = settings
+        self._submitter = Submitter(self._store, nodes, signer, account=account, settings=submission, clock=clock)
+        self._account = self._submitter.account
+        self._prove = prove
+        self._clock = clock
+        self._owner = new_id()
+
+    async def cycle(self) -> Progress:
+        """Write what receipts are due, bring the batch under way one step on, or close the next one. Never waits.
+
+        Raises LedgerUnavailable when no server told anything, WrongNetwork, what the signer raises, and StoreError. A later call, in this
+        process or another one, goes on where this one ended.
+        """
+        network_id = self._store.network_id(self._account)
+        if network_id is None:
+            network_id = await self._nodes.network_id()
+        now = self._clock().timestamp()
+        if not self._store.lease(self._account, network_id, self._owner, now=now, until=now + self._settings.lease):
+            return Progress(waiting=self._store.count_waiting(now=now), leased=False)
+        written = 0
+        for batch in self._store.unsettled(self._account):
+            state = await self._submitter.step(batch)
+            if state is None or state is SlotState.OPEN:
+                return self._progress(batch, state, written)
+            written += await self._settle(batch)
+        batch = self._close_batch()
+        if batch is None:
+            return self._progress(None, None, written)
+        return self._progress(batch, await self._submitter.step(batch), written)
+
+    async def run(self, *, interval: float = 2.0, max_cycles: int | None = None, stop: asyncio.Event | None = None) -> int:
+        """Cycles until `stop` is set, `max_cycles` are done or the submitter stops itself; gives the number of receipts written.
+
+        Cycles in which no server answers are repeated. Raises what else `cycle` raises.
+        """
+        cycles = written = 0
+        stop = asyncio.Event() if stop is None else stop
+        try:
+            while not stop.is_set() and (max_cycles is None or cycles < max_cycles):
+                cycles += 1
+                with suppress(LedgerUnavailable):
+                    progress = await self.cycle()
+                    written += progress.receipts
+                    if progress.stopped is not None and (progress.state is None or self._submitter.stalled):
+                        break
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), interval)
+        finally:
+            self._store.end_lease(self._account, self._owner)
+        return written
+
+    def status(self) -> dict[str, Any]:
+        """How many intents wait, and how many batches and members there are by state: `account`, `waiting`, `batches`, `stopped`."""
+        counts = self._store.counts(self._account)
+        return {
+            "account": self._account,
+            "waiting": self._store.count_waiting(now=self._clock().timestamp()),
+            "batches": {state: {"batches": batches, "members": members} for state, (batches, members) in sorted(counts.items())},
+            "stopped": self._submitter.stopped,
+        }
+
+    def _progress(self, batch: Batch | None, state: SlotState | None, written: int) -> Progress:
+        waiting = self._store.count_waiting(now=self._clock().timestamp())
+        return Progress(None if batch is None else batch.batch_id, state, waiting, written, stopped=self._submitter.stopped)
+
+    # -- from the queue -------------------------------------------------------------------------------------------------------
+
+    def _close_batch(self) -> Batch | None:
+        if self._submitter.stopped is not None:
+            return None
+        now = self._clock()
+        with self._store.transaction():
+            rows = self._store.waiting(self._settings.max_members, now=now.timestamp())
+            if not rows or (len(rows) < self._settings.max_members and _age(rows[0]["created_at"], now) < self._settings.max_age):
+                return None
+            return self._store.add_batch(self._account, rows, compact_utc(self._clock))
+
+    # -- to the receipts ------------------------------------------------------------------------------------------------------
+
+    async def _settle(self, batch: Batch) -> int:
+        """Write the receipts of a batch whose slot is closed. Receipts are the same whoever writes them, so a crash between is no harm."""
+        slot = self._store.slot(batch.batch_id)
+        if slot is None or slot.closed_at is None:
+            return 0
+        members = self._store.members(batch.batch_id)
+        make = await self._confirming(batch, slot, members) if slot.state is SlotState.CONFIRMED else _failing(slot)
+        status = None if slot.state is SlotState.CONFIRMED else ReceiptStatus.DEFERRED
+        written = 0
+        for start in range(0, len(members), _RECEIPTS_PER_COMMIT):
+            end = min(start + _RECEIPTS_PER_COMMIT, len(members))
+            with self._store.transaction():
+                for member in members[start:end]:
+                    written += self._queue.record_receipt(make(member), intent_status=status)
+                if slot.state is not SlotState.CONFIRMED:
+                    self._store.release(batch.batch_id, start, end)
+                if end == len(members):
+                    self._store.settle(batch.batch_id)
+        return written
+
+    async def _confirming(self, batch: Batch, slot: Slot, members: list[Member]) -> Callable[[Member], AttestationReceipt]:
+        attempt = self._store.attempts(batch.batch_id)[-1]
+        anchor = Anchor(
+            account=slot.account,
+            network=self._settings.network,
+            tx_hash=attempt.hash,
+            ledger_index=attempt.ledger or 0,
+            ledger_hash=attempt.ledger_hash,
+            close_time=attempt.close_time,
+            engine_result=attempt.result or "",
+        )
+        if self._prove is not None:
+            with suppress(LedgerUnavailable):
+                proof = await self._prove(anchor)
+                anchor = anchor if proof is None else replace(anchor, xpop=proof.digest, level=proof.level)
+        tree, closed_at = BatchTree(member.intent_digest for member in members), slot.closed_at or ""
+        return lambda member: batch_receipt(tree, member.leaf_index, anchor, attempt=member.attempt, created_at=closed_at)
+
+
+def _failing(slot: Slot) -> Callable[[Member], AttestationReceipt]:
+    """Receipts of a batch that was not witnessed; its members are tried again in another one."""
+    code = slot.state if slot.state is SlotState.SEQUENCE_TAKEN else ReceiptErrorCode.REJECTED
+    error = ReceiptError(code, f"the batch ended as {slot.state}; the intent waits for another one")
+
+    def make(member: Member) -> AttestationReceipt:
+        return AttestationReceipt(
+            member.intent_digest, XRPL_BACKEND, member.attempt, ReceiptStatus.FAILED, slot.closed_at or "", error=error
+        )
+
+    return make
+
+
+def _age(created_at: str, now: datetime) -> float:
+    """Seconds that an intent has waited; without end when its time, which is the caller's, cannot be read or is yet to come."""
+    try:
+        moment = datetime.fromisoformat(created_at)
+    except ValueError:
+        return float("inf")
+    waited = (now - (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))).total_seconds()
+    return waited if waited >= 0 else float("inf")

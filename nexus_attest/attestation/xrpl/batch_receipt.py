@@ -1,0 +1,150 @@
+"""The receipts of a batch, and what a stranger recomputes from one: intent, statement, transaction, inclusion. Offline, and pure.
+
+Where a transaction comes from (a server's word, or a proof down from a validator list) is judged elsewhere; here it is read once, and
+every receipt that names it is checked against its bytes. Nothing in a receipt is believed that can be recomputed.
+
+Paths are in base64, as in C2SP proofs (https://c2sp.org/tlog-proof): a receipt of a batch of 1,000 has 1.4 kB, in hex it would have 1.6.
+"""
+
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from nexus_attest.attestation.batch_tree import HASH_NAME, STATEMENT_TYPE, BatchTree, Statement
+from nexus_attest.attestation.errors import InvalidAnchor, WitnessMismatch
+from nexus_attest.attestation.intent import AttestationIntent
+from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
+from nexus_attest.attestation.xrpl.codec import decode_transaction, transaction_id
+from nexus_attest.attestation.xrpl.memo import MEMO_TYPE, MemoCodec, memo_digest
+from nexus_control.integrity import prefixed
+
+__all__ = ["BATCH_PROOF_TYPE", "Anchor", "WitnessTransaction", "batch_receipt"]
+
+BATCH_PROOF_TYPE = "nexus.attest.batch/1"
+
+_BACKEND = "xrpl"
+_TYPES = {MEMO_TYPE.encode().hex().upper(): MEMO_TYPE, STATEMENT_TYPE.encode().hex().upper(): STATEMENT_TYPE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """Where the statement of a batch is, as far as it is known. `network` is a configured name; `level` is `server`, `tree` or `quorum`.
+
+    `close_time` is UTC in ISO form; `xpop` is the prefixed digest of a proof file.
+    """
+
+    account: str
+    network: str
+    tx_hash: str
+    ledger_index: int
+    ledger_hash: str | None
+    close_time: str | None
+    engine_result: str
+    level: str = "server"
+    xpop: str | None = None
+
+
+def batch_receipt(tree: BatchTree, index: int, anchor: Anchor, *, attempt: int, created_at: str) -> AttestationReceipt:
+    """The CONFIRMED receipt of member `index`."""
+    evidence = {"memo_digest": tree.statement.digest(), "xrpl.batch.root": prefixed(tree.statement.root.hex())}
+    if anchor.xpop is not None:
+        evidence["xrpl.xpop"] = anchor.xpop
+    where = {
+        "account": anchor.account,
+        "network": anchor.network,
+        "tx_hash": anchor.tx_hash,
+        "ledger_index": anchor.ledger_index,
+        "ledger_hash": anchor.ledger_hash,
+        "close_time": anchor.close_time,
+        "engine_result": anchor.engine_result,
+        "level": anchor.level,
+    }
+    merkle = {"alg": HASH_NAME, "index": index, "size": len(tree.members), "path": [_text(node) for node in tree.path(index)]}
+    proof = {"type": BATCH_PROOF_TYPE, **{key: value for key, value in where.items() if value is not None}, "merkle": merkle}
+    return AttestationReceipt(tree.members[index], _BACKEND, attempt, ReceiptStatus.CONFIRMED, created_at, evidence, proof)
+
+
+class WitnessTransaction:
+    """A transaction that witnesses, read from its bytes; what it says is `statement`, or `memo` for an intent of its own.
+
+    `engine_result` is that of its metadata, `account` the one that is expected. Raises NotATransaction, and WitnessMismatch for another
+    account, a result other than tesSUCCESS, and unless exactly one of its memos is ours and of a form that is known.
+    """
+
+    def __init__(self, blob: bytes, engine_result: str, *, account: str) -> None:
+        fields = decode_transaction(blob)
+        self.tx_hash = transaction_id(blob)
+        self.account = account
+        if fields.get("Account") != account:
+            raise WitnessMismatch(f"the transaction is one of {fields.get('Account')}, not of {account}")
+        if engine_result != "tesSUCCESS":
+            raise WitnessMismatch(f"the transaction ended with {engine_result}, which witnesses nothing")
+        kind, data = _memo_of(fields)
+        self.memo_digest = memo_digest(data)
+        self.statement: Statement | None = None
+        self.memo: dict[str, str] | None = None
+        try:
+            if kind == STATEMENT_TYPE:
+                self.statement = Statement.from_bytes(data)
+            else:
+                self.memo = MemoCodec.decode(data.hex())
+        except InvalidAnchor as problem:
+            raise WitnessMismatch(f"its memo cannot be read: {problem}") from None
+
+    def check(self, receipt: AttestationReceipt, intent: AttestationIntent) -> None:
+        """Raises WitnessMismatch unless this transaction witnesses this intent, and the receipt says just that."""
+        digest = prefixed(intent.intent_digest())
+        proof = receipt.proof
+        _same("intent_digest", receipt.intent_digest, digest)
+        _same("status", receipt.status, ReceiptStatus.CONFIRMED)
+        _same("backend", receipt.backend, _BACKEND)
+        _same("tx_hash", proof.get("tx_hash"), self.tx_hash)
+        _same("memo_digest", receipt.evidence_digests.get("memo_digest"), self.memo_digest)
+        if self.statement is None:
+            _same("account", proof.get("account", self.account), self.account)
+            _same("the intent of the memo", cast("dict[str, str]", self.memo)["id"], digest)
+            _same("the memo of the intent", self.memo_digest, MemoCodec.digest(intent))
+            return
+        _same("type", proof.get("type"), BATCH_PROOF_TYPE)
+        _same("account", proof.get("account"), self.account)
+        _same("engine_result", proof.get("engine_result"), "tesSUCCESS")
+        _same("xrpl.batch.root", receipt.evidence_digests.get("xrpl.batch.root"), prefixed(self.statement.root.hex()))
+        index, path = _merkle_of(proof, self.statement.size)
+        if not self.statement.covers(digest, index, path):
+            raise WitnessMismatch("the intent is not under the root of the batch by this path")
+
+
+def _memo_of(fields: Mapping[str, Any]) -> tuple[str, bytes]:
+    ours = [entry["Memo"] for entry in fields.get("Memos", ()) if entry["Memo"].get("MemoType", "").upper() in _TYPES]
+    if len(ours) != 1:
+        raise WitnessMismatch(f"a witness carries exactly one memo of ours, this transaction {len(ours)}")
+    return _TYPES[ours[0]["MemoType"].upper()], bytes.fromhex(ours[0].get("MemoData", ""))
+
+
+def _merkle_of(proof: Mapping[str, Any], size: int) -> tuple[int, list[bytes]]:
+    found: object = proof.get("merkle")
+    if not isinstance(found, dict) or set(cast("dict[str, Any]", found)) != {"alg", "index", "size", "path"}:
+        raise WitnessMismatch("merkle must have exactly the members alg, index, size, path")
+    merkle = cast("dict[str, Any]", found)
+    _same("merkle.alg", merkle["alg"], HASH_NAME)
+    _same("merkle.size", merkle["size"], size)
+    index, path = merkle["index"], merkle["path"]
+    if type(index) is not int or index < 0 or type(merkle["size"]) is not int or not isinstance(path, list):
+        raise WitnessMismatch("merkle.index must be a number from 0 on, merkle.path an array")
+    try:
+        nodes = [a2b_base64(node, strict_mode=True) for node in cast("list[Any]", path)]
+    except (ValueError, TypeError):
+        raise WitnessMismatch("merkle.path must be base64") from None
+    if [*map(_text, nodes)] != path:
+        raise WitnessMismatch("merkle.path must be base64 in its one form")
+    return index, nodes
+
+
+def _text(node: bytes) -> str:
+    return b2a_base64(node, newline=False).decode()
+
+
+def _same(what: str, actual: object, expected: object) -> None:
+    if actual != expected:
+        raise WitnessMismatch(f"{what} is {actual!r:.100}, not {expected!r:.100}")

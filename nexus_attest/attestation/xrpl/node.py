@@ -1,0 +1,266 @@
+"""What the submission loop asks servers of the ledger, in API version 2, and how it lives with servers that do not answer.
+
+Every answer is either understood completely or tells nothing: a lost connection, an overloaded server and an answer of another shape are
+all LedgerUnavailable, and the server is left alone for a while. What a server says is its word; `found` checks what can be checked.
+"""
+
+import random
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, cast
+
+from nexus_attest.attestation.errors import LedgerUnavailable, NotATransaction, WrongNetwork
+from nexus_attest.attestation.xrpl.codec import decode_object, transaction_id
+from nexus_attest.attestation.xrpl.transport import HttpxTransport, JsonRpcTransport
+from nexus_control.events import Clock, utc_now
+
+__all__ = ["AccountState", "Found", "LedgerNode", "LedgerNodes", "Submission", "ValidatedLedger"]
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_HASH = re.compile("[0-9A-F]{64}")
+_DISABLE_MASTER = 0x00100000
+
+_OF_REQUEST = frozenset({"actNotFound", "txnNotFound", "invalidTransaction"})
+"""Errors that answer the question; any other tells nothing."""
+
+_FIRST_WAIT_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatedLedger:
+    """The newest ledger that a server knows to be final."""
+
+    index: int
+    close_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """An account in the newest validated ledger: its next Sequence, and whose keys may sign for it."""
+
+    sequence: int
+    regular_key: str | None
+    master_disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a server says at once. `refused`: it could not even be looked at. Neither is a promise."""
+
+    engine_result: str
+    applied: bool
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a server knows of a transaction: validated when there is an `engine_result`.
+
+    `searched_all` is only ever true for one that is not there.
+    """
+
+    engine_result: str | None = None
+    ledger_index: int = 0
+    ledger_hash: str | None = None
+    close_time: str | None = None
+    searched_all: bool = False
+
+
+class LedgerNode:
+    """One server. Every method raises LedgerUnavailable when nothing was learned."""
+
+    def __init__(self, url: str, transport: JsonRpcTransport | None = None) -> None:
+        self.url = url
+        self._transport = HttpxTransport() if transport is None else transport
+
+    async def request(self, method: str, **params: Any) -> dict[str, Any]:
+        """The `result` of a request, errors that answer the question included."""
+        payload = {"method": method, "params": [{"api_version": 2, **params}], "id": 1}
+        try:
+            answer: object = await self._transport.post_json(self.url, payload)
+        except Exception as problem:  # foreign code: whatever it raises, there is no answer
+            raise LedgerUnavailable(f"{self.url}: {method}: {type(problem).__name__}") from None
+        result = _object(_object(answer).get("result"))
+        error = result.get("error")
+        if not result or (error is None) != (result.get("status") == "success") or (error is not None and error not in _OF_REQUEST):
+            raise LedgerUnavailable(f"{self.url}: {method}: {error or 'an answer of another shape'!s:.100}")
+        return result
+
+    async def network_id(self) -> int:
+        """The number of its network; 0 (mainnet's) from old servers, which do not say."""
+        info = _object((await self.request("server_info")).get("info"))
+        return _number(info.get("network_id", 0), "network_id")
+
+    async def validated(self) -> ValidatedLedger:
+        """The newest ledger that it knows to be final."""
+        result = await self.request("ledger", ledger_index="validated")
+        if result.get("validated") is not True:
+            raise LedgerUnavailable(f"{self.url}: no validated ledger")
+        close_time = _number(_object(result.get("ledger")).get("close_time"), "close_time")
+        try:
+            return ValidatedLedger(_number(result.get("ledger_index"), "ledger_index"), _EPOCH + timedelta(seconds=close_time))
+        except OverflowError:
+            raise LedgerUnavailable(f"{self.url}: close_time is no time") from None
+
+    async def account(self, account: str) -> AccountState | None:
+        """The account in the newest validated ledger; None when it does not exist."""
+        result = await self.request("account_info", account=account, ledger_index="validated")
+        if result.get("error") == "actNotFound":
+            return None
+        data = _object(result.get("account_data"))
+        if result.get("validated") is not True or data.get("Account") != account:
+            raise LedgerUnavailable(f"{self.url}: account_info: not what was asked for")
+        regular = data.get("RegularKey")
+        flags = _number(data.get("Flags", 0), "Flags")
+        return AccountState(
+            _number(data.get("Sequence"), "Sequence"), regular if isinstance(regular, str) else None, bool(flags & _DISABLE_MASTER)
+        )
+
+    async def fee(self) -> int:
+        """Drops that get a transaction into the open ledger."""
+        drops = _object((await self.request("fee")).get("drops"))
+        return max(_number(drops.get("base_fee"), "base_fee"), _number(drops.get("open_ledger_fee"), "open_ledger_fee"))
+
+    async def submit(self, blob: str) -> Submission:
+        """Hand over a signed transaction, in hex."""
+        result = await self.request("submit", tx_blob=blob)
+        if result.get("error") == "invalidTransaction":
+            return Submission("invalidTransaction", applied=False, refused=True)
+        engine_result = result.get("engine_result")
+        if not isinstance(engine_result, str) or "error" in result:
+            raise LedgerUnavailable(f"{self.url}: submit: an answer of another shape")
+        return Submission(engine_result[:100], applied=result.get("applied") is True)
+
+    async def find(self, blob: str, first: int, last: int) -> Found:
+        """What it knows of a signed transaction (in hex) in the ledgers from `first` to `last`.
+
+        An answer about other bytes, or about a ledger outside of these, tells nothing.
+        """
+        wanted = transaction_id(bytes.fromhex(blob))
+        result = await self.request("tx", transaction=wanted, binary=True, min_ledger=first, max_ledger=last)
+        if result.get("error") == "txnNotFound":
+            return Found(searched_all=result.get("searched_all") is True)
+        if result.get("validated") is not True:
+            return Found()
+        told, meta = (_hex(result.get(new, result.get(old))) for new, old in (("tx_blob", "tx"), ("meta_blob", "meta")))
+        if told.hex() != blob.lower():
+            raise LedgerUnavailable(f"{self.url}: tx: another transaction than the one that was asked for")
+        index = _number(result.get("ledger_index"), "ledger_index")
+        try:
+            engine_result = decode_object(meta).get("TransactionResult")
+        except NotATransaction:
+            engine_result = None
+        if not first <= index <= last or not isinstance(engine_result, str):
+            raise LedgerUnavailable(f"{self.url}: tx: a transaction where it cannot be")
+        ledger_hash, close_time = result.get("ledger_hash"), result.get("close_time_iso")
+        return Found(
+            engine_result,
+            index,
+            ledger_hash if isinstance(ledger_hash, str) and _HASH.fullmatch(ledger_hash) else None,
+            close_time if isinstance(close_time, str) else None,
+        )
+
+
+class LedgerNodes:
+    """Several servers of one network, best of different operators. One that fails is left alone, longer each time, up to a minute."""
+
+    def __init__(
+        self,
+        nodes: Sequence[LedgerNode],
+        *,
+        clock: Clock = utc_now,
+        jitter: Callable[[], float] = random.random,
+        first_wait: float = _FIRST_WAIT_SECONDS,
+    ) -> None:
+        if not nodes:
+            raise LedgerUnavailable("no server of the ledger is configured")
+        self._places = [_Place(node) for node in nodes]
+        self._clock = clock
+        self._jitter = jitter
+        self._first_wait = first_wait
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    async def network_id(self) -> int:
+        """The number of their network. Raises WrongNetwork when they do not agree."""
+        return await self.ask(lambda node: node.network_id())
+
+    async def ask(self, call: Callable[[LedgerNode], Awaitable[T]]) -> T:
+        """The first answer. Raises LedgerUnavailable when no server gives any, at once when all are being left alone."""
+        last = "every server is being left alone for a while"
+        for place in self._ready():
+            try:
+                return await self._call(place, call)
+            except LedgerUnavailable as problem:
+                last = str(problem)
+        raise LedgerUnavailable(last)
+
+    async def ask_each(self, call: Callable[[LedgerNode], Awaitable[T]], enough: Callable[[list[T]], bool]) -> list[T]:
+        """The answers of one server after the other, until they are enough; fewer, and none, when servers do not answer."""
+        answers: list[T] = []
+        for place in self._ready():
+            try:
+                answers.append(await self._call(place, call))
+            except LedgerUnavailable:
+                continue
+            if enough(answers):
+                break
+        return answers
+
+    def _ready(self) -> list["_Place"]:
+        now = self._clock()
+        return [place for place in self._places if place.not_before is None or place.not_before <= now]
+
+    async def _call(self, place: "_Place", call: Callable[[LedgerNode], Awaitable[T]]) -> T:
+        try:
+            if place.network_id is None:
+                place.network_id = await place.node.network_id()
+            networks = {other.network_id for other in self._places} - {None}
+            if len(networks) > 1:
+                raise WrongNetwork(f"the servers belong to different networks: {', '.join(map(str, sorted(cast('set[int]', networks))))}")
+            answer = await call(place.node)
+        except LedgerUnavailable:
+            wait = min(_LONGEST_WAIT_SECONDS, self._first_wait * 2 ** min(place.failures, 16)) * (0.5 + self._jitter() / 2)
+            place.failures += 1
+            place.not_before = self._clock() + timedelta(seconds=wait)
+            raise
+        place.failures, place.not_before = 0, None
+        return answer
+
+
+class _Place:
+    """A server and how it did lately."""
+
+    __slots__ = ("failures", "network_id", "node", "not_before")
+
+    def __init__(self, node: LedgerNode) -> None:
+        self.node = node
+        self.failures = 0
+        self.not_before: datetime | None = None
+        self.network_id: int | None = None
+
+
+def _object(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _number(value: object, name: str) -> int:
+    """A natural number of 64 bits; some servers write some of them as text."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise LedgerUnavailable(f"{name} is no number")
+    return value
+
+
+def _hex(value: object) -> bytes:
+    try:
+        return bytes.fromhex(cast("str", value))
+    except (TypeError, ValueError):
+        raise LedgerUnavailable("an answer of another shape") from None

@@ -1,0 +1,272 @@
+"""One batch onto the ledger, exactly once, whatever fails: reliable submission of an AccountSet that does nothing but carry a memo.
+
+`step` may be called again at any time, by any process, until it gives a final state; it never waits. What makes it exactly once:
+
+* A transaction is stored before its first byte leaves, and only stored bytes are ever sent.
+* All transactions of a batch have one Sequence, so the ledger itself applies at most one of them.
+* A new one is signed only when the one before can never apply: it was not found in any ledger that it could be in.
+* A batch is confirmed by its own bytes, validated with tesSUCCESS, never by a server's word about a hash.
+
+A server's "there is no such transaction" cannot be checked, therefore two servers are asked for it where there are two.
+https://xrpl.org/docs/concepts/transactions/reliable-transaction-submission
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nexus_attest.attestation.batch_tree import STATEMENT_TYPE, Statement
+from nexus_attest.attestation.errors import LedgerUnavailable, NotATransaction, WrongNetwork
+from nexus_attest.attestation.members import compact_utc
+from nexus_attest.attestation.xrpl.codec import (
+    address_of,
+    decode_transaction,
+    require_memos_fit,
+    signing_payload,
+    transaction_id,
+    verify_payload,
+)
+from nexus_attest.attestation.xrpl.node import AccountState, Found, LedgerNode, LedgerNodes, ValidatedLedger
+from nexus_attest.attestation.xrpl.signer import SignResult, XRPLSigner
+from nexus_attest.attestation.xrpl.submission_store import Attempt, AttemptState, Batch, Slot, SlotState, SubmissionStore
+from nexus_attest.key_errors import SignerFailed
+from nexus_control.errors import InputError
+from nexus_control.events import Clock, utc_now
+
+__all__ = ["SubmissionSettings", "Submitter"]
+
+_FIRST_LISTED_NETWORK = 1025
+"""From here on a transaction must name its network; with lower ones it must not (telNETWORK_ID_MAKES_TX_NON_CANONICAL)."""
+
+_KEY_REFUSED = frozenset({"tefBAD_AUTH", "tefBAD_AUTH_MASTER", "tefMASTER_DISABLED", "tefNOT_MULTI_SIGNING"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmissionSettings:
+    """How to submit. `window`: ledgers that an attempt has, 5 to 20; `clock_skew`: seconds that a validated ledger may be off our clock.
+
+    `expiry_answers`: so many servers must know nothing of a transaction before it counts as dead, `confirm_answers`: so many must have it
+    validated before it counts as done; never more than there are.
+    """
+
+    window: int = 15
+    max_fee_drops: int = 5000
+    clock_skew: float = 300.0
+    expiry_answers: int = 2
+    confirm_answers: int = 1
+
+    def __post_init__(self) -> None:
+        if type(self.window) is not int or not 5 <= self.window <= 20:
+            raise InputError(f"window must be 5 to 20 ledgers, got {self.window!r:.100}")
+        if type(self.max_fee_drops) is not int or not 1 <= self.max_fee_drops <= 2_000_000:
+            raise InputError(f"max_fee_drops must be 1 to 2,000,000, got {self.max_fee_drops!r:.100}")
+        for name in ("expiry_answers", "confirm_answers"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)!r:.100}")
+
+
+class Submitter:
+    """Brings batches of one account onto the ledger. Not safe to use from several tasks at once; several processes do no harm.
+
+    `stopped` is why it signs nothing more: its key was refused, or the ledger took a fee for nothing. What was sent before is still
+    followed, until it is `stalled`: then it would have to sign. Whoever has dealt with the cause makes a new one.
+    """
+
+    def __init__(
+        self,
+        store: SubmissionStore,
+        nodes: LedgerNodes,
+        signer: XRPLSigner,
+        *,
+        account: str | None = None,
+        settings: SubmissionSettings | None = None,
+        clock: Clock = utc_now,
+    ) -> None:
+        self.account = signer.account if account is None else account
+        self.stopped: str | None = None
+        self.stalled = False
+        self._store = store
+        self._nodes = nodes
+        self._signer = signer
+        self._settings = SubmissionSettings() if settings is None else settings
+        self._clock = clock
+        self._sent: dict[str, int] = {}  # by hash: the ledger after which it was last sent
+        self._taken: set[int] = set()  # batches whose Sequence looked taken once
+
+    async def step(self, batch: Batch) -> SlotState | None:
+        """Do what can be done now; the state of the batch's slot after it, None while it has none.
+
+        Raises LedgerUnavailable when nothing was learned, SignerFailed when the signer gives no good signature, and whatever the signer
+        raises; then nothing was changed, and a later call continues.
+        """
+        slot = self._store.slot(batch.batch_id)
+        if slot is not None and slot.state is not SlotState.OPEN:
+            return slot.state
+        ledger = await self._validated()
+        if slot is None:
+            if self.stopped is None:
+                account = await self._account()
+                await self._prepare(batch, self._store.next_free(self.account, account.sequence), ledger, account, n=1)
+        else:
+            await self._follow(batch, slot, self._store.attempts(batch.batch_id), ledger)
+        slot = self._store.slot(batch.batch_id)
+        return None if slot is None else slot.state
+
+    async def _follow(self, batch: Batch, slot: Slot, attempts: Sequence[Attempt], ledger: ValidatedLedger) -> None:
+        last = attempts[-1]
+        found = await self._find(last, expired=ledger.index > last.lls)
+        if found is None:
+            await self._maybe_send(last, ledger)
+        elif found.engine_result is not None:
+            self._validated_as(slot, last, found)
+        else:
+            await self._after_expiry(batch, slot, last, ledger)
+
+    # -- what became of it ----------------------------------------------------------------------------------------------------
+
+    async def _find(self, attempt: Attempt, *, expired: bool) -> Found | None:
+        """How an attempt ended, None while that is open."""
+        dead_at = min(self._settings.expiry_answers, len(self._nodes))
+        done_at = min(self._settings.confirm_answers, len(self._nodes))
+
+        def verdict(answers: list[Found]) -> Found | None:
+            ends = [answer for answer in answers if answer.engine_result is not None]
+            if len(ends) >= done_at and len({(end.engine_result, end.ledger_index) for end in ends}) == 1:
+                return ends[0]
+            dead = expired and not ends and sum(answer.searched_all for answer in answers) >= dead_at
+            return Found(searched_all=True) if dead else None
+
+        def enough(answers: list[Found]) -> bool:
+            return verdict(answers) is not None or not (expired or answers[-1].engine_result)
+
+        return verdict(await self._nodes.ask_each(lambda node: node.find(attempt.blob, attempt.first, attempt.lls), enough))
+
+    def _validated_as(self, slot: Slot, attempt: Attempt, found: Found) -> None:
+        good = found.engine_result == "tesSUCCESS"
+        self._finish(
+            slot,
+            attempt,
+            AttemptState.VALIDATED,
+            SlotState.CONFIRMED if good else SlotState.CLAIMED_FEE,
+            result=found.engine_result,
+            ledger=found.ledger_index,
+            ledger_hash=found.ledger_hash,
+            close_time=found.close_time,
+        )
+        if not good:
+            self.stopped = f"transaction {attempt.hash} cost its fee and witnessed nothing: {found.engine_result}"
+
+    async def _after_expiry(self, batch: Batch, slot: Slot, attempt: Attempt, ledger: ValidatedLedger) -> None:
+        account = await self._account()
+        if account.sequence > slot.seq:
+            # Either somebody else used the number, or a server that said "not found" was wrong: look once more before believing it.
+            if batch.batch_id in self._taken:
+                self._finish(slot, attempt, AttemptState.EXPIRED, SlotState.SEQUENCE_TAKEN)
+            self._taken.add(batch.batch_id)
+        elif attempt.state is AttemptState.REFUSED:
+            self._finish(slot, attempt, AttemptState.EXPIRED, SlotState.REJECTED)
+            self.stopped = f"the ledger refused transaction {attempt.hash}: {attempt.note}"
+        elif self.stopped is None:
+            await self._prepare(batch, slot.seq, ledger, account, n=attempt.n + 1)
+        else:
+            self.stalled = True
+
+    def _finish(self, slot: Slot, attempt: Attempt, state: AttemptState, slot_state: SlotState, **told: Any) -> None:
+        self._store.finish(slot.batch_id, attempt.hash, state, slot_state, compact_utc(self._clock), **told)
+        self._sent.pop(attempt.hash, None)
+
+    # -- sending --------------------------------------------------------------------------------------------------------------
+
+    async def _maybe_send(self, attempt: Attempt, ledger: ValidatedLedger) -> None:
+        """Send the stored bytes, once in each ledger as long as they can get into another one."""
+        if attempt.state is AttemptState.REFUSED or ledger.index >= attempt.lls or self._sent.get(attempt.hash) == ledger.index:
+            return
+        if attempt.state is AttemptState.PREPARED:
+            # Before the first byte leaves: after a crash, "malformed" must not be taken for the verdict on a first copy.
+            self._store.mark(attempt.hash, AttemptState.MAYBE, "sending")
+        answer = await self._nodes.ask(lambda node: node.submit(attempt.blob))
+        self._sent[attempt.hash] = ledger.index
+        malformed = answer.engine_result.startswith("tem") and not answer.applied
+        refused = answer.refused or (attempt.state is AttemptState.PREPARED and malformed)
+        self._store.mark(attempt.hash, AttemptState.REFUSED if refused else AttemptState.MAYBE, answer.engine_result)
+        if answer.engine_result in _KEY_REFUSED:
+            self.stopped = f"the ledger does not take the key {attempt.key_id} for {self.account}: {answer.engine_result}"
+
+    # -- signing --------------------------------------------------------------------------------------------------------------
+
+    async def _prepare(self, batch: Batch, seq: int, ledger: ValidatedLedger, account: AccountState, *, n: int) -> None:
+        """Sign and store. Nothing leaves this machine."""
+        network_id = await self._network_id()
+        fee = min(await self._nodes.ask(lambda node: node.fee()), self._settings.max_fee_drops)
+        memo = {"MemoType": STATEMENT_TYPE.encode().hex().upper()}
+        memo["MemoData"] = Statement(bytes.fromhex(batch.root), batch.size).to_bytes().hex().upper()
+        fields: dict[str, Any] = {
+            "TransactionType": "AccountSet",
+            "Account": self.account,
+            "Memos": [{"Memo": memo}],
+            "Sequence": seq,
+            "Fee": str(fee),
+            "LastLedgerSequence": ledger.index + self._settings.window,
+        }
+        if network_id >= _FIRST_LISTED_NETWORK:
+            fields["NetworkID"] = network_id
+        signed = self._signer.sign(dict(fields))
+        key_id = _require_signed(fields, signed, account)
+        attempt = Attempt(
+            hash=signed.tx_hash.upper(),
+            batch_id=batch.batch_id,
+            n=n,
+            blob=signed.signed_tx_blob_hex.upper(),
+            seq=seq,
+            lls=fields["LastLedgerSequence"],
+            first=ledger.index + 1,
+            key_id=key_id,
+        )
+        self._store.prepare(attempt, self.account)
+
+    async def _network_id(self) -> int:
+        network_id = await self._nodes.network_id()
+        known = self._store.network_id(self.account)
+        if known is not None and known != network_id:
+            raise WrongNetwork(f"this queue is witnessed on network {known}, the servers belong to network {network_id}")
+        return network_id
+
+    async def _validated(self) -> ValidatedLedger:
+        """The newest final ledger. One far from our clock is refused: too old a one gives a deadline that has passed, a wrong one none."""
+
+        async def fresh(node: LedgerNode) -> ValidatedLedger:
+            ledger = await node.validated()
+            off = (self._clock() - ledger.close_time).total_seconds()
+            if abs(off) > self._settings.clock_skew:
+                raise LedgerUnavailable(f"{node.url}: validated ledger {ledger.index} closed {off:.0f} seconds before our clock")
+            return ledger
+
+        return await self._nodes.ask(fresh)
+
+    async def _account(self) -> AccountState:
+        account = await self._nodes.ask(lambda node: node.account(self.account))
+        if account is None:
+            raise LedgerUnavailable(f"the account {self.account} does not exist on this network; fund it")
+        return account
+
+
+def _require_signed(planned: dict[str, Any], signed: SignResult, account: AccountState) -> str:
+    """The public key that signed. Raises SignerFailed unless these are the planned fields, signed by a key of the account, in one form."""
+    try:
+        blob = bytes.fromhex(signed.signed_tx_blob_hex)
+        fields = decode_transaction(blob)
+        require_memos_fit(fields)
+        key, signature = fields.pop("SigningPubKey", ""), fields.pop("TxnSignature", "")
+        payload = signing_payload({**fields, "SigningPubKey": key})
+        signer = address_of(key)
+    except (NotATransaction, ValueError) as problem:
+        raise SignerFailed(f"the signer gave no transaction: {problem}") from None
+    if fields != planned:
+        raise SignerFailed("the signer gave another transaction than the one that it was to sign")
+    if transaction_id(blob) != signed.tx_hash.upper():
+        raise SignerFailed("the signer gave a hash that is not that of its transaction")
+    if not verify_payload(key, payload, bytes.fromhex(signature)):
+        raise SignerFailed("the signer gave a signature that is not one of its key")
+    if signer != account.regular_key and (signer != planned["Account"] or account.master_disabled):
+        raise SignerFailed(f"the key {key} may not sign for {planned['Account']}")
+    return key
