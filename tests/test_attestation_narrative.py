@@ -43,6 +43,7 @@ from nexus_attest.attestation.xrpl.transport import ExchangeRecord
 from nexus_control import __version__
 from nexus_control.errors import FileRefused, InputError
 from nexus_control.integrity import content_digest, prefixed, sha256_digest
+from nexus_control.merkle import leaf_hash, node_hash
 
 REQUEST, RESPONSE = b'{"method":"tx"}', b'{"result":{}}'
 SUBMIT = ExchangeRecord(prefixed("1" * 64), prefixed("2" * 64), NOON)
@@ -816,3 +817,77 @@ def test_any_report_survives_its_dict_form_and_its_text(report: NarrativeReport)
 def test_a_storage_of_its_own_can_be_inspected_without_a_write(tmp_path: Path) -> None:
     with AttestationStorage(tmp_path / "a.db") as storage, storage.inspection():
         assert storage.get_intent_by_digest(UNKNOWN) is None
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------------
+
+
+def of_batch(queue_id: str, **changes: Any) -> AttestationReceipt:
+    """A receipt of the second of three intents that were witnessed together."""
+    leaves = [leaf_hash(bytes.fromhex(digest)) for digest in ("0" * 64, queue_id.removeprefix("sha256:"), "f" * 64)]
+    root = node_hash(node_hash(leaves[0], leaves[1]), leaves[2]).hex()
+    memo = f'{{"h":"rfc6962-sha256","n":3,"r":"{root}","t":"nexus.attest.batch","v":"1"}}'.encode()
+    evidence: dict[str, str] = {"memo_digest": prefixed(sha256_digest(memo)), "xrpl.batch.root": prefixed(root)}
+    merkle = {"alg": "rfc6962-sha256", "index": 1, "size": 3, "path": [leaves[0].hex(), leaves[2].hex()]}
+    where = {"tx_hash": "AB", "ledger_index": 7, "close_time": NOON, "engine_result": "tesSUCCESS"}
+    proof = {"type": "nexus.attest.batch/1", **where, "merkle": {**merkle, **changes}}
+    return AttestationReceipt(queue_id, "xrpl", 1, ReceiptStatus.CONFIRMED, NOON, evidence, proof)
+
+
+def test_a_receipt_of_a_batch_proves_that_the_intent_is_in_it(queue: AttestationQueue) -> None:
+    queue_id = queue.enqueue(INTENT)
+    queue.record_receipt(of_batch(queue_id))
+    report = show_intent(queue, queue_id)
+    assert {check.status for check in [*report.checks, *verify_narrative(report)]} == {CheckStatus.PASS}
+    assert report.witness is not None
+    assert (report.witness.ledger_close_time, report.witness.memo_payload) == (
+        NOON,
+        {
+            "h": "rfc6962-sha256",
+            "n": 3,
+            "r": of_batch(queue_id).evidence_digests["xrpl.batch.root"][7:],
+            "t": "nexus.attest.batch",
+            "v": "1",
+        },
+    )
+    assert parse_narrative(report.to_json()) == report
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"alg": "sha256"},
+        {"index": 0},
+        {"index": 2},
+        {"index": 3},
+        {"index": -1},
+        {"index": True},
+        {"index": "1"},
+        {"size": 2},
+        {"size": 4},
+        {"size": 10**400},
+        {"size": 0},
+        {"size": None},
+        {"path": []},
+        {"path": ["0" * 64, "f" * 64]},
+        {"path": [5]},
+        {"path": ["x"]},
+        {"path": "ab"},
+        {"extra": 1},
+    ],
+)
+def test_a_proof_of_inclusion_that_proves_nothing_fails(queue: AttestationQueue, changes: dict[str, Any]) -> None:
+    queue_id = queue.enqueue(INTENT)
+    queue.record_receipt(of_batch(queue_id, **changes))
+    assert failed(show_intent(queue, queue_id)) == ["witness_exchange_valid"]
+
+
+@pytest.mark.parametrize("key", ["memo_digest", "xrpl.batch.root"])
+def test_a_batch_of_another_root_or_memo_fails(queue: AttestationQueue, key: str) -> None:
+    queue_id = queue.enqueue(INTENT)
+    receipt = of_batch(queue_id)
+    queue.record_receipt(replace(receipt, evidence_digests={**receipt.evidence_digests, key: UNKNOWN}))
+    report = show_intent(queue, queue_id)
+    assert failed(report) == ["witness_exchange_valid"]
+    assert report.witness is not None
+    assert report.witness.memo_payload is None

@@ -11,8 +11,9 @@ from xrpl_testing import NOON, Ledger, Signer, intent
 from nexus_attest.attestation import AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.errors import InvalidAnchor
 from nexus_attest.attestation.queue import AttestationQueue
-from nexus_attest.attestation.worker import ProcessResult, process_one_xrpl
+from nexus_attest.attestation.worker import ProcessResult, process_one_xrpl, run_worker
 from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
+from nexus_control.errors import InputError
 
 
 @pytest.fixture
@@ -177,3 +178,51 @@ def test_an_interruption_frees_the_intent(queue: AttestationQueue) -> None:
         cycle(queue, Ledger(), Dying())
     assert state(queue, queue_id) == ("PENDING", 0, None)
     assert statuses(cycle(queue, Ledger())) == ["SUBMITTED", "CONFIRMED"]
+
+
+# -- the loop -------------------------------------------------------------------------------------------------------------
+
+
+def work(queue: AttestationQueue, ledger: Ledger, signer: Signer | None = None, **options: Any) -> int:
+    settings: dict[str, Any] = {"interval": 0, **options}
+    return asyncio.run(run_worker(queue, ledger, signer or Signer(), now_fn=lambda: NOON, **settings))
+
+
+def test_a_worker_processes_what_waits_without_pauses(queue: AttestationQueue) -> None:
+    ids = [queue.enqueue(intent(tenant=str(number))) for number in range(3)]
+    assert work(queue, Ledger(), max_cycles=3, interval=3600) == 3
+    assert [state(queue, queue_id)[0] for queue_id in ids] == ["CONFIRMED"] * 3
+    assert work(queue, Ledger(), max_cycles=2) == 0
+    assert work(queue, Ledger(), max_cycles=0) == 0
+
+
+def test_an_intent_that_stays_undecided_does_not_keep_others_waiting(queue: AttestationQueue) -> None:
+    stuck = queue.enqueue(intent(), created_at="2020-01-01T00:00:00+00:00")
+    other = queue.enqueue(intent("b"))
+    ledger = Ledger(submitted=ConnectionError("gone"))
+    assert work(queue, ledger, max_cycles=4) == 4
+    assert [state(queue, queue_id)[:2] for queue_id in (stuck, other)] == [("DEFERRED", 2), ("DEFERRED", 2)]
+
+
+def test_what_a_dead_process_left_has_its_turn_and_an_unknown_one_is_passed_over(queue: AttestationQueue) -> None:
+    lost = queue.enqueue(intent(), created_at="2020-01-01T00:00:00+00:00")
+    queue.record_receipt(AttestationReceipt(lost, "xrpl", 1, ReceiptStatus.SUBMITTED, NOON))
+    left = queue.enqueue(intent("b"))
+    queue.record_receipt(AttestationReceipt(left, "xrpl", 1, ReceiptStatus.SUBMITTED, NOON, proof={"tx_hash": "OLD"}))
+    assert work(queue, Ledger(), max_cycles=4) == 1
+    assert state(queue, left)[0] == "CONFIRMED"
+
+
+def test_a_worker_stops_when_told_also_during_a_pause(queue: AttestationQueue) -> None:
+    async def both() -> int:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.01, stop.set)
+        return await asyncio.wait_for(run_worker(queue, Ledger(), Signer(), interval=3600, stop=stop), 5)
+
+    assert asyncio.run(both()) == 0
+
+
+@pytest.mark.parametrize("interval", [-1, float("nan")])
+def test_a_pause_that_is_none_is_refused(queue: AttestationQueue, interval: float) -> None:
+    with pytest.raises(InputError, match="interval"):
+        work(queue, Ledger(), interval=interval, max_cycles=1)

@@ -1,10 +1,12 @@
-"""One cycle of witnessing: at most one intent, one submission, one look at what became of it.
+"""One cycle of witnessing: at most one intent, one submission, one look at what became of it; and a loop of such cycles.
 
 An intent yields one transaction: one that may be on the ledger is asked for again, never sent again unasked. The one exception is a
 submission that ended without an answer although the node had received it.
 """
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from nexus_attest.attestation.errors import InvalidAnchor
@@ -15,11 +17,15 @@ from nexus_attest.attestation.xrpl.adapter import XRPL_BACKEND, confirm, plan, s
 from nexus_attest.attestation.xrpl.client import XRPLClient
 from nexus_attest.attestation.xrpl.memo import MemoCodec
 from nexus_attest.attestation.xrpl.signer import XRPLSigner
+from nexus_control.errors import InputError
 
-__all__ = ["ProcessResult", "process_one_xrpl"]
+__all__ = ["ProcessResult", "process_one_xrpl", "run_worker"]
 
 _CANDIDATES = 32
 """So many intents are looked at for one that no other worker is at."""
+
+_ROTATION = 100
+"""So many intents take turns in a loop."""
 
 _UNREACHED = (ReceiptErrorCode.BACKEND_UNAVAILABLE, ReceiptErrorCode.TIMEOUT)
 
@@ -66,6 +72,46 @@ async def process_one_xrpl(
             if item is not None and (receipts := await cycle.process(item)):
                 return ProcessResult(True, item.queue_id, item.intent_digest, receipts)
     return ProcessResult(False)
+
+
+async def run_worker(
+    queue: AttestationQueue,
+    client: XRPLClient,
+    signer: XRPLSigner,
+    *,
+    interval: float = 5.0,
+    max_cycles: int | None = None,
+    stop: asyncio.Event | None = None,
+    now_fn: Callable[[], str] | None = None,
+) -> int:
+    """Cycles of `process_one_xrpl` until `stop` is set or `max_cycles` are done; gives how many of them found something to do.
+
+    Intents take turns: one that stays undecided does not keep the others waiting. A cycle that found nothing to do, or left its intent
+    undecided, is followed by a pause of `interval` seconds, which `stop` ends. Raises InputError for a negative interval, and what a
+    cycle raises.
+    """
+    if not interval >= 0:
+        raise InputError(f"interval must be a number of seconds from 0 on, got {interval!r:.100}")
+    stop = asyncio.Event() if stop is None else stop
+    turns: dict[str, int] = {}
+    cycles = processed = 0
+    while not stop.is_set() and (max_cycles is None or cycles < max_cycles):
+        cycles += 1
+        waiting = [*queue.next_pending(_ROTATION), *queue.next_unconfirmed(_ROTATION)]
+        turns = {item.queue_id: turns.get(item.queue_id, 0) for item in waiting}
+        turn = min(turns, key=turns.__getitem__, default=None)
+        result = ProcessResult(False)
+        if turn is not None:
+            turns[turn] = cycles
+            result = await process_one_xrpl(queue, client, signer, now_fn=now_fn, intent_digest=turn)
+        processed += result.processed
+        decided = result.processed and result.receipts[-1].status in (ReceiptStatus.CONFIRMED, ReceiptStatus.FAILED)
+        if decided and not _unreached(result.receipts[-1]):
+            continue
+        if max_cycles is None or cycles < max_cycles:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), interval)
+    return processed
 
 
 @dataclass(frozen=True, slots=True)

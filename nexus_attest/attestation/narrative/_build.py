@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nexus_attest.attestation.members import intent_key
+from nexus_attest.attestation.narrative._batch import batch_statement
 from nexus_attest.attestation.narrative._checks import intent_check, receipt_check, receipts_check, unknown_check, witness_check
 from nexus_attest.attestation.narrative._exchanges import Exchange, embedded_bodies, exchange_checks, exchanges_of
 from nexus_attest.attestation.narrative._model import NARRATIVE_VERSION, NarrativeReport, ReceiptEntry, XrplWitness
@@ -136,6 +137,7 @@ def _header(stored: StoredIntent) -> dict[str, Any]:
 def _transaction(receipt: AttestationReceipt) -> dict[str, Any]:
     proof = receipt.proof
     texts = {key: _of_type(str, proof.get(key)) for key in ("tx_hash", "ledger_close_time", "engine_result")}
+    texts["ledger_close_time"] = texts["ledger_close_time"] or _of_type(str, proof.get("close_time"))  # as receipts of batches name it
     return {**texts, "ledger_index": _of_type(int, proof.get("ledger_index"))}
 
 
@@ -145,7 +147,9 @@ def _of_type(kind: type[_T], value: object) -> _T | None:
 
 
 def _memo(stored: StoredIntent, receipt: AttestationReceipt) -> dict[str, Any] | None:
-    """The memo of the intent, when it is the one that the receipt tells of."""
+    """The memo of the intent, or of its batch, when it is the one that the receipt tells of."""
+    if (batch := batch_statement(receipt)) is not None:
+        return batch
     if stored.intent is None:
         return None
     payload: dict[str, Any] = dict(build_memo_payload(stored.intent))

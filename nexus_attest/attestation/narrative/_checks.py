@@ -6,6 +6,7 @@ or cannot be read, is FAIL.
 
 from collections.abc import Iterator, Sequence
 
+from nexus_attest.attestation.narrative._batch import BATCH_ROOT, batch_problem
 from nexus_attest.attestation.narrative._exchanges import TX_EXCHANGE, Exchange
 from nexus_attest.attestation.narrative._model import CheckStatus, IntegrityCheck, NarrativeReport
 from nexus_attest.attestation.narrative._stored import StoredIntent, StoredReceipt
@@ -56,12 +57,17 @@ def receipt_check(stored: StoredReceipt) -> IntegrityCheck:
 
 
 def witness_check(stored: StoredReceipt, exchanges: Sequence[Exchange]) -> IntegrityCheck:
-    """A confirmation refers to the exchange that it was read from, and that is in the exchange store."""
+    """A confirmation refers to the exchange that it was read from, and that is in the exchange store; one of a batch proves itself."""
     name = "witness_exchange_valid"
     if stored.receipt is None:
         return IntegrityCheck(name, CheckStatus.FAIL, "The receipt cannot be read")
     if stored.receipt.status is not ReceiptStatus.CONFIRMED:
         return IntegrityCheck(name, CheckStatus.PASS, f"Not applicable: the receipt is {stored.status}")
+    if BATCH_ROOT in stored.receipt.evidence_digests:
+        problem = batch_problem(stored.receipt)
+        if problem is not None:
+            return IntegrityCheck(name, CheckStatus.FAIL, f"The proof of inclusion in a batch: {problem}")
+        return IntegrityCheck(name, CheckStatus.PASS, "The intent is in the batch whose root and size the memo digest is of")
     exchange = next((exchange for exchange in exchanges if exchange.evidence.key == TX_EXCHANGE), None)
     if exchange is None:
         return IntegrityCheck(name, CheckStatus.FAIL, f"A confirmed receipt is missing {TX_EXCHANGE}")
