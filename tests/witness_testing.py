@@ -12,12 +12,13 @@ from nexus_attest.attestation.errors import LedgerUnavailable
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
-from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness
+from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness, Progress
 from nexus_attest.attestation.xrpl.batch_receipt import WitnessTransaction
 from nexus_attest.attestation.xrpl.ledger_keys import key_of_seed
 from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
 from nexus_attest.attestation.xrpl.signer import LocalWalletSigner
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings
+from nexus_attest.attestation.xrpl.submission_store import Attempt, SubmissionStore
 
 SEED = seed_of("witness")
 ACCOUNT = key_from_seed(SEED).address
@@ -46,17 +47,20 @@ class Wire:
     """A transport to servers by the host of their URL. Each request meets the next event of a script.
 
     `crash` and `crash_after` end the process before the request and after its effect; `close` lets a ledger close before; anything else
-    is a fault of the server.
+    is a fault of the server. `on` has events of its own for the next requests of a method; `alter` may change a result.
     """
 
     def __init__(self, nodes: Sequence[Node], script: Script) -> None:
         self.nodes = nodes
         self.script = script
+        self.on: dict[str, list[str]] = {}
+        self.alter: Callable[[str, dict[str, Any]], object] = _unchanged
 
     async def post_json(self, url: str, payload: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(0)  # let the other worker in
         node = self.nodes[int(url.removeprefix("http://node"))]
-        event = self.script.next()
+        stored = self.on.get(payload["method"])
+        event = stored.pop(0) if stored else self.script.next()
         if event == "crash":
             raise Crash
         if event == "close":
@@ -71,7 +75,9 @@ class Wire:
             raise Crash
         if reply.status != 200:
             raise ConnectionError(reply.status)
-        return json.loads(reply.body)
+        answer = json.loads(reply.body)
+        self.alter(payload["method"], answer["result"])
+        return answer
 
 
 class World:
@@ -101,7 +107,7 @@ class World:
         self.signer = LocalWalletSigner(key_of_seed(seed))
         self.settings = BatchSettings(network="local", max_members=max_members, max_age=0, lease=lease)
         self.submission = submission
-        self.progress: Any = None
+        self.progress = Progress()
         self._ids = 0
         self._make_commits_fail()
 
@@ -111,8 +117,9 @@ class World:
         name = f"worker{self._ids}"
         nodes = [LedgerNode(f"http://node{index}", self.wire) for index in range(len(self.nodes))]
         pool = LedgerNodes(nodes, clock=self.clock, jitter=lambda: 0.5)
+        signer = options.pop("signer", self.signer)
         given: dict[str, Any] = {"submission": self.submission, "clock": self.clock, "new_id": lambda: name, **options}
-        return BatchWitness(self.queue, pool, options.pop("signer", self.signer), self.settings, **given)
+        return BatchWitness(self.queue, pool, signer, self.settings, **given)
 
     def _make_commits_fail(self) -> None:
         database: Any = self.queue.storage.database
@@ -163,11 +170,22 @@ class World:
             return True
         return self.progress.stopped is None
 
-    def cycle(self, worker: BatchWitness) -> Any:
-        """One cycle, whose errors are raised."""
-        return asyncio.run(worker.cycle())
+    def cycle(self, worker: BatchWitness, times: int = 1, *, close: bool = False) -> Progress:
+        """Cycles, whose errors are raised; a ledger closes before each."""
+        for _ in range(times):
+            if close:
+                self.ledger.close()
+            self.progress = asyncio.run(worker.cycle())
+        return self.progress
 
     # -- what came of it ------------------------------------------------------------------------------------------------------
+
+    def attempts(self, batch_id: int = 1) -> list[Attempt]:
+        return SubmissionStore(self.queue.storage).attempts(batch_id)
+
+    def sent(self) -> list[str]:
+        """The blobs that reached a server, in order."""
+        return [params["tx_blob"] for node in self.nodes for method, params in node.requests if method == "submit"]
 
     def statuses(self) -> list[str]:
         with self.queue.storage.database.reading() as connection:
@@ -200,6 +218,10 @@ class World:
             found[receipt.proof["tx_hash"]].check(receipt, item)
         state = self.ledger.validated.state[self.account]
         assert state.sequence == 1 + len(found)
+
+
+def _unchanged(_method: str, _result: dict[str, Any]) -> None:
+    """The answer as it is."""
 
 
 def _root(witness: WitnessTransaction) -> str:

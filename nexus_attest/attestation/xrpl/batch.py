@@ -25,7 +25,7 @@ from nexus_attest.attestation.xrpl.signer import XRPLSigner
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings, Submitter
 from nexus_attest.attestation.xrpl.submission_store import Batch, Member, Slot, SlotState, SubmissionStore
 from nexus_control.errors import InputError
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, require_text, utc_now
 
 __all__ = ["BatchSettings", "BatchWitness", "Progress", "Proof"]
 
@@ -49,6 +49,9 @@ class BatchSettings:
             raise InputError(f"max_members must be 1 to {MAX_MEMBERS}, got {self.max_members!r:.100}")
         if not 0 <= self.max_age <= 600:
             raise InputError(f"max_age must be 0 to 600 seconds, got {self.max_age!r:.100}")
+        if not 0 <= self.lease <= 3600:
+            raise InputError(f"lease must be 0 to 3600 seconds, got {self.lease!r:.100}")
+        require_text(self.network, "network")
 
 
 @dataclass(frozen=True, slots=True)

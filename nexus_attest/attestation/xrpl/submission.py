@@ -90,18 +90,20 @@ class Submitter:
         self._signer = signer
         self._settings = SubmissionSettings() if settings is None else settings
         self._clock = clock
+        self._network: int | None = None
         self._sent: dict[str, int] = {}  # by hash: the ledger after which it was last sent
         self._taken: set[int] = set()  # batches whose Sequence looked taken once
 
     async def step(self, batch: Batch) -> SlotState | None:
         """Do what can be done now; the state of the batch's slot after it, None while it has none.
 
-        Raises LedgerUnavailable when nothing was learned, SignerFailed when the signer gives no good signature, and whatever the signer
-        raises; then nothing was changed, and a later call continues.
+        Raises LedgerUnavailable when nothing was learned, WrongNetwork, SignerFailed when the signer gives no good signature, and what
+        the signer raises; then nothing was changed, and a later call continues.
         """
         slot = self._store.slot(batch.batch_id)
         if slot is not None and slot.state is not SlotState.OPEN:
             return slot.state
+        await self._network_id()
         ledger = await self._validated()
         if slot is None:
             if self.stopped is None:
@@ -225,11 +227,14 @@ class Submitter:
         self._store.prepare(attempt, self.account)
 
     async def _network_id(self) -> int:
-        network_id = await self._nodes.network_id()
-        known = self._store.network_id(self.account)
-        if known is not None and known != network_id:
-            raise WrongNetwork(f"this queue is witnessed on network {known}, the servers belong to network {network_id}")
-        return network_id
+        """The network of the servers, asked once. Another than before knows nothing of our transactions, and would call them dead."""
+        if self._network is None:
+            network_id = await self._nodes.network_id()
+            known = self._store.network_id(self.account)
+            if known is not None and known != network_id:
+                raise WrongNetwork(f"this queue is witnessed on network {known}, the servers belong to network {network_id}")
+            self._network = network_id
+        return self._network
 
     async def _validated(self) -> ValidatedLedger:
         """The newest final ledger. One far from our clock is refused: too old a one gives a deadline that has passed, a wrong one none."""

@@ -1,0 +1,685 @@
+"""The rules of reliable submission one by one: what is stored, sent, sent again, signed again, believed and refused."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledger import Node, key_from_seed, seed_of, sign_transaction
+from witness_testing import SEED, Crash, World, intent
+from xrpl.core.binarycodec import decode, encode
+
+from nexus_attest.attestation.errors import LedgerUnavailable, WrongNetwork
+from nexus_attest.attestation.worker import process_one_xrpl
+from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness, Proof
+from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
+from nexus_attest.attestation.xrpl.codec import transaction_id
+from nexus_attest.attestation.xrpl.ledger_keys import key_of_seed
+from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
+from nexus_attest.attestation.xrpl.signer import LocalWalletSigner, SignResult
+from nexus_attest.attestation.xrpl.submission import SubmissionSettings
+from nexus_attest.attestation.xrpl.submission_store import SlotState
+from nexus_attest.key_errors import SignerFailed
+from nexus_control.errors import InputError, StoreConflict
+
+
+def world_with(count: int = 1, **options: Any) -> World:
+    world = World(**{"lease": 0, **options})
+    world.queue.enqueue_many(intent(number) for number in range(count))
+    return world
+
+
+def spend(world: World, seed: str = SEED) -> None:
+    """Somebody else uses the account's next Sequence."""
+    key = key_from_seed(seed)
+    sequence = world.ledger.pool.next_sequence(world.account)
+    fields: dict[str, Any] = {"TransactionType": "AccountSet", "Account": world.account, "Fee": "10", "Sequence": sequence}
+    world.ledger.take(sign_transaction(key, fields))
+
+
+# -- the good way -----------------------------------------------------------------------------------------------------------------
+
+
+def test_intents_are_witnessed_in_one_transaction_and_get_their_receipts() -> None:
+    world = world_with(3)
+    worker = world.worker()
+    assert world.cycle(worker).state is SlotState.OPEN  # signed and stored
+    assert world.sent() == []
+    assert world.cycle(worker).state is SlotState.OPEN  # sent
+    assert len(world.sent()) == 1
+    progress = world.cycle(worker, close=True)
+    assert (progress.receipts, progress.state, progress.waiting, progress.stopped) == (3, None, 0, None)
+    (receipt,) = world.confirmed(intent(1))
+    closed, entry = world.ledger.find(world.attempts()[0].hash) or (None, None)
+    assert closed is not None
+    assert entry is not None
+    assert receipt.proof["ledger_index"] == closed.index
+    assert receipt.proof["ledger_hash"] == closed.hash
+    assert receipt.proof["close_time"].endswith("Z")
+    assert (receipt.proof["level"], receipt.proof["network"], receipt.attempt) == ("server", "local", 1)
+    world.require_exactly_once([intent(number) for number in range(3)])
+    assert entry.transaction.fields["Fee"] == "10"
+    assert set(entry.transaction.fields) == {
+        "TransactionType",
+        "Account",
+        "Memos",
+        "Sequence",
+        "Fee",
+        "LastLedgerSequence",
+        "SigningPubKey",
+        "TxnSignature",
+    } | ({"Flags"} & set(entry.transaction.fields))
+
+
+@pytest.mark.parametrize("seed", [SEED, seed_of("secp", secp256k1=True)])
+@pytest.mark.parametrize("network_id", [0, 1024, 1025, 21337])
+def test_both_kinds_of_keys_and_every_network_are_served(seed: str, network_id: int) -> None:
+    world = world_with(2, seed=seed, network_id=network_id)
+    world.run()
+    world.require_exactly_once([intent(0), intent(1)])
+
+
+def test_a_batch_closes_when_it_is_full_or_its_oldest_intent_has_waited() -> None:
+    world = world_with(5, max_members=4)
+    world.settings = BatchSettings(network="local", max_members=4, max_age=30)
+    worker = world.worker()
+    world.cycle(worker, 5, close=True)
+    assert (world.statuses().count("CONFIRMED"), worker.status()["waiting"]) == (4, 1)
+    assert worker.status()["batches"] == {"CONFIRMED": {"batches": 1, "members": 4}}
+    world.clock.advance(30)
+    world.cycle(worker, 4, close=True)
+    assert world.statuses().count("CONFIRMED") == 5
+
+
+def test_an_intent_whose_time_cannot_be_read_does_not_wait() -> None:
+    world = World()
+    world.settings = BatchSettings(network="local", max_age=600)
+    world.queue.enqueue(intent(1), created_at="yesterday")
+    world.queue.enqueue(intent(2), created_at="2999-01-01T00:00:00")
+    assert world.cycle(world.worker()).waiting == 0
+
+
+def test_the_proof_that_was_captured_is_named_in_the_receipts() -> None:
+    digest = "sha256:" + "c" * 64
+
+    async def prove(anchor: Any) -> Proof:
+        assert anchor.tx_hash
+        return Proof(digest, "quorum")
+
+    async def nothing(_: Any) -> Proof:
+        raise LedgerUnavailable("no validations were recorded")
+
+    for asked, expected in ((prove, ("quorum", digest)), (nothing, ("server", None))):
+        world = world_with(1)
+        world.cycle(world.worker(prove=asked), 4, close=True)
+        (receipt,) = world.confirmed(intent(0))
+        assert (receipt.proof["level"], receipt.evidence_digests.get("xrpl.xpop")) == expected
+
+
+# -- stored before sent -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("event", ["crash", "crash_after"])
+def test_a_transaction_is_on_disk_before_its_first_byte_leaves(event: str, tmp_path: Path) -> None:
+    world = world_with(1, path=tmp_path / "q.db")
+    world.wire.on["submit"] = [event]
+    worker = world.worker()
+    world.cycle(worker)
+    with pytest.raises(Crash):
+        world.cycle(worker)
+    stored = sqlite3.connect(tmp_path / "q.db").execute("SELECT blob FROM witness_attempts").fetchall()
+    assert world.sent() == ([] if event == "crash" else [stored[0][0]])
+    world.cycle(world.worker(), 4, close=True)
+    assert {blob for (blob,) in stored} == set(world.sent())
+    world.require_exactly_once([intent(0)])
+
+
+def test_only_the_stored_bytes_are_ever_sent_again() -> None:
+    world = world_with(1)
+    world.wire.on["submit"] = ["drop_response", "http503", "drop_request", "timeout"]
+    world.ledger.close(leave_out=())
+    worker = world.worker()
+    world.cycle(worker)
+    for _ in range(8):
+        try:
+            world.cycle(worker, close=False)
+        except LedgerUnavailable:
+            world.clock.advance(5)
+    assert len(set(world.sent())) == 1
+    world.cycle(worker, 2, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+def test_within_one_ledger_nothing_is_sent_twice() -> None:
+    world = world_with(1)
+    world.cycle(world.worker(), 2)
+    worker = world.worker()
+    world.cycle(worker, 5)
+    assert len(world.sent()) == 2  # once by each process
+
+
+# -- signed again only after a proven end -----------------------------------------------------------------------------------------
+
+
+def lost(world: World, worker: BatchWitness, closes: int) -> None:
+    """All sends are lost while so many ledgers close."""
+    for _ in range(closes):
+        world.wire.on["submit"] = ["drop_request"]
+        world.ledger.close()
+        try:
+            world.cycle(worker)
+        except LedgerUnavailable:
+            continue
+    world.wire.on.clear()
+
+
+def test_a_dead_transaction_is_signed_anew_with_the_same_sequence() -> None:
+    world = world_with(1, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker)
+    first = world.attempts()[0]
+    lost(world, worker, 6)
+    one, two = world.attempts()
+    assert (one.hash, one.state, one.seq) == (first.hash, "EXPIRED", two.seq)
+    assert two.first > one.lls
+    assert (two.n, two.lls - two.first) == (2, 4)
+    world.cycle(worker, 3, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+def test_where_history_is_missing_nothing_is_dead() -> None:
+    """The first copy was applied and the answer lost; the server has forgotten the ledgers in which it could be."""
+    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
+    forgetful, whole = world.nodes
+    worker = world.worker()
+    world.cycle(worker, 2)
+    world.ledger.close()
+    for _ in range(8):
+        world.ledger.close()
+    forgetful.available_from = world.ledger.validated.index
+    whole.faults.add("tx", *["http503"] * 3)
+    for _ in range(3):
+        world.cycle(worker)
+        world.clock.advance(2)
+    assert [attempt.state for attempt in world.attempts()] == ["MAYBE"]
+    whole.faults.calm()
+    world.clock.advance(60)
+    world.cycle(worker)
+    world.require_exactly_once([intent(0)])
+
+
+def test_one_server_that_has_lost_its_history_is_waited_for() -> None:
+    world = world_with(1, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker)
+    world.wire.on["submit"] = ["drop_response"]
+    with pytest.raises(LedgerUnavailable):
+        world.cycle(worker)
+    for _ in range(10):
+        world.ledger.close()
+    world.nodes[0].available_from = world.ledger.validated.index
+    world.cycle(worker, 5)
+    assert [attempt.state for attempt in world.attempts()] == ["MAYBE"]
+    world.nodes[0].available_from = 0
+    world.cycle(worker)
+    world.require_exactly_once([intent(0)])
+
+
+def test_two_servers_are_asked_before_a_transaction_is_dead() -> None:
+    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
+    liar, honest = world.nodes
+    worker = world.worker()
+    world.cycle(worker, 2)
+    for _ in range(8):
+        world.ledger.close()
+    liar.faults.add("tx", "forge_not_found")
+    world.cycle(worker)
+    world.require_exactly_once([intent(0)])
+    assert [method for method, _ in honest.requests].count("tx") == 1
+
+
+def test_a_sequence_that_looks_taken_is_looked_at_twice() -> None:
+    """A lone server says once that it does not know the transaction: the account's Sequence contradicts it."""
+    world = world_with(1, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker, 2)
+    for _ in range(8):
+        world.ledger.close()
+    world.nodes[0].faults.add("tx", "forge_not_found")
+    world.cycle(worker, 2)
+    world.require_exactly_once([intent(0)])
+
+
+# -- what is believed ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lie", ["forge_validated", "wrong_shape", "malformed", "empty", "truncated", "stale:3", "error:internal"])
+def test_a_server_that_says_validated_of_something_else_is_not_believed(lie: str) -> None:
+    world = world_with(1)
+    worker = world.worker()
+    world.cycle(worker, 2)
+    world.nodes[0].faults.add("tx", lie)
+    world.cycle(worker)
+    assert world.attempts()[0].state == "MAYBE"
+    world.clock.advance(2)
+    world.cycle(worker, 2, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+def tampered(change: Callable[[dict[str, Any]], object]) -> Callable[[str, dict[str, Any]], None]:
+    def alter(method: str, result: dict[str, Any]) -> None:
+        if method == "tx" and result.get("validated"):
+            change(result)
+
+    return alter
+
+
+def with_result(code: str) -> Callable[[dict[str, Any]], None]:
+    def change(result: dict[str, Any]) -> None:
+        result["meta_blob"] = encode({**decode(result["meta_blob"]), "TransactionResult": code})
+
+    return change
+
+
+LIES: list[Callable[[dict[str, Any]], object]] = [
+    lambda result: result.update(ledger_index=1),
+    lambda result: result.update(ledger_index=result["ledger_index"] + 100),
+    lambda result: result.update(ledger_index=None),
+    lambda result: result.update(ledger_index=True),
+    lambda result: result.update(meta_blob="00"),
+    lambda result: result.update(meta_blob=7),
+    lambda result: result.pop("meta_blob"),
+    lambda result: result.update(tx_blob=result["tx_blob"][:-2]),
+    lambda result: result.pop("tx_blob"),
+    lambda result: result.update(validated="true"),
+    lambda result: result.update(status="error"),
+]
+
+
+@pytest.mark.parametrize("lie", LIES, ids=range(len(LIES)))
+def test_an_answer_that_does_not_fit_confirms_nothing(lie: Callable[[dict[str, Any]], object]) -> None:
+    world = world_with(1)
+    worker = world.worker()
+    world.cycle(worker, 2)
+    world.wire.alter = tampered(lie)
+    with suppress(LedgerUnavailable):
+        world.cycle(worker, close=True)
+    assert (world.attempts()[0].state, world.confirmed(intent(0))) == ("MAYBE", [])
+
+
+def test_a_tec_takes_the_fee_and_witnesses_nothing() -> None:
+    world = world_with(2)
+    worker = world.worker()
+    world.cycle(worker, 2)
+    world.wire.alter = tampered(with_result("tecINSUFFICIENT_RESERVE"))
+    progress = world.cycle(worker, close=True)
+    assert "tecINSUFFICIENT_RESERVE" in (progress.stopped or "")
+    assert worker.status()["batches"] == {"CLAIMED_FEE": {"batches": 1, "members": 2}}
+    assert [receipt.status.value for receipt in world.queue.replay("sha256:" + intent(0).intent_digest())] == ["FAILED"]
+    assert world.statuses() == ["DEFERRED", "DEFERRED"]
+    assert world.cycle(worker, 3, close=True).waiting == 2  # nothing more is signed until somebody has looked
+    assert len(world.attempts(2)) == 0
+    world.wire.alter = lambda *_: None
+    world.cycle(world.worker(), 4, close=True)
+    assert world.statuses() == ["CONFIRMED", "CONFIRMED"]
+
+
+def test_a_sequence_that_somebody_else_used_frees_the_members_for_another_batch() -> None:
+    world = world_with(2, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker)
+    spend(world)
+    world.run()
+    assert worker.status()["batches"] == {"CONFIRMED": {"batches": 1, "members": 2}, "SEQUENCE_TAKEN": {"batches": 1, "members": 2}}
+    receipts = world.queue.replay("sha256:" + intent(0).intent_digest())
+    assert [(receipt.attempt, receipt.status.value, receipt.error and receipt.error.code) for receipt in receipts] == [
+        (1, "FAILED", "SEQUENCE_TAKEN"),
+        (2, "CONFIRMED", None),
+    ]
+    assert len(world.witnesses()) == 1
+
+
+@pytest.mark.parametrize("verdict", ["engine:temMALFORMED", "error:invalidTransaction"])
+def test_a_refusal_is_believed_once_the_transaction_has_expired(verdict: str) -> None:
+    world = world_with(1, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.wire.on["submit"] = [verdict]
+    world.cycle(worker, 2)
+    assert world.attempts()[0].state == "REFUSED"
+    world.cycle(worker, 3, close=True)
+    assert len(world.sent()) == 1
+    progress = world.cycle(worker, 4, close=True)
+    assert (progress.state, progress.waiting) == (None, 1)
+    assert "refused" in (progress.stopped or "")
+    world.cycle(world.worker(), 4, close=True)
+    assert world.confirmed(intent(0))[0].attempt == 2
+    assert (world.attempts(1)[0].seq, world.attempts(2)[0].seq) == (1, 1)  # the Sequence was not used
+
+
+def test_a_refusal_of_what_is_on_the_ledger_all_the_same_is_a_witness() -> None:
+    world = world_with(1)
+    worker = world.worker()
+    world.cycle(worker)
+    world.ledger.submit(world.attempts()[0].blob)
+    world.wire.on["submit"] = ["engine:temMALFORMED"]
+    world.cycle(worker)
+    world.cycle(worker, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+def test_a_refused_key_stops_the_lane_and_what_was_sent_is_followed() -> None:
+    world = world_with(1, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.wire.on["submit"] = ["engine:tefBAD_AUTH"]
+    progress = world.cycle(worker, 2)
+    assert "tefBAD_AUTH" in (progress.stopped or "")
+    world.wire.on["submit"] = ["engine:tefBAD_AUTH"] * 9
+    assert asyncio.run(worker.run(interval=0, max_cycles=3)) == 0
+    for _ in range(7):
+        world.ledger.close()
+    assert asyncio.run(worker.run(interval=0, max_cycles=50)) == 0
+    assert len(world.attempts()) == 1
+    world.wire.on.clear()
+    world.run()
+    world.require_exactly_once([intent(0)])
+
+
+# -- signing ------------------------------------------------------------------------------------------------------------------------
+
+
+class Dishonest:
+    """A signer that changes something."""
+
+    def __init__(self, change: Callable[[LocalWalletSigner, dict[str, Any]], SignResult]) -> None:
+        self.honest = LocalWalletSigner(key_of_seed(SEED))
+        self.account, self.key_id = self.honest.account, self.honest.key_id
+        self.change = change
+
+    def sign(self, tx_dict: dict[str, Any]) -> SignResult:
+        return self.change(self.honest, tx_dict)
+
+
+def other_blob(signer: LocalWalletSigner, tx: dict[str, Any], edit: Callable[[dict[str, Any]], dict[str, Any]]) -> SignResult:
+    blob = encode(edit(decode(signer.sign(tx).signed_tx_blob_hex)))
+    return SignResult(blob, transaction_id(bytes.fromhex(blob)), signer.key_id)
+
+
+def foreign(_: LocalWalletSigner, tx: dict[str, Any]) -> SignResult:
+    return LocalWalletSigner(key_of_seed(seed_of("mallory")), account=tx["Account"]).sign(tx)
+
+
+DISHONEST: list[Callable[[LocalWalletSigner, dict[str, Any]], SignResult]] = [
+    lambda signer, tx: signer.sign({**tx, "Fee": "11"}),
+    lambda signer, tx: signer.sign({**tx, "Sequence": 9}),
+    lambda signer, tx: signer.sign({**tx, "SetFlag": 4}),
+    lambda signer, tx: signer.sign({**tx, "LastLedgerSequence": 2**31}),
+    lambda signer, tx: SignResult(signer.sign(tx).signed_tx_blob_hex, "00" * 32, "k"),
+    lambda *_: SignResult("zz", "00" * 32, "k"),
+    lambda *_: SignResult("", "00" * 32, "k"),
+    lambda signer, tx: other_blob(signer, tx, lambda fields: {**fields, "TxnSignature": "00" * 64}),
+    lambda signer, tx: other_blob(signer, tx, lambda fields: {**fields, "SigningPubKey": ""}),
+    lambda signer, tx: other_blob(signer, tx, lambda fields: {k: v for k, v in fields.items() if k != "TxnSignature"}),
+    foreign,
+]
+
+
+@pytest.mark.parametrize("change", DISHONEST, ids=range(len(DISHONEST)))
+def test_what_a_signer_gives_is_checked_before_it_is_stored(change: Callable[[LocalWalletSigner, dict[str, Any]], SignResult]) -> None:
+    world = world_with(1)
+    with pytest.raises(SignerFailed):
+        world.cycle(world.worker(signer=Dishonest(change)))
+    assert world.attempts() == []
+
+
+def test_a_regular_key_signs_once_the_ledger_knows_it() -> None:
+    world = world_with(1)
+    online = LocalWalletSigner(key_of_seed(seed_of("online")), account=world.account)
+    with pytest.raises(SignerFailed, match="may not sign"):
+        world.cycle(world.worker(signer=online))
+    fields: dict[str, Any] = {"TransactionType": "SetRegularKey", "Account": world.account, "Fee": "10", "Sequence": 1}
+    fields["RegularKey"] = key_from_seed(seed_of("online")).address
+    world.ledger.take(sign_transaction(key_from_seed(SEED), fields))
+    world.cycle(world.worker(signer=online, account=world.account), 4, close=True)
+    assert len(world.confirmed(intent(0))) == 1
+
+
+def test_the_fee_follows_the_market_up_to_a_limit() -> None:
+    world = world_with(1, submission=SubmissionSettings(max_fee_drops=50))
+    world.wire.alter = lambda method, result: result["drops"].update(open_ledger_fee="30") if method == "fee" else None
+    world.cycle(world.worker())
+    assert decode(world.attempts()[0].blob)["Fee"] == "30"
+    world = world_with(1, submission=SubmissionSettings(max_fee_drops=50))
+    world.wire.alter = lambda method, result: result["drops"].update(open_ledger_fee="5000") if method == "fee" else None
+    world.cycle(world.worker())
+    assert decode(world.attempts()[0].blob)["Fee"] == "50"
+
+
+def test_a_server_with_another_time_is_not_asked_for_deadlines() -> None:
+    world = world_with(1)
+    world.clock.advance(400)
+    with pytest.raises(LedgerUnavailable, match="closed 4"):
+        world.cycle(world.worker())
+    world.ledger.close()
+    worker = world.worker()
+    world.cycle(worker)
+    world.ledger.clock.now -= timedelta(seconds=400)
+    with pytest.raises(LedgerUnavailable, match="closed -"):
+        world.cycle(worker)
+
+
+def test_an_account_that_does_not_exist_is_waited_for() -> None:
+    world = world_with(1)
+    stranger = LocalWalletSigner(key_of_seed(seed_of("stranger")))
+    with pytest.raises(LedgerUnavailable, match="fund it"):
+        world.cycle(world.worker(signer=stranger))
+    world.ledger.pay(stranger.account, 50_000_000)
+    world.cycle(world.worker(signer=stranger), 5, close=True)
+    assert world.statuses() == ["CONFIRMED"]
+
+
+# -- networks and servers -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_belongs_to_one_network() -> None:
+    world = world_with(1)
+    world.run()
+    world.queue.enqueue(intent(7))
+    world.ledger.network_id = 1
+    with pytest.raises(WrongNetwork, match="network 0"):
+        world.cycle(world.worker())
+
+
+def test_servers_of_different_networks_are_refused() -> None:
+    world = world_with(1, nodes=2)
+    other = World(network_id=5)
+    other.ledger.clock = world.clock
+    world.nodes[1] = Node(other.ledger)
+    world.nodes[0].faults.add("*", "load_warning", "http503")
+    with pytest.raises((WrongNetwork, LedgerUnavailable)):
+        world.cycle(world.worker(), 3, close=True)
+
+
+def test_a_server_that_fails_is_left_alone_for_longer_and_longer() -> None:
+    world = World()
+    world.nodes[0].faults.add("*", *["http503"] * 4)
+    node = LedgerNode("http://node0", world.wire)
+    pool = LedgerNodes([node], clock=world.clock, jitter=lambda: 1.0)
+    asked = 0
+    waits: list[int] = []
+    for second in range(40):
+        before = len(world.nodes[0].requests)
+        try:
+            asyncio.run(pool.network_id())
+        except LedgerUnavailable:
+            pass
+        else:
+            waits.append(second)
+            break
+        if len(world.nodes[0].requests) > before:
+            asked += 1
+            waits.append(second)
+        world.clock.advance(1)
+    assert (asked, waits) == (4, [0, 1, 3, 7, 15])
+
+
+def test_the_next_server_is_asked_when_one_fails() -> None:
+    world = world_with(1, nodes=3)
+    for node in world.nodes[:2]:
+        node.faults.add("*", *["refuse", "http500", "empty", "timeout"] * 20)
+    world.run()
+    world.require_exactly_once([intent(0)])
+
+
+def test_without_servers_there_is_nothing_to_ask() -> None:
+    with pytest.raises(LedgerUnavailable, match="configured"):
+        LedgerNodes([])
+
+
+# -- several workers ------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_worker_has_the_account_at_a_time() -> None:
+    world = world_with(1, lease=30)
+    first, second = world.worker(), world.worker()
+    assert world.cycle(first).leased
+    progress = world.cycle(second)
+    assert (progress.leased, progress.batch_id) == (False, None)
+    world.clock.advance(31)
+    world.ledger.close(0)
+    assert world.cycle(second).leased
+    assert not world.cycle(first).leased
+
+
+def test_a_worker_that_ends_gives_the_account_back() -> None:
+    world = world_with(1, lease=30)
+    asyncio.run(world.worker().run(interval=0, max_cycles=2))
+    assert world.cycle(world.worker()).leased
+
+
+def test_a_stop_ends_a_run() -> None:
+    world = world_with(1)
+
+    async def scene() -> int:
+        stop = asyncio.Event()
+        stop.set()
+        return await world.worker().run(stop=stop)
+
+    assert asyncio.run(scene()) == 0
+
+
+class Client:
+    """A client for the single-intent worker, which must not be asked."""
+
+    async def submit(self, signed_tx_blob_hex: str) -> SubmitResult:
+        raise AssertionError(signed_tx_blob_hex)
+
+    async def get_tx(self, tx_hash: str) -> TxStatusResult:
+        raise AssertionError(tx_hash)
+
+
+def test_an_intent_in_a_batch_is_never_given_to_the_single_worker() -> None:
+    world = world_with(2)
+    world.cycle(world.worker())
+    assert (world.queue.next_pending(9), world.queue.next_unconfirmed(9)) == ([], [])
+    digest = "sha256:" + intent(0).intent_digest()
+    for wanted in (None, digest):
+        assert not asyncio.run(process_one_xrpl(world.queue, Client(), world.signer, intent_digest=wanted)).processed
+    with world.queue.claimed(digest) as mine:
+        assert not mine
+
+
+def test_an_intent_that_the_single_worker_has_is_in_no_batch() -> None:
+    world = world_with(2)
+    with world.queue.claimed("sha256:" + intent(0).intent_digest()) as mine:
+        assert mine
+        world.cycle(world.worker())
+        assert world.progress.waiting == 0
+    world.run()
+    world.require_exactly_once([intent(0), intent(1)])
+
+
+def test_an_intent_with_a_transaction_of_its_own_is_in_no_batch() -> None:
+    world = world_with(1)
+
+    class Taking(Client):
+        async def submit(self, signed_tx_blob_hex: str) -> SubmitResult:
+            return SubmitResult(bool(signed_tx_blob_hex), "AB" * 32, "tesSUCCESS")
+
+        async def get_tx(self, tx_hash: str) -> TxStatusResult:
+            return TxStatusResult(not tx_hash)
+
+    signer = LocalWalletSigner(key_of_seed(SEED), complete=lambda _: {"Sequence": 1, "Fee": "10", "LastLedgerSequence": 200})
+    asyncio.run(process_one_xrpl(world.queue, Taking(), signer))
+    assert world.statuses() == ["DEFERRED"]
+    assert world.cycle(world.worker(), 3).batch_id is None
+
+
+# -- what the schema refuses ------------------------------------------------------------------------------------------------------------
+
+FORBIDDEN = [
+    "DELETE FROM witness_attempts",
+    "DELETE FROM witness_slots",
+    "DELETE FROM attestation_receipts",
+    "UPDATE attestation_receipts SET status = 'FAILED'",
+    "UPDATE witness_slots SET state = 'OPEN'",
+    "UPDATE witness_attempts SET state = 'MAYBE'",
+    "UPDATE witness_attempts SET blob = ''",
+    "UPDATE witness_members SET batch_id = 2",
+    "INSERT INTO witness_slots (batch_id, account, seq) SELECT 1, account, seq FROM witness_slots",
+    "INSERT INTO witness_members (batch_id, leaf_index, intent_digest, attempt) SELECT 1, 99, intent_digest, 1 FROM witness_members",
+]
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN)
+def test_what_must_never_happen_is_refused_by_the_schema(statement: str) -> None:
+    world = world_with(1)
+    world.run()
+    with pytest.raises(StoreConflict), world.queue.storage.database.transaction() as connection:
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bad"),
+    [
+        (SubmissionSettings, {"window": 4}),
+        (SubmissionSettings, {"window": 21}),
+        (SubmissionSettings, {"window": "15"}),
+        (SubmissionSettings, {"max_fee_drops": 0}),
+        (SubmissionSettings, {"expiry_answers": 0}),
+        (SubmissionSettings, {"confirm_answers": True}),
+        (BatchSettings, {"network": "x", "max_members": 0}),
+        (BatchSettings, {"network": "x", "max_members": 65_537}),
+        (BatchSettings, {"network": "x", "max_age": -1}),
+        (BatchSettings, {"network": "x", "max_age": 601}),
+        (BatchSettings, {"network": "x", "max_age": float("nan")}),
+        (BatchSettings, {"network": "x", "lease": -1}),
+        (BatchSettings, {"network": 7}),
+    ],
+)
+def test_settings_out_of_bounds_are_refused(settings: type[Any], bad: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        settings(**bad)
+
+
+def test_no_secret_is_in_the_database_or_in_what_failures_leave(tmp_path: Path) -> None:
+    world = world_with(2, path=tmp_path / "q.db", requests=["ok", "http503", "ok", "malformed", "close"] * 8)
+    world.run()
+    world.queue.close()
+    private = key_from_seed(SEED).secret.hex()
+    for path in tmp_path.iterdir():
+        content = path.read_bytes()
+        for secret in (SEED, private[:64], private):
+            assert secret.encode() not in content
+            assert secret.upper().encode() not in content
+            assert bytes.fromhex(private[:64]) not in content
+
+
+def test_a_ledger_that_is_crowded_delays_and_does_not_double() -> None:
+    world = world_with(3, submission=SubmissionSettings(max_fee_drops=10))
+    world.nodes[0].faults.add("submit", "engine:telINSUF_FEE_P", "engine:telCAN_NOT_QUEUE", "engine:terQUEUED")
+    world.run()
+    world.require_exactly_once([intent(number) for number in range(3)])
