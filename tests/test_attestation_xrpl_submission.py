@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger import Node, key_from_seed, seed_of, sign_transaction
+from ledger import Node, http_front, key_from_seed, seed_of, sign_transaction
 from witness_testing import SEED, Crash, World, intent
 from xrpl.core.binarycodec import decode, encode
 
@@ -18,6 +18,8 @@ from nexus_attest.attestation.worker import process_one_xrpl
 from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness, Proof
 from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
 from nexus_attest.attestation.xrpl.codec import transaction_id
+from nexus_attest.attestation.xrpl.completion import NodeCompletion
+from nexus_attest.attestation.xrpl.jsonrpc_client import JsonRpcClient
 from nexus_attest.attestation.xrpl.ledger_keys import key_of_seed
 from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
 from nexus_attest.attestation.xrpl.signer import LocalWalletSigner, SignResult
@@ -28,7 +30,8 @@ from nexus_control.errors import InputError, StoreConflict
 
 
 def world_with(count: int = 1, **options: Any) -> World:
-    world = World(**{"lease": 0, **options})
+    given: dict[str, Any] = {"lease": 0, **options}
+    world = World(**given)
     world.queue.enqueue_many(intent(number) for number in range(count))
     return world
 
@@ -323,7 +326,7 @@ def test_a_tec_takes_the_fee_and_witnesses_nothing() -> None:
     assert world.statuses() == ["DEFERRED", "DEFERRED"]
     assert world.cycle(worker, 3, close=True).waiting == 2  # nothing more is signed until somebody has looked
     assert len(world.attempts(2)) == 0
-    world.wire.alter = lambda *_: None
+    world.wire.alter = World().wire.alter
     world.cycle(world.worker(), 4, close=True)
     assert world.statuses() == ["CONFIRMED", "CONFIRMED"]
 
@@ -418,8 +421,8 @@ DISHONEST: list[Callable[[LocalWalletSigner, dict[str, Any]], SignResult]] = [
     lambda signer, tx: signer.sign({**tx, "SetFlag": 4}),
     lambda signer, tx: signer.sign({**tx, "LastLedgerSequence": 2**31}),
     lambda signer, tx: SignResult(signer.sign(tx).signed_tx_blob_hex, "00" * 32, "k"),
-    lambda *_: SignResult("zz", "00" * 32, "k"),
-    lambda *_: SignResult("", "00" * 32, "k"),
+    lambda signer, _: SignResult(signer.account + "zz", "00" * 32, "k"),
+    lambda signer, _: SignResult(signer.account[:0], "00" * 32, "k"),
     lambda signer, tx: other_blob(signer, tx, lambda fields: {**fields, "TxnSignature": "00" * 64}),
     lambda signer, tx: other_blob(signer, tx, lambda fields: {**fields, "SigningPubKey": ""}),
     lambda signer, tx: other_blob(signer, tx, lambda fields: {k: v for k, v in fields.items() if k != "TxnSignature"}),
@@ -683,3 +686,27 @@ def test_a_ledger_that_is_crowded_delays_and_does_not_double() -> None:
     world.nodes[0].faults.add("submit", "engine:telINSUF_FEE_P", "engine:telCAN_NOT_QUEUE", "engine:terQUEUED")
     world.run()
     world.require_exactly_once([intent(number) for number in range(3)])
+
+
+# -- completing for one transaction -------------------------------------------------------------------------------------------------------
+
+
+def test_a_signer_can_ask_a_server_for_what_is_missing() -> None:
+    world = world_with(1, network_id=2000)
+    with http_front(world.nodes[0]) as url:
+        signer = LocalWalletSigner(key_of_seed(SEED), complete=NodeCompletion(url))
+        result = asyncio.run(process_one_xrpl(world.queue, JsonRpcClient(url), signer))
+        assert [receipt.status.value for receipt in result.receipts] == ["SUBMITTED", "DEFERRED"]
+        world.ledger.close()
+        result = asyncio.run(process_one_xrpl(world.queue, JsonRpcClient(url), signer))
+    (receipt,) = result.receipts
+    assert (receipt.status.value, receipt.proof["memo_verified"]) == ("CONFIRMED", True)
+    world.witnesses()[0].check(receipt, intent(0))
+
+
+@pytest.mark.parametrize("fault", ["http503", "malformed", "empty", "wrong_shape", "error:noNetwork"])
+def test_a_server_that_does_not_answer_completes_nothing(fault: str) -> None:
+    world = World()
+    world.nodes[0].faults.add("*", fault)
+    with http_front(world.nodes[0]) as url, pytest.raises(LedgerUnavailable):
+        NodeCompletion(url)(world.account)

@@ -3,13 +3,13 @@
 Labels and claims are never in it. A ledger memo is public for ever.
 """
 
-import json
 from typing import Any, cast
 
 from nexus_attest.attestation.errors import InvalidAnchor
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_control.canonical_json import canonical_json_bytes
 from nexus_control.integrity import prefixed, sha256_digest
+from nexus_control.json_data import decode_json
 
 __all__ = [
     "MAX_MEMO_BYTES",
@@ -83,8 +83,8 @@ class MemoCodec:
     def decode(memo_data_hex: str) -> dict[str, str]:
         """The memo in `MemoData`. Raises InvalidAnchor for anything but a memo of this version with all its required members."""
         try:
-            data: object = json.loads(bytes.fromhex(memo_data_hex).decode())
-        except (ValueError, TypeError, RecursionError) as problem:
+            data: object = decode_json(bytes.fromhex(memo_data_hex).decode())
+        except (ValueError, TypeError) as problem:
             raise InvalidAnchor(f"the memo is no JSON in hex: {problem!s:.200}") from None
         if not isinstance(data, dict) or not all(isinstance(value, str) for value in cast("dict[str, Any]", data).values()):
             raise InvalidAnchor("the memo must be an object of strings")
