@@ -49,21 +49,30 @@ def knowledge_of(
 
 
 def _judge_seal(trust: TrustPolicy, sealed: SealedCase) -> tuple[list[VerificationCheck], list[Gap]]:
-    """Somebody whose attestations are believed signed the envelope. A statement has no time, so limits of keys are not asked."""
-    known = {attestor.key.key_id: attestor for attestor in trust.attestors}
-    mine = [(known[key_id], signature) for key_id, signature in sealed.signatures if key_id in known]
+    """Somebody whose attestations are believed signed the envelope.
+
+    A statement has no time: a key that was retired, or will expire, may have been stolen when it signed.
+    """
+    signed = [
+        ([attestor for attestor in trust.attestors if attestor.key.key_id == key_id], signature) for key_id, signature in sealed.signatures
+    ]
+    mine = [(candidates, signature) for candidates, signature in signed if candidates]
     if not mine:
         who = ", ".join(f"{key_id!r:.80}" for key_id, _ in sealed.signatures[:10])
         return [], [Gap(f"no trusted key signed the envelope (keys: {who})", _UNKNOWN)]
-
-    def findings() -> Iterator[Finding]:
-        for attestor, signature in mine:
-            if not trust.verifies(attestor.key.public_key, sealed.signed_bytes, signature):
-                yield Finding(f"the signature of {attestor.attestor_id} is not its signature over this envelope")
-            elif attestor.key.retired_at is not None:
-                yield Finding(f"the key of {attestor.attestor_id} was retired; when it signed this is not known", fails=False)
-
-    return [judge("envelope", findings)], []
+    signers: list[AttestorKey] = []
+    findings: list[Finding] = []
+    for candidates, signature in mine:
+        signer = next((one for one in candidates if trust.verifies(one.key.public_key, sealed.signed_bytes, signature)), None)
+        if signer is None:
+            findings.append(Finding(f"the signature of {candidates[0].attestor_id} is not its signature over this envelope"))
+        else:
+            signers.append(signer)
+    gaps: list[Gap] = []
+    if signers and all(signer.key.retired_at is not None or signer.key.not_after is not None for signer in signers):
+        who = signers[0].attestor_id
+        gaps.append(Gap(f"whether the key of {who} was still valid when it signed the envelope is not known", "a signature of a key without end"))
+    return [judge("envelope", partial(iter, findings))], gaps
 
 
 def _judge_attestations(

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from nexus_control.decision import Approval, Decision
-from nexus_control.errors import CommandRefused, IdentityRefused, NexusError, SignatureReplayed
+from nexus_control.decision import Approval, Decision, Past
+from nexus_control.errors import CommandRefused, IdentityRefused, NexusError
 from nexus_control.events import EventType, StoredEvent
 from nexus_control.history import History, Run
 from nexus_control.identity import Act, Action, Trust, identity_of
@@ -70,8 +70,7 @@ def _refusal(trust: Trust, act: Act) -> IdentityRefused | None:
 def _everything_said(history: History) -> dict[int, _Said]:
     """What every actor said, by seq, each compared with the action as it was then: for a request, with the policy that came with it."""
     said: dict[int, _Said] = {}
-    used: set[bytes] = set()
-    revoked: dict[str, StoredEvent] = {}
+    past = Past()
     decision = Decision(history.decision.decision_id)
     waiting: list[StoredEvent] = []
     for event in history.events:
@@ -83,32 +82,26 @@ def _everything_said(history: History) -> dict[int, _Said]:
         if kind is EventType.DECISION_CREATED:
             waiting.append(event)
         elif kind is EventType.POLICY_ATTACHED:
-            said.update((request.seq, _heard(decision, request, used, revoked)) for request in waiting)
+            said.update((request.seq, _heard(decision, request, past)) for request in waiting)
             waiting.clear()
         elif kind in _ACTIONS:
-            said[event.seq] = _heard(decision, event, used, revoked)
-    said.update((request.seq, _heard(decision, request, used, revoked)) for request in waiting)
+            said[event.seq] = _heard(decision, event, past)
+    said.update((request.seq, _heard(decision, request, past)) for request in waiting)
     return said
 
 
-def _heard(decision: Decision, event: StoredEvent, used: set[bytes], revoked: dict[str, StoredEvent]) -> _Said:
+def _heard(decision: Decision, event: StoredEvent, past: Past) -> _Said:
     action, identity = _ACTIONS[event.event_type], identity_of(event)
     act, mismatch, envelope = decision.act(action, event.actor, identity, event.ts), None, identity.envelope
     if envelope is not None:
         try:
             decision.require_own(envelope)
-            if envelope.payload in used:
-                raise SignatureReplayed("this signed statement was used before")
-            if action == "approve" and (earlier := revoked.get(event.actor["id"])) is not None:
-                statement = identity_of(earlier).envelope
-                since = earlier.ts if statement is None else statement.statement.signed_instant
-                if envelope.statement.signed_instant <= since:
-                    raise SignatureReplayed("this was signed before its signer revoked")
+            past.judge(envelope)
         except IdentityRefused as refusal:
             mismatch = refusal
-        used.add(envelope.payload)
+        past.used.add(envelope.payload)
     if action == "revoke":
-        revoked[event.actor["id"]] = event
+        past.revoked(event, identity)
     return _Said(event, act, mismatch)
 
 
