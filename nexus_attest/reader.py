@@ -70,8 +70,8 @@ def _judge_seal(trust: TrustPolicy, sealed: SealedCase) -> tuple[list[Verificati
             signers.append(signer)
     gaps: list[Gap] = []
     if signers and all(signer.key.retired_at is not None or signer.key.not_after is not None for signer in signers):
-        who = signers[0].attestor_id
-        gaps.append(Gap(f"whether the key of {who} was still valid when it signed the envelope is not known", "a signature of a key without end"))
+        what = f"whether the key of {signers[0].attestor_id} was still valid when it signed the envelope is not known"
+        gaps.append(Gap(what, "a signature of a key that has no end"))
     return [judge("envelope", partial(iter, findings))], gaps
 
 
