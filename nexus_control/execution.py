@@ -96,7 +96,8 @@ def execute_decision(
 
     Raises a CommandRefused before anything is written; RunFailure (with the router's code, or ROUTER_ERROR or
     ROUTER_RESPONSE_INVALID) after EXECUTION_FAILED was recorded; RunFailure OUTCOME_NOT_RECORDED when the run ended but the store
-    could not take it; ExecutionSuperseded when the run ended after another one had been claimed.
+    could not take it; ExecutionSuperseded when the run ended after another one had been claimed. An interruption goes on when
+    EXECUTION_FAILED was recorded with EXECUTION_INTERRUPTED.
     """
     claim = _claim(store, decision_id, adapter_id, actor, router, dry_run, retry=retry, identity=identity, trust=trust)
     try:
@@ -239,10 +240,11 @@ def _run_id_of(response: object) -> tuple[str | None, str | None]:
 
 def _failure_of(error: BaseException) -> dict[str, Any]:
     """The payload of EXECUTION_FAILED for an exception, with the evidence that it carries."""
-    code, run_id, response = "ROUTER_ERROR", _attribute(error, "run_id"), _attribute(error, "response")
-    own_code = _attribute(error, "code")
-    if isinstance(error, Exception) and isinstance(own_code, str) and own_code:
-        code = _storable(own_code)
+    run_id, response = _attribute(error, "run_id"), _attribute(error, "response")
+    code = "EXECUTION_INTERRUPTED"  # KeyboardInterrupt, SystemExit (whose `code` is an exit code), a cancelled task: no fault of the router
+    if isinstance(error, Exception):
+        own_code = _attribute(error, "code")
+        code = _storable(own_code) if isinstance(own_code, str) and own_code else "ROUTER_ERROR"
     payload: dict[str, Any] = {
         "error_code": code,
         "error_message": _text_of(error),

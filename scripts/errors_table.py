@@ -40,6 +40,7 @@ _OTHERS = """
 |---|---|---|
 | `ROUTER_ERROR` | execution | The router raised an exception that carries no code. |
 | `ROUTER_RESPONSE_INVALID` | execution | The router returned something that cannot be recorded as a response. |
+| `EXECUTION_INTERRUPTED` | execution | The executing process was told to end (Ctrl-C, SIGTERM) while the run was under way. |
 | `EXECUTION_ABANDONED` | execution | Somebody declared that the executing process will never report. |
 | `OUTCOME_NOT_RECORDED` | execution | The run ended, but the store could not take its outcome. |
 | `USAGE` | command line | Options or arguments are wrong. |

@@ -320,7 +320,7 @@ def test_an_interrupt_is_recorded_before_it_goes_on(tools: NexusControlTools, er
     with pytest.raises(type(error)):
         execute(tools, decision_id, Router(error))
     payload = last_payload(tools, decision_id)
-    assert payload["error_code"] == "ROUTER_ERROR"
+    assert payload["error_code"] == "EXECUTION_INTERRUPTED"
     assert payload["error_message"] == (str(error) or "KeyboardInterrupt")
 
 

@@ -14,6 +14,7 @@ from router_testing import FakeAdapter, counted_ids, shell_tool, ticking_clock
 
 from nexus_attest.routers import CallFailed, CallIdentity, CallOutcome, DefaultCall, RunEngine, RunFailed, RunNotFinished, RunNotFound
 from nexus_control.errors import InputError, StoreError
+from nexus_control.flight_record import RunEvent
 
 PLAN = '[{"tool": "keys", "method": "list", "args": {"n": 1}}, {"tool": "keys", "method": "rotate", "step_id": "rot"}]'
 ONE = '[{"tool": "keys", "method": "list"}]'
@@ -445,6 +446,37 @@ def test_an_interruption_is_recorded_and_goes_on(interruption: type[BaseExceptio
     assert kinds(events) == [*HEAD, *FAILED_STEP, "PROVENANCE_EMITTED", "RUN_FAILED"]
     assert (events[6]["payload"]["error_kind"], events[6]["payload"]["error_code"]) == ("operational", "INTERRUPTED")
     assert events[-1]["payload"] == {"reason": "interrupted", "step_id": "s1"}
+
+
+def test_an_interruption_before_the_call_was_made_is_recorded_as_not_sent() -> None:
+    def interrupt(event: RunEvent) -> None:
+        if event["type"] == "TOOL_CALL_REQUESTED":  # it is committed, and the call comes next
+            raise KeyboardInterrupt
+
+    fake = FakeAdapter()
+    with RunEngine([fake], new_id=counted_ids(), watch=interrupt) as engine:
+        with pytest.raises(KeyboardInterrupt):
+            apply(engine)
+        events = events_of(engine, "id-0")
+    assert fake.calls == []
+    assert kinds(events) == [*HEAD, *FAILED_STEP, "PROVENANCE_EMITTED", "RUN_FAILED"]
+    assert (events[6]["payload"]["error_code"], events[6]["payload"]["outcome"]) == ("INTERRUPTED", "not_sent")
+
+
+def test_an_interruption_of_the_second_call_is_told_apart_from_the_first() -> None:
+    answers = iter([{"done": True}])
+
+    def answer() -> dict[str, Any]:
+        if (found := next(answers, None)) is None:
+            raise KeyboardInterrupt
+        return found
+
+    plan = json.dumps([{"tool": "a", "method": "b"}] * 2)
+    with RunEngine([FakeAdapter(answer)], new_id=counted_ids()) as engine:
+        with pytest.raises(KeyboardInterrupt):
+            apply(engine, plan)
+        (failure,) = (event["payload"] for event in events_of(engine, "id-0") if event["type"] == "TOOL_CALL_FAILED")
+    assert (failure["step_id"], failure["outcome"]) == ("s2", "unknown")
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,23 @@ def test_times_are_written_in_utc_with_milliseconds() -> None:
     moment = datetime(2026, 3, 1, 1, 2, 3, 456_789, tzinfo=timezone(timedelta(hours=2)))
     assert run_time(moment) == "2026-02-28T23:02:03.456Z"
     assert run_time(datetime(2026, 3, 1, tzinfo=timezone.utc)) == "2026-03-01T00:00:00.000Z"  # noqa: UP017
+
+
+def test_the_run_of_an_execution_is_found_through_an_index_also_beside_rows_that_nobody_can_read(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        rows = [
+            ("e1", "a", 0, '{"execution_id": "x"}', "t1"),
+            ("e2", "b", 0, '{"execution_id": "x"}', "t2"),
+            ("e3", "c", 0, "no JSON", "t3"),
+        ]
+        for event_id, run_id, seq, payload, ts in rows:
+            connection.execute("INSERT INTO runs VALUES (?, 'apply', 'g', 'COMPLETED', 't')", (run_id,))
+            connection.execute("INSERT INTO events VALUES (?, ?, ?, 'REQUEST_RECORDED', ?, ?)", (event_id, run_id, seq, payload, ts))
+        connection.commit()
+        asked = "json_valid(payload_json) AND json_extract(payload_json, '$.execution_id') = 'x'"
+        query = f"EXPLAIN QUERY PLAN SELECT run_id FROM events WHERE type = 'REQUEST_RECORDED' AND {asked}"
+        (plan,) = (row[3] for row in connection.execute(query))
+    store = RunStore(file)
+    assert (store.run_of_execution("x"), store.run_of_execution("y")) == ("b", None)
+    store.close()
+    assert plan == "SEARCH events USING INDEX events_by_execution (<expr>=?)"

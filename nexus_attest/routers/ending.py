@@ -47,18 +47,24 @@ UNRECORDED = Ending(
 )
 
 
+_NOT_MADE = "The run was ended before the call was made"
+
+
 def broken(problem: BaseException) -> Ending:
     """The end that a bug makes. The class alone is written: the text of an unexpected exception may hold anything, secrets included."""
     return Ending(reason="unexpected_exception", error_kind="bug", error_code="UNKNOWN_ERROR", message=type(problem).__name__)
 
 
-def ending_events(run: Run, events: Sequence[RunEvent], why: Ending, *, prov_id: str | None) -> list[NewEvent]:
-    """The events that end this run as failed. It must be one of ours, except for `prov_id` None: then its end has no provenance."""
+def ending_events(run: Run, events: Sequence[RunEvent], why: Ending, *, prov_id: str | None, reached: bool = True) -> list[NewEvent]:
+    """The events that end this run as failed. It must be one of ours, except for `prov_id` None: then its end has no provenance.
+
+    `reached` false: it is certain that the call that has no result was not made.
+    """
     step_id, request = _left_open(events)
     ends: list[NewEvent] = []
     if request is not None:
-        outcome = CallOutcome.UNKNOWN if run["mode"] == "apply" else CallOutcome.NOT_SENT
-        problem = CallFailed(why.error_code, why.message, outcome=outcome)
+        outcome = CallOutcome.UNKNOWN if reached and run["mode"] == "apply" else CallOutcome.NOT_SENT
+        problem = CallFailed(why.error_code, why.message if reached else _NOT_MADE, outcome=outcome)
         ends.append(call_failed(request["step_id"], request["adapter_id"], problem, kind=why.error_kind))
     if step_id is not None:
         ends.append(("STEP_COMPLETED", {"step_id": step_id, "status": "error"}))

@@ -239,7 +239,7 @@ class RunEngine:
 
     def _close(self, record: RunRecorder, why: Ending) -> dict[str, Any]:
         """End a run that did not come to its own end; its response."""
-        record.close(lambda run, events: ending_events(run, events, why, prov_id=self._new_id()))
+        record.close(lambda run, events: ending_events(run, events, why, prov_id=self._new_id(), reached=record.reached))
         return run_response(record.run, record.events)
 
     def _dead_end(self, run: Run, events: list[RunEvent]) -> list[RunEvent]:

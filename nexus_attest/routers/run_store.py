@@ -73,6 +73,14 @@ _SCHEMA = Schema(
             BEGIN SELECT RAISE(ABORT, 'events is append-only'); END
             """,
         ),
+        (
+            "CREATE INDEX runs_under_way ON runs (run_id) WHERE status = 'RUNNING'",
+            # A payload that somebody edited into no JSON must not keep the others from being found.
+            """
+            CREATE INDEX events_by_execution ON events (json_extract(payload_json, '$.execution_id'))
+            WHERE type = 'REQUEST_RECORDED' AND json_valid(payload_json)
+            """,
+        ),
     ),
 )
 
@@ -88,7 +96,8 @@ _SELECT_OURS_RUNNING = """
     SELECT run_id FROM runs WHERE status = 'RUNNING'
     AND EXISTS (SELECT 1 FROM events WHERE events.run_id = runs.run_id AND type = 'REQUEST_RECORDED')"""
 _SELECT_RUN_OF_EXECUTION = """
-    SELECT run_id FROM events WHERE type = 'REQUEST_RECORDED' AND json_extract(payload_json, '$.execution_id') = :execution_id
+    SELECT run_id FROM events
+    WHERE type = 'REQUEST_RECORDED' AND json_valid(payload_json) AND json_extract(payload_json, '$.execution_id') = :execution_id
     ORDER BY ts DESC, run_id LIMIT 1"""
 _SELECT_EVENTS = "SELECT event_id, run_id, seq, type, payload_json, ts FROM events WHERE run_id = :run_id ORDER BY seq"
 
@@ -216,6 +225,9 @@ class RunRecorder:
     ) -> None:
         self.run_id = run_id
         self.events: list[RunEvent] = []
+        self.reached = False
+        """Whether the call that was requested last may have been made: what is written when it never gets a result."""
+
         self._waiting: list[RunEvent] = []
         self._store = store
         self._clock = clock
@@ -264,7 +276,7 @@ class RunRecorder:
         """
 
         def last(run: Run, stored: list[RunEvent]) -> list[RunEvent]:
-            waiting = self._waiting[len(stored) - len(self.events) :]  # a commit may have been interrupted after it was done
+            waiting = [event for event in self._waiting if event["seq"] >= len(stored)]  # a commit may be interrupted after it was done
             if waiting and waiting[-1]["type"] == "TOOL_CALL_REQUESTED":
                 waiting.pop()  # it was not stored, so the call was not made
             known = [*stored, *waiting]

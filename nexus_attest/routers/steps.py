@@ -122,6 +122,7 @@ class RunSteps:
 
     def _attempt(self, session: AdapterSession | None, step: Step) -> CallFailed | None:
         adapter = self.adapter
+        self.record.reached = False
         self.record.add(
             "TOOL_CALL_REQUESTED",
             step_id=step.step_id,
@@ -155,6 +156,7 @@ class RunSteps:
             return CallResult(output={"simulated": True, "tool": step.tool, "method": step.method})
         identity = CallIdentity(run_id=self.record.run_id, step_id=step.step_id, execution_id=self.request.execution_id)
         limit = CallLimit(min(self.limit.deadline, time.monotonic() + self.adapter.timeout_s), self.limit.cancelled)
+        self.record.reached = True
         try:
             result = session.call(Call(step=step, identity=identity, limit=limit))
             output = read_json(run_json(result.output))
