@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from itertools import zip_longest
 from typing import Any, cast
 
 from nexus_control.audit_package import AuditPackage
@@ -150,7 +151,7 @@ def _seq(subject: Subject) -> Iterator[Finding]:
     events = subject.events
     for number, event in enumerate(events):
         if event["seq"] != number:
-            yield Finding("seq does not count the events from 0", str(number), f"{event['seq']:.40}")
+            yield Finding("seq does not count the events from 0", str(number), f"{event['seq']!s:.40}")
             break
     if len({event["event_id"] for event in events}) != len(events):
         yield Finding("two events have the same event_id")
@@ -167,6 +168,7 @@ def _shape(subject: Subject) -> Iterator[Finding]:
     step: object = None
     result: object = None  # of the last call of the open step
     calling = False
+    failed = False
     for event in events:
         kind, payload, where = event["type"], event["payload"], f"event {event['seq']}"
         if kind == "STEP_STARTED":
@@ -179,6 +181,7 @@ def _shape(subject: Subject) -> Iterator[Finding]:
             if result is not None and payload.get("status") != result:
                 yield Finding(f"{where}: the status of the step is not that of its last call", str(result), str(payload.get("status")))
             step, calling = None, False
+            failed = failed or payload.get("status") != "ok"
         elif kind == "TOOL_CALL_REQUESTED":
             if calling or step is None or payload.get("step_id") != step:
                 yield Finding(f"{where}: a call is requested outside of its step, or before the last one has a result")
@@ -190,6 +193,8 @@ def _shape(subject: Subject) -> Iterator[Finding]:
         elif kind in _ENDS_AND_BEGINS and event is not events[0] and event is not events[-1] and not _announces_too_many(event):
             yield Finding(f"{where}: {kind} in the middle of the run")
     last = events[-1]
+    if failed and last["type"] == "RUN_COMPLETED":
+        yield Finding("the run is completed, but a step of it failed")
     if calling and last["payload"].get("reason") == "interrupted":
         yield Finding("the last call has no result, because the run was interrupted: its outcome is unknown", fails=False)
     elif calling:
@@ -243,6 +248,8 @@ def _approved_executed(subject: Subject) -> Iterator[Finding]:
     for name, approved, ran in (("goal", decision.goal or "", run["goal"]), ("mode", mode, run["mode"])):
         if ran != approved:
             yield Finding(f"the {name} of the run is not the approved one", approved, ran)
+    if execution.error_code is None and subject.end == "RUN_FAILED":
+        yield Finding("the decision counts as completed a run that failed", "RUN_COMPLETED", "RUN_FAILED")
     yield from _adapter_findings(subject)
     started = len(subject.of_type("STEP_STARTED"))
     limit = subject.policy.max_steps
@@ -273,41 +280,43 @@ def _adapter_findings(subject: Subject) -> Iterator[Finding]:
         yield Finding("the adapter lacked required capabilities", ", ".join(missing))
 
 
-_NO_STEP: dict[str, object] = {}
-
-
 def _plan_findings(subject: Subject, started: int) -> Iterator[Finding]:
-    """The recorded plan is the approved one, and what was called is what the plan says."""
+    """The recorded plan is the approved one, what was called is what the plan says, and a completed run left nothing of it out."""
     recorded = subject.recorded_plan
     if recorded is None:
         if started:
             yield Finding("steps were started, but no plan was recorded")
         return
     approved = subject.approved_plan
-    if router_text(recorded) != router_text(approved):
-        yield Finding("the plan of the run is not the approved one", router_text(approved)[:200], router_text(recorded)[:200])
+    expected, actual = router_text(approved), router_text(recorded)  # as text, since 1 == True for Python, and for no tool
+    if expected != actual:
+        yield Finding("the plan of the run is not the approved one", expected[:200], actual[:200])
         return
-    steps = iter(approved)
-    planned: list[object] = []
-    called: list[object] = []
-    step = _NO_STEP
-    for event in subject.events:
-        kind, payload = event["type"], event["payload"]
-        if kind == "STEP_STARTED":
-            step = next(steps, _NO_STEP)
-            if not step or payload.get("step_id") != step["step_id"]:
-                yield Finding("a step was started that is not the next one of the plan", None, str(payload.get("step_id")))
-                return
-        elif kind == "TOOL_CALL_REQUESTED":
-            planned.append(step.get("call"))
-            called.append(payload.get("call"))
-        elif kind == "TOOL_CALL_SUCCEEDED" and payload.get("simulated") is not subject.execution.dry_run:
-            yield Finding(f"event {event['seq']}: a result is simulated exactly in a dry run")
-            return
-    if router_text(called) != router_text(planned):  # as text, since 1 == True for Python, and for no tool
-        pairs = [(router_text(one), router_text(other)) for one, other in zip(planned, called, strict=True)]
+    planned = [step["step_id"] for step in approved]
+    begun = [payload.get("step_id") for payload in subject.of_type("STEP_STARTED")]
+    if begun != planned[: len(begun)]:
+        other = next(step for step, due in zip_longest(begun, planned) if step != due)
+        yield Finding("a step was started that is not the next one of the plan", None, str(other))
+        return
+    if subject.end == "RUN_COMPLETED" and len(begun) < len(planned):
+        yield Finding("the run is completed, but not all of its plan was begun", str(len(planned)), str(len(begun)))
+    yield from _call_findings(subject, dict(zip(planned, approved, strict=True)))
+    if any(payload.get("simulated") is not subject.execution.dry_run for payload in subject.of_type("TOOL_CALL_SUCCEEDED")):
+        yield Finding("a result is simulated exactly in a dry run")
+
+
+def _call_findings(subject: Subject, steps: Mapping[object, Mapping[str, object]]) -> Iterator[Finding]:
+    """Each call is that of the step that it names; that this one was open is a matter of shape."""
+    requests = subject.of_type("TOOL_CALL_REQUESTED")
+    calls = [payload.get("call") for payload in requests]
+    due = [steps.get(payload.get("step_id"), _NO_STEP).get("call") for payload in requests]
+    if router_text(calls) != router_text(due):
+        pairs = [(router_text(one), router_text(other)) for one, other in zip(due, calls, strict=True)]
         expected, actual = next((one, other) for one, other in pairs if one != other)
         yield Finding("a call is not that of its step in the plan", expected[:200], actual[:200])
+
+
+_NO_STEP: Mapping[str, object] = {}
 
 
 def _provenance(subject: Subject) -> Iterator[Finding]:

@@ -72,6 +72,11 @@ class Subject:
             found.setdefault(event["type"], []).append(event["payload"])
         return found
 
+    @property
+    def end(self) -> str | None:
+        """The type of the last event, None without events."""
+        return self.events[-1]["type"] if self.events else None
+
     @cached_property
     def run_digest(self) -> str:
         """The digest of run and events, recomputed; raw."""

@@ -110,22 +110,29 @@ def _listed_steps(plan: str | None) -> tuple[list[object], Literal["stop", "cont
 
 
 def _parse_step(item: object, number: int) -> Step:
-    where = f"step {number}"
+    try:
+        return _step(item, number)
+    except InvalidPlan as problem:
+        raise InvalidPlan(f"step {number}{problem}") from None
+
+
+def _step(item: object, number: int) -> Step:
+    """The messages of what it raises continue `step <number>`."""
     full = isinstance(item, dict) and "call" in item
-    data = _object(cast("object", item), where, _FULL_KEYS if full else _SHORT_KEYS)
-    call = _object(data["call"], f"{where}: call", _CALL_KEYS) if full else data
+    data = _object(cast("object", item), "", _FULL_KEYS if full else _SHORT_KEYS)
+    call = _object(data["call"], ": call", _CALL_KEYS) if full else data
     args = call.get("args", {})
     if not isinstance(args, dict):
-        raise InvalidPlan(f"{where}: args must be an object")
-    step_id = _text(data.get("step_id", f"s{number}"), f"{where}: step_id")
+        raise InvalidPlan(": args must be an object")
+    step_id = _text(data["step_id"], ": step_id") if "step_id" in data else f"s{number}"
     if not _STEP_ID.fullmatch(step_id):
-        raise InvalidPlan(f"{where}: step_id must have 1 to 128 characters and no control characters")
-    pointer = _text(data["expected_output_pointer"], f"{where}: expected_output_pointer") if "expected_output_pointer" in data else None
+        raise InvalidPlan(": step_id must have 1 to 128 characters and no control characters")
+    pointer = _text(data["expected_output_pointer"], ": expected_output_pointer") if "expected_output_pointer" in data else None
     return Step(
         step_id=step_id,
-        intent=_text(data.get("intent", ""), f"{where}: intent"),
-        tool=_name(call.get("tool"), f"{where}: tool"),
-        method=_name(call.get("method"), f"{where}: method"),
+        intent=_text(data.get("intent", ""), ": intent"),
+        tool=_name(call.get("tool"), ": tool"),
+        method=_name(call.get("method"), ": method"),
         args=cast("dict[str, object]", args),
         expected_output_pointer=pointer,
     )
@@ -135,8 +142,9 @@ def _object(value: object, where: str, known: Collection[str]) -> dict[str, obje
     if not isinstance(value, dict):
         raise InvalidPlan(f"{where} must be an object")
     data = cast("dict[str, object]", value)
-    if unknown := [key for key in data if key not in known]:
-        raise InvalidPlan(f"{where} has the unknown key {unknown[0][:100]!r}; known are {', '.join(known)}")
+    for key in data:
+        if key not in known:
+            raise InvalidPlan(f"{where} has the unknown key {key[:100]!r}; known are {', '.join(known)}")
     return data
 
 

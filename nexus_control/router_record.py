@@ -25,7 +25,8 @@ def router_text(value: object) -> str:
     It is deliberately not canonical JSON and shares nothing with it. NaN and infinities, which nexus-router lets through, are written as
     it writes them. Raises ValueError, TypeError or RecursionError for what json.dumps cannot write.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    # Without a search for cycles, which parsed JSON has none of; in anything else they end as RecursionError.
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), check_circular=False)
 
 
 def router_run_digest(record: Mapping[str, Any]) -> str:

@@ -318,10 +318,37 @@ def two_provenances(package: Package) -> None:
     renumber(package)
 
 
+def completed_without_its_last_step(package: Package) -> None:
+    events = record(package)["events"]
+    last = steps_done(package)[-1]["step_id"]
+    events[:] = [event for event in events if event["payload"].get("step_id") != last]
+    renumber(package)
+    record(package)["response"]["steps_executed"] = 1
+    control(package, "EXECUTION_COMPLETED")["steps_executed"] = 1
+
+
+def completed_after_a_failure(package: Package) -> None:
+    last = [event for event in record(package)["events"] if event["type"] == "TOOL_CALL_SUCCEEDED"][-1]
+    last["type"] = "TOOL_CALL_FAILED"
+    next(done for done in steps_done(package) if done["step_id"] == last["payload"]["step_id"])["status"] = "error"
+
+
+def steps_done(package: Package) -> list[dict[str, Any]]:
+    return [event["payload"] for event in record(package)["events"] if event["type"] == "STEP_COMPLETED"]
+
+
+def completed_only_for_the_decision(package: Package) -> None:
+    record(package)["events"][-1].update(type="RUN_FAILED", payload={"outcome": "error"})
+    record(package)["run"]["status"] = "FAILED"
+
+
 @pytest.mark.parametrize(
     ("edit", "failed"),
     [
         (nothing, []),
+        (completed_without_its_last_step, ["approved_executed", "provenance"]),
+        (completed_after_a_failure, ["shape", "provenance"]),
+        (completed_only_for_the_decision, ["approved_executed"]),
         (other_run_id_in_the_record, ["run_id"]),
         (other_run_id_in_an_event, ["run_id"]),
         (skip_a_number, ["seq"]),
@@ -331,7 +358,7 @@ def two_provenances(package: Package) -> None:
         (no_end, ["shape", "row"]),
         (two_ends, ["shape"]),
         (result_twice, ["shape"]),
-        (call_outside_its_step, ["shape", "approved_executed"]),
+        (call_outside_its_step, ["shape"]),
         (step_that_failed_but_says_ok, ["shape", "provenance"]),
         (call_without_a_result, ["shape", "provenance"]),
         (another_goal_in_the_row, ["row", "approved_executed"]),
@@ -360,6 +387,14 @@ def test_what_makes_no_sense_is_found_though_every_digest_fits(edit: Edit, faile
     edit(package)
     relink(package)
     assert failing(package) == failed
+
+
+def test_a_gap_in_the_numbers_is_told_with_both() -> None:
+    package = vector(EMBEDDED)
+    skip_a_number(package)
+    last = len(record(package)["events"]) - 1
+    (check,) = (check for check in verify_flight_record(package).checks if check.name == "seq")
+    assert (check.detail, check.expected, check.actual) == ("seq does not count the events from 0", str(last), str(last + 1))
 
 
 def test_another_result_digest_in_the_link_or_in_the_execution_is_found() -> None:
@@ -443,6 +478,10 @@ def test_a_call_of_an_interrupted_run_may_lack_its_result_and_is_then_unknown() 
     record(package)["run"]["status"] = "FAILED"
     renumber(package)
     relink(package)
+    ended = next(event for event in package["control_bundle"]["events"] if event["type"] == "EXECUTION_COMPLETED")
+    failure = {"error_code": "EXECUTION_INTERRUPTED", "error_message": "", "run_id": ended["payload"]["run_id"]}
+    ended.update(type="EXECUTION_FAILED", payload={**failure, "response_digest": ended["payload"]["response_digest"]})
+    package["control_bundle"]["router_link"]["router_result_digest"] = None
     report = verify_flight_record(package)
     assert named(report, FlightOutcome.FAIL) == []
     assert named(report, FlightOutcome.NOT_VERIFIABLE) == ["shape", "provenance"]
