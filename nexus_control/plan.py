@@ -43,9 +43,9 @@ class Step:
     def to_dict(self) -> dict[str, object]:
         """The full form of the step, as run records hold it; the pointer only when given."""
         data: dict[str, object] = {
-            "step_id": self.step_id,
+            "call": {"args": dict(self.args), "method": self.method, "tool": self.tool},
             "intent": self.intent,
-            "call": {"tool": self.tool, "method": self.method, "args": dict(self.args)},
+            "step_id": self.step_id,
         }
         if self.expected_output_pointer is not None:
             data["expected_output_pointer"] = self.expected_output_pointer
