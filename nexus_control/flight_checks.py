@@ -316,7 +316,7 @@ def _call_findings(subject: Subject, steps: Mapping[object, Mapping[str, object]
         yield Finding("a call is not that of its step in the plan", router_text(expected)[:200], router_text(actual)[:200])
 
 
-def _same(one: object, other: object) -> bool:
+def _same(one: Any, other: Any) -> bool:
     """Whether two JSON values are the same. They need more than `==`: 1 == True == 1.0 for Python, and for no tool.
 
     marshal (in version 2, which has no references) tells types apart three times as fast as JSON, but also members in another order.
