@@ -314,6 +314,29 @@ def test_an_answer_that_does_not_fit_confirms_nothing(lie: Callable[[dict[str, A
     assert (world.attempts()[0].state, world.confirmed(intent(0))) == ("MAYBE", [])
 
 
+@pytest.mark.parametrize("text", ["\ud800", "", "soon", "x" * 100_000, 7, None])
+def test_what_a_server_says_besides_is_kept_only_in_its_form(text: Any) -> None:
+    world = world_with(1)
+    worker = world.worker()
+    world.wire.alter = lambda _, result: result.update(close_time_iso=text, ledger_hash=text)
+    world.cycle(worker, 3, close=True)
+    (receipt,) = world.confirmed(intent(0))
+    assert not {"close_time", "ledger_hash"} & set(receipt.proof)
+
+
+@pytest.mark.parametrize("result", ["\ud800", "", "tes SUCCESS", "t" * 1000, None, 0])
+def test_an_engine_result_that_is_none_tells_nothing(result: Any) -> None:
+    world = world_with(1)
+    worker = world.worker()
+    world.wire.alter = lambda method, answer: answer.update(engine_result=result) if method == "submit" else None
+    world.cycle(worker)
+    with pytest.raises(LedgerUnavailable):
+        world.cycle(worker)
+    world.clock.advance(2)
+    world.cycle(worker, close=True)
+    world.require_exactly_once([intent(0)])
+
+
 def test_a_tec_takes_the_fee_and_witnesses_nothing() -> None:
     world = world_with(2)
     worker = world.worker()

@@ -20,6 +20,8 @@ __all__ = ["AccountState", "Found", "LedgerNode", "LedgerNodes", "Submission", "
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _HASH = re.compile("[0-9A-F]{64}")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_RESULT = re.compile("[A-Za-z_]{3,64}")
 _DISABLE_MASTER = 0x00100000
 
 _OF_REQUEST = frozenset({"actNotFound", "txnNotFound", "invalidTransaction"})
@@ -132,9 +134,9 @@ class LedgerNode:
         if result.get("error") == "invalidTransaction":
             return Submission("invalidTransaction", applied=False, refused=True)
         engine_result = result.get("engine_result")
-        if not isinstance(engine_result, str) or "error" in result:
+        if not isinstance(engine_result, str) or not _RESULT.fullmatch(engine_result) or "error" in result:
             raise LedgerUnavailable(f"{self.url}: submit: an answer of another shape")
-        return Submission(engine_result[:100], applied=result.get("applied") is True)
+        return Submission(engine_result, applied=result.get("applied") is True)
 
     async def find(self, blob: str, first: int, last: int) -> Found:
         """What it knows of a signed transaction (in hex) in the ledgers from `first` to `last`.
@@ -162,7 +164,7 @@ class LedgerNode:
             engine_result,
             index,
             ledger_hash if isinstance(ledger_hash, str) and _HASH.fullmatch(ledger_hash) else None,
-            close_time if isinstance(close_time, str) else None,
+            close_time if isinstance(close_time, str) and _TIME.fullmatch(close_time) else None,
         )
 
 
