@@ -224,6 +224,10 @@ async def test_an_answer_is_good_for_its_own_question_only(tmp_path: Path) -> No
         assert len(await events_of(client, first)) == 3
         done = await call(first, again.request_state)
         assert done.structured_content["current_approvals"] == 1
+        await answer(client, "revoke_approval", request_id=first, actor=BOB)
+        replayed = await call(first, again.request_state)
+        assert QUESTION in replayed.input_requests, "what was taken back needs another yes"
+        assert (await answer(client, "status", request_id=first))["active_approvals"] == 0
 
 
 async def test_names_that_are_only_asserted_need_no_confirmation_unless_it_is_asked_for(tmp_path: Path, mode: str) -> None:

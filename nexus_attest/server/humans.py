@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from nexus_attest.server.actors import BoundActor
 from nexus_attest.server.errors import HumanDeclined, HumanRequired
 from nexus_control.decision import Decision
-from nexus_control.events import Actor
+from nexus_control.events import Actor, EventType
 from nexus_control.identity import parse_identity
 from nexus_control.judgement import judge_approval, judge_identity
 from nexus_control.markdown import printable
@@ -46,6 +46,7 @@ ANSWER_SECONDS = 300.0
 _STATELESS = "2026-07-28"
 _MOST_SHOWN = 2_000
 _MOST_NAME = 60
+_APPROVAL_ACTS = (EventType.APPROVAL_GRANTED, EventType.APPROVAL_REVOKED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +73,17 @@ class HumanAsker:
         """
         if who.actor.type == "system" and not self.systems:
             return who
-        question = await anyio.to_thread.run_sync(self._question, arguments, who, limiter=self.limiter)
+        question, state = await anyio.to_thread.run_sync(self._question, arguments, who, limiter=self.limiter)
         command = f"nexus-attest approve {shlex.quote(arguments['request_id'])} --actor {_named(who.actor)}{self.options}"
         if not _can_ask(context):
             raise HumanRequired(f"this client cannot ask its user, so {who.actor.id} has to run: {command}")
         if context.protocol_version < _STATELESS:
             answer = await self._asked(context, question, command)
         else:
-            found = _answered(params, question)
+            found = _answered(params, state)
             if found is None:
                 form = ElicitRequestFormParams(message=question, requested_schema=ANSWER_SCHEMA)
-                return InputRequiredResult(input_requests={QUESTION: ElicitRequest(params=form)}, request_state=_digest(question))
+                return InputRequiredResult(input_requests={QUESTION: ElicitRequest(params=form)}, request_state=state)
             answer = found
         if answer.action == "cancel":
             raise HumanRequired(f"the question was closed without an answer; {who.actor.id} can run: {command}")
@@ -90,8 +91,11 @@ class HumanAsker:
             raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
         return replace(who, channel=f"{who.channel} elicitation {_client(context)} {_digest(question)}")
 
-    def _question(self, arguments: Mapping[str, Any], who: BoundActor) -> str:
-        """What the person reads. Text of others cannot break its lines."""
+    def _question(self, arguments: Mapping[str, Any], who: BoundActor) -> tuple[str, str]:
+        """What the person reads, and the state that an answer must come back with. Text of others cannot break its lines.
+
+        The state counts what the actor has approved and revoked here: a yes is good for one approval, not for another one after that.
+        """
         now = self.tools.store.clock()
         decision = Decision.load(self.tools.store, arguments["request_id"], as_of=now, trust=self.tools.trust)
         decision.earlier = past_of(self.tools.store, decision.decision_id)
@@ -109,7 +113,10 @@ class HumanAsker:
             f"Until: {_shown(arguments.get('expires_at') or 'for good')}",
             f"Decision: {printable(decision.decision_id)}, action sha256:{decision.action_digest}",
         ]
-        return "\n".join(lines)
+        question = "\n".join(lines)
+        generation, _ = self.tools.store.origin(decision.decision_id)
+        acts = sum(event.event_type in _APPROVAL_ACTS and event.actor["id"] == who.actor.id for event in decision.events)
+        return question, f"{_digest(question)} {generation}.{acts}"
 
     async def _asked(self, context: ServerRequestContext[Any], question: str, command: str) -> ElicitResult:
         """The answer of a client of the handshake era."""
@@ -132,10 +139,10 @@ def _can_ask(context: ServerRequestContext[Any]) -> bool:
     return asks is not None and (asks.form is not None or asks.url is None)
 
 
-def _answered(params: CallToolRequestParams, question: str) -> ElicitResult | None:
+def _answered(params: CallToolRequestParams, state: str) -> ElicitResult | None:
     """The answer that came with a call, None unless it is one to this very question."""
     answer = (params.input_responses or {}).get(QUESTION)
-    return answer if isinstance(answer, ElicitResult) and params.request_state == _digest(question) else None
+    return answer if isinstance(answer, ElicitResult) and params.request_state == state else None
 
 
 def _digest(question: str) -> str:
