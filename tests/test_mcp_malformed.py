@@ -157,6 +157,7 @@ NO_MESSAGES: list[tuple[bytes, Any, int]] = [  # what is sent, the id of the ans
     (b'{"jsonrpc": "2.0", "id": 11, "method": "no/such/method"}', 11, -32601),
     (b'{"jsonrpc": "2.0", "id": 12, "method": "ping", "params": {"x": ' + b'{"x":' * 300 + b"1" + b"}" * 300 + b"}}", 12, -32600),
     (b'{"jsonrpc": "2.0", "id": 13, "method": "resources/read", "params": {"uri": "nexus://decisions/%ff"}}', 13, -32602),
+    (b'{"jsonrpc": "2.0", "id": "\\ud800", "method": "ping"}', None, -32600),
     (b"x" * (32 * 1024 * 1024 + 1), None, -32600),
 ]
 

@@ -127,11 +127,11 @@ _KINDS = (
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _KINDS}
 """By name."""
 
-_PATTERNS = [(kind, re.compile(re.escape(kind.template).replace(rf"\{{{kind.variable}\}}", r"([^/?#]+)"))) for kind in _KINDS]
+_PATTERNS = [(kind, re.compile(re.escape(kind.template).replace(rf"\{{{kind.variable}\}}", r"([^/?#\ud800-\udfff]+)"))) for kind in _KINDS]
 
 
 def parse_uri(uri: str) -> tuple[Kind, str] | None:
-    """Kind and id (or name) of a resource; None for a URI of another form."""
+    """Kind and id (or name) of a resource; None for a URI of another form, or with a lone surrogate, which nothing stored has."""
     for kind, pattern in _PATTERNS:
         if found := pattern.fullmatch(uri):
             return kind, unquote(found[1])

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeGuard, cast
 
 import anyio
 from mcp.server import Server
@@ -251,5 +251,11 @@ def _refusal(line: bytes) -> tuple[RequestId | None, int, str]:
     except (ValueError, RecursionError):
         return None, PARSE_ERROR, "Parse error"
     found = cast("dict[str, object]", data).get("id") if isinstance(data, dict) else None
-    known = found if isinstance(found, (str, int)) and not isinstance(found, bool) else None
-    return known, INVALID_REQUEST, "Not a JSON-RPC message that this server can read"
+    return found if _can_be_repeated(found) else None, INVALID_REQUEST, "Not a JSON-RPC message that this server can read"
+
+
+def _can_be_repeated(found: object) -> TypeGuard[RequestId]:
+    """Whether a value is an id that an answer can carry: UTF-8 has no lone surrogates."""
+    if isinstance(found, str):
+        return not any("\ud800" <= letter <= "\udfff" for letter in found)
+    return isinstance(found, int) and not isinstance(found, bool)

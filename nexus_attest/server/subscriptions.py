@@ -1,9 +1,11 @@
 """Tells subscribers when a decision changes, whoever changed it: this server, the command line, another process on the same store.
 
 While somebody watches, the store is asked twice a second how long each watched decision's history is, and at once after a call of ours
-that may have written. Without subscribers nothing is asked.
+that may have written. Without subscribers nothing is asked. How much can be watched is bounded, a store that cannot be read for a while
+is asked again, and a subscriber that takes no messages delays the others once.
 """
 
+import logging
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -17,6 +19,7 @@ from mcp.server.session import ServerSession
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp.types import (
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     EmptyResult,
     SubscribeRequestParams,
@@ -28,11 +31,21 @@ from mcp.types import (
 from nexus_attest.server.documents import parse_uri
 from nexus_attest.server.results import safe_text
 from nexus_attest.server.service import Service
+from nexus_control.errors import NexusError
 
 __all__ = ["Watch"]
 
 _SECONDS = 0.5
 _MOST_SUBSCRIPTIONS = 1_024
+_MOST_URIS = 1_024
+"""Of one stream."""
+
+_MOST_WATCHED = 10_000
+"""Decisions, for all subscribers; to ask for so many takes some 50 ms."""
+
+_DELIVERY_SECONDS = 1.0
+
+_log = logging.getLogger("nexus_attest.server")
 
 Tip = tuple[int, int]
 """Generation and number of events: moves forward with every change of a decision."""
@@ -72,8 +85,9 @@ class Watch:
         wanted = params.notifications
         uris = list(wanted.resource_subscriptions or ())
         lists = bool(wanted.resources_list_changed)
-        await self._begin(uris, lists=lists)
+        self._make_room(uris)
         try:
+            await self._begin(uris, lists=lists)
             return await self._listener(context, params)
         finally:
             self._end(uris, lists=lists)
@@ -88,9 +102,14 @@ class Watch:
         if key not in self._sessions:
             if len(self._sessions) >= _MOST_SUBSCRIPTIONS:
                 raise MCPError(INVALID_PARAMS, "Too many subscriptions")
+            self._make_room([params.uri])
             self._sessions[key] = context.session
             connection.exit_stack.callback(self._forget, key)
-            await self._begin([params.uri], lists=False)
+            try:
+                await self._begin([params.uri], lists=False)
+            except BaseException:
+                self._forget(key)
+                raise
         return EmptyResult()
 
     async def unsubscribe(self, context: ServerRequestContext[Any], params: UnsubscribeRequestParams) -> EmptyResult:
@@ -102,15 +121,23 @@ class Watch:
         if self._sessions.pop(key, None) is not None:
             self._end([key[1]], lists=False)
 
+    def _make_room(self, uris: list[str]) -> None:
+        """Refuse what would be too much to ask the store for twice a second."""
+        if len(uris) > _MOST_URIS or len(self._uris) + len(uris) > _MOST_WATCHED:
+            raise MCPError(INVALID_PARAMS, "Too many subscriptions")
+
     async def _begin(self, uris: list[str], *, lists: bool) -> None:
-        """Count somebody in. What happens from here on will be told."""
+        """Count somebody in, which `_end` takes back, also when this fails. What happens from here on will be told."""
         self._list_watchers += lists
         for uri in uris:
             if (found := parse_uri(uri)) is not None and found[0].variable == "decision_id":
                 self._uris.setdefault(found[1], Counter())[uri] += 1
         unknown = [decision_id for decision_id in self._uris if decision_id not in self._tips]
         if unknown or lists:
-            tips, newest = await self._read(unknown)
+            try:
+                tips, newest = await self._read(unknown)
+            except NexusError as error:
+                raise MCPError(INTERNAL_ERROR, safe_text(error.describe())) from None
             self._tips = {**tips, **self._tips}
             self._newest = self._newest if self._list_watchers > 1 else newest
         self.look_now()
@@ -129,6 +156,7 @@ class Watch:
 
     async def _run(self) -> None:
         wake = anyio.Event()
+        failed = False
         try:
             while True:
                 self._wakes.add(wake)
@@ -136,8 +164,15 @@ class Watch:
                     await wake.wait()
                 self._wakes.remove(wake)
                 wake = anyio.Event()
-                if self._watched:
+                if not self._watched:
+                    continue
+                try:
                     await self._look()
+                    failed = False
+                except NexusError as error:  # such as a store that is locked, or being replaced
+                    if not failed:
+                        _log.warning("subscribers cannot be told of changes", extra={"facts": {"code": error.code, "problem": str(error)}})
+                    failed = True
         finally:
             self._wakes.discard(wake)
 
@@ -159,9 +194,18 @@ class Watch:
 
     async def _publish(self, uri: str) -> None:
         await self._bus.publish(ResourceUpdated(uri=uri))
-        for (_, subscribed), session in list(self._sessions.items()):
-            if subscribed == uri:
+        for key, session in list(self._sessions.items()):
+            if key[1] == uri and not await self._delivered(session, uri):
+                self._forget(key)
+
+    async def _delivered(self, session: ServerSession, uri: str) -> bool:
+        """Whether a subscriber of the handshake era could be told."""
+        with anyio.move_on_after(_DELIVERY_SECONDS) as attempt:
+            try:
                 await session.send_resource_updated(uri)
+            except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+                return False
+        return not attempt.cancelled_caught
 
     async def _read(self, decision_ids: list[str]) -> tuple[dict[str, Tip | None], str | None]:
         store = self._service.tools.store
