@@ -24,6 +24,7 @@ from ledger import (
     seed_of,
     sign_transaction,
     since_2000,
+    xpop,
 )
 from ledger.hashing import half, state_leaf, transaction_leaf, tree_path, tree_root
 from ledger.keys import verify
@@ -167,6 +168,14 @@ def test_what_is_no_key_or_no_signature_verifies_nothing(public: bytes, signatur
 def test_what_is_no_transaction_is_refused_by_name(blob: str, ledger: Ledger) -> None:
     with pytest.raises(NotATransaction):
         ledger.submit(blob)
+
+
+def test_fields_in_another_order_are_refused_although_they_mean_the_same() -> None:
+    blob = account_set(ALICE, 1).blob
+    swapped = blob[3:8] + blob[:3] + blob[8:]  # Sequence before TransactionType
+    assert decode(swapped.hex()) == decode(blob.hex())
+    with pytest.raises(NotATransaction, match="not canonically encoded"):
+        parse_transaction(swapped.hex())
 
 
 @given(st.binary(max_size=200))
@@ -444,6 +453,18 @@ def test_payment_to_an_account_that_the_same_ledger_creates_is_tried_again() -> 
         assert [entry.transaction.account for entry in ledger.close().entries] == [ALICE.address, new.address]
 
 
+def test_payment_that_would_only_cost_its_fee_is_tried_again_after_the_others() -> None:
+    """One drop is too little to create an account, and enough once another transaction of the same ledger has created it."""
+    for number in range(6):
+        new = key_from_seed(seed_of(f"new {number}")).address
+        ledger = Ledger({ALICE.address: 100_000_000, CAROL.address: 100_000_000})
+        ledger.take(payment(CAROL, 1, new, 20_000_000))
+        ledger.take(payment(ALICE, 1, new, 1))
+        closed = ledger.close()
+        assert [entry.result for entry in closed.entries] == ["tesSUCCESS"] * 2
+        assert closed.state[new].balance == 20_000_001
+
+
 def test_close_time_is_rounded_and_always_grows() -> None:
     clock = Clock()
     ledger = Ledger(clock=clock)
@@ -510,6 +531,34 @@ def check_manifest(item: dict[str, Any]) -> None:
     message = b"MAN\0" + bytes.fromhex(encode(unsigned))
     assert verify(bytes.fromhex(item["PublicKey"]), message, bytes.fromhex(item["MasterSignature"]))
     assert verify(bytes.fromhex(item["SigningPubKey"]), message, bytes.fromhex(item["Signature"]))
+
+
+def test_proof_of_a_transaction_leads_from_its_bytes_to_signed_hashes() -> None:
+    keys = [key_from_seed(seed_of(f"account {number}")) for number in range(20)]
+    ledger = Ledger({key.address: 10_000_000 for key in keys})
+    made = [account_set(key, 1) for key in keys]
+    for item in made:
+        ledger.take(item)
+    closed = ledger.close()
+    proof = xpop(ledger, made[3].hash)
+    part = proof["transaction"]
+    leaf = transaction_leaf(bytes.fromhex(part["blob"]), bytes.fromhex(part["meta"]))
+    assert root_of(part["proof"]).hex().upper() == proof["ledger"]["txroot"] == closed.header.transaction_root.hex().upper()
+    node = part["proof"]
+    for digit in made[3].hash:
+        node = node[int(digit, 16)]
+        if isinstance(node, str):
+            break
+    assert node == leaf.hex().upper()
+    assert len(proof["validation"]["data"]) == 5
+    assert all(decode(data)["LedgerHash"] == closed.hash for data in proof["validation"]["data"].values())
+    with pytest.raises(KeyError):
+        xpop(ledger, "00" * 32)
+
+
+def root_of(node: list[Any] | str) -> bytes:
+    """The hash of a nested list of children."""
+    return bytes.fromhex(node) if isinstance(node, str) else half(b"MIN\0" + b"".join(map(root_of, node)))
 
 
 def test_silent_validators_sign_nothing_and_a_rotated_one_signs_with_its_new_key(ledger: Ledger) -> None:

@@ -85,10 +85,12 @@ class Submitted:
 
     @property
     def applied(self) -> bool:
+        """Whether the open ledger has it."""
         return self.result.startswith(("tes", "tec"))
 
     @property
     def queued(self) -> bool:
+        """Whether it waits for the open ledger to become cheaper."""
         return self.result == "terQUEUED"
 
 

@@ -20,7 +20,8 @@
 | `forge_not_found` | none | of `tx`: not found, everything searched |
 | `stale:<n>` | none | of questions: what was true n ledgers ago |
 
-A kind that says nothing about a method does nothing to it.
+A kind that says nothing about a method does nothing to it. Of the messages to subscribers (method `stream`), `drop_response` loses one,
+`duplicate` sends it twice, `malformed` and `truncated` spoil it; `refuse`, `drop_request` and `restart` end the connection.
 """
 
 import random

@@ -37,7 +37,7 @@ def _tx(sight: Sight, params: Params) -> dict[str, Any]:
 
 def _searched_all(sight: Sight, params: Params) -> bool | None:
     """Whether the server has every ledger of the range that a request names; None without a range."""
-    if "min_ledger" not in params and "max_ledger" not in params:
+    if "min_ledger" not in params or "max_ledger" not in params:
         return None
     low, high = integer(params, "min_ledger", -1), integer(params, "max_ledger", -1)
     if low < 0 or high < low:
@@ -69,7 +69,7 @@ def _pending(sight: Sight, pending: Transaction, binary: bool) -> dict[str, Any]
     blob = pending.blob.hex().upper()
     answer = {"hash": pending.hash, "validated": False}
     if sight.version > 1:
-        return answer | ({"tx_blob": blob} if binary else {"tx_json": pending.fields})
+        return answer | ({"tx_blob": blob} if binary else {"tx_json": dict(pending.fields)})
     return answer | ({"tx": blob} if binary else pending.fields)
 
 

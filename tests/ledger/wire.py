@@ -1,6 +1,7 @@
 """Signed transactions as bytes: decoding, and the checks that a server makes before a transaction is looked at at all."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from xrpl.constants import XRPLException
@@ -53,7 +54,7 @@ class NotATransaction(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A signed transaction that passed the local checks: its bytes, its id, its fields as the codec decodes them."""
+    """A signed transaction that passed the local checks: its bytes, its id, its fields as the codec decodes them (not to be changed)."""
 
     blob: bytes
     id: bytes
@@ -108,6 +109,7 @@ def sign_transaction(key: Key, fields: dict[str, Any]) -> Transaction:
     return Transaction(blob, transaction_id(blob), decode(blob.hex()))
 
 
+@lru_cache(maxsize=4096)
 def parse_transaction(text: str) -> Transaction:
     """The transaction of a hex blob. Raises NotATransaction unless encoding, fields, signature and memos are in order."""
     try:
