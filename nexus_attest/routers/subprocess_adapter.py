@@ -1,7 +1,8 @@
 """Tools that are programs: one process per call, no shell, and an answer that is one JSON object.
 
     argv     command... call TOOL METHOD --json-args-file PATH
-    PATH     a file only this user can read, one line: {"args":{...},"method":"...","tool":"..."}; it is gone after the call
+    PATH     a file only this user can read, one line: {"args":{...},"method":"...","tool":"..."}; it is gone after the call,
+             unless this process is killed by force meanwhile
     stdin    empty
     env      PATH=/usr/local/bin:/usr/bin:/bin  LANG=C.UTF-8, the variables named in pass_env, and
              NEXUS_IDEMPOTENCY_KEY=<run id>/<step id>  NEXUS_EXECUTION_ID=<execution id> (when there is one); nothing else
