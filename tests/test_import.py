@@ -185,10 +185,10 @@ def test_a_replay_result_shows_its_error_only_when_there_is_one() -> None:
 class _Spy(DecisionStore):
     """Remembers the origin of what is imported."""
 
-    origin: ImportOrigin | None = None
+    told: ImportOrigin | None = None
 
     def import_decision_atomic(self, *arguments: Any, **options: Any) -> tuple[bool, str | None]:
-        self.origin = options["origin"]
+        self.told = options["origin"]
         return super().import_decision_atomic(*arguments, **options)
 
 
@@ -197,7 +197,7 @@ def test_the_header_records_where_the_decision_came_from() -> None:
     approved(target)
     data = edited(GOOD, "integrity.canonical_digest", "stale")
     accepted(data, target, verify_digest=False, conflict_mode="new_decision_id")
-    assert target.origin == ImportOrigin("2027-01-01T00:00:00+00:00", "dec-1", GOOD["integrity"]["canonical_digest"])
+    assert target.told == ImportOrigin("2027-01-01T00:00:00+00:00", "dec-1", GOOD["integrity"]["canonical_digest"])
 
 
 def test_imported_approvals_are_judged_at_the_time_of_the_import() -> None:
