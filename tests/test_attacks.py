@@ -1,5 +1,6 @@
 """What a forger can do to a file, and which layer catches it. Every digest fits in all of these, unless the test says otherwise."""
 
+import base64
 import copy
 import json
 import time
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from checkpoint_testing import KEY, check, signed, signer
+from checkpoint_testing import KEY, WITNESS, check, cosignature, signed, signer
 from evidence_testing import edited, new_store, places
 from forging import approval, events_of, genuine, rebuilt
 from identity_testing import Seal, statement
@@ -18,13 +19,17 @@ from nexus_control.auditor import conclusion
 from nexus_control.bundle import DecisionBundle
 from nexus_control.bundle_checks import replay_bundle
 from nexus_control.case_export import export_case, sign_checkpoint
+from nexus_control.case_file import CaseFile
+from nexus_control.checkpoint import Checkpoint, NoteSignature, SignedNote, parse_note, sign_note
 from nexus_control.decision import Decision
 from nexus_control.errors import IdentityRefused
 from nexus_control.events import EventType
-from nexus_control.evidence import EvidenceReport, Knowledge, LogTrust, examine
+from nexus_control.evidence import EvidenceReport, Knowledge, Layer, LayerName, LogTrust, Outcome, examine
 from nexus_control.identity import Act
 from nexus_control.import_ import import_bundle
+from nexus_control.in_toto import statement_payload
 from nexus_control.tool import NexusControlTools
+from nexus_control.verification import VerificationCheck
 
 EARLY, LATE = "2026-11-21T01:50:01.427000+00:00", "2026-11-21T02:00:00+00:00"
 PLACE_OF_APPROVAL, PLACE_OF_RUN = 2, 3
@@ -461,6 +466,125 @@ def test_a_checkpoint_of_another_size_needs_a_proof() -> None:
     report = examine(CASE, Knowledge(logs=LogTrust((KEY,), check, (kept,))))
     assert outcome(report, "log") == "INCOMPLETE"
     assert report.ok
+
+
+# -- witnesses of the log
+
+
+def cosigned(*notes: NoteSignature, **changes: Any) -> dict[str, Any]:
+    note = parse_note(CASE["log"]["checkpoint"])
+    return log_forged(checkpoint=note.with_signatures(notes).render(), **changes)
+
+
+NOTE = parse_note(CASE["log"]["checkpoint"])
+WATCHED = Knowledge(logs=LogTrust((KEY, WITNESS), check))
+
+
+def log_of(case: dict[str, Any], knowledge: Knowledge) -> Layer:
+    return examine(case, knowledge).layer(LayerName.LOG)
+
+
+def test_a_trusted_witness_vouches_for_growth_and_its_time_is_told() -> None:
+    assert outcome(examine(CASE, WATCHED), "log") == "INCOMPLETE", "nobody saw it grow"
+    layer = log_of(cosigned(cosignature(NOTE, WITNESS, 1_750_000_000)), WATCHED)
+    assert layer.outcome is Outcome.PASS
+    assert layer.checks[-1].detail == "witness.example.org saw it 2025-06-15T15:06:40+00:00"
+    far = log_of(cosigned(cosignature(NOTE, WITNESS, 2**64 - 1)), WATCHED)
+    assert far.checks[-1].detail == "witness.example.org saw it 18446744073709551615 seconds after 1970"
+
+
+def test_a_false_cosignature_fails_the_log() -> None:
+    true = cosignature(NOTE, WITNESS, 1_750_000_000)
+    false = NoteSignature(true.name, true.key_id, true.signature[:-1] + bytes([true.signature[-1] ^ 1]))
+    layer = log_of(cosigned(false), WATCHED)
+    assert [made.name for made in layer.checks if not made.ok] == ["cosignatures"]
+    assert layer.checks[-1].detail == "the cosignature of witness.example.org is not its signature over this checkpoint"
+
+
+def test_without_a_log_key_nobody_knows_who_signed_the_checkpoint() -> None:
+    layer = log_of(CASE, Knowledge(logs=LogTrust((WITNESS,), check, READER.logs.checkpoints)))
+    assert layer.outcome is Outcome.INCOMPLETE
+    assert any(gap.what.startswith("who signed the checkpoint") for gap in layer.gaps)
+
+
+def test_a_false_signature_of_the_log_itself_fails() -> None:
+    (line,) = NOTE.signatures
+    forged_line = NoteSignature(line.name, line.key_id, b"x" * 64)
+    layer = log_of(log_forged(checkpoint=SignedNote(NOTE.text, (forged_line,)).render()), READER)
+    (broken,) = (made for made in layer.checks if not made.ok)
+    assert broken.detail == f"the signature of {KEY.name} is not its signature over this checkpoint"
+
+
+def test_a_kept_note_that_is_no_checkpoint_or_of_another_log_fails() -> None:
+    note = sign_note("no checkpoint\n", KEY, signer(KEY))
+    other = sign_note(Checkpoint("example.org/other", 1, b"r" * 32).text(), KEY, signer(KEY))
+    for kept in (note, other):
+        assert failed(CASE, Knowledge(logs=LogTrust((KEY,), check, (kept,)))) == ["log"]
+
+
+def test_several_kept_checkpoints_are_judged_one_by_one() -> None:
+    (first,) = READER.logs.checkpoints
+    knowledge = Knowledge(logs=LogTrust((KEY,), check, (first, signed(1, "cd" * 32), signed(3, "cd" * 32))))
+    layer = log_of(CASE, knowledge)
+    assert [(made.name, made.ok) for made in layer.checks[-2:]] == [("extends_checkpoint_1", True), ("extends_checkpoint_2", False)]
+    assert any("3" in gap.what for gap in layer.gaps)
+
+
+def test_actors_without_a_name_have_no_leaf() -> None:
+    case = copy.deepcopy(CASE)
+    del events_of(case["package"])[0]["actor"]["id"]
+    assert outcome(examine(case, READER), "log") == "FAIL"
+
+
+def test_a_witness_proof_that_nobody_can_check_is_no_pass_and_one_that_is_judged_counts() -> None:
+    case = {**CASE, "witness": [{"proof": 1}]}
+    assert [gap.what for gap in examine(case).layer(LayerName.WITNESS).gaps] == ["the witness proofs were not checked"]
+
+    def judge_it(overlays: Any, binding_digest: str) -> Any:
+        assert (overlays, binding_digest) == (({"proof": 1},), CASE["package"]["integrity"]["binding_digest"])
+        return [VerificationCheck("ledger", ok=True)], []
+
+    assert examine(case, Knowledge(witness=judge_it)).layer(LayerName.WITNESS).outcome is Outcome.PASS
+
+
+def envelope(**changes: Any) -> dict[str, Any]:
+    statement: dict[str, Any] = json.loads(statement_payload(CaseFile.from_dict(CASE)))
+    payload = json.dumps({**statement, **changes}).encode()
+    encoded = base64.b64encode(payload).decode()
+    return {"payloadType": "application/vnd.in-toto+json", "payload": encoded, "signatures": [{"keyid": "k", "sig": "AAAA"}]}
+
+
+def test_an_envelope_that_nobody_checks_is_incomplete_and_its_subject_is_compared() -> None:
+    report = examine(envelope())
+    assert (report.kind, outcome(report, "signatures")) == ("sealed_case", "INCOMPLETE")
+    assert "who signed the envelope was not checked" in [gap.what for gap in report.layer(LayerName.SIGNATURES).gaps]
+    other = envelope(subject=[{"name": "x", "digest": {"sha256": "0" * 64}}])
+    assert [made.name for made in examine(other).layers[0].checks if not made.ok] == ["subject"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {**envelope(), "payloadType": "application/json"},
+        {**envelope(), "payload": "?"},
+        {**envelope(), "signatures": []},
+        {**envelope(), "signatures": [{"keyid": "k", "sig": "\u00fc"}]},
+        {**envelope(), "signatures": [{"keyid": "k", "sig": "AAAA"}] * 101},
+        envelope(_type="https://in-toto.io/Statement/v0.1"),
+        envelope(predicateType="urn:other"),
+        envelope(subject=[]),
+        envelope(predicate={"control_bundle": {}}),
+        envelope(predicate=None),
+    ],
+)
+def test_an_envelope_around_something_else_is_refused(document: dict[str, Any]) -> None:
+    report = examine(document)
+    assert (report.kind, [name.value for name in report.failed]) == ("unknown", ["integrity"])
+
+
+def test_extensions_survive_reading_and_writing() -> None:
+    case = CaseFile.from_dict({**CASE, "extensions": {"note": "x"}})
+    assert case.to_dict()["extensions"] == {"note": "x"}
 
 
 # -- files that are made to confuse or to exhaust a reader

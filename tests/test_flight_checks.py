@@ -555,3 +555,71 @@ def test_a_report_is_json_data_that_says_what_differs() -> None:
     assert data["checks"][0] == {"name": "run_digest", "outcome": "PASS"}
     assert set(data["checks"][1]) == {"name", "outcome", "detail", "expected", "actual"}
     assert json.loads(json.dumps(data)) == data
+
+
+# -- what is not there
+
+
+def outcome_of(package: Package, name: str) -> tuple[str, str | None]:
+    check = next(check for check in verify_flight_record(package).checks if check.name == name)
+    return check.outcome.value, check.detail
+
+
+def without_digests_in_the_decision(package: Package) -> Package:
+    link = package["control_bundle"]["router_link"]
+    for name in ("router_result_digest", "router_request_digest"):
+        link.pop(name, None)
+    control(package, "EXECUTION_STARTED").pop("router_request_digest", None)
+    control(package, "EXECUTION_COMPLETED").pop("response_digest", None)
+    return package
+
+
+def without_events(package: Package, *kinds: str) -> Package:
+    events = record(package)["events"]
+    events[:] = [event for event in events if kinds and event["type"] not in kinds]
+    return package
+
+
+def test_a_decision_that_holds_no_digests_leaves_their_checks_open() -> None:
+    package = without_digests_in_the_decision(vector(EMBEDDED))
+    assert outcome_of(package, "result_link") == ("NOT_VERIFIABLE", "the decision does not hold the digest of what the router returned")
+    assert outcome_of(package, "request_digest")[0] == "NOT_VERIFIABLE"
+    record(package)["events"] = "none"
+    assert outcome_of(package, "request_digest")[0] == "NOT_VERIFIABLE"
+
+
+def test_a_bare_run_bundle_names_its_run_once() -> None:
+    package = vector(EMBEDDED)
+    for name in ("response", "run_id"):
+        del record(package)[name]
+    assert outcome_of(package, "run_id") == ("PASS", None)
+
+
+def test_a_run_without_events_says_so() -> None:
+    package = without_events(vector(EMBEDDED))
+    assert outcome_of(package, "row") == ("FAIL", "there are no events")
+    assert "no event" in str(next(check.actual for check in verify_flight_record(package).checks if check.name == "shape"))
+    assert outcome_of(package, "approved_executed")[0] == "FAIL"
+
+
+def test_an_interrupted_call_has_an_unknown_outcome() -> None:
+    package = without_events(vector(EMBEDDED), "TOOL_CALL_SUCCEEDED", "STEP_COMPLETED")
+    events = record(package)["events"]
+    last = next(place for place, event in enumerate(events) if event["type"] == "TOOL_CALL_REQUESTED")
+    events[last + 1 : -1] = [event for event in events[last + 1 : -1] if event["type"] == "PROVENANCE_EMITTED"]
+    events[-1] |= {"type": "RUN_FAILED", "payload": {"reason": "interrupted"}}
+    assert outcome_of(package, "shape") == (
+        "NOT_VERIFIABLE",
+        "the last call has no result, because the run was interrupted: its outcome is unknown",
+    )
+
+
+def test_a_run_without_a_selected_adapter_or_a_plan_started_nothing() -> None:
+    package = without_events(vector(EMBEDDED), "DISPATCH_SELECTED", "PLAN_CREATED")
+    details = str(outcome_of(package, "approved_executed")[1])
+    assert "steps were started, but no adapter was selected" in details
+    assert "steps were started, but no plan was recorded" in details
+    quiet = without_events(package, "STEP_STARTED", "STEP_COMPLETED", "TOOL_CALL_REQUESTED", "TOOL_CALL_SUCCEEDED")
+    details = str(outcome_of(quiet, "approved_executed")[1])
+    assert "no adapter was selected" not in details
+    assert "no plan was recorded" not in details
