@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format docs wheel bench clean
+.PHONY: help demo test coverage check lint format docs wheel bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -19,7 +19,10 @@ demo: $(VENV)/.installed ## Run the demonstration: request, approvals, one execu
 test: $(VENV)/.installed-dev ## Run every test
 	@$(BIN)/python -m pytest
 
-check: lint test wheel ## Run every gate: format, lint, types, import contracts, tests and documents, wheel
+coverage: $(VENV)/.installed-dev ## Run the tests of the code that verifies evidence; fail unless they take every branch of it
+	@$(BIN)/python scripts/check_coverage.py
+
+check: lint test coverage wheel ## Run every gate: format, lint, types, import contracts, tests and documents, coverage, wheel
 
 lint: $(VENV)/.installed-dev ## Check format, lint rules, types and import contracts
 	@echo "==> ruff check"

@@ -468,6 +468,62 @@ def test_a_checkpoint_of_another_size_needs_a_proof() -> None:
     assert report.ok
 
 
+# -- what a history does not tell
+
+
+def shortened(count: int, **link: str | None) -> dict[str, Any]:
+    """The genuine decision bundle with its first events only, and a router link of these members."""
+    package = genuine()
+    del events_of(package)[count:]
+    bundle: dict[str, Any] = package["control_bundle"]
+    bundle["router_link"] = {name: value for name, value in link.items() if value is not None}
+    return bundle
+
+
+def test_a_decision_that_was_not_run_has_no_authorization_to_judge() -> None:
+    report = examine(shortened(PLACE_OF_RUN), Knowledge(trust=TRUST))
+    assert [outcome(report, name) for name in ("authorization", "execution")] == ["INCOMPLETE", "INCOMPLETE"]
+    assert report.story is not None
+    assert (report.story.run, report.story.runs) == (None, 0)
+    assert [made.name for made in report.layer(LayerName.SIGNATURES).checks] == ["statements", "acts"]
+
+
+def test_a_link_to_a_run_that_the_events_do_not_tell_of_fails_authorization() -> None:
+    layer = examine(shortened(PLACE_OF_RUN, run_id="run-1")).layer(LayerName.AUTHORIZATION)
+    assert [made.detail for made in layer.checks if not made.ok] == ["router_link names a run, the events tell of none"]
+
+
+def test_a_run_that_was_only_requested_is_told_as_unknown_and_not_judged_whole() -> None:
+    report = examine(shortened(PLACE_OF_RUN + 1))
+    assert [gap.what for gap in report.layers[1].gaps] == [
+        f"the run requested by event {PLACE_OF_RUN} does not say what it was asked to do",
+        "the file names no run as the one that it is about",
+    ]
+    assert report.story is not None
+    assert report.story.run is not None
+    assert report.story.run.outcome == "unknown"
+
+
+def test_a_run_in_another_mode_than_requested_and_capabilities_are_remarks() -> None:
+    def apply_a_rehearsal(events: list[dict[str, Any]]) -> None:
+        events[0]["payload"]["requested_mode"] = "dry_run"
+        events[1]["payload"] |= {"allowed_modes": ["dry_run", "apply"], "require_adapter_capabilities": ["timeout"]}
+
+    layer = examine(forged(apply_a_rehearsal)).layer(LayerName.AUTHORIZATION)
+    satisfied = next(made for made in layer.checks if made.name == "policy_satisfied")
+    assert satisfied.ok
+    assert "applied what had been requested as dry_run" in str(satisfied.detail)
+    assert "required capabilities (timeout)" in str(satisfied.detail)
+
+
+def test_a_kept_checkpoint_with_the_same_root_passes_and_a_false_one_of_a_size_without_proof_fails() -> None:
+    same = parse_note(CASE["log"]["checkpoint"])
+    assert log_of(CASE, Knowledge(logs=LogTrust((KEY,), check, (same,)))).outcome is Outcome.PASS
+    (line,) = signed(3, "cd" * 32).signatures
+    false = SignedNote(signed(3, "cd" * 32).text, (NoteSignature(line.name, line.key_id, b"x" * 64),))
+    assert log_of(CASE, Knowledge(logs=LogTrust((KEY,), check, (false,)))).outcome is Outcome.FAIL
+
+
 # -- witnesses of the log
 
 

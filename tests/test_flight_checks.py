@@ -623,3 +623,20 @@ def test_a_run_without_a_selected_adapter_or_a_plan_started_nothing() -> None:
     details = str(outcome_of(quiet, "approved_executed")[1])
     assert "no adapter was selected" not in details
     assert "no plan was recorded" not in details
+
+
+def test_a_call_that_never_ended_and_a_response_that_binds_nothing_are_told() -> None:
+    package = without_events(vector(EMBEDDED), "TOOL_CALL_SUCCEEDED", "STEP_COMPLETED")
+    assert "the last call has no result" in str(outcome_of(package, "shape")[1])
+    del record(package)["response"]["run_bundle_digest"]
+    assert outcome_of(package, "response_binds_run") == ("NOT_VERIFIABLE", "response does not name the digest of the run")
+
+
+def test_a_decision_that_was_never_executed_and_two_plans_are_malformed() -> None:
+    package = vector(EMBEDDED)
+    del package["control_bundle"]["events"][3:]
+    assert outcome_of(package, "request_digest") == ("FAIL", "the decision was never executed")
+    twice = vector(EMBEDDED)
+    plan = next(event for event in record(twice)["events"] if event["type"] == "PLAN_CREATED")
+    record(twice)["events"].insert(2, copy.deepcopy(plan))
+    assert "there must be one PLAN_CREATED" in str(outcome_of(twice, "approved_executed")[1])

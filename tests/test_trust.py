@@ -188,6 +188,14 @@ def test_only_approvals_are_tied_to_the_requester() -> None:
     policy(rule).judge(act(requester=None))
 
 
+def test_where_requesters_must_not_approve_an_imported_request_needs_signed_approvals() -> None:
+    rule = Rule(actions=frozenset({"approve"}), self_approval=False)
+    rule.judge(act(requester=BOB))
+    rule.judge(act(requester=BOB, imported=True, signed_by=KEY))
+    with pytest.raises(SelfApproval, match="it was imported"):
+        rule.judge(act(requester=BOB, imported=True))
+
+
 def test_a_signature_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     trust = policy()
     asked: list[bytes] = []
