@@ -640,3 +640,9 @@ def test_a_decision_that_was_never_executed_and_two_plans_are_malformed() -> Non
     plan = next(event for event in record(twice)["events"] if event["type"] == "PLAN_CREATED")
     record(twice)["events"].insert(2, copy.deepcopy(plan))
     assert "there must be one PLAN_CREATED" in str(outcome_of(twice, "approved_executed")[1])
+
+
+def test_a_record_without_its_digest_is_linked_to_nothing() -> None:
+    package = vector(EMBEDDED)
+    del record(package)["integrity"]["canonical_digest"]
+    assert outcome_of(package, "result_link") == ("FAIL", "the record has no integrity.canonical_digest")
