@@ -646,3 +646,12 @@ def test_a_record_without_its_digest_is_linked_to_nothing() -> None:
     package = vector(EMBEDDED)
     del record(package)["integrity"]["canonical_digest"]
     assert outcome_of(package, "result_link") == ("FAIL", "the record has no integrity.canonical_digest")
+
+
+@pytest.mark.parametrize("response", [[], "completed", 1, None])
+def test_a_response_that_is_no_object_fails_and_ends_nothing(response: object) -> None:
+    package = vector(EMBEDDED)
+    record(package)["response"] = response
+    report = verify_flight_record(package)
+    assert not report.ok
+    assert "response is no object" in " ".join(check.detail or "" for check in report.checks if check.outcome is FlightOutcome.FAIL)
