@@ -22,7 +22,7 @@ from nexus_control.events import (
 from nexus_control.header import COPY_COLUMNS, HeaderCopy
 from nexus_control.json_data import decode_json
 from nexus_control.log import LogWriter
-from nexus_control.sqlite import Connection
+from nexus_control.sqlite import Connection, insert
 
 __all__ = ["EVENT_COLUMNS", "RAW_KEYS", "ChainWriter", "Tip", "payload_or_nothing", "prepare", "raw_row", "stored_event", "tip_of"]
 
@@ -97,7 +97,7 @@ class ChainWriter:
         self.prev_hash = self.log.add("generation", record)
         links = (bytes.fromhex(prev_hash), bytes.fromhex(self.prev_hash))
         row = (name, generation, created_at, int(tombstone), *copy.values(), copy.digest(), *links, self.log.position)
-        self._connection.execute(_INSERT_HEADER, row)
+        insert(self._connection, _INSERT_HEADER, [row])
 
     def event(self, row: _EventRow, payload_json: str) -> None:
         """Collect an event; `payload_json` is what is chained as its payload."""
@@ -121,7 +121,7 @@ class ChainWriter:
 
     def flush(self) -> None:
         """Insert the collected events and all leaves."""
-        self._connection.executemany(_INSERT_EVENT, self._events)
+        insert(self._connection, _INSERT_EVENT, self._events)
         self.log.flush()
 
 

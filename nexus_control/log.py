@@ -13,7 +13,7 @@ from nexus_control.checkpoint import Checkpoint, SignedNote, parse_checkpoint, p
 from nexus_control.database import Database
 from nexus_control.errors import InputError, LogRewritten, brief
 from nexus_control.integrity import sha256_digest
-from nexus_control.sqlite import Connection
+from nexus_control.sqlite import Connection, insert
 from nexus_control.tiles import TILE_LEAVES, TILE_LEVEL, fold_leaves, read_tiles, write_tiles
 
 __all__ = ["Log", "LogWriter"]
@@ -48,7 +48,7 @@ class LogWriter:
 
     def flush(self) -> None:
         """Write the collected leaves, and the tiles that they fill."""
-        self._connection.executemany(_INSERT, self._leaves)
+        insert(self._connection, _INSERT, self._leaves)
         filled = range((self.position - len(self._leaves)) // TILE_LEAVES, self.position // TILE_LEAVES)
         if filled:
             write_tiles(self._connection, {number: fold_leaves(self._connection, TILE_LEVEL, number) for number in filled})
@@ -129,7 +129,7 @@ class Log:
             if wrong := {number: value for number, value in fresh.items() if stored.get(number) != value}:
                 write_tiles(connection, wrong)
                 self._subtrees.clear()  # made of what was wrong
-            connection.execute(_INSERT_CHECKPOINT, (checkpoint.size, note.render()))
+            insert(connection, _INSERT_CHECKPOINT, [(checkpoint.size, note.render())])
         return checkpoint
 
     def _certain_nodes(self, connection: Connection, last: Checkpoint | None, size: int) -> tuple[merkle.Nodes, dict[int, bytes]]:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from contextlib import closing
 
-from nexus_control.errors import SchemaTooNew
+from nexus_control.errors import SchemaTooNew, brief
 from nexus_control.sqlite import Connection, begin, mark_ours, number, open_memory
 
 __all__ = ["Schema"]
 
-_OBJECTS = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name"
+_OBJECTS = "SELECT type, name, sql, tbl_name FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name"
 
 
 class Schema:
@@ -54,12 +54,25 @@ class Schema:
         return version
 
     def problems(self, connection: Connection) -> list[str]:
-        """Which tables, indexes and triggers of this schema the file lacks, or has in another form: rows are only as sound as these."""
+        """What of this schema the file lacks or has in another form, and triggers on its tables that are not of it.
+
+        Rows are only as sound as these.
+        """
         with closing(open_memory()) as pristine:
             self.apply(pristine)
-            wanted: list[tuple[str, str, str]] = [tuple(row) for row in pristine.execute(_OBJECTS)]
-        stored = {(row[0], row[1]): row[2] for row in connection.execute(_OBJECTS)}
-        return [f"schema: the {kind} {name} is missing or was changed" for kind, name, sql in wanted if stored.get((kind, name)) != sql]
+            wanted = {(kind, name): sql for kind, name, sql, _ in pristine.execute(_OBJECTS)}
+        tables = {name for kind, name in wanted if kind == "table"}
+        stored: dict[tuple[str, str], str] = {}
+        strange: list[str] = []
+        for kind, name, sql, table in connection.execute(_OBJECTS):
+            stored[kind, name] = sql
+            if kind == "trigger" and table.lower() in tables and (kind, name) not in wanted:
+                strange.append(f"schema: the trigger {brief(name)} on {table} is not of this schema")
+        return [
+            f"schema: the {kind} {name} is missing or was changed"
+            for (kind, name), sql in wanted.items()
+            if stored.get((kind, name)) != sql
+        ] + strange
 
     def _set_version(self, connection: Connection, version: int) -> None:
         others = number(connection, "user_version") & ~(0xFF << self._shift)

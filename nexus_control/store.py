@@ -30,7 +30,7 @@ from nexus_control.header import HeaderCopy, ImportOrigin, first_events_copy
 from nexus_control.log import Log
 from nexus_control.log_check import LogVerification, chained_events, check_decision, check_store
 from nexus_control.schema import SCHEMA
-from nexus_control.sqlite import SqliteDecisionExists
+from nexus_control.sqlite import SqliteDecisionExists, insert
 from nexus_control.template import TemplateStore
 
 __all__ = ["ConcurrencyError", "DecisionStore", "EventItem", "EventStore", "ImportOrigin", "LogVerification", "StoredEvent"]
@@ -227,7 +227,7 @@ class DecisionStore:
             for row in rows:
                 writer.event(*row)
             writer.flush()
-            connection.execute(_INSERT_IMPORT, (name, writer.generation, len(rows)))
+            insert(connection, _INSERT_IMPORT, [(name, writer.generation, len(rows))])
             return True, None
 
     # -- reading --------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from nexus_control.integrity import content_digest
 from nexus_control.log import LogWriter
 from nexus_control.policy import Policy
 from nexus_control.schema import SCHEMA
-from nexus_control.sqlite import Connection, SqliteTemplateExists
+from nexus_control.sqlite import Connection, SqliteTemplateExists, insert
 
 __all__ = ["StoredTemplateEvent", "Template", "TemplateStore", "template_problems"]
 
@@ -203,7 +203,7 @@ class TemplateStore:
         with self._database.transaction() as connection:
             if _select(connection, name) is not None:
                 raise SqliteTemplateExists(f"Template already exists: {name}")
-            connection.execute(_INSERT, _row(template))
+            insert(connection, _INSERT, [_row(template)])
             _insert_created_event(connection, name, now.isoformat(), creator, payload_json)
         return template
 
@@ -280,7 +280,7 @@ def _insert_created_event(connection: Connection, name: str, ts: str, who: Actor
     log.flush()
     digest = event_digest(event_type, payload_json)
     row = (name, 0, event_type, ts, who.type, who.id, payload_json, digest, *links, log.position)
-    connection.execute(_INSERT_EVENT, row)
+    insert(connection, _INSERT_EVENT, [row])
 
 
 def _event_payload(template: Template) -> dict[str, Any]:

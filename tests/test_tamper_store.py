@@ -6,7 +6,7 @@ and the change is rolled back. Some changes are made in a copy of the file as we
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -579,6 +579,65 @@ def test_a_weaker_schema_is_a_finding(original: Path, statement: str, problem: s
         connection.executescript(statement)
     with DecisionStore(copy) as store:
         assert store.verify_log().errors == [f"schema: {problem}"]
+
+
+@pytest.mark.parametrize("table", ["decisions", "decision_events", "templates", "template_events", "log", "checkpoints", "imports"])
+@pytest.mark.parametrize("spelled", [str.lower, str.upper])
+def test_a_trigger_of_others_on_our_tables_is_a_finding(original: Path, table: str, spelled: Callable[[str], str]) -> None:
+    copy = original.with_name("copy.db")
+    shutil.copy(original, copy)
+    with closing(foreign(copy)) as connection:
+        connection.execute(f"CREATE TRIGGER quiet AFTER INSERT ON {spelled(table)} BEGIN SELECT 1; END")
+    with DecisionStore(copy) as store:
+        assert store.verify_log().errors == [f"schema: the trigger 'quiet' on {spelled(table)} is not of this schema"]
+
+
+SWALLOW = "CREATE TRIGGER quiet BEFORE INSERT ON {} BEGIN SELECT RAISE(IGNORE); END"
+VIEW = """
+    ALTER TABLE {0} RENAME TO kept;
+    CREATE VIEW {0} AS SELECT * FROM kept;
+    CREATE TRIGGER quiet INSTEAD OF INSERT ON {0} BEGIN SELECT 1; END"""
+
+
+@pytest.mark.parametrize("script", [SWALLOW, VIEW], ids=["trigger", "view"])
+@pytest.mark.parametrize("table", ["decisions", "decision_events", "log"])
+def test_what_the_file_swallows_is_not_acknowledged(original: Path, table: str, script: str) -> None:
+    copy = original.with_name("copy.db")
+    shutil.copy(original, copy)
+    with closing(foreign(copy)) as connection:
+        connection.executescript(script.format(table))
+    with DecisionStore(copy) as store:
+        size, events = store.log_root(), len(store.get_events("full"))
+        with pytest.raises(StoreUnreadable, match=r"the file dropped (1 of 1|2 of 2) new rows \(.*`nexus-attest log verify` tells more"):
+            store.append_events("new", [(EventType.DECISION_CREATED, ALICE, {})], create=True)
+        assert (store.log_root(), len(store.get_events("full")), store.decision_exists("new")) == (size, events, False)
+
+
+@pytest.mark.parametrize("table", ["templates", "template_events"])
+def test_a_template_that_the_file_swallows_is_not_acknowledged(original: Path, table: str) -> None:
+    copy = original.with_name("copy.db")
+    shutil.copy(original, copy)
+    with closing(foreign(copy)) as connection:
+        connection.executescript(SWALLOW.format(table))
+    with DecisionStore(copy) as store:
+        with pytest.raises(StoreUnreadable, match="the file dropped 1 of 1 new rows"):
+            store.get_template_store().create_template("late", ALICE)
+        assert store.get_template_store().get_template("late") is None
+
+
+def test_a_revocation_that_the_file_swallows_fails_aloud(original: Path) -> None:
+    copy = original.with_name("copy.db")
+    shutil.copy(original, copy)
+    quiet = "CREATE TRIGGER quiet BEFORE INSERT ON decision_events WHEN NEW.event_type = 'APPROVAL_REVOKED' BEGIN SELECT RAISE(IGNORE); END"
+    with DecisionStore(copy) as store:
+        tools = NexusControlTools(store=store)
+        decision_id = tools.request("rotate", ALICE, mode="apply").data["request_id"]
+        tools.approve(decision_id, BOB)
+        with closing(foreign(copy)) as connection:
+            connection.execute(quiet)
+        revoked = tools.revoke_approval(decision_id, BOB)
+        assert (revoked.success, revoked.code) == (False, "STORE_UNREADABLE")
+        assert not store.verify_log().ok
 
 
 @pytest.mark.parametrize("position", [2**63 - 1, 2**53, 99, 1, -1])

@@ -22,7 +22,7 @@ from nexus_control.events import Clock
 from nexus_control.flight_record import Run, RunEvent, flight_record
 from nexus_control.migration import Schema
 from nexus_control.run_json import run_json
-from nexus_control.sqlite import Connection
+from nexus_control.sqlite import Connection, insert
 
 __all__ = ["NewEvent", "RunRecorder", "RunStore", "new_events", "run_time"]
 
@@ -127,7 +127,7 @@ class RunStore:
     def begin(self, run: Run, events: Sequence[RunEvent]) -> None:
         """Store a new run together with its first events."""
         with self._database.transaction() as connection:
-            connection.execute(_INSERT_RUN, run)
+            insert(connection, _INSERT_RUN, [run])
             _insert(connection, events)
 
     def append(self, events: Sequence[RunEvent], status: str | None = None) -> None:
@@ -312,9 +312,7 @@ def new_events(run_id: str, events: Iterable[NewEvent], first_seq: int, *, clock
 
 
 def _insert(connection: Connection, events: Sequence[RunEvent]) -> None:
-    for event in events:
-        row: dict[str, object] = {key: value for key, value in event.items() if key != "payload"}
-        connection.execute(_INSERT_EVENT, {**row, "payload_json": run_json(event["payload"])})
+    insert(connection, _INSERT_EVENT, [{**event, "payload_json": run_json(event["payload"])} for event in events])
 
 
 def _read(connection: Connection, run_id: str) -> tuple[Run, list[RunEvent]]:

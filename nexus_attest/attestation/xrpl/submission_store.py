@@ -14,6 +14,7 @@ from typing import Any
 from nexus_attest.attestation.batch_tree import BatchTree
 from nexus_attest.attestation.storage import AttestationStorage
 from nexus_control.database import Database
+from nexus_control.sqlite import insert
 
 __all__ = ["Attempt", "AttemptState", "Batch", "Member", "Slot", "SlotState", "SubmissionStore"]
 
@@ -207,7 +208,7 @@ class SubmissionStore:
                 {"batch_id": batch_id, "leaf_index": index, "intent_digest": digest, "attempt": attempts[digest]}
                 for index, digest in enumerate(tree.members)
             ]
-            connection.executemany(_INSERT_MEMBER, members)
+            insert(connection, _INSERT_MEMBER, members)
         return Batch(batch_id, account, root, len(tree.members), created_at, settled=False)
 
     def batch(self, batch_id: int) -> Batch | None:
@@ -274,13 +275,13 @@ class SubmissionStore:
             if slot is None:
                 if self.next_free(account, attempt.seq) != attempt.seq:
                     return False
-                connection.execute(_INSERT_SLOT, {"batch_id": attempt.batch_id, "account": account, "seq": attempt.seq})
+                insert(connection, _INSERT_SLOT, [{"batch_id": attempt.batch_id, "account": account, "seq": attempt.seq}])
             elif slot.state is not SlotState.OPEN or slot.seq != attempt.seq:
                 return False
             else:
                 self._finish_attempt(earlier[-1].hash, AttemptState.EXPIRED)
             names = ("hash", "batch_id", "n", "blob", "seq", "lls", "first", "key_id")
-            connection.execute(_INSERT_ATTEMPT, {name: getattr(attempt, name) for name in names})
+            insert(connection, _INSERT_ATTEMPT, [{name: getattr(attempt, name) for name in names}])
         return True
 
     def mark(self, tx_hash: str, state: AttemptState, note: str) -> None:
