@@ -24,7 +24,13 @@ from zipfile import ZipFile
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("nexus_control", "nexus_attest")
 
-NEEDS_DEPENDENCIES = ("nexus_attest.cli", "nexus_attest.routers.clients", "nexus_attest.server", "nexus_attest.postgres")
+NEEDS_DEPENDENCIES = (
+    "nexus_attest.cli",
+    "nexus_attest.routers.clients",
+    "nexus_attest.server",
+    "nexus_attest.postgres",
+    "nexus_attest.testledger",
+)
 """Modules, with everything below them, that may import third-party packages when they are imported. They need not exist yet."""
 
 TEST_TOOLS = ("hypothesis", "pytest")

@@ -5,10 +5,10 @@ import os
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger import KINDS
 from witness_testing import World, intent
 
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings
+from nexus_attest.testledger import KINDS
 
 RUNS = int(os.environ.get("NEXUS_WITNESS_RUNS", "100"))
 """Of each of the two tests with random events; `NEXUS_WITNESS_RUNS=1000` for the long proof."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger import Node, http_front, key_from_seed, seed_of, sign_transaction
 from witness_testing import SEED, Crash, World, intent
 from xrpl.core.binarycodec import decode, encode
 
@@ -26,6 +25,7 @@ from nexus_attest.attestation.xrpl.signer import LocalWalletSigner, SignResult
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings
 from nexus_attest.attestation.xrpl.submission_store import SlotState
 from nexus_attest.key_errors import SignerFailed
+from nexus_attest.testledger import Node, http_front, key_from_seed, seed_of, sign_transaction
 from nexus_control.errors import InputError, StoreConflict
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ledger import Clock, Faults, Ledger, Lost, Node, key_from_seed, seed_of
-
 from nexus_attest.attestation.errors import LedgerUnavailable
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.queue import AttestationQueue
@@ -19,6 +17,7 @@ from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
 from nexus_attest.attestation.xrpl.signer import LocalWalletSigner
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings
 from nexus_attest.attestation.xrpl.submission_store import Attempt, SubmissionStore
+from nexus_attest.testledger import Clock, Faults, Ledger, Lost, Node, key_from_seed, seed_of
 
 SEED = seed_of("witness")
 ACCOUNT = key_from_seed(SEED).address

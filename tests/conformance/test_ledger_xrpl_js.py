@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger import Ledger, Node, closing, dump, key_from_seed, seed_of, serving, sign_transaction
 from node_testing import node, npm_package
+
+from nexus_attest.testledger import Ledger, Node, closing, dump, key_from_seed, seed_of, serving, sign_transaction
 
 NAME, VERSION = "xrpl", "5.3.0"
 HERE = Path(__file__).resolve().parent

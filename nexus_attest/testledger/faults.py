@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ledger.results import result_code
+from nexus_attest.testledger.results import result_code
 
 __all__ = ["KINDS", "Fault", "Faults", "parse_fault"]
 

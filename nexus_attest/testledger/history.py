@@ -4,12 +4,12 @@ from typing import Any
 
 from xrpl.core.addresscodec import is_valid_classic_address
 
-from ledger.chain import ClosedLedger, Entry, Ledger
-from ledger.clock import iso
-from ledger.results import RpcError, result_code, result_message
-from ledger.rpc import METHODS, Method, Params, Sight, closed_ledger, integer, text
-from ledger.state import leaves
-from ledger.wire import Transaction
+from nexus_attest.testledger.chain import ClosedLedger, Entry, Ledger
+from nexus_attest.testledger.clock import iso
+from nexus_attest.testledger.results import RpcError, result_code, result_message
+from nexus_attest.testledger.rpc import METHODS, Method, Params, Sight, closed_ledger, integer, text
+from nexus_attest.testledger.state import leaves
+from nexus_attest.testledger.wire import Transaction
 
 __all__ = ["ALL_METHODS", "STREAMS", "stream_messages", "validated_transaction"]
 

@@ -6,9 +6,9 @@ with a gap before it is held. Both are tried again for the next open ledger.
 
 from dataclasses import dataclass, field
 
-from ledger.state import AccountRoot, State
-from ledger.transactors import authorized, execute, is_blocker
-from ledger.wire import Transaction
+from nexus_attest.testledger.state import AccountRoot, State
+from nexus_attest.testledger.transactors import authorized, execute, is_blocker
+from nexus_attest.testledger.wire import Transaction
 
 __all__ = ["ACCOUNT_QUEUE_MAX", "QUEUE_MAX", "Fees", "Pool", "check", "fits"]
 

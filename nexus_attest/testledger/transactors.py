@@ -7,8 +7,8 @@ that are not XRP) is `temUNKNOWN`, never a guess.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ledger.state import DEPOSIT_AUTH, DISABLE_MASTER, REQUIRE_DEST_TAG, AccountRoot, State
-from ledger.wire import Transaction
+from nexus_attest.testledger.state import DEPOSIT_AUTH, DISABLE_MASTER, REQUIRE_DEST_TAG, AccountRoot, State
+from nexus_attest.testledger.wire import Transaction
 
 __all__ = ["Outcome", "authorized", "execute", "is_blocker", "preflight"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from xrpl.core.addresscodec import decode_classic_address
 from xrpl.core.binarycodec import encode
 
-from ledger.hashing import account_index, state_leaf, tree_root
+from nexus_attest.testledger.hashing import account_index, state_leaf, tree_root
 
 __all__ = [
     "DEPOSIT_AUTH",

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from ledger.chain import ClosedLedger, Ledger
-from ledger.hashing import Header, tree_path
-from ledger.state import index_of
-from ledger.validators import Validation
+from nexus_attest.testledger.chain import ClosedLedger, Ledger
+from nexus_attest.testledger.hashing import Header, tree_path
+from nexus_attest.testledger.state import index_of
+from nexus_attest.testledger.validators import Validation
 
 __all__ = ["dump", "xpop"]
 
@@ -67,15 +67,13 @@ def xpop(ledger: Ledger, transaction: str, validations: Iterable[Validation] | N
 
 def _nested(closed: ClosedLedger, key: bytes) -> list[Any]:
     """The path as one list of 16 within the other: hex, or the list of the node below."""
-    below: list[Any] | None = None
-    path = tree_path(closed.leaves, key)
-    for depth in range(len(path) - 1, -1, -1):
-        node: list[Any] = [child.hex().upper() for child in path[depth]]
-        if below is not None:
-            node[int(key.hex()[depth], 16)] = below
-        below = node
-    assert below is not None
-    return below
+    *above, last = [[child.hex().upper() for child in node] for node in tree_path(closed.leaves, key)]
+    nested: list[Any] = last
+    for depth in range(len(above) - 1, -1, -1):
+        node: list[Any] = above[depth]
+        node[int(key.hex()[depth], 16)] = nested
+        nested = node
+    return nested
 
 
 def _header(header: Header) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import httpx
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-from ledger.chain import ClosedLedger, Ledger
-from ledger.clock import since_2000
-from ledger.node import Lost, Node, Reply, Session
+from nexus_attest.testledger.chain import ClosedLedger, Ledger
+from nexus_attest.testledger.clock import since_2000
+from nexus_attest.testledger.node import Lost, Node, Reply, Session
 
 __all__ = ["Urls", "closing", "http_front", "mock_transport", "serving", "websocket_front"]
 

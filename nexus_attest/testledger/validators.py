@@ -13,8 +13,8 @@ from typing import Any
 
 from xrpl.core.binarycodec import encode
 
-from ledger.hashing import Header
-from ledger.keys import Key, ed25519_key, validator_key
+from nexus_attest.testledger.hashing import Header
+from nexus_attest.testledger.keys import Key, ed25519_key, validator_key
 
 __all__ = ["REVOKED", "Validation", "Validator", "Validators", "manifest"]
 

@@ -14,7 +14,7 @@ from xrpl.core.addresscodec import decode_seed, encode_node_public_key, encode_s
 from xrpl.core.keypairs import derive_classic_address, derive_keypair, is_valid_message
 from xrpl.core.keypairs import sign as sign_secp256k1
 
-from ledger.hashing import half
+from nexus_attest.testledger.hashing import half
 
 __all__ = ["GENESIS_SEED", "Key", "ed25519_key", "is_public_key", "key_from_seed", "seed_of", "validator_key", "verify"]
 

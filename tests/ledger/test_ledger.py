@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger import (
+from xrpl.core.addresscodec import decode_classic_address
+from xrpl.core.binarycodec import decode, encode
+
+from nexus_attest.testledger import (
     ALL_DROPS,
     Clock,
     Fees,
@@ -26,12 +29,10 @@ from ledger import (
     since_2000,
     xpop,
 )
-from ledger.hashing import half, state_leaf, transaction_leaf, tree_path, tree_root
-from ledger.keys import verify
-from ledger.results import MESSAGES, RPC_ERRORS, result_code
-from ledger.state import index_of
-from xrpl.core.addresscodec import decode_classic_address
-from xrpl.core.binarycodec import decode, encode
+from nexus_attest.testledger.hashing import half, state_leaf, transaction_leaf, tree_path, tree_root
+from nexus_attest.testledger.keys import verify
+from nexus_attest.testledger.results import MESSAGES, RPC_ERRORS, result_code
+from nexus_attest.testledger.state import index_of
 
 ALICE = key_from_seed("sEdSJHS4oiAdz7w2X2ni1gFiqtbJHqE")
 BOB = key_from_seed(seed_of("bob", secp256k1=True))

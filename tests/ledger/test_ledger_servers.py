@@ -7,7 +7,19 @@ from typing import Any
 
 import httpx
 import pytest
-from ledger import (
+from xrpl.account import get_balance, get_latest_transaction, get_next_valid_seq_number
+from xrpl.asyncio.clients import AsyncJsonRpcClient, AsyncWebsocketClient
+from xrpl.asyncio.ledger import get_latest_open_ledger_sequence
+from xrpl.asyncio.transaction import submit_and_wait as submit_and_wait_async
+from xrpl.clients import JsonRpcClient, WebsocketClient, XRPLRequestFailureException
+from xrpl.core.binarycodec import decode
+from xrpl.ledger import get_fee
+from xrpl.models.requests import Manifest, StreamParameter, Subscribe, Tx
+from xrpl.models.transactions import AccountSet, Memo, Payment
+from xrpl.transaction import XRPLReliableSubmissionException, autofill_and_sign, simulate, submit, submit_and_wait
+from xrpl.wallet import Wallet
+
+from nexus_attest.testledger import (
     KINDS,
     Faults,
     Ledger,
@@ -25,19 +37,8 @@ from ledger import (
     serving,
     sign_transaction,
 )
-from ledger.faults import parse_fault
-from ledger.hashing import Header
-from xrpl.account import get_balance, get_latest_transaction, get_next_valid_seq_number
-from xrpl.asyncio.clients import AsyncJsonRpcClient, AsyncWebsocketClient
-from xrpl.asyncio.ledger import get_latest_open_ledger_sequence
-from xrpl.asyncio.transaction import submit_and_wait as submit_and_wait_async
-from xrpl.clients import JsonRpcClient, WebsocketClient, XRPLRequestFailureException
-from xrpl.core.binarycodec import decode
-from xrpl.ledger import get_fee
-from xrpl.models.requests import Manifest, StreamParameter, Subscribe, Tx
-from xrpl.models.transactions import AccountSet, Memo, Payment
-from xrpl.transaction import XRPLReliableSubmissionException, autofill_and_sign, simulate, submit, submit_and_wait
-from xrpl.wallet import Wallet
+from nexus_attest.testledger.faults import parse_fault
+from nexus_attest.testledger.hashing import Header
 
 ALICE = key_from_seed("sEdSJHS4oiAdz7w2X2ni1gFiqtbJHqE")
 WALLETS = [Wallet.from_seed(seed_of(name, secp256k1=name == "bob")) for name in ("alice", "bob", "carol", "dave")]

@@ -16,14 +16,14 @@ from typing import Any
 from xrpl.core.addresscodec import decode_classic_address
 from xrpl.core.binarycodec import encode
 
-from ledger.clock import Clock, since_2000
-from ledger.hashing import ZERO, Header, transaction_leaf, tree_root
-from ledger.keys import GENESIS_SEED, Key, key_from_seed
-from ledger.pool import Fees, Pool, check
-from ledger.state import AccountRoot, State, affected_node, state_root
-from ledger.transactors import execute, preflight
-from ledger.validators import Validation, Validators
-from ledger.wire import Transaction, parse_transaction, sign_transaction
+from nexus_attest.testledger.clock import Clock, since_2000
+from nexus_attest.testledger.hashing import ZERO, Header, transaction_leaf, tree_root
+from nexus_attest.testledger.keys import GENESIS_SEED, Key, key_from_seed
+from nexus_attest.testledger.pool import Fees, Pool, check
+from nexus_attest.testledger.state import AccountRoot, State, affected_node, state_root
+from nexus_attest.testledger.transactors import execute, preflight
+from nexus_attest.testledger.validators import Validation, Validators
+from nexus_attest.testledger.wire import Transaction, parse_transaction, sign_transaction
 
 __all__ = ["ALL_DROPS", "ClosedLedger", "Entry", "Ledger", "Submitted"]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from xrpl.core.addresscodec import is_valid_classic_address
 
-from ledger.chain import ClosedLedger, Ledger
-from ledger.clock import since_2000
-from ledger.pool import QUEUE_MAX
-from ledger.results import RpcError, result_code, result_message
-from ledger.state import AccountRoot, index_of
-from ledger.wire import NotATransaction
+from nexus_attest.testledger.chain import ClosedLedger, Ledger
+from nexus_attest.testledger.clock import since_2000
+from nexus_attest.testledger.pool import QUEUE_MAX
+from nexus_attest.testledger.results import RpcError, result_code, result_message
+from nexus_attest.testledger.state import AccountRoot, index_of
+from nexus_attest.testledger.wire import NotATransaction
 
 __all__ = ["BUILD_VERSION", "METHODS", "Method", "Sight", "closed_ledger", "integer", "submitted", "text"]
 

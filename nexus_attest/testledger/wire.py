@@ -8,8 +8,8 @@ from xrpl.constants import XRPLException
 from xrpl.core.binarycodec import decode, encode, encode_for_signing
 from xrpl.core.keypairs import derive_classic_address
 
-from ledger.hashing import transaction_id
-from ledger.keys import Key, is_public_key, verify
+from nexus_attest.testledger.hashing import transaction_id
+from nexus_attest.testledger.keys import Key, is_public_key, verify
 
 __all__ = ["MEMOS_MAX", "NotATransaction", "Transaction", "parse_transaction", "sign_transaction"]
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ledger.chain import ClosedLedger, Ledger
-from ledger.faults import Fault, Faults
-from ledger.history import ALL_METHODS, STREAMS, ledger_summary, stream_messages, validated_transaction
-from ledger.results import RpcError
-from ledger.rpc import Sight, submitted
-from ledger.wire import NotATransaction, Transaction, parse_transaction
+from nexus_attest.testledger.chain import ClosedLedger, Ledger
+from nexus_attest.testledger.faults import Fault, Faults
+from nexus_attest.testledger.history import ALL_METHODS, STREAMS, ledger_summary, stream_messages, validated_transaction
+from nexus_attest.testledger.results import RpcError
+from nexus_attest.testledger.rpc import Sight, submitted
+from nexus_attest.testledger.wire import NotATransaction, Transaction, parse_transaction
 
 __all__ = ["Lost", "Node", "Reply", "Session"]
 
