@@ -8,18 +8,20 @@ from pathlib import Path
 
 
 class WriteFloor:
-    """INSERT and COMMIT on an open connection, WAL, `synchronous=FULL`: one table of an integer key and a text."""
+    """INSERT and COMMIT on an open connection, WAL, `synchronous=FULL`: a table of an integer key and a text, one of a key and a hash."""
 
     def __init__(self, path: Path) -> None:
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("CREATE TABLE facts (position INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT")
+        self._connection.execute("CREATE TABLE log (position INTEGER PRIMARY KEY, leaf_hash BLOB NOT NULL) STRICT")
 
     def commit(self, bodies: Sequence[str]) -> None:
-        """One transaction with one row for each text."""
+        """One transaction with as many rows as the engine writes: for each text one, and one for its leaf."""
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany("INSERT INTO facts (body) VALUES (?)", [(body,) for body in bodies])
+        self._connection.executemany("INSERT INTO log (leaf_hash) VALUES (?)", [(bytes(32),) for _ in bodies])
         self._connection.execute("COMMIT")
 
     def close(self) -> None:
@@ -59,10 +61,7 @@ def verification_floor(text: str) -> str:
 
 
 def fact_texts(path: Path, decision_id: str) -> list[str]:
-    """For the header and each event of a decision, in the order they were written, a text as long as the row's columns together.
-
-    The leaves of the log are left out: the rows of the floor are the facts, what proves them is part of what the engine adds.
-    """
+    """For the header and each event of a decision, in the order they were written, a text as long as the row's columns together."""
     connection = sqlite3.connect(path)
     try:
         return [
