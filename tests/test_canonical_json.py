@@ -419,7 +419,7 @@ def test_two_keys_with_one_text_are_refused(value: Any, function: Function) -> N
         Number.ONE,
         len,
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_other_types_are_refused(value: Any, function: Function) -> None:
     for wrapped in everywhere(value):
