@@ -17,6 +17,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 _BENCHMARKS: dict[str, Benchmark] = {
     "append_event": writes.append_event,
+    "append_logged": writes.append_logged,
     "request": writes.request_decision,
     "approve": writes.approve_decision,
     "syncs": syncs.syncs,

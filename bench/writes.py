@@ -1,6 +1,7 @@
 """What a durable write costs. Floor: INSERT and COMMIT of as many rows of the same text size, to a file on the same disk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from time import perf_counter
 from typing import Self
@@ -8,8 +9,11 @@ from typing import Self
 from bench.floors import WriteFloor, fact_texts
 from bench.harness import Operation, Result, Settings, ratio
 from bench.workload import ALICE, approve, flow, package_with, request, verified
+from nexus_control import event_rows
 from nexus_control.audit_package import verify_audit_package
 from nexus_control.events import EventType
+from nexus_control.integrity import sha256_digest
+from nexus_control.log import LogWriter
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
@@ -26,6 +30,46 @@ def append_event(settings: Settings) -> Iterator[Result]:
         with files.store.transaction():
             turn = cycle([request(files.tools) for _ in range(100)])
         yield files.ratio(lambda: files.store.append_event(next(turn), EventType.APPROVAL_GRANTED, ALICE, _PAYLOAD), [_APPROVAL], goal=2)
+
+
+def append_logged(settings: Settings) -> Iterator[Result]:
+    """The same event by the same engine, with its leaf and without: what the log costs."""
+    with DecisionStore(settings.directory / "logged.db") as logged, DecisionStore(settings.directory / "unlogged.db") as plain:
+        turns: list[Iterator[str]] = []
+        for store in (logged, plain):
+            with store.transaction():
+                turns.append(cycle([request(NexusControlTools(store)) for _ in range(100)]))
+
+        def with_log() -> None:
+            logged.append_event(next(turns[0]), EventType.APPROVAL_GRANTED, ALICE, _PAYLOAD)
+
+        def without() -> None:
+            with _no_leaves():
+                plain.append_event(next(turns[1]), EventType.APPROVAL_GRANTED, ALICE, _PAYLOAD)
+
+        yield ratio("append_event with the log over without", settings, with_log, without, goal=1.3, clock=perf_counter)
+
+
+class _NoLeaves(LogWriter):
+    """Gives positions, keeps no leaves."""
+
+    def add(self, kind: str, record: bytes) -> str:
+        del kind
+        self.position += 1
+        return sha256_digest(record)
+
+
+@contextmanager
+def _no_leaves() -> Generator[None]:
+    """The engine's writers without the log: positions follow from the events, no leaf is hashed or stored."""
+    kept: dict[str, object] = {name: getattr(event_rows, name) for name in ("LogWriter", "_TIP")}
+    event_rows.LogWriter = _NoLeaves
+    setattr(event_rows, "_TIP", str(kept["_TIP"]).replace("FROM log", "FROM decision_events"))  # noqa: B010
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(event_rows, name, value)
 
 
 def request_decision(settings: Settings) -> Iterator[Result]:
