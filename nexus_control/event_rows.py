@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
+from nexus_control.backend import Connection, insert
 from nexus_control.canonical_json import canonical_json
 from nexus_control.errors import InputError, MalformedEvent
 from nexus_control.event_store import EventItem
@@ -22,7 +23,6 @@ from nexus_control.events import (
 from nexus_control.header import COPY_COLUMNS, HeaderCopy
 from nexus_control.json_data import decode_json
 from nexus_control.log import LogWriter
-from nexus_control.sqlite import Connection, insert
 
 __all__ = ["EVENT_COLUMNS", "RAW_KEYS", "ChainWriter", "Tip", "payload_or_nothing", "prepare", "raw_row", "stored_event", "tip_of"]
 

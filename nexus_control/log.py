@@ -9,11 +9,10 @@ from collections import ChainMap
 from collections.abc import Collection, MutableMapping, Sequence
 
 from nexus_control import merkle
+from nexus_control.backend import Backend, Connection, insert
 from nexus_control.checkpoint import Checkpoint, SignedNote, parse_checkpoint, parse_note
-from nexus_control.database import Database
 from nexus_control.errors import InputError, LogRewritten, brief
 from nexus_control.integrity import sha256_digest
-from nexus_control.sqlite import Connection, insert
 from nexus_control.tiles import TILE_LEAVES, TILE_LEVEL, fold_leaves, read_tiles, write_tiles
 
 __all__ = ["Log", "LogWriter"]
@@ -58,7 +57,7 @@ class LogWriter:
 class Log:
     """Roots and proofs over the log of a database. Sizes and positions count from 1; hashes are raw hex."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Backend) -> None:
         self._database = database
         self._subtrees: dict[tuple[int, int], bytes] = {}
 

@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import Any
 
 from nexus_control import merkle
+from nexus_control.backend import Connection, Dialect
 from nexus_control.canonical_json import canonical_json
 from nexus_control.checkpoint import Checkpoint, parse_checkpoint, parse_note
 from nexus_control.errors import DecisionNotFound, HistoryAltered, MalformedEvent, MalformedNote
@@ -27,14 +28,13 @@ from nexus_control.events import (
     template_event_record,
 )
 from nexus_control.header import COPY_COLUMNS, HeaderCopy, first_events_copy
-from nexus_control.integrity import sha256_digest
-from nexus_control.schema import SCHEMA
-from nexus_control.sqlite import FAULTS, Connection
+from nexus_control.schema import SQLITE
 from nexus_control.template import template_problems
 from nexus_control.tiles import TILE_LEAVES
 
 __all__ = ["LogVerification", "chained_events", "check_decision", "check_store"]
 
+_ZEROS = bytes.fromhex(ZERO_HASH)
 _MOST_ERRORS = 1000
 """More than this many are counted, not listed."""
 
@@ -70,21 +70,21 @@ class _Findings:
 # What each row must follow is fetched with it: `before` is the chain hash that its `prev_hash` must repeat.
 _GENERATIONS = """
     SELECT d.*, COALESCE(
-        (SELECT e.chain_hash FROM decision_events AS e
+        (SELECT e.chain FROM decision_events AS e
          WHERE e.decision_id = d.decision_id AND e.generation = d.generation - 1 ORDER BY e.seq DESC LIMIT 1),
-        (SELECT p.chain_hash FROM decisions AS p WHERE p.decision_id = d.decision_id AND p.generation = d.generation - 1)) AS before,
+        (SELECT p.chain FROM decisions AS p WHERE p.decision_id = d.decision_id AND p.generation = d.generation - 1)) AS before,
         (SELECT i.events FROM imports AS i WHERE i.decision_id = d.decision_id AND i.generation = d.generation) AS imported,
         (SELECT COUNT(*) FROM decision_events AS e WHERE e.decision_id = d.decision_id AND e.generation = d.generation
          AND e.seq < (SELECT i.events FROM imports AS i WHERE i.decision_id = d.decision_id AND i.generation = d.generation)
          AND e.position <= d.position + 1 + e.seq) AS together
     FROM decisions AS d"""
 _EVENTS = """
-    SELECT e.*, COALESCE(p.chain_hash, h.chain_hash) AS before, p.seq AS before_seq, h.generation AS header, h.tombstone
+    SELECT e.*, COALESCE(p.chain, h.chain) AS before, p.seq AS before_seq, h.generation AS header, h.tombstone
     FROM decision_events AS e
     LEFT JOIN decision_events AS p ON p.decision_id = e.decision_id AND p.generation = e.generation AND p.seq = e.seq - 1
     LEFT JOIN decisions AS h ON h.decision_id = e.decision_id AND h.generation = e.generation"""
 _TEMPLATE_EVENTS = """
-    SELECT t.*, p.chain_hash AS before, p.seq AS before_seq
+    SELECT t.*, p.chain AS before, p.seq AS before_seq
     FROM template_events AS t LEFT JOIN template_events AS p ON p.template_name = t.template_name AND p.seq = t.seq - 1"""
 _OF_DECISION = " WHERE {0}.decision_id = ? ORDER BY {0}.position"
 _LEAVES = "SELECT position, leaf_hash, kind FROM log ORDER BY position"
@@ -153,35 +153,40 @@ def chained_events(connection: Connection, decision_id: str) -> list[tuple[Any, 
     return events
 
 
+def _hex(link: object) -> str:
+    """A stored link as it is chained; what is no bytes is no link of any row."""
+    return link.hex() if isinstance(link, bytes) else repr(link)
+
+
 def _is_recorded(record: bytes, chain: bytes, leaf: bytes | None) -> bool:
     return sha256(record).digest() == chain and merkle.leaf_hash(record) == leaf
 
 
-def check_store(connection: Connection, damaged: Iterable[str] = ()) -> LogVerification:
+def check_store(connection: Connection, damaged: Iterable[str] = (), dialect: Dialect = SQLITE) -> LogVerification:
     """Every decision and template, the gap-freeness of positions, every leaf against its row, and what keeps the rows as they are.
 
     The tree is compared with every stored checkpoint and tile; whether the checkpoints are signed takes public-key cryptography.
     """
     found = _Findings()
-    weaknesses = SCHEMA.problems(connection)
+    weaknesses = dialect.problems(connection)
     for problem in weaknesses:
         found.add(problem)
     try:
-        root = _check_rows(connection, found)
-    except FAULTS:
+        root = _check_rows(connection, dialect, found)
+    except dialect.faults:
         if not weaknesses:
             raise
         root = None  # a table or a column is not there, which was said
     return found.result(root, damaged)
 
 
-def _check_rows(connection: Connection, found: _Findings) -> str:
+def _check_rows(connection: Connection, dialect: Dialect, found: _Findings) -> str:
     """Every fact against its leaf; gives the recomputed root."""
-    tree = _CheckedTree(connection, found)
-    facts = _merged(connection, found)
+    tree = _CheckedTree(connection, dialect, found)
+    facts = _merged(connection, dialect, found)
     fact = next(facts, None)
     expected = 1
-    for position, leaf_hash, kind in connection.execute(_LEAVES):
+    for position, leaf_hash, kind in dialect.stream(connection, _LEAVES):
         if position != expected:
             found.add(f"log: position {expected} is missing, found {position}")
         expected = position + 1
@@ -212,7 +217,7 @@ def _check_rows(connection: Connection, found: _Findings) -> str:
 class _CheckedTree:
     """The tree over recomputed leaves, compared with the stored checkpoints and tiles as it grows."""
 
-    def __init__(self, connection: Connection, found: _Findings) -> None:
+    def __init__(self, connection: Connection, dialect: Dialect, found: _Findings) -> None:
         self._found = found
         self._tree, self._tile = merkle.Frontier(), merkle.Frontier()
         self._checkpoints = deque[tuple[int, Checkpoint]]()
@@ -220,7 +225,7 @@ class _CheckedTree:
             if number != expected:
                 found.add(f"checkpoint {expected}: it is missing")
             self._read_checkpoint(number, size, note)
-        self._tiles = deque[tuple[int, bytes]](connection.execute(_TILES))
+        self._tiles = deque[tuple[int, bytes]](dialect.stream(connection, _TILES))
         self._pass_checkpoints()
 
     def append(self, leaf: bytes) -> None:
@@ -229,8 +234,9 @@ class _CheckedTree:
         self._pass_checkpoints()
         if self._tile.size == TILE_LEAVES:
             number = self._tree.size // TILE_LEAVES - 1
-            if self._tiles and self._tiles[0][0] == number and self._tiles.popleft()[1] != self._tile.root():
-                self._found.add(f"tile {number}: the cached hash of positions {number * TILE_LEAVES + 1} to {self._tree.size} is wrong")
+            while self._tiles and self._tiles[0][0] == number:
+                if self._tiles.popleft()[1] != self._tile.root():
+                    self._found.add(f"tile {number}: the cached hash of positions {number * TILE_LEAVES + 1} to {self._tree.size} is wrong")
             self._tile = merkle.Frontier()
 
     def root(self) -> bytes:
@@ -271,11 +277,11 @@ _Fact = tuple[int, str, bytes]
 """Position, kind, recomputed record."""
 
 
-def _merged(connection: Connection, found: _Findings) -> Iterator[_Fact]:
+def _merged(connection: Connection, dialect: Dialect, found: _Findings) -> Iterator[_Fact]:
     """All stored facts in order of position, each checked on the way."""
-    generations = connection.execute(_GENERATIONS + " ORDER BY d.position")
-    events = connection.execute(_EVENTS + " ORDER BY e.position")
-    template_events = connection.execute(_TEMPLATE_EVENTS + " ORDER BY t.position")
+    generations = dialect.stream(connection, _GENERATIONS + " ORDER BY d.position")
+    events = dialect.stream(connection, _EVENTS + " ORDER BY e.position")
+    template_events = dialect.stream(connection, _TEMPLATE_EVENTS + " ORDER BY t.position")
     return heapq.merge(
         ((row["position"], "generation", _check_generation(connection, row, found)[0]) for row in generations),
         ((row["position"], "event", _check_event(row, found)[0]) for row in events),
@@ -291,7 +297,7 @@ def _check_generation(connection: Connection, row: Mapping[str, Any], found: _Fi
     if before is None:
         if row["generation"] != 1:
             found.add(f"{name}: the generation before it is missing")
-        before = ZERO_HASH
+        before = _ZEROS
     copy = HeaderCopy(*(row[column] for column in COPY_COLUMNS))
     if row["tombstone"] not in (0, 1):
         found.add(f"{name}: its tombstone mark is {row['tombstone']}")
@@ -308,7 +314,7 @@ def _check_generation(connection: Connection, row: Mapping[str, Any], found: _Fi
         generation=row["generation"],
         created_at=row["created_at"],
         tombstone=bool(row["tombstone"]),
-        prev_hash=row["prev_hash"],
+        prev_hash=_hex(row["prev"]),
     )
     return record, _check_chain(row, record, before, name, found)
 
@@ -348,9 +354,9 @@ def _check_event(row: Mapping[str, Any], found: _Findings) -> tuple[bytes, str]:
         actor_type=row["actor_type"],
         actor_id=row["actor_id"],
         payload_json=payload_json,
-        prev_hash=row["prev_hash"],
+        prev_hash=_hex(row["prev"]),
     )
-    return record, _check_chain(row, record, row["before"] or ZERO_HASH, name, found)
+    return record, _check_chain(row, record, row["before"] or _ZEROS, name, found)
 
 
 def _check_template_event(row: Mapping[str, Any], found: _Findings) -> bytes:
@@ -366,9 +372,9 @@ def _check_template_event(row: Mapping[str, Any], found: _Findings) -> bytes:
         actor_type=row["actor_type"],
         actor_id=row["actor_id"],
         payload_json=_checked_payload(row, name, found),
-        prev_hash=row["prev_hash"],
+        prev_hash=_hex(row["prev"]),
     )
-    _check_chain(row, record, row["before"] or ZERO_HASH, name, found)
+    _check_chain(row, record, row["before"] or _ZEROS, name, found)
     return record
 
 
@@ -390,10 +396,10 @@ def _checked_payload(row: Mapping[str, Any], name: str, found: _Findings) -> str
     return payload_json
 
 
-def _check_chain(row: Mapping[str, Any], record: bytes, before: str, name: str, found: _Findings) -> str:
-    if row["prev_hash"] != before:
+def _check_chain(row: Mapping[str, Any], record: bytes, before: bytes, name: str, found: _Findings) -> str:
+    if row["prev"] != before:
         found.add(f"{name}: prev_hash is not the chain hash of the row before it")
-    chain_hash = sha256_digest(record)
-    if chain_hash != row["chain_hash"]:
+    chain = sha256(record).digest()
+    if chain != row["chain"]:
         found.add(f"{name}: the chain hash does not match the row")
-    return chain_hash
+    return chain.hex()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import closing
 
+from nexus_control import backend
 from nexus_control.errors import SchemaTooNew, brief
 from nexus_control.sqlite import Connection, begin, mark_ours, number, open_memory
 
@@ -53,7 +54,7 @@ class Schema:
             )
         return version
 
-    def problems(self, connection: Connection) -> list[str]:
+    def problems(self, connection: backend.Connection) -> list[str]:
         """What of this schema the file lacks or has in another form, and triggers on its tables that are not of it.
 
         Rows are only as sound as these.

@@ -5,9 +5,14 @@ row (`INSERT OR REPLACE` deletes without firing delete triggers unless the conne
 Each table has no other key than the ones that the triggers look at: a hidden rowid would be one.
 """
 
-from nexus_control.migration import Schema
+from collections.abc import Iterator
+from typing import Any
 
-__all__ = ["SCHEMA"]
+from nexus_control.backend import Connection, Dialect
+from nexus_control.migration import Schema
+from nexus_control.sqlite import FAULTS, SqliteDecisionExists, SqliteTemplateExists
+
+__all__ = ["SCHEMA", "SQLITE"]
 
 _CHAIN = """prev       BLOB NOT NULL CHECK (length(prev) = 32),
         chain      BLOB NOT NULL CHECK (length(chain) = 32),
@@ -169,3 +174,20 @@ _IMPORTS = (
 )
 
 SCHEMA = Schema("engine", slot=0, migrations=((*_TABLES, *_TRIGGERS), _CHECKPOINTS, _IMPORTS))
+
+
+class _Sqlite:
+    """SQLite's ways."""
+
+    faults = FAULTS
+    decision_exists = SqliteDecisionExists
+    template_exists = SqliteTemplateExists
+
+    def problems(self, connection: Connection) -> list[str]:
+        return SCHEMA.problems(connection)
+
+    def stream(self, connection: Connection, sql: str) -> Iterator[Any]:
+        return iter(connection.execute(sql))  # SQLite computes each row when it is asked for
+
+
+SQLITE: Dialect = _Sqlite()

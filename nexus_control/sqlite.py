@@ -7,9 +7,9 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from nexus_control.errors import (
     DecisionExists,
@@ -33,7 +33,6 @@ __all__ = [
     "SqliteError",
     "SqliteTemplateExists",
     "begin",
-    "insert",
     "mark_ours",
     "number",
     "open_file",
@@ -230,20 +229,6 @@ def _is_marked_or_new(connection: Connection, known: Collection[str]) -> bool:
 def number(connection: Connection, pragma: str) -> int:
     """The value of a pragma that is a number."""
     return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-# -- statements -----------------------------------------------------------------------------------------------------------------
-
-
-def insert(connection: Connection, statement: str, rows: Sequence[Any]) -> None:
-    """Insert the rows, or raise StoreUnreadable when one did not go in although SQLite reported no error.
-
-    A trigger that somebody added (`RAISE(IGNORE)`), or a view in the table's place, takes rows and drops them; what is acknowledged
-    must be stored. `sqlite3_changes` counts neither (https://www.sqlite.org/c3ref/changes.html).
-    """
-    stored = connection.executemany(statement, rows).rowcount
-    if stored != len(rows):
-        raise _SqliteUnreadable(f"the file dropped {len(rows) - max(stored, 0)} of {len(rows)} new rows ({_RESTORE})")
 
 
 # -- transactions ---------------------------------------------------------------------------------------------------------------

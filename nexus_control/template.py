@@ -12,6 +12,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, cast
 
+from nexus_control.backend import Backend, Connection, Dialect, insert
 from nexus_control.canonical_json import canonical_json
 from nexus_control.database import Database
 from nexus_control.errors import InvalidActor, InvalidPolicy, InvalidTemplate, MalformedEvent
@@ -30,8 +31,8 @@ from nexus_control.events import (
 from nexus_control.integrity import content_digest
 from nexus_control.log import LogWriter
 from nexus_control.policy import Policy
-from nexus_control.schema import SCHEMA
-from nexus_control.sqlite import Connection, SqliteTemplateExists, insert
+from nexus_control.schema import SCHEMA, SQLITE
+from nexus_control.sqlite import Connection as SqliteConnection
 
 __all__ = ["StoredTemplateEvent", "Template", "TemplateStore", "template_problems"]
 
@@ -169,9 +170,10 @@ class TemplateStore:
     `conn` is a store's database, or a SQLite connection with name-addressable rows, which the caller closes.
     """
 
-    def __init__(self, conn: Connection | Database, *, clock: Clock = utc_now) -> None:
-        self._database = conn if isinstance(conn, Database) else Database.adopt(conn, SCHEMA)
+    def __init__(self, conn: SqliteConnection | Backend, *, clock: Clock = utc_now, dialect: Dialect = SQLITE) -> None:
+        self._database: Backend = Database.adopt(conn, SCHEMA) if isinstance(conn, SqliteConnection) else conn
         self._clock = clock
+        self._dialect = dialect
 
     def create_template(
         self,
@@ -186,7 +188,7 @@ class TemplateStore:
     ) -> Template:
         """Store a new template and its TEMPLATE_CREATED event in one transaction.
 
-        Raises TemplateExists (a `sqlite3.IntegrityError` here) for a name that is taken, InvalidTemplate or InvalidActor for wrong
+        Raises TemplateExists (on SQLite a `sqlite3.IntegrityError` too) for a name that is taken, InvalidTemplate or InvalidActor for wrong
         values.
         """
         sequences = {"allowed_modes": allowed_modes, "require_adapter_capabilities": require_adapter_capabilities, "labels": labels}
@@ -202,7 +204,7 @@ class TemplateStore:
             raise InvalidTemplate(f"the template cannot be stored: {problem}") from None
         with self._database.transaction() as connection:
             if _select(connection, name) is not None:
-                raise SqliteTemplateExists(f"Template already exists: {name}")
+                raise self._dialect.template_exists(f"Template already exists: {name}")
             insert(connection, _INSERT, [_row(template)])
             _insert_created_event(connection, name, now.isoformat(), creator, payload_json)
         return template

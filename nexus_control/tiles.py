@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from nexus_control import merkle
+from nexus_control.backend import Connection
 from nexus_control.errors import StoreUnreadable
-from nexus_control.sqlite import Connection
 
 __all__ = ["TILE_LEAVES", "TILE_LEVEL", "fold_leaves", "read_tiles", "write_tiles"]
 
@@ -27,12 +27,20 @@ _INSERT = "INSERT OR REPLACE INTO log_tiles (number, hash, seal) VALUES (?, ?, ?
 
 
 def read_tiles(connection: Connection, first: int, end: int) -> dict[int, bytes]:
-    """The hashes of the tiles from `first` to before `end` that are stored and whose seals hold, by number."""
-    return {number: value for number, value, seal in connection.execute(_TILES, (first, end)) if seal == _seal(number, value)}
+    """The hashes of the tiles from `first` to before `end` that are stored and whose seals hold, by number.
+
+    Where a backend keeps what it was given before beside what it was given later, a tile that says two things says nothing.
+    """
+    found: dict[int, bytes] = {}
+    disputed: set[int] = set()
+    for number, value, seal in connection.execute(_TILES, (first, end)):
+        if seal == _seal(number, value) and found.setdefault(number, value) != value:
+            disputed.add(number)
+    return {number: value for number, value in found.items() if number not in disputed} if disputed else found
 
 
 def write_tiles(connection: Connection, tiles: Mapping[int, bytes]) -> None:
-    """Store hashes of tiles by number, in place of what is there."""
+    """Store hashes of tiles by number, in place of what is there (or beside it, where nothing may be replaced)."""
     connection.executemany(_INSERT, [(number, value, _seal(number, value)) for number, value in tiles.items()])
 
 

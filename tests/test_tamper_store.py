@@ -608,7 +608,7 @@ def test_what_the_file_swallows_is_not_acknowledged(original: Path, table: str, 
         connection.executescript(script.format(table))
     with DecisionStore(copy) as store:
         size, events = store.log_root(), len(store.get_events("full"))
-        with pytest.raises(StoreUnreadable, match=r"the file dropped (1 of 1|2 of 2) new rows \(.*`nexus-attest log verify` tells more"):
+        with pytest.raises(StoreUnreadable, match=r"the database dropped (1 of 1|2 of 2) new rows \(.*`nexus-attest log verify`"):
             store.append_events("new", [(EventType.DECISION_CREATED, ALICE, {})], create=True)
         assert (store.log_root(), len(store.get_events("full")), store.decision_exists("new")) == (size, events, False)
 
@@ -620,7 +620,7 @@ def test_a_template_that_the_file_swallows_is_not_acknowledged(original: Path, t
     with closing(foreign(copy)) as connection:
         connection.executescript(SWALLOW.format(table))
     with DecisionStore(copy) as store:
-        with pytest.raises(StoreUnreadable, match="the file dropped 1 of 1 new rows"):
+        with pytest.raises(StoreUnreadable, match="the database dropped 1 of 1 new rows"):
             store.get_template_store().create_template("late", ALICE)
         assert store.get_template_store().get_template("late") is None
 

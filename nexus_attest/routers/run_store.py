@@ -17,12 +17,13 @@ from typing import Any, TypeAlias
 
 from nexus_attest.routers.errors import RunNotFinished, RunNotFound
 from nexus_attest.routers.run_lock import RunLock
+from nexus_control.backend import insert
 from nexus_control.database import Database
 from nexus_control.events import Clock
 from nexus_control.flight_record import Run, RunEvent, flight_record
 from nexus_control.migration import Schema
 from nexus_control.run_json import run_json
-from nexus_control.sqlite import Connection, insert
+from nexus_control.sqlite import Connection
 
 __all__ = ["NewEvent", "RunRecorder", "RunStore", "new_events", "run_time"]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from nexus_attest.attestation.batch_tree import BatchTree
 from nexus_attest.attestation.storage import AttestationStorage
+from nexus_control.backend import insert
 from nexus_control.database import Database
-from nexus_control.sqlite import insert
 
 __all__ = ["Attempt", "AttemptState", "Batch", "Member", "Slot", "SlotState", "SubmissionStore"]
 
