@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -315,14 +316,36 @@ def test_what_a_tool_started_ends_with_the_session(tmp_path: Path, tool: str) ->
     assert ends_soon(int((tmp_path / "child").read_text()))
 
 
-def test_a_process_that_left_the_group_is_not_waited_for(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_process_that_left_the_group_ends_with_the_session(tmp_path: Path) -> None:
     run = Run(server(tmp_path, "escape"), tmp_path, "echo")
+    assert is_running(int((tmp_path / "child").read_text()))
     began = time.monotonic()
     run.session.close()
     assert time.monotonic() - began < 3
-    escaped = int((tmp_path / "child").read_text())
-    assert is_running(escaped)
-    os.kill(escaped, 9)
+    assert ends_soon(int((tmp_path / "child").read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("mode", ["stubborn", "escape"])
+def test_when_we_are_killed_by_force_the_server_ends_with_its_children(tmp_path: Path, mode: str) -> None:
+    host = f"""
+import sys, time
+sys.path[:0] = {[str(Path(__file__).parent)]!r}
+from pathlib import Path
+from test_router_mcp_adapter import Run, server
+Run(server(Path({str(tmp_path)!r}), {mode!r}), Path({str(tmp_path)!r}), "echo")
+print("open", flush=True)
+time.sleep(60)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(SERVER.parent.parent)}
+    with subprocess.Popen([sys.executable, "-c", host], env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        child = int((tmp_path / "child").read_text())
+        assert is_running(child)
+        process.kill()
+    assert ends_soon(child)
 
 
 def test_an_interruption_ends_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

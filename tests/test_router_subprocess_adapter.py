@@ -3,20 +3,26 @@
 import gc
 import json
 import os
+import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from router_testing import adapter_file, call, ends_soon, is_running, shell_tool, step
 
-from nexus_attest.routers import Adapter, CallFailed, CallIdentity, CallRefused, load_adapters
+from nexus_attest.routers import Adapter, CallFailed, CallIdentity, CallRefused, load_adapters, marked
 from nexus_attest.routers import process as process_module
 
 FIFTY_MEGABYTES = 52_428_800
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +106,7 @@ def test_the_environment_is_the_documented_one_and_nothing_else(tmp_path: Path, 
     adapter = python_tool(tmp_path, ENVIRONMENT, pass_env=["KMS_REGION"])
     found = call(adapter, "a", "b", {}, CallIdentity(run_id="run-1", step_id="sch\u00f6n", execution_id=None))
     found["env"].pop("LC_CTYPE", None)  # Python's own doing, PEP 538
+    assert re.fullmatch(r"[0-9a-f]{32}", found["env"].pop("NEXUS_SESSION"))
     assert found["env"] == {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
@@ -263,28 +270,102 @@ def test_a_call_ends_when_its_tool_ends_and_takes_the_tools_children_along(tmp_p
     assert ends_soon(int((tmp_path / "child").read_text()))
 
 
-def test_a_process_that_left_the_group_does_not_hold_up_the_call(tmp_path: Path) -> None:
-    adapter = python_tool(
-        tmp_path,
-        """
-import os, time
+DAEMON = """
+import os, sys, time
 if os.fork() == 0:
     os.setsid()
-    with open("escaped", "w") as file:
-        file.write(str(os.getpid()))
-    time.sleep(60)
+    if os.fork() == 0:
+        for descriptor in range(3):
+            os.close(descriptor)
+        if os.path.exists("hidden"):
+            os.execve(sys.executable, [sys.executable, "-S", "-c", "import time; time.sleep(60)"], {})
+        time.sleep(60)
     os._exit(0)
-while not os.path.exists("escaped"):
-    time.sleep(0.01)
-print('{"ok": 1}')
-""",
-    )
+os.wait()
+"""
+
+
+def daemons(folder: Path) -> list[int]:
+    """The processes that work in a folder."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and is_running(int(entry.name)):
+            with suppress(OSError):
+                if (entry / "cwd").readlink() == folder:
+                    found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("ending", ["print('{}')", "time.sleep(60)", "time.sleep(0.4); print('{}')"])
+def test_a_process_that_left_the_group_and_its_parents_ends_with_the_call(tmp_path: Path, ending: str) -> None:
+    adapter = python_tool(tmp_path, DAEMON + ending, timeout_s=1.0)
     begin = time.monotonic()
-    assert call(adapter, "a", "b") == {"ok": 1}
-    assert time.monotonic() - begin < 10
-    escaped = int((tmp_path / "escaped").read_text())
-    assert is_running(escaped)  # as the documentation says: out of reach
+    if ending == "time.sleep(60)":
+        assert failure(adapter).code == "TIMEOUT"
+    else:
+        assert call(adapter, "a", "b") == {}
+    assert time.monotonic() - begin < 5
+    assert daemons(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_only_a_process_that_hides_its_environment_as_well_is_out_of_reach(tmp_path: Path) -> None:
+    (tmp_path / "hidden").touch()
+    adapter = python_tool(tmp_path, DAEMON + "time.sleep(0.2); print('{}')")
+    begin = time.monotonic()
+    assert call(adapter, "a", "b") == {}
+    assert time.monotonic() - begin < 5
+    (escaped,) = daemons(tmp_path)  # as the documentation says
     os.kill(escaped, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize("script", [DAEMON + "time.sleep(60)", "import os, time; os.setpgid(0, 0); time.sleep(60)"])
+def test_when_we_are_killed_by_force_the_tools_end_and_their_arguments_are_gone(tmp_path: Path, temporary: Path, script: str) -> None:
+    python_tool(tmp_path, script)
+    host = f"""
+import tempfile, sys
+tempfile.tempdir = {str(temporary)!r}
+sys.path[:0] = {[str(Path(__file__).parent)]!r}
+from pathlib import Path
+from router_testing import call
+from nexus_attest.routers import load_adapters
+call(*load_adapters({str(tmp_path / "adapters.toml")!r}), "a", "b", {{"note": "for the tool alone"}})
+"""
+    process = subprocess.Popen([sys.executable, "-c", host], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd="/")
+    deadline = time.monotonic() + 30
+    while not daemons(tmp_path):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (arguments,) = temporary.rglob("nexus-router-args-*.json")
+    assert "for the tool alone" in arguments.read_text()
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while daemons(tmp_path) or list(temporary.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_interruption_while_a_tool_is_started_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = shell_tool(tmp_path, "sleep 300")
+    started = subprocess.Popen.__init__
+
+    def interrupted(self: Any, argv: Any, *arguments: Any, **options: Any) -> None:
+        started(self, argv, *arguments, **options)
+        if argv[0] == "/bin/sh":
+            lost.append(self)
+            raise KeyboardInterrupt
+
+    lost: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(subprocess.Popen, "__init__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call(adapter, "a", "b")
+    (process,) = lost
+    process.communicate(timeout=5)
+    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("stream", [1, 2])
@@ -435,6 +516,7 @@ def test_a_child_that_cannot_be_killed_does_not_hold_the_caller_for_ever(tmp_pat
         raise PermissionError
 
     monkeypatch.setattr(os, "killpg", refuse)
+    monkeypatch.setattr(marked, "end_marked", lambda *_, **__: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     monkeypatch.setattr(process_module, "_REAP_SECONDS", 0.1)
     begin = time.monotonic()
     with pytest.warns(ResourceWarning, match="still running"):

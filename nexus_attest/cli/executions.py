@@ -81,7 +81,7 @@ def _recover(
     """Declare an execution abandoned whose process died.
 
     Whether its work was done stays unknown, and is recorded as unknown. Where `execute` was killed by force, the program that it had
-    started may run on: look for it, and at what it did, before you let it run again with `execute --retry`.
+    started was killed a moment later, but can have escaped that: look for it, and at what it did, before `execute --retry`.
     """
     from nexus_attest.cli.running import closed_runs, runs_path  # the routers
 

@@ -24,6 +24,7 @@ from nexus_attest.routers.answers import one_line
 from nexus_attest.routers.background import Background
 from nexus_attest.routers.configured import ConfiguredAdapter
 from nexus_attest.routers.credentials import Credentials
+from nexus_attest.routers.custody import Custody
 from nexus_attest.routers.errors import CallFailed, CallOutcome, CallRefused
 from nexus_attest.routers.http_adapter import require_certificates
 from nexus_attest.routers.process import require_directory
@@ -100,6 +101,7 @@ class McpSession:
         self.definitions: Mapping[str, Mapping[str, object]] = {}
         self._adapter = adapter
         self._credentials = Credentials(adapter.settings)
+        self._custody = Custody()
         self._background = Background("nexus-attest mcp")
         self._downstream: Downstream | None = None
         self._needed: Sequence[str] = ()
@@ -131,6 +133,7 @@ class McpSession:
         """End the session and the server that was started for it."""
         self._disconnect()
         self._background.close()
+        self._custody.close()
 
     def _connected(self, limit: CallLimit) -> "Downstream":
         """The session with the server; a new one, with the same tools, when the last one was lost."""
@@ -188,7 +191,8 @@ class McpSession:
 
             environment = {**BASE_ENVIRONMENT, **self._credentials.environment(settings.pass_env)}
             argv = [settings.command, *settings.args]
-            return Downstream(settings, StdioServer(argv, cwd=settings.base_dir / settings.cwd, env=environment, max_line_bytes=size))
+            place = settings.base_dir / settings.cwd
+            return Downstream(settings, StdioServer(argv, cwd=place, env=environment, custody=self._custody, max_line_bytes=size))
         from nexus_attest.routers.clients.mcp_http import HttpServer
 
         headers = self._credentials.headers(settings.headers_env)

@@ -1,10 +1,7 @@
-"""One child process under limits: time, bytes, environment, and the end of its whole process group when the call ends.
+"""One child process under limits: time, bytes, environment, and the end of all that it started when the call ends.
 
 The child leads a process group of its own. When it ends, runs out of time or writes too much, or when an exception ends the call, the
-whole group is killed. Two things outlive a call: a process that left the group (`setsid`), which is not waited for; and the whole group
-when this process is itself killed by force (SIGKILL, out of memory). Linux could end the child together with us (PR_SET_PDEATHSIG), but
-not what the child started, and only by code between fork and exec, which is not safe beside threads. Whoever declares such a run
-abandoned has to look for what may still be running.
+whole group is killed, and whatever else carries the mark of its session (`nexus_attest.routers.custody`), in whatever group it is by then.
 """
 
 import os
@@ -17,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nexus_attest.routers.adapter import CallLimit
+from nexus_attest.routers.custody import Custody
 from nexus_attest.routers.errors import CallFailed, CallOutcome
 
 __all__ = ["Finished", "end_process", "has_ended", "require_directory", "run_process", "start_process"]
@@ -42,19 +40,21 @@ class Finished:
     stderr: bytes
 
 
-def run_process(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limit: CallLimit, max_output_bytes: int) -> Finished:
-    """Run a command without a shell, with empty standard input and exactly the environment `env`.
+def run_process(
+    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], custody: Custody, limit: CallLimit, max_output_bytes: int
+) -> Finished:
+    """Run a command without a shell, with empty standard input, and the environment `env` and the mark of its custody alone.
 
     `max_output_bytes` holds for standard output and standard error, each by itself, and while they are read. The outputs are what was
     written until the child itself ended. Raises CallFailed with COMMAND_NOT_FOUND, PERMISSION_DENIED, CWD_NOT_FOUND, CWD_NOT_DIRECTORY
-    or OS_ERROR when nothing was started, with TIMEOUT, CANCELLED, OUTPUT_TOO_LARGE or OS_ERROR when the group was killed. POSIX only.
+    or OS_ERROR when nothing was started, with TIMEOUT, CANCELLED, OUTPUT_TOO_LARGE or OS_ERROR when it was killed. POSIX only.
     """
     limit.require(CallOutcome.NOT_SENT)
-    process = start_process(argv, cwd=cwd, env=env)
+    process = start_process(argv, cwd=cwd, env=env, custody=custody)
     try:
         stdout, stderr = _read(process, limit, max_output_bytes)
     finally:
-        end_process(process)
+        end_process(process, custody)
     return Finished(exit_code=process.returncode, stdout=stdout, stderr=stderr)
 
 
@@ -65,12 +65,15 @@ def require_directory(cwd: Path) -> None:
         raise CallFailed(code, f"Working directory {text}: {cwd}", outcome=CallOutcome.NOT_SENT)
 
 
-def start_process(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+def start_process(
+    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], custody: Custody, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """A child that leads a process group, with pipes at its outputs; its end is the caller's (`end_process`).
 
     Raises CallFailed: COMMAND_NOT_FOUND, PERMISSION_DENIED, CWD_NOT_FOUND, CWD_NOT_DIRECTORY or OS_ERROR; nothing was started.
     """
     require_directory(cwd)
+    custody.begin()
     try:
         return subprocess.Popen(
             argv,
@@ -79,7 +82,7 @@ def start_process(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], std
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=cwd,
-            env=env,
+            env={**env, **custody.variables},
             start_new_session=True,
         )
     except FileNotFoundError:
@@ -88,6 +91,9 @@ def start_process(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], std
         raise CallFailed("PERMISSION_DENIED", f"Command may not be executed: {argv[0]}", outcome=CallOutcome.NOT_SENT) from None
     except OSError as problem:
         raise CallFailed("OS_ERROR", f"Command cannot be started: {problem.strerror}", outcome=CallOutcome.NOT_SENT) from None
+    except BaseException:  # an interruption: there may be a child, and its number is lost
+        custody.end(None)
+        raise
 
 
 def _read(process: subprocess.Popen[bytes], limit: CallLimit, max_output_bytes: int) -> tuple[bytes, bytes]:
@@ -127,11 +133,12 @@ def has_ended(process: subprocess.Popen[bytes]) -> bool:
         raise CallFailed("OS_ERROR", message, outcome=CallOutcome.UNKNOWN) from None
 
 
-def end_process(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the group, then reap the child. Also on the way out of an exception."""
+def end_process(process: subprocess.Popen[bytes], custody: Custody) -> None:
+    """Kill what is left of the group, and what left it, then reap the child. Also on the way out of an exception."""
     # No such process: the group is empty. Not permitted: only zombies are left (macOS), or the program changed its user.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    custody.end(process.pid)
     with suppress(subprocess.TimeoutExpired):
         process.wait(_REAP_SECONDS)
     for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):

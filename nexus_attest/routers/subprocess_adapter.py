@@ -1,11 +1,11 @@
 """Tools that are programs: one process per call, no shell, and an answer that is one JSON object.
 
     argv     command... call TOOL METHOD --json-args-file PATH
-    PATH     a file only this user can read, one line: {"args":{...},"method":"...","tool":"..."}; it is gone after the call,
-             unless this process is killed by force meanwhile
+    PATH     a file only this user can read, one line: {"args":{...},"method":"...","tool":"..."}; it is gone after the call
     stdin    empty
     env      PATH=/usr/local/bin:/usr/bin:/bin  LANG=C.UTF-8, the variables named in pass_env, and
-             NEXUS_IDEMPOTENCY_KEY=<run id>/<step id>  NEXUS_EXECUTION_ID=<execution id> (when there is one); nothing else
+             NEXUS_IDEMPOTENCY_KEY=<run id>/<step id>  NEXUS_EXECUTION_ID=<execution id> (when there is one)
+             NEXUS_SESSION=<a random number>; nothing else
     success  exit code 0, and standard output is UTF-8 text of exactly one JSON object
 
 Every other end is a failure. A program that said that it failed (exit code 1 to 255) has failed; of one that was killed, or that reported
@@ -24,6 +24,7 @@ from nexus_attest.routers.adapter import Call, CallIdentity, CallLimit, CallResu
 from nexus_attest.routers.answers import one_line, read_object
 from nexus_attest.routers.configured import ConfiguredAdapter
 from nexus_attest.routers.credentials import Credentials
+from nexus_attest.routers.custody import Custody
 from nexus_attest.routers.errors import CallFailed, CallOutcome
 from nexus_attest.routers.process import Finished, require_directory, run_process
 from nexus_attest.routers.settings import SubprocessSettings
@@ -35,8 +36,8 @@ __all__ = ["BASE_ENVIRONMENT", "RESERVED_VARIABLES", "SubprocessAdapter"]
 BASE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 """What every tool gets. `pass_env` may name these too; the host's value then replaces this one."""
 
-RESERVED_VARIABLES = frozenset({"NEXUS_EXECUTION_ID", "NEXUS_IDEMPOTENCY_KEY"})
-"""Set per call; never passed on from the host."""
+RESERVED_VARIABLES = frozenset({"NEXUS_EXECUTION_ID", "NEXUS_IDEMPOTENCY_KEY", "NEXUS_SESSION"})
+"""Set per call or session; never passed on from the host."""
 
 _EXCERPT_CHARACTERS = 500
 
@@ -61,9 +62,11 @@ class SubprocessSession:
         self._adapter = adapter
         self._settings = adapter.settings
         self._credentials = Credentials(adapter.settings)
+        self._custody = Custody()
 
     def close(self) -> None:
-        """Nothing is open between calls."""
+        """Nothing is running between calls."""
+        self._custody.close()
 
     def call(self, call: Call) -> CallResult:
         """The object that the command printed. Raises CallFailed for every other end."""
@@ -71,11 +74,12 @@ class SubprocessSession:
         self._adapter.check(step)
         environment = self._environment(call.identity)
         request = run_json({"args": self._credentials.resolve(step.args), "method": step.method, "tool": step.tool})
-        with _arguments_file(request + "\n") as path:
+        with _arguments_file(request + "\n", self._custody) as path:
             finished = run_process(
                 [*self._settings.command, "call", step.tool, step.method, "--json-args-file", path],
                 cwd=self._settings.base_dir / self._settings.cwd,
                 env=environment,
+                custody=self._custody,
                 limit=call.limit,
                 max_output_bytes=self._settings.max_output_bytes,
             )
@@ -92,10 +96,12 @@ class SubprocessSession:
 
 
 @contextmanager
-def _arguments_file(text: str) -> Generator[str]:
+def _arguments_file(text: str, custody: Custody) -> Generator[str]:
     """A file (0600) in a directory of its own (0700), so that no other user sees even its name; both are gone afterwards."""
+    place = custody.folder()
+    custody.begin()
     try:
-        folder = tempfile.TemporaryDirectory(prefix="nexus-attest-", ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True)
     except OSError as problem:
         raise CallFailed("OS_ERROR", f"No private directory for the arguments: {problem.strerror}", outcome=CallOutcome.NOT_SENT) from None
     with folder as name:

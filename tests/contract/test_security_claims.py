@@ -173,6 +173,8 @@ SHOWN_BY = {
             "test_a_run_whose_process_was_killed_in_a_call_is_closed_with_an_unknown_outcome",
             "test_a_run_whose_process_lives_is_left_alone",
         ],
+        "test_router_subprocess_adapter": ["test_when_we_are_killed_by_force_the_tools_end_and_their_arguments_are_gone"],
+        "test_router_mcp_adapter": ["test_when_we_are_killed_by_force_the_server_ends_with_its_children"],
     },
     "edits the record of a run, or exchanges it for another one": {
         "test_flight_checks": [
@@ -187,6 +189,7 @@ SHOWN_BY = {
             "test_the_time_for_a_run_limits_its_calls_and_its_steps",
         ],
         "test_router_engine": ["test_a_bug_in_an_adapter_fails_the_run_and_keeps_its_id"],
+        "test_router_subprocess_adapter": ["test_a_process_that_left_the_group_and_its_parents_ends_with_the_call"],
     },
     "sends messages to a FlexiFlow component whose application gave its settings": {
         "test_flexiflow": ["test_a_message_may_name_the_intent_but_neither_the_signer_nor_what_is_settled"],

@@ -1,9 +1,9 @@
 """The stdio transport of an MCP server that we start: one JSON-RPC message per line, under limits that the SDK's transport does not have.
 
-The server gets exactly the environment it is given, leads a process group of its own, and is killed with all of its group when the
-session ends. A line may be only so long. A line that begins like a message and is none ends the connection; one that does not even begin
-like one is what servers print by mistake, and is left out. Standard error is read to its end and never passed on to ours; the last of it
-is kept for the message of a failure. Imported when a session is opened.
+The server gets exactly the environment it is given and the mark of its session, leads a process group of its own, and is killed with all
+that it started when the session ends. A line may be only so long. A line that begins like a message and is none ends the connection; one
+that does not even begin like one is what servers print by mistake, and is left out. Standard error is read to its end and never passed on
+to ours; the last of it is kept for the message of a failure. Imported when a session is opened.
 """
 
 import logging
@@ -21,6 +21,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
+from nexus_attest.routers.custody import Custody
 from nexus_attest.routers.process import end_process, has_ended, start_process
 
 __all__ = ["StdioServer"]
@@ -43,13 +44,14 @@ Streams: TypeAlias = tuple[MemoryObjectReceiveStream[SessionMessage | Exception]
 class StdioServer:
     """One server, started when `connect` is entered. Use `connect` once."""
 
-    def __init__(self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], max_line_bytes: int) -> None:
+    def __init__(self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], custody: Custody, max_line_bytes: int) -> None:
         self.problem: str | None = None
         """Why the connection was given up: OUTPUT_TOO_LARGE or INVALID_OUTPUT; None while it was not, and when the server left."""
 
         self._argv = list(argv)
         self._cwd = cwd
         self._env = env
+        self._custody = custody
         self._limit = max_line_bytes
         self._errors = bytearray()
         self._cut = False
@@ -62,7 +64,7 @@ class StdioServer:
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[Streams]:
         """The streams of a client session. Raises CallFailed when the server cannot be started; nothing was sent."""
-        process = start_process(self._argv, cwd=self._cwd, env=self._env, stdin=subprocess.PIPE)
+        process = start_process(self._argv, cwd=self._cwd, env=self._env, custody=self._custody, stdin=subprocess.PIPE)
         stdin, stdout, stderr = (cast("IO[bytes]", pipe) for pipe in (process.stdin, process.stdout, process.stderr))  # all three are pipes
         received, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         # Without bound, so that a server that does not read cannot hold up the caller: what is sent is bounded by the plan.
@@ -83,7 +85,7 @@ class StdioServer:
             for stream in (received, incoming, outgoing, to_send):
                 stream.close()
             with anyio.CancelScope(shield=True):
-                await _leave(process, stdin, 0 if self.problem else _GRACE_SECONDS)
+                await self._end(process, stdin, 0 if self.problem else _GRACE_SECONDS)
 
     async def _receive(self, pipe: int, received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
         """Pass on one message per line until the server closes its output or the connection is given up."""
@@ -145,6 +147,16 @@ class StdioServer:
                         received.close()  # nothing more can be asked; whoever waits for an answer is told at once
                         return
 
+    async def _end(self, process: subprocess.Popen[bytes], stdin: IO[bytes], grace: float) -> None:
+        """Close the server's input, which asks it to end, and kill what is left when it has, or has not in time."""
+        stdin.close()
+        until = time.monotonic() + grace
+        try:
+            while not has_ended(process) and time.monotonic() < until:
+                await anyio.sleep(_POLL_SECONDS)
+        finally:
+            end_process(process, self._custody)
+
 
 async def _watch(process: subprocess.Popen[bytes], received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
     """End the connection when the server has ended, also while a child of it holds its output open."""
@@ -162,14 +174,3 @@ async def _read(pipe: int) -> bytes:
             await anyio.wait_readable(pipe)
         except OSError:
             return b""
-
-
-async def _leave(process: subprocess.Popen[bytes], stdin: IO[bytes], grace: float) -> None:
-    """Close the server's input, which asks it to end, and kill its group when it has, or has not in time."""
-    stdin.close()
-    until = time.monotonic() + grace
-    try:
-        while not has_ended(process) and time.monotonic() < until:
-            await anyio.sleep(_POLL_SECONDS)
-    finally:
-        end_process(process)
