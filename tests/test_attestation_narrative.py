@@ -829,7 +829,7 @@ def of_batch(queue_id: str, **changes: Any) -> AttestationReceipt:
     memo = f'{{"h":"rfc6962-sha256","n":3,"r":"{root}","t":"nexus.attest.batch","v":"1"}}'.encode()
     evidence: dict[str, str] = {"memo_digest": prefixed(sha256_digest(memo)), "xrpl.batch.root": prefixed(root)}
     merkle = {"alg": "rfc6962-sha256", "index": 1, "size": 3, "path": [leaves[0].hex(), leaves[2].hex()]}
-    where = {"tx_hash": "AB", "ledger_index": 7, "close_time": NOON, "engine_result": "tesSUCCESS"}
+    where = {"tx_hash": "AB", "ledger_index": 7, "close_time": NOON}
     proof = {"type": "nexus.attest.batch/1", **where, "merkle": {**merkle, **changes}}
     return AttestationReceipt(queue_id, "xrpl", 1, ReceiptStatus.CONFIRMED, NOON, evidence, proof)
 
@@ -840,8 +840,9 @@ def test_a_receipt_of_a_batch_proves_that_the_intent_is_in_it(queue: Attestation
     report = show_intent(queue, queue_id)
     assert {check.status for check in [*report.checks, *verify_narrative(report)]} == {CheckStatus.PASS}
     assert report.witness is not None
-    assert (report.witness.ledger_close_time, report.witness.memo_payload) == (
+    assert (report.witness.ledger_close_time, report.witness.engine_result, report.witness.memo_payload) == (
         NOON,
+        "tesSUCCESS",
         {
             "h": "rfc6962-sha256",
             "n": 3,

@@ -6,17 +6,23 @@ Everything here is computed from the receipt; whether the ledger has the memo is
 
 from typing import Any, cast
 
-from nexus_attest.attestation.receipt import AttestationReceipt
+from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
 from nexus_control.canonical_json import canonical_json_bytes
 from nexus_control.integrity import prefixed, sha256_digest, unprefixed
 from nexus_control.merkle import leaf_hash, verify_inclusion
 
-__all__ = ["BATCH_ROOT", "batch_problem", "batch_statement"]
+__all__ = ["BATCH_ROOT", "batch_problem", "batch_result", "batch_statement"]
 
 BATCH_ROOT = "xrpl.batch.root"
 """The key under which a receipt of a batch has the root, prefixed, among its evidence."""
 
 _HASH_NAME = "rfc6962-sha256"
+_PROOF_TYPE = "nexus.attest.batch/1"
+
+
+def batch_result(receipt: AttestationReceipt) -> str | None:
+    """The result of the batch's transaction, which its receipts do not repeat: no other one confirms. None without a batch."""
+    return "tesSUCCESS" if receipt.status is ReceiptStatus.CONFIRMED and receipt.proof.get("type") == _PROOF_TYPE else None
 
 
 def batch_statement(receipt: AttestationReceipt) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nexus_attest.attestation.members import intent_key
-from nexus_attest.attestation.narrative._batch import batch_statement
+from nexus_attest.attestation.narrative._batch import batch_result, batch_statement
 from nexus_attest.attestation.narrative._checks import intent_check, receipt_check, receipts_check, unknown_check, witness_check
 from nexus_attest.attestation.narrative._exchanges import Exchange, embedded_bodies, exchange_checks, exchanges_of
 from nexus_attest.attestation.narrative._model import NARRATIVE_VERSION, NarrativeReport, ReceiptEntry, XrplWitness
@@ -138,6 +138,7 @@ def _transaction(receipt: AttestationReceipt) -> dict[str, Any]:
     proof = receipt.proof
     texts = {key: _of_type(str, proof.get(key)) for key in ("tx_hash", "ledger_close_time", "engine_result")}
     texts["ledger_close_time"] = texts["ledger_close_time"] or _of_type(str, proof.get("close_time"))  # as receipts of batches name it
+    texts["engine_result"] = texts["engine_result"] or batch_result(receipt)
     return {**texts, "ledger_index": _of_type(int, proof.get("ledger_index"))}
 
 
