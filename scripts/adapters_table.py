@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nexus_attest.routers.adapters_file import VARIANTS
-from nexus_attest.routers.shapes import Key
+from nexus_attest.shapes import Key
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "adapters.md"
 

@@ -20,8 +20,8 @@ from nexus_attest.routers.errors import AdapterFileError, CallRefused
 from nexus_attest.routers.http_adapter import HttpAdapter
 from nexus_attest.routers.mcp_adapter import McpAdapter
 from nexus_attest.routers.settings import HttpSettings, McpHttpSettings, McpStdioSettings, SubprocessSettings
-from nexus_attest.routers.shapes import Key, Shape, boolean, integer, listing, number, read_table, table, table_schema, text
 from nexus_attest.routers.subprocess_adapter import RESERVED_VARIABLES, SubprocessAdapter
+from nexus_attest.shapes import Key, Shape, boolean, integer, listing, number, read_table, table, table_schema, text
 from nexus_control.errors import FileRefused
 from nexus_control.files import read_file
 from nexus_control.plan import DefaultCall, Step

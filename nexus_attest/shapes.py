@@ -1,4 +1,4 @@
-"""The shapes of values in an adapter file: each reads one value, says what is wrong with it, and knows itself as JSON Schema.
+"""The shapes of values in configuration files: each reads one value, says what is wrong with it, and knows itself as JSON Schema.
 
 One definition serves the reader and the published schema, so the two cannot disagree on what a key may hold.
 """
