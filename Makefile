@@ -42,7 +42,8 @@ docs: $(VENV)/.installed-dev ## Regenerate what code prints (error codes, tool l
 	@$(BIN)/python scripts/errors_table.py > docs/errors.md
 	@$(BIN)/python scripts/mcp_tools.py > docs/mcp-tools.json
 	@$(BIN)/python scripts/adapters_schema.py > schemas/nexus-attest.adapters.v1.json
-	@$(BIN)/python scripts/adapters_table.py
+	@$(BIN)/python scripts/witness_schema.py > schemas/nexus-attest.witness.v1.json
+	@$(BIN)/python scripts/key_tables.py
 	@$(BIN)/python -m pytest tests/test_docs.py tests/contract/test_errors_table.py tests/contract/test_mcp_tools.py
 
 wheel: $(VENV)/.installed-dev ## Build the wheel, then try it in empty environments

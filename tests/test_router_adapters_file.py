@@ -25,7 +25,7 @@ from nexus_attest.routers import (
     parse_adapters,
 )
 from nexus_attest.routers.adapters_file import VARIANTS, adapter_file_schema
-from scripts.adapters_table import filled
+from scripts.key_tables import filled
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -488,7 +488,7 @@ def test_the_published_schema_is_the_one_of_the_code() -> None:
 
 def test_the_document_describes_every_key_as_the_code_does() -> None:
     document = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
-    assert document == filled(document), "run `make docs`"
+    assert document == filled("adapters.md", document), "run `make docs`"
     assert all(f"| `{key.name}` |" in document for variant in VARIANTS for key in variant.keys)
 
 

@@ -2,6 +2,8 @@
 
 NexusError
 |-- InputError (ValueError)
+|   |-- NetworkUnknown          the witness file has no such network, or none was named
+|   |-- WitnessFileError        the witness file says something that is unknown, wrong or not supported
 |   `-- InvalidAttestationRecord
 |       |-- InvalidIntent       what is to be witnessed cannot be said so
 |       |-- InvalidReceipt      an attempt cannot be recorded so
@@ -16,6 +18,8 @@ NexusError
 `-- SignerMissing (RuntimeError)  nobody said who signs for the ledger
 """
 
+from collections.abc import Sequence
+
 from nexus_control.errors import InputError, NexusError
 
 __all__ = [
@@ -26,9 +30,11 @@ __all__ = [
     "InvalidNarrative",
     "InvalidReceipt",
     "LedgerUnavailable",
+    "NetworkUnknown",
     "NotATransaction",
     "SignerMissing",
     "SigningRefused",
+    "WitnessFileError",
     "WitnessMismatch",
     "WrongNetwork",
 ]
@@ -86,6 +92,25 @@ class WitnessMismatch(InvalidAttestationRecord):
     """A receipt, its intent and what is on the ledger do not fit together."""
 
     code = "WITNESS_MISMATCH"
+
+
+class NetworkUnknown(InputError):
+    """The witness file has no network of this name, or nobody named one."""
+
+    code = "NETWORK_UNKNOWN"
+
+
+class WitnessFileError(InputError):
+    """A witness file cannot be read, or holds a key or value that is unknown, wrong or not supported.
+
+    `problems` lists every mistake, each with its path in the file.
+    """
+
+    code = "WITNESS_FILE_INVALID"
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
 
 
 class LedgerUnavailable(NexusError):

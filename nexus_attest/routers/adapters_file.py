@@ -12,16 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
-from urllib.parse import urlsplit
 
 from nexus_attest.redaction import parse_pointer
-from nexus_attest.routers.addresses import is_loopback_name
 from nexus_attest.routers.errors import AdapterFileError, CallRefused
 from nexus_attest.routers.http_adapter import HttpAdapter
 from nexus_attest.routers.mcp_adapter import McpAdapter
 from nexus_attest.routers.settings import HttpSettings, McpHttpSettings, McpStdioSettings, SubprocessSettings
 from nexus_attest.routers.subprocess_adapter import RESERVED_VARIABLES, SubprocessAdapter
 from nexus_attest.shapes import Key, Shape, boolean, integer, listing, number, read_table, table, table_schema, text
+from nexus_attest.urls import is_bare_url, is_private_way
 from nexus_control.errors import FileRefused
 from nexus_control.files import read_file
 from nexus_control.plan import DefaultCall, Step
@@ -60,14 +59,7 @@ def _is_pointer(value: str) -> bool:
 
 def _is_url(value: str) -> bool:
     """https, or http for what is written as this host itself; a host, and no credentials, query or fragment."""
-    try:
-        parts = urlsplit(value)
-        parts.port  # noqa: B018 - raises for a port that is no number
-    except ValueError:
-        return False
-    if not parts.hostname or parts.username is not None or parts.password is not None or "?" in value or "#" in value:
-        return False
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback_name(parts.hostname))
+    return is_bare_url(value) and is_private_way(value)
 
 
 _PLACE = text(r"[^\x00]{1,4096}", "a path")

@@ -11,19 +11,12 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 from nexus_attest.routers.errors import CallFailed, CallOutcome
+from nexus_attest.urls import is_loopback_name
 
-__all__ = ["is_loopback_name", "is_public", "resolve"]
+__all__ = ["is_public", "resolve"]
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 """RFC 6052: the last 32 bits are the IPv4 address that is reached."""
-
-
-def is_loopback_name(host: str) -> bool:
-    """Whether a host is written as this host itself: `localhost` or a loopback address."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def is_public(address: str) -> bool:

@@ -23,11 +23,11 @@ from nexus_attest.attestation.xrpl.batch_receipt import Anchor, batch_receipt
 from nexus_attest.attestation.xrpl.node import LedgerNodes
 from nexus_attest.attestation.xrpl.signer import XRPLSigner
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings, Submitter
-from nexus_attest.attestation.xrpl.submission_store import Batch, Member, Slot, SlotState, SubmissionStore
+from nexus_attest.attestation.xrpl.submission_store import Attempt, AttemptState, Batch, Member, Slot, SlotState, SubmissionStore
 from nexus_control.errors import InputError
 from nexus_control.events import Clock, require_text, utc_now
 
-__all__ = ["BatchSettings", "BatchWitness", "Progress", "Proof"]
+__all__ = ["BatchSettings", "BatchWitness", "Progress", "Proof", "Settled"]
 
 _RECEIPTS_PER_COMMIT = 1000
 
@@ -63,11 +63,23 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """A batch that ended, and its last transaction; `receipts` of its members were written now."""
+
+    batch_id: int
+    size: int
+    state: SlotState
+    transaction: Attempt
+    receipts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What a cycle found and did. `batch_id` and `state` are those of the batch under way, None when there is none.
 
     `waiting` intents are in no batch yet; `receipts` were written; `leased` is False when another worker has the account; `stopped` is
-    why nothing more is signed until somebody has looked.
+    why nothing more is signed until somebody has looked. `size` and `attempt` (its last transaction) are of the batch under way as well,
+    `settled` the batches that got their receipts. `unavailable` is why a cycle of `run` learned nothing; then nothing else is told.
     """
 
     batch_id: int | None = None
@@ -76,6 +88,10 @@ class Progress:
     receipts: int = 0
     leased: bool = True
     stopped: str | None = None
+    size: int = 0
+    attempt: Attempt | None = None
+    settled: tuple[Settled, ...] = ()
+    unavailable: str | None = None
 
 
 class BatchWitness:
@@ -120,37 +136,68 @@ class BatchWitness:
         now = self._clock().timestamp()
         if not self._store.lease(self._account, network_id, self._owner, now=now, until=now + self._settings.lease):
             return Progress(waiting=self._store.count_waiting(now=now), leased=False)
-        written = 0
+        settled: list[Settled] = []
         for batch in self._store.unsettled(self._account):
             state = await self._submitter.step(batch)
             if state is None or state is SlotState.OPEN:
-                return self._progress(batch, state, written)
-            written += await self._settle(batch)
+                return self._progress(batch, state, settled)
+            receipts = await self._settle(batch)
+            settled.append(Settled(batch.batch_id, batch.size, state, self._store.attempts(batch.batch_id)[-1], receipts))
         batch = self._close_batch()
         if batch is None:
-            return self._progress(None, None, written)
-        return self._progress(batch, await self._submitter.step(batch), written)
+            return self._progress(None, None, settled)
+        return self._progress(batch, await self._submitter.step(batch), settled)
 
-    async def run(self, *, interval: float = 2.0, max_cycles: int | None = None, stop: asyncio.Event | None = None) -> int:
+    async def run(
+        self,
+        *,
+        interval: float = 2.0,
+        max_cycles: int | None = None,
+        stop: asyncio.Event | None = None,
+        until_empty: bool = False,
+        watch: Callable[[Progress], object] = lambda _: None,
+        besides: Callable[[], Awaitable[int]] | None = None,
+    ) -> int:
         """Cycles until `stop` is set, `max_cycles` are done or the submitter stops itself; gives the number of receipts written.
 
-        Cycles in which no server answers are repeated. Raises what else `cycle` raises.
+        With `until_empty` also until no intent waits and no batch is under way. Between cycles are `interval` seconds, except right after
+        a transaction was signed. `watch` is told of each cycle; `besides` is called in each, and what it gives is added to the result.
+        Cycles in which no server answers are repeated. Raises what else `cycle` raises, and InputError for a negative interval.
         """
+        if not interval >= 0:
+            raise InputError(f"interval must be a number of seconds from 0 on, got {interval!r:.100}")
         cycles = written = 0
+        signed: str | None = None
         stop = asyncio.Event() if stop is None else stop
         try:
             while not stop.is_set() and (max_cycles is None or cycles < max_cycles):
                 cycles += 1
-                with suppress(LedgerUnavailable):
-                    progress = await self.cycle()
-                    written += progress.receipts
-                    if progress.stopped is not None and (progress.state is None or self._submitter.stalled):
-                        break
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), interval)
+                progress = await self._told_cycle()
+                written += progress.receipts
+                watch(progress)
+                if besides is not None:
+                    written += await besides()
+                if (until_empty and _is_empty(progress)) or (progress.stopped is not None and self._is_at_end(progress)):
+                    break
+                attempt = progress.attempt
+                if attempt is not None and attempt.state is AttemptState.PREPARED and attempt.hash != signed:
+                    signed = attempt.hash  # nothing to wait for before it is sent
+                elif max_cycles is None or cycles < max_cycles:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), interval)
         finally:
             self._store.end_lease(self._account, self._owner)
         return written
+
+    async def _told_cycle(self) -> Progress:
+        try:
+            return await self.cycle()
+        except LedgerUnavailable as problem:
+            return Progress(unavailable=str(problem))
+
+    def _is_at_end(self, progress: Progress) -> bool:
+        """Whether a submitter that stopped itself has nothing left to follow."""
+        return progress.state is None or self._submitter.stalled
 
     def status(self) -> dict[str, Any]:
         """How many intents wait, and how many batches and members there are by state: `account`, `waiting`, `batches`, `stopped`."""
@@ -162,9 +209,18 @@ class BatchWitness:
             "stopped": self._submitter.stopped,
         }
 
-    def _progress(self, batch: Batch | None, state: SlotState | None, written: int) -> Progress:
-        waiting = self._store.count_waiting(now=self._clock().timestamp())
-        return Progress(None if batch is None else batch.batch_id, state, waiting, written, stopped=self._submitter.stopped)
+    def _progress(self, batch: Batch | None, state: SlotState | None, settled: list[Settled]) -> Progress:
+        attempts = () if batch is None else self._store.attempts(batch.batch_id)
+        return Progress(
+            None if batch is None else batch.batch_id,
+            state,
+            self._store.count_waiting(now=self._clock().timestamp()),
+            sum(one.receipts for one in settled),
+            stopped=self._submitter.stopped,
+            size=0 if batch is None else batch.size,
+            attempt=attempts[-1] if attempts else None,
+            settled=tuple(settled),
+        )
 
     # -- from the queue -------------------------------------------------------------------------------------------------------
 
@@ -230,6 +286,11 @@ def _failing(slot: Slot) -> Callable[[Member], AttestationReceipt]:
         )
 
     return make
+
+
+def _is_empty(progress: Progress) -> bool:
+    """Whether a cycle found nothing to do, and knows it."""
+    return progress.leased and progress.unavailable is None and progress.batch_id is None and not progress.waiting
 
 
 def _age(created_at: str, now: datetime) -> float:

@@ -169,12 +169,16 @@ class LedgerNode:
 
 
 class LedgerNodes:
-    """Several servers of one network, best of different operators. One that fails is left alone, longer each time, up to a minute."""
+    """Several servers of one network, best of different operators. One that fails is left alone, longer each time, up to a minute.
+
+    With `network_id` they must be servers of that network.
+    """
 
     def __init__(
         self,
         nodes: Sequence[LedgerNode],
         *,
+        network_id: int | None = None,
         clock: Clock = utc_now,
         jitter: Callable[[], float] = random.random,
         first_wait: float = _FIRST_WAIT_SECONDS,
@@ -182,6 +186,7 @@ class LedgerNodes:
         if not nodes:
             raise LedgerUnavailable("no server of the ledger is configured")
         self._places = [_Place(node) for node in nodes]
+        self._expected = network_id
         self._clock = clock
         self._jitter = jitter
         self._first_wait = first_wait
@@ -223,6 +228,8 @@ class LedgerNodes:
         try:
             if place.network_id is None:
                 place.network_id = await place.node.network_id()
+            if self._expected is not None and place.network_id != self._expected:
+                raise WrongNetwork(f"{place.node.url} belongs to network {place.network_id}, not to network {self._expected}")
             networks = {other.network_id for other in self._places} - {None}
             if len(networks) > 1:
                 raise WrongNetwork(f"the servers belong to different networks: {', '.join(map(str, sorted(cast('set[int]', networks))))}")
