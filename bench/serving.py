@@ -104,7 +104,7 @@ async def _alternating(
     from mcp import Client  # the SDK
 
     if transport == "stdio":
-        ours, floor = _our_process(folder), _process_that_does_nothing(tools, request_id)
+        ours, floor = _our_process(folder), _process_that_does_nothing(folder, tools, request_id)
     else:
         ours, floor = _our_server(tools), _server_that_does_nothing(tools, request_id)
     async with Client(ours, mode=mode) as one, Client(floor, mode=mode) as other:
@@ -126,13 +126,13 @@ async def _started(settings: Settings, folder: Path, tools: NexusControlTools, r
             times.append(perf_counter() - began)
 
     found: list[list[float]] = []
-    for _ in range(settings.size(_STARTS, 1)):
-        for server in (_our_process(folder), _process_that_does_nothing(tools, request_id)):
+    for _ in range(1 + settings.size(_STARTS, 1)):
+        for server in (_our_process(folder), _process_that_does_nothing(folder, tools, request_id)):
             times: list[float] = []
             began = perf_counter()
             await start(server)
             found.append(times)
-    return [times[0] for times in found[::2]], [times[0] for times in found[1::2]]
+    return [times[0] for times in found[2::2]], [times[0] for times in found[3::2]]
 
 
 async def _times(number: int, *operations: Callable[[], Awaitable[Any]]) -> Any:
@@ -174,15 +174,17 @@ def _our_process(folder: Path) -> Any:
     return _process(arguments, folder)
 
 
-def _process_that_does_nothing(tools: NexusControlTools, request_id: str) -> Any:
+def _process_that_does_nothing(folder: Path, tools: NexusControlTools, request_id: str) -> Any:
     data, output = _constant(tools, request_id)
-    return _process(["-c", _NOTHING_SERVER, json.dumps(data, separators=(",", ":")), json.dumps(output)], _ROOT)
+    return _process(["-c", _NOTHING_SERVER, json.dumps(data, separators=(",", ":")), json.dumps(output)], folder)
 
 
 def _process(arguments: list[str], folder: Path) -> Any:
     from mcp.client.stdio import StdioServerParameters  # the SDK
 
-    environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    # Both are compiled before, as what is installed is, whatever the variables here say.
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     return StdioServerParameters(command=sys.executable, args=arguments, env=environment, cwd=folder)
 
 

@@ -172,6 +172,7 @@ async def test_a_misspelt_argument_is_refused_with_its_path(client: Client) -> N
         ("request", {"goal": "g", "actor": ALICE, "mode": "simulate"}, "$.mode", "must be one of dry_run, apply"),
         ("request", {"goal": "g", "actor": ALICE, "min_approvals": 0}, "$.min_approvals", "must be at least 1"),
         ("request", {"goal": "g", "actor": ALICE, "min_approvals": True}, "$.min_approvals", "must be integer, got boolean"),
+        ("request", {"goal": "g", "actor": ALICE, "min_approvals": 1.0}, "$.min_approvals", "must be integer, got number with a fraction"),
         ("request", {"goal": "g", "actor": ALICE, "min_approvals": 2**53}, "$.min_approvals", "must be at most 9007199254740991"),
         ("request", {"goal": "g", "actor": ALICE, "labels": ["x", None]}, "$.labels[1]", "must be string, got null"),
         ("request", {"goal": "g", "actor": ALICE, "labels": ["x"] * 1001}, "$.labels", "must have at most 1000 items"),

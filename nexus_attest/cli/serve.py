@@ -1,5 +1,8 @@
 """The command that serves the tools over MCP: serve."""
 
+import gc
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +15,48 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+_Http = Annotated[
+    str | None,
+    typer.Option(
+        "--http", metavar="HOST:PORT", help="Serve streamable HTTP at /mcp instead of standard input and output.", show_default=False
+    ),
+]
+_Adapters = Annotated[
+    Path | None,
+    typer.Option("--adapters", metavar="FILE", help="The adapter file, without which nothing can be executed.", show_default=False),
+]
+_ToolNames = Annotated[
+    Literal["dotted", "underscore"],
+    typer.Option(envvar="NEXUS_ATTEST_TOOL_NAMES", help="How tools are listed; some hosts refuse dots. Calls may use either."),
+]
+_Tools = Annotated[
+    str | None, typer.Option("--tools", metavar="NAME,NAME", help="Offer these tools only.", show_default="the eleven published ones")
+]
+_ExtraTools = Annotated[bool, typer.Option("--extra-tools", help="Offer revoke_approval, list and recover too.")]
+_ReadOnly = Annotated[bool, typer.Option("--read-only", help="Offer only tools that change nothing.")]
+_ActorSource = Annotated[
+    Literal["argument", "config", "token"] | None,
+    typer.Option(
+        help="Who acts: whom the call names, the configured actor, or whom the token was issued to.",
+        show_default="token with --issuer, argument without",
+    ),
+]
+_AllowSelfApproval = Annotated[
+    bool, typer.Option("--allow-self-approval", help="With a bound actor: let it approve what it requested itself.")
+]
+_HumanApproval = Annotated[
+    Literal["auto", "always", "never"],
+    typer.Option(help="Which approvals a person must confirm at the client: auto means those of people whose names are bound."),
+]
+_Issuer = Annotated[str | None, typer.Option(metavar="URL", help="With --http: take only tokens of this issuer.", show_default=False)]
+_Audience = Annotated[
+    str | None, typer.Option(metavar="URL", help="What tokens must be for: this server's URL as clients know it.", show_default=False)
+]
+_Jwks = Annotated[str | None, typer.Option(metavar="FILE|URL", help="The issuer's public keys, a JWK Set.", show_default=False)]
+_LogLevel = Annotated[
+    Literal["debug", "info", "warning", "error"], typer.Option(help="From which level on to log, as JSON lines on standard error.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
@@ -20,57 +65,30 @@ def register(app: typer.Typer) -> None:
 
 def _serve(
     session: "Session",
-    http: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Serve streamable HTTP at /mcp instead of standard input and output.", show_default=False),
-    ] = None,
-    adapters: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The adapter file, without which nothing can be executed.", show_default=False)
-    ] = None,
+    http: _Http = None,
+    adapters: _Adapters = None,
     runs: RunsOption = None,
-    tool_names: Annotated[
-        Literal["dotted", "underscore"],
-        typer.Option(envvar="NEXUS_ATTEST_TOOL_NAMES", help="How tools are listed; some hosts refuse dots. Calls may use either."),
-    ] = "dotted",
-    tools: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Offer these tools only.", show_default="the eleven published ones")
-    ] = None,
-    extra_tools: Annotated[bool, typer.Option("--extra-tools", help="Offer revoke_approval, list and recover too.")] = False,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Offer only tools that change nothing.")] = False,
-    actor_source: Annotated[
-        Literal["argument", "config", "token"] | None,
-        typer.Option(
-            help="Who acts: whom the call names, the configured actor, or whom the token was issued to.",
-            show_default="token with --issuer, argument without",
-        ),
-    ] = None,
+    tool_names: _ToolNames = "dotted",
+    tools: _Tools = None,
+    extra_tools: _ExtraTools = False,
+    read_only: _ReadOnly = False,
+    actor_source: _ActorSource = None,
     actor: ActorOption = None,
-    allow_self_approval: Annotated[
-        bool, typer.Option("--allow-self-approval", help="With a bound actor: let it approve what it requested itself.")
-    ] = False,
-    human_approval: Annotated[
-        Literal["auto", "always", "never"],
-        typer.Option(help="Which approvals a person must confirm at the client: auto means those of people whose names are bound."),
-    ] = "auto",
-    issuer: Annotated[
-        str | None, typer.Option(metavar="URL", help="With --http: take only tokens of this issuer.", show_default=False)
-    ] = None,
-    audience: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="What tokens must be for: this server's URL as clients know it.", show_default=False),
-    ] = None,
-    jwks: Annotated[str | None, typer.Option(metavar="FILE|URL", help="The issuer's public keys, a JWK Set.", show_default=False)] = None,
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], typer.Option(help="From which level on to log, as JSON lines on standard error.")
-    ] = "info",
+    allow_self_approval: _AllowSelfApproval = False,
+    human_approval: _HumanApproval = "auto",
+    issuer: _Issuer = None,
+    audience: _Audience = None,
+    jwks: _Jwks = None,
+    log_level: _LogLevel = "info",
 ) -> None:
     """Serve the governance tools to models over MCP.
 
     Without --http it speaks over standard input and output, for a host that starts it. Ends when the host closes its end, on Ctrl-C and
     on SIGTERM.
     """
-    from nexus_attest.cli.identity import IdentityOptions
-    from nexus_attest.cli.serving import serve  # the SDK, which takes half a second to load
+    with _loading():
+        from nexus_attest.cli.identity import IdentityOptions
+        from nexus_attest.cli.serving import serve  # the SDK, which takes half a second to load
 
     chosen = None if tools is None else frozenset(name.strip() for name in tools.split(",") if name.strip())
     serve(
@@ -93,3 +111,14 @@ def _serve(
             jwks=jwks,
         ),
     )
+
+
+@contextmanager
+def _loading() -> Generator[None]:
+    """Code that is loaded here stays: looking through it for garbage would take a tenth of the time, now and again and again later."""
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()

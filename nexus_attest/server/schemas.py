@@ -7,17 +7,19 @@ Sizes are bounded on top of that (`LIMITS`), so that no argument can be larger t
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from jsonschema import Draft202012Validator, ValidationError
-
+from nexus_attest.server.acceptance import acceptance
 from nexus_attest.server.errors import InvalidArguments
 from nexus_control.errors import brief
 
-__all__ = ["LIMITS", "SIGNATURE_SCHEMA", "ArgumentCheck", "bounded", "listed_schema", "published_schema"]
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
+__all__ = ["LIMITS", "SIGNATURE_SCHEMA", "ArgumentCheck", "bounded", "listed_schema", "published_schema", "strict_validator"]
 
 LIMITS = {"string": 65_536, "plan": 1_048_576, "bundle": 16 * 1024 * 1024, "signature": 262_144, "array": 1_000, "integer": 2**53 - 1}
 """Most characters of a string, of a plan, a bundle and an envelope as text, items of an array, and the largest integer."""
@@ -87,19 +89,41 @@ class ArgumentCheck:
     """Refuses arguments that a schema does not allow, and says where and why without repeating them."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        # Without annotations: a validator looks at every keyword, and opens a scope for `$id`, in each call. Its methods lack types.
-        self._validator: Any = Draft202012Validator(bounded(listed_schema(schema, {})))
+        # Without annotations: a validator looks at every keyword, and opens a scope for `$id`, in each call.
+        self._schema = bounded(listed_schema(schema, {}))
+        self._accepts = acceptance(self._schema)
 
     def __call__(self, arguments: Mapping[str, Any]) -> None:
         """Raises InvalidArguments, which names every wrong path."""
-        if self._validator.is_valid(arguments):
+        if self._accepts(arguments):
             return
         problems = sorted({problem for error in self._validator.iter_errors(arguments) for problem in _explained(error)})
-        shown = "; ".join(f"{path} {text}" for path, text in problems[:_SHOWN_PATHS])
-        raise InvalidArguments(shown, list(dict.fromkeys(path for path, _ in problems[:_SHOWN_PATHS])))
+        if problems:
+            shown = "; ".join(f"{path} {text}" for path, text in problems[:_SHOWN_PATHS])
+            raise InvalidArguments(shown, list(dict.fromkeys(path for path, _ in problems[:_SHOWN_PATHS])))
+
+    @cached_property
+    def _validator(self) -> Any:
+        return strict_validator(self._schema)
 
 
-def _explained(error: ValidationError) -> Iterable[tuple[str, str]]:
+def strict_validator(schema: Mapping[str, Any]) -> Any:
+    """A JSON Schema validator, without types, for which 1.0 is no integer: the engine takes none either.
+
+    Loads the validator, which takes its time; most servers never see a call that needs one.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend  # pyright: ignore[reportUnknownVariableType]
+
+    checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
+    return cast("Any", extend(Draft202012Validator, type_checker=checker))(schema)
+
+
+def _is_integer(_: object, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _explained(error: "ValidationError") -> Iterable[tuple[str, str]]:
     path, rule, wanted = error.json_path, cast("str", error.validator), cast("Any", error.validator_value)
     if rule == "additionalProperties":
         known = list(cast("Mapping[str, Any]", error.schema)["properties"])
@@ -149,7 +173,7 @@ def _type_name(value: object) -> str:
         case int():
             return "integer"
         case float():
-            return "number"
+            return "number with a fraction"
         case str():
             return "string"
         case list():
