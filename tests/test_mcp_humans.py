@@ -166,7 +166,8 @@ async def test_a_client_that_cannot_ask_gets_the_command_and_the_command_works(t
         request_id = await requested(client)
         error = await error_of(client, "approve", request_id=request_id, actor={"type": "human", "id": "Bob O'Hara"})
         assert error["code"] == "HUMAN_REQUIRED"
-        command = shlex.split(error["message"].partition("has to run: ")[2])
+        assert f"has to run: `{error['command']}`. Show the user that command" in error["text"]
+        command = shlex.split(error["command"])
         assert command[:3] == ["nexus-attest", "approve", request_id]
         done = CommandLine(tmp_path / "elsewhere", actor=None)
         (tmp_path / "elsewhere").mkdir()
@@ -185,7 +186,7 @@ async def test_somebody_who_never_answers_holds_the_call_for_a_limited_time(tmp_
         with anyio.fail_after(5):
             error = await error_of(client, "approve", request_id=request_id, actor=BOB)
         assert error["code"] == "HUMAN_REQUIRED"
-        assert "nobody answered within 0.05 seconds; run: nexus-attest approve" in error["text"]
+        assert "nobody answered within 0.05 seconds; run: `nexus-attest approve" in error["text"]
         assert len(await events_of(client, request_id)) == 2
 
 

@@ -61,6 +61,10 @@ class HumanRequired(CommandRefused):
 
     code = "HUMAN_REQUIRED"
 
+    def __init__(self, problem: str, command: str) -> None:
+        super().__init__(f"{problem}: `{command}`")
+        self.command = command
+
 
 class HumanDeclined(CommandRefused):
     """The person was asked and said no."""

@@ -76,7 +76,7 @@ class HumanAsker:
         question, state = await anyio.to_thread.run_sync(self._question, arguments, who, limiter=self.limiter)
         command = f"nexus-attest approve {shlex.quote(arguments['request_id'])} --actor {_named(who.actor)}{self.options}"
         if not _can_ask(context):
-            raise HumanRequired(f"this client cannot ask its user, so {who.actor.id} has to run: {command}")
+            raise HumanRequired(f"this client cannot ask its user, so {who.actor.id} has to run", command)
         if context.protocol_version < _STATELESS:
             answer = await self._asked(context, question, command)
         else:
@@ -86,7 +86,7 @@ class HumanAsker:
                 return InputRequiredResult(input_requests={QUESTION: ElicitRequest(params=form)}, request_state=state)
             answer = found
         if answer.action == "cancel":
-            raise HumanRequired(f"the question was closed without an answer; {who.actor.id} can run: {command}")
+            raise HumanRequired(f"the question was closed without an answer; {who.actor.id} can run", command)
         if answer.action != "accept" or (answer.content or {}).get("approve") is not True:
             raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
         return replace(who, channel=f"{who.channel} elicitation {_client(context)} {_digest(question)}")
@@ -129,7 +129,7 @@ class HumanAsker:
             problem = "the client's answer cannot be understood"
         except MCPError as error:
             problem = f"the client did not ask its user ({error.error.code})"
-        raise HumanRequired(f"{problem}; run: {command}")
+        raise HumanRequired(f"{problem}; run", command)
 
 
 def _can_ask(context: ServerRequestContext[Any]) -> bool:

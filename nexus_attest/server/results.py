@@ -8,11 +8,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from nexus_attest.server.errors import InvalidArguments
+from nexus_attest.server.advice import next_step
+from nexus_attest.server.errors import HumanRequired, InvalidArguments
 from nexus_control.errors import NexusError
 
 __all__ = [
-    "ADVICE",
     "CANONICAL_KEY",
     "ERROR_KEY",
     "INLINE_LIMIT",
@@ -26,37 +26,13 @@ __all__ = [
 ]
 
 ERROR_KEY = "io.github.nexus-attest/error"
-"""Key in `_meta` of an error result: `{"code", "message"}` and, where arguments are wrong, `paths`."""
+"""Key in `_meta` of an error result: `{"code", "message"}`, where arguments are wrong `paths`, where a person has to act `command`."""
 
 CANONICAL_KEY = "io.github.nexus-attest/canonical"
 """Key in `_meta` of a listed tool: its published, dotted name."""
 
 INLINE_LIMIT = 65_536
 """Bytes of JSON text up to which a result travels in the answer itself, where it takes its size twice."""
-
-ADVICE: Mapping[str, str] = {
-    "ACTOR_MISMATCH": "Leave actor out.",
-    "ACTION_CHANGED": "Make a new request for the action as it is now.",
-    "ALREADY_APPROVED": "Somebody else has to approve; status tells how many are missing.",
-    "ALREADY_EXECUTED": "Call export_audit_package for the evidence; a new run needs a new request.",
-    "DECISION_NOT_FOUND": "Use the request_id that request returned.",
-    "EXECUTION_FAILED": "Look at inspect, then make a new request, or ask the operator to retry it on the command line.",
-    "EXECUTION_IN_PROGRESS": "Call status later; do not call execute again.",
-    "HUMAN_DECLINED": "Do not ask again; tell the user.",
-    "HUMAN_REQUIRED": "Show the user that command; do not run it yourself. Then poll status.",
-    "INVALID_ARGUMENTS": "Correct them and call again; nothing was done.",
-    "INVALID_EXPIRES_AT": "Give an ISO 8601 time with offset, such as 2030-01-31T18:00:00+01:00.",
-    "NO_ROUTER_LINK": "Only executed decisions have one: call execute first, or export_bundle instead.",
-    "OUTCOME_NOT_RECORDED": "Tell the operator; do not run it again.",
-    "POLICY_VALIDATION_FAILED": "Call status: blocking_reasons names what is missing.",
-    "ROUTER_NOT_CONFIGURED": "Ask the operator to start the server with --adapters FILE.",
-    "SCOPE_MISSING": "Ask the operator for a token that allows it, or let somebody else do this.",
-    "SELF_APPROVAL": "Somebody else has to approve, with a signature where it was imported.",
-    "STORE_BUSY": "Try again.",
-    "TEMPLATE_ALREADY_EXISTS": "Templates never change: choose another name.",
-    "TEMPLATE_NOT_FOUND": "Call template.list for the names.",
-}
-"""What to do next, by code; appended to the text of an error."""
 
 
 def success(data: Mapping[str, Any], text: str) -> dict[str, Any]:
@@ -79,7 +55,11 @@ def linked(data: Mapping[str, Any], resource: Mapping[str, Any], title: str) -> 
 
 def refusal(error: NexusError) -> dict[str, Any]:
     """An error result for an error that was foreseen."""
-    more = {"paths": [safe_text(path) for path in error.paths]} if isinstance(error, InvalidArguments) else {}
+    more: dict[str, Any] = {}
+    if isinstance(error, InvalidArguments):
+        more["paths"] = [safe_text(path) for path in error.paths]
+    elif isinstance(error, HumanRequired):
+        more["command"] = safe_text(error.command)
     return failure(error.code, error.describe(), **more)
 
 
@@ -89,8 +69,7 @@ def failure(code: str, described: str, **more: Any) -> dict[str, Any]:
     if not text.startswith(code):
         text = f"{code}: {text}"
     message = text.removeprefix(f"{code}: ")
-    if code in ADVICE:
-        text = f"{text if text.endswith(('.', '?')) else text + '.'} {ADVICE[code]}"
+    text = f"{text if text.endswith(('.', '?')) else text + '.'} {next_step(code)}"
     return {
         "isError": True,
         "content": [{"type": "text", "text": text}],
