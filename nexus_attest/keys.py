@@ -17,11 +17,9 @@ import re
 import stat
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, NoReturn, cast
 
 from nexus_attest import ed25519
@@ -36,6 +34,7 @@ from nexus_attest.key_errors import (
 )
 from nexus_control.errors import MalformedBundle, MalformedEvent
 from nexus_control.events import Clock, parse_time, utc_now
+from nexus_control.files import write_file
 from nexus_control.json_data import parse_json
 
 __all__ = [
@@ -207,13 +206,7 @@ def retire_key(path: Path, *, clock: Clock = utc_now) -> StoredKey:
     if key.retired_at is not None:
         raise KeyRetired(f"key {key.name} was retired at {key.retired_at.isoformat()}")
     retired = replace(key, retired_at=clock(), _secret=None)
-    temporary = path.with_name(f".{token_hex(8)}.tmp")
-    try:
-        _write(temporary, retired)
-        temporary.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    _write(path, retired, over=True)
     return retired
 
 
@@ -328,8 +321,8 @@ def _require_own_folder(folder: Path) -> None:
         raise KeyFileRefused(f"the folder {folder} can be changed by others")
 
 
-def _write(path: Path, key: StoredKey) -> None:
-    """Make the file, private from its first byte on. Raises FileExistsError."""
+def _write(path: Path, key: StoredKey, *, over: bool = False) -> None:
+    """Make the file, whole and private from its first byte on; `over` the one that is there. Raises FileExistsError."""
     data = {
         "kind": _KIND,
         "v": _VERSION,
@@ -340,11 +333,7 @@ def _write(path: Path, key: StoredKey) -> None:
         "retired_at": None if key.retired_at is None else key.retired_at.isoformat(),
         "secret": key._secret,  # pyright: ignore[reportPrivateUsage]  its own module
     }
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(json.dumps(data, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_file(path, (json.dumps(data, indent=2) + "\n").encode(), replace=over, mode=0o600)
 
 
 def _object(value: object, keys: set[str], what: str) -> dict[str, Any]:

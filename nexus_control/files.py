@@ -1,15 +1,19 @@
-"""Files from outside, read whole within a limit.
+"""Files from outside, read whole within a limit; files of ours, written whole or not at all.
 
-Regular files only: a pipe or a device may never end, and opening one can block or have effects of its own, so it is refused unopened.
+Read are regular files only: a pipe or a device may never end, and opening one can block or have effects of its own, so it is refused
+unopened.
 """
 
+import errno
 import os
+import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from nexus_control.errors import FileRefused
 
-__all__ = ["MAX_FILE_BYTES", "read_file"]
+__all__ = ["MAX_FILE_BYTES", "read_file", "write_file"]
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """Nothing larger is read: parsed JSON takes several times its size in memory."""
@@ -33,6 +37,53 @@ def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     if len(content) > limit:
         raise FileRefused(f"{path} has more than {limit} bytes, the most that is read")
     return content
+
+
+def write_file(path: Path, content: bytes, *, replace: bool, mode: int = 0o666) -> None:
+    """Write a file so that it is there completely, also after a crash or a loss of power, or not at all.
+
+    `mode` is what the umask leaves of it, from the first byte on. Raises FileExistsError when there is one and `replace` is off, and
+    OSError when it cannot be written. A process that is killed here may leave a hidden file `.<random>.tmp` beside it.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        if replace:
+            temporary.replace(path)
+        else:
+            _give_name(temporary, path)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None  # nobody knows the temporary name
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    _sync_folder(path.parent)
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    """Rename, unless the name is taken. Raises FileExistsError."""
+    try:
+        path.hardlink_to(temporary)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if os.path.lexists(path):  # a file system without links cannot say this in the same step
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the new name on the disk too, where the system can do that."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _require_regular(path: Path, status: os.stat_result) -> None:

@@ -519,7 +519,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(cli: Here, monkeypa
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert cli.refused("bundle", "export", request_id, "-o", "x.json", "--force", code=1) == "IO_ERROR"
     assert "x.json: No space left on device" in cli.err
     assert Path("x.json").read_text() == "old"

@@ -1,13 +1,15 @@
-"""Files from outside end, or are refused."""
+"""Files from outside end, or are refused; files of ours are whole, or not there."""
 
+import errno
 import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
 
 from nexus_control.errors import FileRefused
-from nexus_control.files import MAX_FILE_BYTES, read_file
+from nexus_control.files import MAX_FILE_BYTES, read_file, write_file
 
 
 def test_a_file_is_read_whole_up_to_its_limit(tmp_path: Path) -> None:
@@ -71,3 +73,65 @@ def test_a_file_that_is_not_there_or_has_an_impossible_name_is_refused(tmp_path:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(FileRefused, match="cannot be read: "):
         read_file(tmp_path / "loop")
+
+
+def test_a_file_is_made_once_or_replaced_when_asked_to(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_file(path, b"one", replace=False, mode=0o600)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777, path.stat().st_nlink) == (b"one", 0o600, 1)
+    with pytest.raises(FileExistsError, match="file"):
+        write_file(path, b"two", replace=False)
+    assert path.read_bytes() == b"one"
+    write_file(path, b"three", replace=True)
+    assert path.read_bytes() == b"three"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_dangling_link_is_a_name_that_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("elsewhere")
+    with pytest.raises(FileExistsError):
+        write_file(tmp_path / "link", b"content", replace=False)
+    write_file(tmp_path / "link", b"content", replace=True)
+    assert not (tmp_path / "link").is_symlink()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("at", ["write", "fsync", "link"])
+def test_a_write_that_fails_leaves_no_file_and_names_the_one_that_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if at == "write":
+        folder = tmp_path / "missing"
+    else:
+        folder = tmp_path
+        monkeypatch.setattr(os, at, full)
+    with pytest.raises(OSError, match="/file'"):
+        write_file(folder / "file", b"content", replace=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_links_gets_its_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    write_file(tmp_path / "file", b"one", replace=False)
+    with pytest.raises(FileExistsError):
+        write_file(tmp_path / "file", b"two", replace=False)
+    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("file", b"one")]
+
+
+def test_the_name_is_synced_after_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    write_file(tmp_path / "file", b"content", replace=False)
+    assert synced == ["file", "folder"]

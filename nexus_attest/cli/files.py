@@ -1,10 +1,7 @@
 """Files that are read whole within a limit, and written whole or not at all."""
 
-import os
-import secrets
 import stat
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from nexus_attest.cli.errors import FileExists
@@ -55,28 +52,7 @@ def write_file(path: Path, content: bytes, *, force: bool) -> None:
     refuse_existing(path, force=force)
     if not path.parent.is_dir():
         raise FileRefused(f"there is no folder {path.parent}")
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise type(error)(error.errno, error.strerror, str(path)) from None
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the new name on the disk too, where the system can do that."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        files.write_file(path, content, replace=force)
+    except FileExistsError:  # made by somebody in this moment
+        raise FileExists(f"{path} exists already") from None

@@ -3,9 +3,7 @@
 Digests are opaque here; a store keeps what it is given and says later whether the bytes still match.
 """
 
-import os
 import re
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +11,7 @@ from typing import Any, Self
 from nexus_attest.attestation.xrpl.transport import ExchangeRecord
 from nexus_control.database import Database
 from nexus_control.errors import InputError
+from nexus_control.files import write_file
 from nexus_control.integrity import PREFIX, digests_equal, sha256_digest, unprefixed
 from nexus_control.migration import Schema
 
@@ -159,16 +158,7 @@ class ExchangeStore:
         if path is None or path.exists():
             return
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_file(path, body, replace=True, mode=0o600)
 
 
 def _record(row: dict[str, Any]) -> ExchangeRecord:

@@ -1,0 +1,294 @@
+"""Processes that die at a chosen step of their work, and a look at what they leave behind.
+
+A step is a call into C that may change something outside the process: a statement of SQLite, a write to a file, a program started. The
+profiler of Python sees each of them, before it begins and after it returned, so the code under test needs no hook, and a new write is
+found without telling anybody. What happens inside one call, between the writes of a commit, is the matter of `faults/test_power_loss.py`.
+"""
+
+import ctypes
+import gc
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock, RLock
+from types import FrameType
+from typing import Any
+
+from nexus_control.events import EventType
+from nexus_control.store import DecisionStore
+
+__all__ = ["Ended", "State", "in_process", "library", "lines_of", "snapshots", "state_of", "steps_of"]
+
+STEPS = frozenset(
+    {
+        *("execute", "executemany", "executescript", "commit", "rollback"),
+        *("open", "write", "writelines", "flush", "fsync", "close", "__exit__", "ftruncate", "truncate"),
+        *("rename", "replace", "unlink", "remove", "link", "symlink", "mkdir", "rmdir", "chmod", "flock", "lockf"),
+        *("fork_exec", "kill", "killpg", "send", "sendall", "connect"),
+    }
+)
+"""Names of the functions that are steps. A reading one among them costs a little time and nothing else."""
+
+_HARMLESS = (str, bytes, bytearray, list, set, dict, deque, type(Lock()), type(RLock()), io.BufferedReader)
+"""Methods of these change nothing outside, whatever their names."""
+
+_KINDS = {"c_call": "before", "c_return": "after", "c_exception": "after"}
+_PATIENCE_SECONDS = 60
+_SET_CHILD_SUBREAPER = 36  # prctl(2)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: its exit code, or minus the signal that killed it, and what it had printed.
+
+    `steps`, of a survey: the name of each step, and whether the process would leave something else behind than one step before.
+    """
+
+    code: int
+    out: str
+    err: str
+    steps: tuple[tuple[str, bool], ...] = ()
+
+    @property
+    def was_killed(self) -> bool:
+        return self.code == -signal.SIGKILL
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Standard output as one JSON object; empty where the process did not come to print it whole."""
+        try:
+            value: dict[str, Any] = json.loads(self.out)
+        except ValueError:
+            return {}
+        return value
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether somebody was told that the work is done."""
+        return self.document.get("success") is True
+
+    @property
+    def refusal(self) -> str | None:
+        """The code of the error, None for a success."""
+        return self.document.get("code")
+
+
+def in_process(
+    folder: Path,
+    work: Callable[[], object],
+    environment: Mapping[str, str] | None = None,
+    *,
+    kill_at: int | None = None,
+    survey: bool = False,
+) -> Ended:
+    """Do `work` in a process of its own, in `folder`; killed at the step of this number, counted from 0. Its children have ended too.
+
+    `survey` gives the names of all steps instead.
+    """
+    reader, writer = os.pipe()
+    keeper = _fork()
+    if keeper == 0:
+        _keep(folder, work, environment, kill_at, survey, reader, writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        told = json.loads(pipe.read() or b"null")
+    os.waitpid(keeper, 0)
+    assert told is not None, "the process that watches over another one died"
+    return Ended(told["code"], told["out"], told["err"], tuple((name, mark == "new") for name, mark in told["steps"]))
+
+
+def steps_of(folder: Path, work: Callable[[], object], environment: Mapping[str, str] | None = None) -> Ended:
+    """The work done once, undisturbed, with the names of its steps. `folder` is changed by it."""
+    ended = in_process(folder, work, environment, survey=True)
+    assert not ended.was_killed, ended
+    return ended
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on, for threads that the tests around these ones left
+        return os.fork()
+
+
+def _keep(
+    folder: Path,
+    work: Callable[[], object],
+    environment: Mapping[str, str] | None,
+    kill_at: int | None,
+    survey: bool,
+    reader: int,
+    writer: int,
+) -> None:
+    """In the process between: start the victim, wait for it and for every program that it started, and tell. Never returns."""
+    try:
+        os.close(reader)
+        signal.alarm(_PATIENCE_SECONDS)
+        if sys.platform == "linux":  # what the victim started becomes a child of this process when the victim dies
+            ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        names = ("out", "err", "steps")
+        streams = {name: os.memfd_create(name) if sys.platform == "linux" else _unnamed(folder) for name in names}
+        victim = _fork()
+        if victim == 0:
+            os.close(writer)
+            _work(folder, work, environment, kill_at, survey, streams)
+        _, status = os.waitpid(victim, 0)
+        while True:
+            try:
+                os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+        texts = {name: _content(descriptor) for name, descriptor in streams.items()}
+        steps = [line.split() for line in texts["steps"].splitlines()]
+        answer = {"code": os.waitstatus_to_exitcode(status), **texts, "steps": steps}
+        with os.fdopen(writer, "w") as pipe:
+            json.dump(answer, pipe)
+    finally:
+        os._exit(0)
+
+
+def _unnamed(folder: Path) -> int:
+    path = folder.parent / f".{os.getpid()}.stream"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    path.unlink()
+    return descriptor
+
+
+def _content(descriptor: int) -> str:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read().decode("utf-8", "replace")
+
+
+def _work(
+    folder: Path,
+    work: Callable[[], object],
+    environment: Mapping[str, str] | None,
+    kill_at: int | None,
+    survey: bool,
+    streams: Mapping[str, int],
+) -> None:
+    """In the victim. Never returns."""
+    code: object = 70
+    try:
+        gc.disable()  # what is closed when garbage is found would be a step now and none the next time
+        os.chdir(folder)
+        if environment is not None:
+            os.environ.clear()
+            os.environ.update(environment)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(streams["out"], 1)
+        os.dup2(streams["err"], 2)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115  for as long as the process lives
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+        steps: list[str] = []
+        if kill_at is not None:
+            _watch(lambda count, _: os.kill(os.getpid(), signal.SIGKILL) if count == kill_at else None)
+        elif survey:
+            _watch(_surveyor(folder, streams["out"], steps))
+        code = work()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.setprofile(None)
+        os.write(streams["steps"], "\n".join(steps).encode())
+    except BaseException:
+        sys.setprofile(None)
+        traceback.print_exc(file=sys.stderr)
+        sys.stderr.flush()
+    finally:
+        os._exit(code if isinstance(code, int) else 0)
+
+
+def _watch(visit: Callable[[int, str], object]) -> None:
+    """Call `visit` with number and name of each step, of any thread."""
+    count = 0
+
+    def at(_: FrameType, event: str, function: Any) -> None:
+        nonlocal count
+        if event in _KINDS and getattr(function, "__name__", "") in STEPS and not isinstance(function.__self__, _HARMLESS):
+            visit(count, f"{_KINDS[event]}:{function.__name__}")
+            count += 1
+
+    threading.setprofile(at)
+    sys.setprofile(at)
+
+
+def _surveyor(folder: Path, output: int, steps: list[str]) -> Callable[[int, str], None]:
+    last = b""
+
+    def visit(_: int, name: str) -> None:
+        nonlocal last
+        now = _fingerprint(folder, output)
+        steps.append(f"{name} {'new' if now != last else 'same'}")
+        last = now
+
+    return visit
+
+
+def _fingerprint(folder: Path, output: int) -> bytes:
+    """Everything that a killed process leaves: the files, except for the index of SQLite's log, and what it printed."""
+    found = hashlib.sha256(os.fstat(output).st_size.to_bytes(8, "big"))
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.endswith("-shm"):
+            found.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+    return found.digest()
+
+
+def snapshots(folder: Path) -> Generator[Path, None, None]:
+    """Fresh copies of a folder, one after the other; each is gone when the next one is asked for."""
+    number = 0
+    while True:
+        number += 1
+        copy = folder.with_name(f"{folder.name}.{number}")
+        shutil.copytree(folder, copy, symlinks=True)
+        try:
+            yield copy
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+
+def library(work: Callable[[], Mapping[str, Any]]) -> Callable[[], int]:
+    """Work that tells its result as the command line would."""
+
+    def told() -> int:
+        print(json.dumps({"success": True, **work()}), flush=True)
+        return 0
+
+    return told
+
+
+@dataclass(frozen=True)
+class State:
+    """What a store says: how many facts it has, and the types of the events of each decision."""
+
+    facts: int
+    decisions: Mapping[str, tuple[EventType, ...]]
+    templates: tuple[str, ...]
+    checkpoints: int
+
+
+def state_of(path: Path) -> State:
+    """The state of a store that verifies from end to end. Opening it is what brings it back after a crash."""
+    if not path.exists():
+        return State(0, {}, (), 0)
+    with DecisionStore(path) as store:
+        verification = store.verify_log()
+        assert verification.ok, verification.errors
+        decisions = {name: tuple(event.event_type for event in store.get_events(name)) for name, _ in store.list_decisions(1_000_000)}
+        templates = tuple(template.name for template in store.get_template_store().list_templates(1_000_000))
+        return State(store.log_root()[0], decisions, templates, len(store.checkpoints()))
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file, none where there is none."""
+    return path.read_text().splitlines() if path.exists() else []

@@ -1,0 +1,525 @@
+"""kill -9 at every step of every command: what was acknowledged is there, nothing is half there, and the next command knows what to do.
+
+Each command is done once undisturbed, to learn its steps; then once per step in a fresh copy of the same folder, killed there. What it
+left is opened and verified, the same command is given again, and where that is refused, its advice is followed.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+from typing import Any
+
+import pytest
+from fault_testing import Ended, State, in_process, library, lines_of, snapshots, state_of, steps_of
+from store_testing import ALICE, BOB, CAROL, SetClock, quick_folder
+from typer.main import get_command
+from xrpl_testing import NOON, Ledger, Signer
+from xrpl_testing import intent as intent_number
+
+import nexus_attest
+from nexus_attest.attestation.queue import AttestationQueue
+from nexus_attest.attestation.worker import process_one_xrpl
+from nexus_attest.attestation.xrpl.client import SubmitResult
+from nexus_attest.attestation.xrpl.exchange_store import ExchangeStore
+from nexus_attest.attestation.xrpl.transport import ExchangeRecord
+from nexus_attest.cli import app as app_module
+from nexus_attest.cli.app import run
+from nexus_attest.keys import StoredKey, list_keys, new_key
+from nexus_attest.routers import RunRecords
+from nexus_control.checkpoint import parse_checkpoint, parse_note
+from nexus_control.documents import verify_document
+from nexus_control.integrity import sha256_digest
+from nexus_control.store import DecisionStore
+from nexus_control.tool import NexusControlTools
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+EVERY_STEP = "NEXUS_EVERY_STEP" in os.environ
+"""Else only one of those steps that leave the same bytes behind; `make soak` dies at all of them."""
+
+PLAN = '[{"tool": "t", "method": "m"}]'
+ADAPTERS = """\
+[[adapters]]
+id = "subprocess:tool"
+kind = "subprocess"
+command = ["/bin/sh", "-c", "echo ran >> ran; echo '{}'"]
+allow = ["t/m"]
+"""
+
+Words = dict[str, str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared() -> Iterator[None]:
+    """What costs time is done once, before the processes are forked: imports, and the making of the command line."""
+    for module in walk_packages(nexus_attest.__path__, "nexus_attest."):
+        if not module.name.endswith("__main__") and ".server" not in module.name:
+            import_module(module.name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app_module, "app", get_command(app_module.app))
+        gc.freeze()
+        yield
+        gc.unfreeze()
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder / "home"),
+        "NEXUS_ATTEST_DB": str(folder / "decisions.db"),
+        "NEXUS_ATTEST_KEYS": str(folder / "keys"),
+        "NEXUS_ATTEST_ACTOR": "alice",
+        "COLUMNS": "100",
+    }
+
+
+def command_line(*arguments: str) -> Callable[[Words], Callable[[], object]]:
+    return lambda words: partial(run, [*(argument.format(**words) for argument in arguments), "--json"])
+
+
+def again(folder: Path, words: Words, *arguments: str) -> Ended:
+    """A command of a person, to the end."""
+    return in_process(folder, partial(run, [argument.format(**words) for argument in arguments]), environment(folder))
+
+
+# -- where each command begins ------------------------------------------------------------------------------------------------------
+
+
+class Router:
+    def get_adapter_capabilities(self, adapter_id: str) -> set[str] | None:
+        return {adapter_id}
+
+    def run(self, **_: Any) -> dict[str, Any]:
+        return {"run_id": "run-1", "steps_executed": 1}
+
+
+@contextmanager
+def tools_in(folder: Path) -> Generator[NexusControlTools]:
+    with DecisionStore(folder / "decisions.db") as store:
+        yield NexusControlTools(store)
+
+
+def nothing(_: Path) -> Words:
+    return {}
+
+
+def requested(folder: Path, approvals: int = 0) -> Words:
+    (folder / "adapters.toml").write_text(ADAPTERS)
+    with tools_in(folder) as tools:
+        name = tools.request("Rotate", ALICE, mode="apply", plan=PLAN, min_approvals=2).data["request_id"]
+        for actor in (ALICE, BOB)[:approvals]:
+            assert tools.approve(name, actor).success
+        assert tools.request("Another one, that nobody touches", BOB).success
+    return {"id": name}
+
+
+def approved_by_one(folder: Path) -> Words:
+    return requested(folder, 1)
+
+
+def approved(folder: Path) -> Words:
+    return requested(folder, 2)
+
+
+def executing(folder: Path) -> Words:
+    """An execution whose process was killed in the middle of its call."""
+    words = approved(folder)
+    (folder / "adapters.toml").write_text(ADAPTERS.replace("echo ran >> ran;", "echo ran >> ran; kill -9 $PPID; sleep 1;"))
+    died = in_process(folder, command_line("execute", "{id}", "subprocess:tool", "--adapters", "adapters.toml")(words), environment(folder))
+    assert died.was_killed
+    return words
+
+
+def executed(folder: Path) -> Words:
+    words = approved(folder)
+    with tools_in(folder) as tools:
+        assert tools.execute(words["id"], "ad", CAROL, Router()).success
+    return words
+
+
+def exported(folder: Path) -> Words:
+    words = approved(folder)
+    with tools_in(folder) as tools:
+        bundle: str = tools.export_bundle(words["id"]).data["canonical_json"]
+    (folder / "bundle.json").write_text(bundle)
+    (folder / "decisions.db").unlink()
+    return {**words, **{"other": approved(folder)["id"]}}
+
+
+def imported(folder: Path) -> Words:
+    words = exported(folder)
+    assert again(folder, words, "bundle", "import", "bundle.json").code == 0
+    return words
+
+
+def keyed(folder: Path) -> Words:
+    words = executed(folder)
+    new_key(folder_of_keys(folder), "log")
+    return words
+
+
+def checkpointed(folder: Path) -> Words:
+    words = keyed(folder)
+    assert again(folder, words, "log", "checkpoint", "--key", "log", "--origin", "example.org/log").code == 0
+    return words
+
+
+def packaged(folder: Path) -> Words:
+    words = keyed(folder)
+    assert again(folder, words, "audit", "export", "{id}", "-o", "package.json").code == 0
+    return words
+
+
+def ran(folder: Path) -> Words:
+    words = approved(folder)
+    done = in_process(folder, command_line("execute", "{id}", "subprocess:tool", "--adapters", "adapters.toml")(words), environment(folder))
+    return {**words, "run": done.document["run_id"]}
+
+
+def folder_of_keys(folder: Path) -> Path:
+    keys = folder / "keys"
+    keys.mkdir(mode=0o700, exist_ok=True)
+    return keys
+
+
+def with_keys(folder: Path) -> Words:
+    folder_of_keys(folder)
+    return {}
+
+
+def queued(folder: Path) -> Words:
+    with AttestationQueue(folder / "queue.db") as queue:
+        queue.enqueue(intent_number("a"))
+    return {}
+
+
+# -- what each command may leave ----------------------------------------------------------------------------------------------------
+
+Look = Callable[[Path], object]
+"""What there is, beside the facts of the store. Asserts that it is whole."""
+
+
+def one_run_at_most(folder: Path) -> None:
+    assert len(lines_of(folder / "ran")) <= 1
+
+
+def document(name: str, layer: bool = True) -> Look:
+    def look(folder: Path) -> bool:
+        path = folder / name
+        if not path.exists():
+            return False
+        data = json.loads(path.read_bytes())
+        if layer:
+            report = verify_document(data)
+            assert "FAIL" not in str(report.to_dict()["layers"]) if "layers" in report.to_dict() else report.ok
+        return True
+
+    return look
+
+
+def key_file(folder: Path) -> str:
+    """`none`, `whole` or `retired`."""
+    found = list_keys(folder / "keys")
+    assert all(isinstance(key, StoredKey) for key in found), found
+    assert all((folder / "keys" / f"{key.name}.key").stat().st_mode & 0o077 == 0 for key in found if isinstance(key, StoredKey))
+    return "none" if not found else "retired" if isinstance(found[0], StoredKey) and found[0].retired_at else "whole"
+
+
+def note_file(folder: Path) -> bool:
+    path = folder / "checkpoint.txt"
+    return path.exists() and parse_checkpoint(parse_note(path.read_bytes())).size > 0
+
+
+@dataclass(frozen=True)
+class Command:
+    """`facts`: how many new ones there may be, ending with how many there are when it is done. `look`: what else it changes.
+
+    `told`: what the same command answers when it is given again after that many facts (or with `look` giving that): None for a success,
+    else the code, and a text that the person reads. `way_out`: commands that lead from there to the end.
+    """
+
+    prepare: Callable[[Path], Words]
+    work: Callable[[Words], Callable[[], object]]
+    facts: tuple[int, ...] = (0,)
+    look: Look = Path.exists
+    told: Mapping[object, tuple[str, str]] = field(default_factory=dict[object, tuple[str, str]])
+    way_out: Mapping[object, tuple[tuple[str, ...], ...]] = field(default_factory=dict[object, tuple[tuple[str, ...], ...]])
+    repeats: tuple[str, ...] = ()
+
+
+EXECUTE = ("execute", "{id}", "subprocess:tool", "--adapters", "adapters.toml")
+EXISTS = ("FILE_EXISTS", "--force replaces it.")
+
+
+def told_twice(*arguments: str, **more: Any) -> Command:
+    return Command(work=command_line(*arguments), repeats=arguments, **more)
+
+
+COMMANDS = {
+    "request, into a new store": told_twice("request", "Rotate", prepare=nothing, facts=(0, 3)),
+    "request": told_twice("request", "Rotate", "--mode", "apply", "--min-approvals", "2", prepare=requested, facts=(0, 3)),
+    "approve": told_twice("approve", "{id}", prepare=requested, facts=(0, 1), told={1: ("ALREADY_APPROVED", "alice has already approved")}),
+    "the approval that was missing": told_twice(
+        *("approve", "{id}", "--actor", "bob"),
+        prepare=approved_by_one,
+        facts=(0, 1),
+        told={1: ("ALREADY_APPROVED", "bob has already approved")},
+    ),
+    "revoke": told_twice(
+        *("revoke", "{id}", "--reason", "no"), prepare=approved, facts=(0, 1), told={1: ("ALREADY_REVOKED", "alice is already revoked")}
+    ),
+    "execute": told_twice(
+        *EXECUTE,
+        prepare=approved,
+        facts=(0, 2, 3),
+        look=one_run_at_most,
+        told={
+            2: ("EXECUTION_IN_PROGRESS", "If that process died: `nexus-attest recover ID`. It records that the outcome is unknown."),
+            3: ("ALREADY_EXECUTED", "has been applied by run"),
+        },
+        way_out={2: (("recover", "{id}", "--reason", "its host was switched off"),)},
+    ),
+    "execute as a rehearsal": told_twice(
+        *EXECUTE,
+        "--dry-run",
+        prepare=approved,
+        facts=(0, 2, 3),
+        look=one_run_at_most,
+        told={2: ("EXECUTION_IN_PROGRESS", "nexus-attest recover ID")},
+        way_out={2: (("recover", "{id}"),)},
+    ),
+    "recover": told_twice(
+        *("recover", "{id}", "--reason", "it is dead"),
+        prepare=executing,
+        facts=(0, 1),
+        look=one_run_at_most,
+        told={1: ("NOTHING_TO_RECOVER", "no execution is in progress (state failed)")},
+    ),
+    "template create": told_twice(
+        *("template", "create", "prod", "--min-approvals", "2"),
+        prepare=requested,
+        facts=(0, 1),
+        told={1: ("TEMPLATE_ALREADY_EXISTS", "prod")},
+    ),
+    "bundle import": told_twice(
+        *("bundle", "import", "bundle.json"), prepare=exported, facts=(0, 5), told={5: ("DECISION_EXISTS", "{id}")}
+    ),
+    "bundle import over another": told_twice(
+        *("bundle", "import", "bundle.json", "--conflict", "overwrite"),
+        prepare=imported,
+        facts=(0, 5),
+    ),
+    "bundle export": told_twice(
+        *("bundle", "export", "{id}", "-o", "out.json"), prepare=approved, look=document("out.json"), told={True: EXISTS}
+    ),
+    "audit export": told_twice(
+        *("audit", "export", "{id}", "-o", "out.json"), prepare=executed, look=document("out.json"), told={True: EXISTS}
+    ),
+    "case export": told_twice(
+        *("case", "export", "{id}", "-o", "out.json"), prepare=checkpointed, look=document("out.json"), told={True: EXISTS}
+    ),
+    "runs export": told_twice(
+        *("runs", "export", "{run}", "-o", "out.json"), prepare=ran, look=document("out.json", layer=False), told={True: EXISTS}
+    ),
+    "attest sign": told_twice(
+        *("attest", "sign", "package.json", "--claim", "seen", "--key", "log", "--attestor", "alice", "-o", "out.json"),
+        prepare=packaged,
+        look=document("out.json", layer=False),
+        told={True: EXISTS},
+    ),
+    "keys new": told_twice("keys", "new", "k", prepare=with_keys, look=key_file, told={"whole": ("KEY_EXISTS", "there is a key k")}),
+    "keys retire": told_twice(
+        *("keys", "retire", "log", "--yes"), prepare=keyed, look=key_file, told={"retired": ("KEY_RETIRED", "key log was retired at")}
+    ),
+    "log checkpoint": told_twice("log", "checkpoint", "--key", "log", "--origin", "example.org/log", prepare=keyed),
+    "log checkpoint into a file": told_twice(
+        *("log", "checkpoint", "--key", "log", "--origin", "example.org/log", "-o", "checkpoint.txt"),
+        prepare=keyed,
+        look=note_file,
+        told={True: EXISTS},
+    ),
+}
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with quick_folder() as folder:
+        (folder / "at").mkdir()
+        yield folder / "at"
+
+
+def undisturbed(folder: Path, work: Callable[[], object]) -> tuple[tuple[tuple[str, bool], ...], State]:
+    """The steps of the work, and the state that it leaves when nobody stops it."""
+    with closing(snapshots(folder)) as copies:
+        copy = next(copies)
+        whole = steps_of(copy, work, environment(copy))
+        assert whole.acknowledged, whole
+        return whole.steps, state_of(copy / "decisions.db")
+
+
+def deaths(folder: Path, work: Callable[[], object], steps: tuple[tuple[str, bool], ...]) -> Iterator[tuple[Path, Ended, str]]:
+    """The work in a fresh copy of the folder, killed at each step in turn: the copy, how the process ended, and where."""
+    chosen = [(number, name) for number, (name, is_new) in enumerate(steps) if is_new or EVERY_STEP]
+    for (number, name), copy in zip(chosen, snapshots(folder), strict=False):
+        died = in_process(copy, work, environment(copy), kill_at=number)
+        where = f"killed at step {number} of {len(steps)}, {name}"
+        assert died.was_killed, (where, died)
+        yield copy, died, where
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_is_killed_leaves_all_or_nothing_and_the_next_one_knows_what_to_do(place: Path, name: str) -> None:
+    command = COMMANDS[name]
+    words = command.prepare(place)
+    before = state_of(place / "decisions.db")
+    work = command.work(words)
+    steps, after = undisturbed(place, work)
+    assert after.facts - before.facts == command.facts[-1]
+    reached: set[object] = set()
+    for copy, died, where in deaths(place, work, steps):
+        found, looked = state_of(copy / "decisions.db"), command.look(copy)
+        new = found.facts - before.facts
+        assert new in command.facts, where
+        assert all(events[: len(before.decisions.get(key, ()))] == before.decisions.get(key, ()) for key, events in found.decisions.items())
+        assert found.checkpoints - before.checkpoints in range(after.checkpoints - before.checkpoints + 1), where
+        if died.acknowledged:
+            assert new == command.facts[-1], where
+        key = looked if command.facts == (0,) else new
+        if key in reached and not command.way_out and not EVERY_STEP:
+            continue
+        reached.add(key)
+        ended = again(copy, words, *command.repeats)
+        code, text = command.told.get(key, (None, ""))
+        told = re.search(r"^nexus-attest: ([A-Z_]+): ", ended.err, re.MULTILINE)
+        assert (ended.code, told and told[1]) == ((0, None) if code is None else (2, code)), (where, ended)
+        assert text.format(**words) in ended.err, (where, ended.err)
+        for step_out in command.way_out.get(key, ()):
+            assert again(copy, words, *step_out).code == 0, where
+        state_of(copy / "decisions.db")
+        command.look(copy)
+        if (copy / "decisions.db.runs").exists():
+            with RunRecords(copy / "decisions.db.runs") as records:
+                assert records.runs(status="RUNNING") == [], where
+    assert reached >= {*(command.facts if command.facts != (0,) else ()), *command.told}, reached
+
+
+# -- the library --------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_enqueuing_that_is_killed_queues_the_intents_together_or_none(place: Path) -> None:
+    with AttestationQueue(place / "queue.db") as queue:
+        queue.enqueue(intent_number("a"))
+
+    def enqueue() -> Mapping[str, Any]:
+        with AttestationQueue("queue.db") as queue:
+            return {"ids": queue.enqueue_many(intent_number(digit) for digit in "bcd")}
+
+    work = library(enqueue)
+    steps, _ = undisturbed(place, work)
+    reached: set[int] = set()
+    for copy, died, where in deaths(place, work, steps):
+        with AttestationQueue(copy / "queue.db") as queue:
+            found = queue.next_pending(100)
+            reached.add(len(found))
+            assert len(found) == 4 or (len(found) == 1 and not died.acknowledged), where
+            assert len({queue.enqueue(intent_number(digit)) for digit in "abcd"}) == len(queue.next_pending(100)) == 4
+    assert reached == {1, 4}
+
+
+class LedgerInAFile(Ledger):
+    """Each submission is a line in a file, before the answer is given."""
+
+    async def submit(self, signed_tx_blob_hex: str) -> SubmitResult:
+        with Path("submitted").open("a") as file:
+            file.write("submitted\n")
+        return await super().submit(signed_tx_blob_hex)
+
+
+def test_a_cycle_of_witnessing_that_is_killed_is_finished_by_the_next_worker(place: Path) -> None:
+    clock = SetClock()
+    with AttestationQueue(place / "queue.db", clock=clock) as queue:
+        queue_id = queue.enqueue(intent_number("a"))
+
+    def cycle() -> Mapping[str, Any]:
+        with AttestationQueue("queue.db", clock=clock) as queue:
+            result = asyncio.run(process_one_xrpl(queue, LedgerInAFile(), Signer(), now_fn=lambda: NOON))
+        return {"receipts": [receipt.status.value for receipt in result.receipts]}
+
+    work = library(cycle)
+    steps, _ = undisturbed(place, work)
+    for copy, died, where in deaths(place, work, steps):
+        with AttestationQueue(copy / "queue.db", clock=clock) as queue:
+            status, receipts = queue.get_status(queue_id), [receipt.status.value for receipt in queue.replay(queue_id)]
+        assert status is not None
+        assert (status["status"], receipts) in (("PENDING", []), ("SUBMITTED", ["SUBMITTED"]), ("CONFIRMED", ["SUBMITTED", "CONFIRMED"]))
+        # What was sent and not written down is sent again: this cycle cannot know it, the batches of `attestation.xrpl.batch` do.
+        expected = 2 if lines_of(copy / "submitted") and not receipts else 1
+        if died.acknowledged:
+            assert status["status"] == "CONFIRMED", where
+        late = SetClock(clock.now + timedelta(minutes=6))  # when the claim of the dead worker has ended
+
+        def finish(late: SetClock = late) -> Mapping[str, Any]:
+            with AttestationQueue("queue.db", clock=late) as queue:
+                asyncio.run(process_one_xrpl(queue, LedgerInAFile(), Signer(), now_fn=lambda: NOON))
+            return {}
+
+        assert in_process(copy, library(finish), environment(copy)).acknowledged
+        with AttestationQueue(copy / "queue.db", clock=clock) as queue:
+            ended = queue.get_status(queue_id)
+        assert ended is not None
+        assert ended["status"] == "CONFIRMED", where
+        assert len(lines_of(copy / "submitted")) == expected, where
+
+
+def test_a_deletion_that_is_killed_leaves_the_decision_or_its_tombstone(place: Path) -> None:
+    words = approved(place)
+
+    def delete() -> Mapping[str, Any]:
+        with DecisionStore("decisions.db") as store:
+            return {"deleted": store.delete_decision(words["id"])}
+
+    work = library(delete)
+    steps, _ = undisturbed(place, work)
+    before = state_of(place / "decisions.db")
+    reached: set[int] = set()
+    for copy, died, where in deaths(place, work, steps):
+        found = state_of(copy / "decisions.db")
+        reached.add(found.facts - before.facts)
+        assert (words["id"] in found.decisions) == (found.facts == before.facts), where
+        assert found.facts == before.facts + 1 or not died.acknowledged, where
+        with DecisionStore(copy / "decisions.db") as store:
+            assert [event.event_type for event in store.get_events(words["id"], generation=1)] == list(before.decisions[words["id"]])
+    assert reached == {0, 1}
+
+
+def test_an_exchange_that_is_killed_while_it_is_kept_has_whole_bodies_or_none(place: Path) -> None:
+    bodies = {f"sha256:{sha256_digest(body)}": body for body in (b'{"a": 1}' * 10_000, b'{"b": 2}' * 10_000)}
+    request, response = bodies
+    record = ExchangeRecord(request, response, NOON)
+
+    def keep() -> Mapping[str, Any]:
+        with ExchangeStore("exchanges.db", "bodies") as store:
+            return {"digest": store.put(record, request_body=bodies[request], response_body=bodies[response])}
+
+    work = library(keep)
+    steps, _ = undisturbed(place, work)
+    reached: set[tuple[bool, ...]] = set()
+    for copy, died, where in deaths(place, work, steps):
+        with ExchangeStore(copy / "exchanges.db", copy / "bodies") as store:
+            found = (*(store.body_exists(digest) for digest in bodies), store.count() == 1)
+            reached.add(found)
+            assert all(store.verify_body(digest) for digest in bodies if store.body_exists(digest)), where
+            assert all(found) or not (died.acknowledged or found[-1]), where
+            store.put(record, request_body=bodies[request], response_body=bodies[response])
+            assert (*(store.verify_body(digest) for digest in bodies), store.count()) == (True, True, 1), where
+    assert len(reached) == 4
