@@ -76,6 +76,9 @@ SHOWN_BY = {
     "the same, or edits the file in any way: drops or rewrites triggers, indexes and tables, changes bytes": {
         "test_tamper_store": [
             "test_a_weaker_schema_is_a_finding",
+            "test_a_trigger_of_others_on_our_tables_is_a_finding",
+            "test_what_the_file_swallows_is_not_acknowledged",
+            "test_a_revocation_that_the_file_swallows_fails_aloud",
             "test_a_store_that_lost_a_table_cannot_pass",
             "test_no_cell_can_be_changed_without_a_finding_that_names_its_row",
             "test_no_row_can_be_dropped_without_a_finding",
@@ -86,6 +89,7 @@ SHOWN_BY = {
         ],
     },
     "edits the file and recomputes every hash": {
+        "test_tamper_recomputed": ["test_no_cell_can_be_changed_past_an_older_checkpoint_but_those_outside"],
         "test_tamper_store": [
             "test_a_log_whose_end_was_cut_off_verifies_but_not_against_an_older_root",
             "test_a_store_that_was_rewritten_whole_verifies_but_has_another_root",
