@@ -16,8 +16,8 @@ help: ## Show this list
 demo: $(VENV)/.installed ## Run the demonstration: request, approvals, one execution, evidence
 	@$(BIN)/nexus-attest demo
 
-test: $(VENV)/.installed-dev ## Run every test
-	@$(BIN)/python -m pytest
+test: $(VENV)/.installed-dev ## Run every test, on all processors
+	@$(BIN)/python -m pytest -n auto
 
 coverage: $(VENV)/.installed-dev ## Run the tests of the code that verifies evidence; fail unless they take every branch of it
 	@$(BIN)/python scripts/check_coverage.py
