@@ -34,18 +34,35 @@ def knowledge_of(
     expected_binding_digest: str | None = None,
     strict: bool = False,
 ) -> Knowledge:
-    """What a verification is given: everything that the policy says, and what the reader kept. Without a policy, what was kept."""
+    """What a verification is given: everything that the policy says, and what the reader kept.
+
+    Without a policy: what was kept, and witness proofs are judged as far as they need nobody to believe.
+    """
     if trust is None:
-        return Knowledge(logs=LogTrust(checkpoints=tuple(checkpoints)), expected_binding_digest=expected_binding_digest, strict=strict)
+        return Knowledge(
+            logs=LogTrust(checkpoints=tuple(checkpoints)),
+            witness=partial(_judge_witnesses, TrustPolicy()),
+            expected_binding_digest=expected_binding_digest,
+            strict=strict,
+        )
     return Knowledge(
         trust=trust,
         trust_digest=trust.digest,
         logs=LogTrust(trust.log_keys, trust.verifies, tuple(checkpoints)),
         attestations=partial(_judge_attestations, trust),
         seal=partial(_judge_seal, trust),
+        witness=partial(_judge_witnesses, trust),
         expected_binding_digest=expected_binding_digest,
         strict=strict,
     )
+
+
+def _judge_witnesses(
+    trust: TrustPolicy, proofs: Sequence[dict[str, Any]], binding_digest: str
+) -> tuple[list[VerificationCheck], list[Gap]]:
+    from nexus_attest.attestation.witness import judge_witnesses  # most files have no witness proof
+
+    return judge_witnesses(trust, proofs, binding_digest)
 
 
 def _judge_seal(trust: TrustPolicy, sealed: SealedCase) -> tuple[list[VerificationCheck], list[Gap]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from nexus_attest import ed25519
 from nexus_attest.key_errors import (
@@ -40,6 +40,7 @@ __all__ = [
     "ActorName",
     "AttestorKey",
     "Ledger",
+    "LedgerLevel",
     "PublicKey",
     "Rule",
     "TrustPolicy",
@@ -54,6 +55,9 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 
 _STRENGTH: dict[Assurance, int] = {assurance: rank for rank, assurance in enumerate(get_args(Assurance))}
 _REMEMBERED_CHECKS = 10_000
+
+LedgerLevel: TypeAlias = Literal["server", "tree", "quorum"]
+"""What a proof of a ledger transaction shows, weakest first: a server's word, bytes under a header that a server gave, enough votes."""
 
 ActorName = tuple[str, str]
 """Type and id of an actor."""
@@ -171,15 +175,23 @@ class AttestorKey:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """A ledger network: the accounts whose transactions are witnesses, and the master keys of validator list publishers (hex)."""
+    """A ledger network: the accounts whose transactions are witnesses, and the master keys of validator list publishers (capital hex).
+
+    One publisher's list is enough, or with `all_publishers` each of them must show it. `level` is the least that a proof must show.
+    """
 
     network: str
     accounts: tuple[str, ...]
     publisher_keys: tuple[str, ...] = ()
+    all_publishers: bool = False
+    level: LedgerLevel = "quorum"
 
     def to_dict(self) -> dict[str, Any]:
-        """The ledger as JSON data."""
-        return {"network": self.network, "accounts": list(self.accounts), "publisher_keys": list(self.publisher_keys)}
+        """The ledger as JSON data; what is as usual is left out."""
+        data: dict[str, Any] = {"network": self.network, "accounts": list(self.accounts), "publisher_keys": list(self.publisher_keys)}
+        if self.all_publishers:
+            data["publishers"] = "all"
+        return data if self.level == "quorum" else {**data, "level": self.level}
 
 
 @dataclass(frozen=True, kw_only=True)

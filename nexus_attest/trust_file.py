@@ -37,6 +37,8 @@
     network = "xrpl.testnet"
     accounts = ["rPT1Sjq2YGrBMTttX4GZHjKu9dyfzbpAYe"]
     publisher_keys = ["ED..."]                    master keys of publishers of validator lists, in hex; optional
+    publishers = "any"                            one of them is enough (default), or "all" must show it
+    level = "quorum"                              the least that a proof must show: server, tree or quorum (default)
 
 A file of at most 1 MiB is understood completely or refused: TrustInvalid names every mistake with its place.
 """
@@ -51,7 +53,18 @@ from typing import Any, TypeVar, cast
 
 from nexus_attest import ed25519
 from nexus_attest.key_errors import TrustInvalid
-from nexus_attest.trust import POLICY_VERSION, ActorName, AttestorKey, Ledger, PublicKey, Rule, TrustedActor, TrustPolicy, name_of
+from nexus_attest.trust import (
+    POLICY_VERSION,
+    ActorName,
+    AttestorKey,
+    Ledger,
+    LedgerLevel,
+    PublicKey,
+    Rule,
+    TrustedActor,
+    TrustPolicy,
+    name_of,
+)
 from nexus_control.checkpoint import NoteKey, parse_note_key
 from nexus_control.errors import FileRefused, InvalidActor, MalformedNote, brief
 from nexus_control.events import Actor, parse_actor
@@ -65,6 +78,7 @@ _MAX_PROBLEMS = 100
 _MAX_NAME_CHARACTERS = 256
 _ACTIONS: tuple[Action, ...] = ("request", "approve", "revoke", "execute")
 _ASSURANCES: tuple[Assurance, ...] = ("asserted", "authenticated", "signed")
+_LEVELS: tuple[LedgerLevel, ...] = ("server", "tree", "quorum")
 _PUBLISHER_KEY = re.compile("(?:ED|02|03)[0-9A-F]{64}")
 
 T = TypeVar("T")
@@ -261,11 +275,15 @@ def _attestor(table: _Table) -> AttestorKey | None:
 def _ledger(table: _Table) -> Ledger | None:
     network = table.value("network", _text, required=True)
     accounts = table.items("accounts", _text)
-    publishers = table.items("publisher_keys", _publisher_key)
+    keys = table.items("publisher_keys", _publisher_key)
+    publishers = table.value("publishers", _publishers)
+    level = table.value("level", _level)
     table.finish()
     if not accounts:
         table.note("accounts", "must name at least one account")
-    return None if network is None else Ledger(network, tuple(accounts or ()), tuple(publishers or ()))
+    if network is None:
+        return None
+    return Ledger(network, tuple(accounts or ()), tuple(keys or ()), publishers == "all", level or "quorum")
 
 
 # What values must be. Each gives the value, or raises _Wrong with the words that follow "must be".
@@ -312,6 +330,8 @@ def _one_of(*names: T) -> Callable[[object], T]:
 
 
 _action: Callable[[object], Action] = _one_of(*_ACTIONS)
+_level: Callable[[object], LedgerLevel] = _one_of(*_LEVELS)
+_publishers: Callable[[object], str] = _one_of("any", "all")
 _assurance: Callable[[object], Assurance] = _one_of(*_ASSURANCES)
 
 

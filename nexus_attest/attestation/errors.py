@@ -11,6 +11,7 @@ NexusError
 |       |-- InvalidNarrative    a report is not one, or not in its form
 |       |-- InvalidAnchor       a ledger transaction cannot be made of this
 |       |-- NotATransaction     bytes or fields are no transaction of the ledger
+|       |-- ProofRefused        a proof does not show what it should
 |       |-- SigningRefused      a signer does not sign this transaction
 |       `-- WitnessMismatch     a receipt and what is on the ledger do not fit together
 |-- LedgerUnavailable             no server told anything; nothing was changed
@@ -32,6 +33,7 @@ __all__ = [
     "LedgerUnavailable",
     "NetworkUnknown",
     "NotATransaction",
+    "ProofRefused",
     "SignerMissing",
     "SigningRefused",
     "WitnessFileError",
@@ -80,6 +82,12 @@ class NotATransaction(InvalidAttestationRecord):
     """Bytes or fields are no transaction that the ledger could take."""
 
     code = "NOT_A_TRANSACTION"
+
+
+class ProofRefused(InvalidAttestationRecord):
+    """A proof of a witness cannot be read, or does not show what it should."""
+
+    code = "PROOF_REFUSED"
 
 
 class SigningRefused(InvalidAttestationRecord):

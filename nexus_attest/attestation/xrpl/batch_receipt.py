@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from nexus_attest.attestation.batch_tree import HASH_NAME, STATEMENT_TYPE, BatchTree, Statement
 from nexus_attest.attestation.errors import InvalidAnchor, WitnessMismatch
+from nexus_attest.attestation.inclusion import require_included, require_same
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.xrpl.codec import decode_transaction, transaction_id
@@ -96,23 +97,21 @@ class WitnessTransaction:
         """Raises WitnessMismatch unless this transaction witnesses this intent, and the receipt says just that."""
         digest = prefixed(intent.intent_digest())
         proof = receipt.proof
-        _same("intent_digest", receipt.intent_digest, digest)
-        _same("status", receipt.status, ReceiptStatus.CONFIRMED)
-        _same("backend", receipt.backend, _BACKEND)
-        _same("tx_hash", proof.get("tx_hash"), self.tx_hash)
-        _same("memo_digest", receipt.evidence_digests.get("memo_digest"), self.memo_digest)
+        require_same("intent_digest", receipt.intent_digest, digest)
+        require_same("status", receipt.status, ReceiptStatus.CONFIRMED)
+        require_same("backend", receipt.backend, _BACKEND)
+        require_same("tx_hash", proof.get("tx_hash"), self.tx_hash)
+        require_same("memo_digest", receipt.evidence_digests.get("memo_digest"), self.memo_digest)
         if self.statement is None:
-            _same("account", proof.get("account", self.account), self.account)
-            _same("the intent of the memo", cast("dict[str, str]", self.memo)["id"], digest)
-            _same("the memo of the intent", self.memo_digest, MemoCodec.digest(intent))
+            require_same("account", proof.get("account", self.account), self.account)
+            require_same("the intent of the memo", cast("dict[str, str]", self.memo)["id"], digest)
+            require_same("the memo of the intent", self.memo_digest, MemoCodec.digest(intent))
             return
-        _same("type", proof.get("type"), BATCH_PROOF_TYPE)
-        _same("account", proof.get("account"), self.account)
-        _same("engine_result", proof.get("engine_result", "tesSUCCESS"), "tesSUCCESS")
-        _same("xrpl.batch.root", receipt.evidence_digests.get("xrpl.batch.root"), prefixed(self.statement.root.hex()))
-        index, path = _merkle_of(proof, self.statement.size)
-        if not self.statement.covers(digest, index, path):
-            raise WitnessMismatch("the intent is not under the root of the batch by this path")
+        require_same("type", proof.get("type"), BATCH_PROOF_TYPE)
+        require_same("account", proof.get("account"), self.account)
+        require_same("engine_result", proof.get("engine_result", "tesSUCCESS"), "tesSUCCESS")
+        require_same("xrpl.batch.root", receipt.evidence_digests.get("xrpl.batch.root"), prefixed(self.statement.root.hex()))
+        require_included(self.statement, digest, proof)
 
 
 def _memo_of(fields: Mapping[str, Any]) -> tuple[str, bytes]:
@@ -120,27 +119,3 @@ def _memo_of(fields: Mapping[str, Any]) -> tuple[str, bytes]:
     if len(ours) != 1:
         raise WitnessMismatch(f"a witness carries exactly one memo of ours, this transaction {len(ours)}")
     return _TYPES[ours[0]["MemoType"].upper()], bytes.fromhex(ours[0].get("MemoData", ""))
-
-
-def _merkle_of(proof: Mapping[str, Any], size: int) -> tuple[int, list[bytes]]:
-    found: object = proof.get("merkle")
-    if not isinstance(found, dict) or set(cast("dict[str, Any]", found)) != {"alg", "index", "size", "path"}:
-        raise WitnessMismatch("merkle must have exactly the members alg, index, size, path")
-    merkle = cast("dict[str, Any]", found)
-    _same("merkle.alg", merkle["alg"], HASH_NAME)
-    _same("merkle.size", merkle["size"], size)
-    index, path = merkle["index"], merkle["path"]
-    if type(index) is not int or index < 0 or type(merkle["size"]) is not int or not isinstance(path, list):
-        raise WitnessMismatch("merkle.index must be a number from 0 on, merkle.path an array")
-    try:
-        nodes = [bytes.fromhex(node) for node in cast("list[Any]", path)]
-    except (ValueError, TypeError):
-        raise WitnessMismatch("merkle.path must be hex digits") from None
-    if [node.hex() for node in nodes] != path:
-        raise WitnessMismatch("merkle.path must be lowercase hex digits")
-    return index, nodes
-
-
-def _same(what: str, actual: object, expected: object) -> None:
-    if actual != expected:
-        raise WitnessMismatch(f"{what} is {actual!r:.100}, not {expected!r:.100}")

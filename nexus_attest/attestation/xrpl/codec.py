@@ -16,6 +16,8 @@ __all__ = [
     "decode_object",
     "decode_transaction",
     "encode_transaction",
+    "fully_canonical",
+    "node_key",
     "require_memos_fit",
     "sha512_half",
     "signing_payload",
@@ -25,6 +27,9 @@ __all__ = [
 
 _MOST_MEMO_BYTES = 1024
 """Of the array of memos without the two bytes around it (rippled, `isMemoOkay` in STTx.cpp)."""
+
+_SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+_MOST_SIGNATURE_BYTES = 72
 
 _URL_CHARACTERS = frozenset(b"0123456789-._~:/?#[]@!$&'()*+,;=%ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 """Of RFC 3986; MemoType and MemoFormat may have no others."""
@@ -76,6 +81,13 @@ def address_of(public_key: str) -> str:
     return _guarded(derive_classic_address, public_key)
 
 
+def node_key(public_key: str) -> str:
+    """A validator's public key, 33 bytes in hex, as `n...`. Raises NotATransaction for no key."""
+    from xrpl.core.addresscodec import encode_node_public_key  # as above
+
+    return _guarded(encode_node_public_key, bytes.fromhex(public_key))
+
+
 def verify_payload(public_key: str, payload: bytes, signature: bytes) -> bool:
     """Whether this key signed these bytes; `ED...` is Ed25519 over them, another key secp256k1 over their SHA-512Half."""
     if public_key[:2].upper() == "ED":
@@ -86,6 +98,19 @@ def verify_payload(public_key: str, payload: bytes, signature: bytes) -> bool:
         return is_valid_message(payload, signature, public_key)
     except Exception:  # foreign code, whose errors for a key or a signature that is none are of many kinds, some of another library
         return False
+
+
+def fully_canonical(signature: bytes) -> bytes:
+    """The same DER signature of secp256k1 in the one form that ledgers take: nothing around it, the lower of its two possible S.
+
+    Bytes that are no signature are given back; that they verify nothing is for the check that follows.
+    """
+    r, rest = _integer(signature[2:])
+    s, _ = _integer(rest)
+    if not r or not s or len(signature) > _MOST_SIGNATURE_BYTES:
+        return signature
+    numbers = b"".join(map(_der, (r, min(s, _SECP256K1_ORDER - s) if s < _SECP256K1_ORDER else s)))
+    return b"\x30" + bytes([len(numbers)]) + numbers
 
 
 def require_memos_fit(fields: Mapping[str, Any]) -> None:
@@ -113,3 +138,15 @@ def _guarded(function: Any, argument: object) -> Any:
         return function(argument)
     except (XRPLException, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as problem:
         raise NotATransaction(f"the ledger's format cannot express it ({type(problem).__name__})") from None
+
+
+def _integer(data: bytes) -> tuple[int, bytes]:
+    """The DER integer in front, and what follows it; 0 when there is none."""
+    if len(data) < 2 or data[0] != 0x02 or len(data) < 2 + data[1]:
+        return 0, b""
+    return int.from_bytes(data[2 : 2 + data[1]]), data[2 + data[1] :]
+
+
+def _der(number: int) -> bytes:
+    raw = number.to_bytes(number.bit_length() // 8 + 1)
+    return b"\x02" + bytes([len(raw)]) + raw

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from nexus_attest import ed25519
-from nexus_attest.attestation.xrpl.codec import sha512_half, verify_payload
+from nexus_attest.attestation.xrpl.codec import fully_canonical, sha512_half, verify_payload
 from nexus_attest.key_errors import KeyInvalid, KeyNotFound
 from nexus_attest.keys import LocalKey, private_content
 from nexus_attest.signer import SignerProgram
 
 __all__ = ["LedgerKey", "ProgramKey", "key_of_environment", "key_of_file", "key_of_seed"]
 
-_SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _SEED_FILE_MODE = 0o600
 
 
@@ -131,32 +130,10 @@ class ProgramKey:
         if self.public_key.startswith("ED"):
             signature = self._program.ask(request, "signature", (ed25519.SIGNATURE_BYTES,))
         else:
-            signature = _low(self._program.ask(request, "signature", range(8, 73)))
+            signature = fully_canonical(self._program.ask(request, "signature", range(8, 73)))
         if not verify_payload(self.public_key, payload, signature):
             raise self._program.failed("gave a signature that is not one of its key")
         return signature
 
     def __repr__(self) -> str:
         return f"<LedgerKey {self.public_key}>"
-
-
-def _low(signature: bytes) -> bytes:
-    """The same DER signature with the lower of its two possible S; bytes that are none are left to the check that follows."""
-    r, rest = _integer(signature[2:])
-    s, _ = _integer(rest)
-    if not r or not s:
-        return signature
-    numbers = b"".join(map(_der, (r, min(s, _SECP256K1_ORDER - s) if s < _SECP256K1_ORDER else s)))
-    return b"\x30" + bytes([len(numbers)]) + numbers
-
-
-def _integer(data: bytes) -> tuple[int, bytes]:
-    """The DER integer in front, and what follows it; 0 when there is none."""
-    if len(data) < 2 or data[0] != 0x02 or len(data) < 2 + data[1]:
-        return 0, b""
-    return int.from_bytes(data[2 : 2 + data[1]]), data[2 + data[1] :]
-
-
-def _der(number: int) -> bytes:
-    raw = number.to_bytes(number.bit_length() // 8 + 1)
-    return b"\x02" + bytes([len(raw)]) + raw
