@@ -76,6 +76,8 @@ not_after = 2027-01-01T00:00:00Z
 network = "xrpl.testnet"
 accounts = ["rPT1Sjq2YGrBMTttX4GZHjKu9dyfzbpAYe"]
 publisher_keys = ["ED{"0A" * 32}"]
+publishers = "all"
+level = "tree"
 """
 
 
@@ -121,6 +123,8 @@ def test_a_file_is_read_completely() -> None:
     assert [key.text() for key in trust.log_keys] == [LOG_KEY]
     assert [(one.attestor_id, one.key.key_id) for one in trust.attestors] == [("release-bot", "k1")]
     assert [(ledger.network, len(ledger.accounts), len(ledger.publisher_keys)) for ledger in trust.ledgers] == [("xrpl.testnet", 1, 1)]
+    assert [(ledger.all_publishers, ledger.level) for ledger in trust.ledgers] == [(True, "tree")]
+    assert trust.to_dict()["ledgers"][0].keys() == {"network", "accounts", "publisher_keys", "publishers", "level"}
     assert is_valid(FULL)
 
 
@@ -264,6 +268,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "a ledger without anything": (
         "version = 1\n[[ledgers]]",
         ["ledgers[0].network: is missing", "ledgers[0].accounts: must name at least one account"],
+    ),
+    "a level that is none": (
+        'version = 1\n[[ledgers]]\nnetwork = "x"\naccounts = ["r"]\nlevel = "quorums"\npublishers = 1',
+        ["ledgers[0].publishers: must be one of any, all", "ledgers[0].level: must be one of server, tree, quorum"],
     ),
     "a publisher key in small letters": (
         f'version = 1\n[[ledgers]]\nnetwork = "x"\naccounts = ["r"]\npublisher_keys = ["ed{"0a" * 32}"]',

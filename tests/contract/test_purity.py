@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = sorted((ROOT / "nexus_control").rglob("*.py"))
 
-DEPENDENCIES = {"httpx", "jsonschema", "mcp", "nacl", "rich", "typer", "xrpl"}
+DEPENDENCIES = {"cryptography", "httpx", "jsonschema", "mcp", "nacl", "rich", "typer", "xrpl"}
 """Import names of the runtime dependencies."""
 
 NEEDING_DEPENDENCIES = {("nexus_attest", "cli"), ("nexus_attest", "postgres")}
