@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nexus_control.errors import FileRefused
 
-__all__ = ["MAX_FILE_BYTES", "read_file", "write_file"]
+__all__ = ["MAX_FILE_BYTES", "give_name", "read_file", "sync_folder", "write_file"]
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """Nothing larger is read: parsed JSON takes several times its size in memory."""
@@ -55,17 +55,17 @@ def write_file(path: Path, content: bytes, *, replace: bool, mode: int = 0o666) 
         if replace:
             temporary.replace(path)
         else:
-            _give_name(temporary, path)
+            give_name(temporary, path)
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from None  # nobody knows the temporary name
     finally:
         with suppress(OSError):
             temporary.unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _give_name(temporary: Path, path: Path) -> None:
-    """Rename, unless the name is taken. Raises FileExistsError."""
+def give_name(temporary: Path, path: Path) -> None:
+    """Give a file that was written under another name its own, unless that is taken: FileExistsError. `temporary` may be left, too."""
     try:
         path.hardlink_to(temporary)
     except OSError as error:
@@ -76,8 +76,8 @@ def _give_name(temporary: Path, path: Path) -> None:
         temporary.replace(path)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Put the new name on the disk too, where the system can do that."""
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, where the system can do that: what was just made, moved or removed there. Raises OSError."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

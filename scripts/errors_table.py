@@ -8,6 +8,7 @@ from types import ModuleType
 from nexus_attest import key_errors
 from nexus_attest.attestation import errors as attestation
 from nexus_attest.cli import errors as command_line
+from nexus_attest.operations import errors as operations
 from nexus_attest.routers import errors as routers
 from nexus_attest.server import errors as server
 from nexus_control import audit_package, bundle, errors
@@ -48,6 +49,7 @@ _OTHERS = """
 | `ADAPTERS_NOT_READY` | command line | The adapter file is right, but this machine lacks what an adapter needs. |
 | `INTENT_NOT_FOUND` | command line | The queue holds no intent of this digest. |
 | `LOG_VERIFICATION_FAILED` | command line | The store is not as it was written. |
+| `ATTENTION_NEEDED` | command line | `doctor` found errors or warnings. |
 | `IO_ERROR` | command line | A file or a disk cannot do its work. |
 | `INTERRUPTED` | command line | Ended from the keyboard. |
 | `DEMO_FAILED` | command line | The demonstration did not go as told. |
@@ -63,6 +65,7 @@ def table() -> str:
         ("Keys and trust", key_errors),
         ("Routers", routers),
         ("Attestation", attestation),
+        ("Operations", operations),
         ("The MCP server", server),
         ("The command line", command_line),
     )

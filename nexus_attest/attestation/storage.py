@@ -174,6 +174,9 @@ _ON_ITS_OWN = """
 _IN_ORDER = f"{_ON_ITS_OWN} ORDER BY created_at, intent_digest LIMIT :limit"
 _SELECT_PENDING = f"SELECT {_INTENT} FROM attestation_intents WHERE status IN ('PENDING', 'DEFERRED') {_IN_ORDER}"
 _SELECT_UNCONFIRMED = f"SELECT {_INTENT} FROM attestation_intents WHERE status = 'SUBMITTED' {_IN_ORDER}"
+_COUNT_BY_STATUS = """
+    SELECT status, COUNT(*) AS intents, queue_id AS oldest, MIN(updated_at) AS since FROM attestation_intents
+    GROUP BY status ORDER BY status"""  # of one MIN, SQLite gives the other columns from the row that has it
 _SELECT_RECEIPTS = f"SELECT {_RECEIPT} FROM attestation_receipts WHERE intent_digest = :intent_digest ORDER BY attempt, rowid"
 
 
@@ -223,6 +226,10 @@ class AttestationStorage:
     def list_unconfirmed(self, limit: int = 10) -> list[dict[str, Any]]:
         """Rows that are SUBMITTED, in the same order."""
         return self._all(_SELECT_UNCONFIRMED, {"limit": _limit(limit)})
+
+    def count_by_status(self) -> list[dict[str, Any]]:
+        """Per status that intents have: `status`, `intents` (how many), `oldest` and `since` (an intent, and when it changed last)."""
+        return self._all(_COUNT_BY_STATUS, {})
 
     def update_intent_status(
         self, queue_id: str, status: str, last_attempt: int, updated_at: str, last_error_code: str | None = None

@@ -23,6 +23,7 @@ from nexus_attest.cli import (
     log,
     mcp,
     narratives,
+    operations,
     runs,
     serve,
     sign,
@@ -66,7 +67,7 @@ def _root(
 
 for module in (
     *(demo, decisions, executions, runs, adapters, views, templates, bundles),
-    *(audit, cases, verify, log, keys, sign, attestations, narratives, trust, mcp, serve),
+    *(audit, cases, verify, log, keys, sign, attestations, narratives, trust, mcp, serve, operations),
 ):
     module.register(app)
 

@@ -47,12 +47,18 @@ class Session:
         """The file of the store, absolute: `:memory:` is a file name here too. Raises ConfigError."""
         return settings.store_path(self._db)[0].absolute()
 
+    @property
+    def existing_store_path(self) -> Path:
+        """The same, of a file that is there. Raises StoreMissing."""
+        if not self.store_path.exists():
+            raise StoreMissing(f"there is no store at {self.store_path}")
+        return self.store_path
+
     @cached_property
     def store(self) -> DecisionStore:
         """The store. Raises StoreMissing unless it exists or may be created, StoreError when it cannot be opened."""
-        if not self._may_create and not self.store_path.exists():
-            raise StoreMissing(f"there is no store at {self.store_path}")
-        return self._open.enter_context(DecisionStore(self.store_path))
+        path = self.store_path if self._may_create else self.existing_store_path
+        return self._open.enter_context(DecisionStore(path))
 
     @cached_property
     def tools(self) -> NexusControlTools:
@@ -113,13 +119,13 @@ class Session:
         else:
             people()
 
-    def fail(self, code: str, text: str, data: Mapping[str, Any], people: Callable[[], None]) -> NoReturn:
+    def fail(self, code: str, text: str, data: Mapping[str, Any], people: Callable[[], None], *, exit_code: int = 2) -> NoReturn:
         """The result of a command that worked and found something wrong: shown like any other, and exit code 2."""
         if self.as_json:
             print_json({"success": False, "error": f"{code}: {text}", "code": code, **data})
         else:
             people()
-        raise typer.Exit(2)
+        raise typer.Exit(exit_code)
 
     @cached_property
     def screen(self) -> "Screen":

@@ -90,6 +90,14 @@ class RunRecords:
         """The latest run that was made for an execution of a decision, None when there is none."""
         return self._store.run_of_execution(execution_id)
 
+    def interrupted(self) -> list[str]:
+        """Runs whose process died, and which nobody closed yet: the next router that opens the file does."""
+        return self._store.interrupted()
+
+    def executions(self) -> list[tuple[str, str]]:
+        """The ids of the runs that were made for an execution, and the id of each execution, oldest first."""
+        return self._store.executions()
+
     def close(self) -> None:
         """Close the file. Closing again does nothing."""
         self._store.close()

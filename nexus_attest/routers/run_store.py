@@ -25,12 +25,15 @@ from nexus_control.migration import Schema
 from nexus_control.run_json import run_json
 from nexus_control.sqlite import Connection
 
-__all__ = ["NewEvent", "RunRecorder", "RunStore", "new_events", "run_time"]
+__all__ = ["FOREIGN_TABLES", "NewEvent", "RunRecorder", "RunStore", "new_events", "run_time"]
+
+FOREIGN_TABLES = frozenset({"runs", "events"})
+"""Those of nexus-router, in whose files runs may be kept."""
 
 _SCHEMA = Schema(
     "runs",
     slot=2,
-    foreign_tables=frozenset({"runs", "events"}),
+    foreign_tables=FOREIGN_TABLES,
     migrations=(
         (
             """
@@ -100,6 +103,10 @@ _SELECT_RUN_OF_EXECUTION = """
     SELECT run_id FROM events
     WHERE type = 'REQUEST_RECORDED' AND json_valid(payload_json) AND json_extract(payload_json, '$.execution_id') = :execution_id
     ORDER BY ts DESC, run_id LIMIT 1"""
+_SELECT_EXECUTIONS = """
+    SELECT run_id, json_extract(payload_json, '$.execution_id') AS execution_id FROM events
+    WHERE type = 'REQUEST_RECORDED' AND json_valid(payload_json) AND typeof(json_extract(payload_json, '$.execution_id')) = 'text'
+    ORDER BY ts, run_id"""
 _SELECT_EVENTS = "SELECT event_id, run_id, seq, type, payload_json, ts FROM events WHERE run_id = :run_id ORDER BY seq"
 
 NewEvent: TypeAlias = tuple[str, dict[str, object]]
@@ -172,6 +179,25 @@ class RunStore:
             finally:
                 lock.release()
         return closed
+
+    def interrupted(self) -> list[str]:
+        """The runs of ours that `close_dead` would close, which are left as they are."""
+        if self._file is None:
+            return []
+        with self._database.snapshot() as connection:
+            running = [row["run_id"] for row in connection.execute(_SELECT_OURS_RUNNING)]
+        dead: list[str] = []
+        for run_id in running:
+            lock = RunLock(self._file, run_id)
+            if lock.take_over():
+                lock.release()
+                dead.append(run_id)
+        return dead
+
+    def executions(self) -> list[tuple[str, str]]:
+        """Each run that was made for an execution of a decision, and the id of that."""
+        with self._database.snapshot() as connection:
+            return [(row["run_id"], row["execution_id"]) for row in connection.execute(_SELECT_EXECUTIONS)]
 
     def runs(self, *, limit: int, offset: int = 0, status: str | None = None) -> list[Run]:
         """Runs, newest first; with `status` only those that have it."""

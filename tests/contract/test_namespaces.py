@@ -24,6 +24,7 @@ INTERNAL = {
     "event_rows",
     "event_store",
     "execution",
+    "file_copy",
     "files",
     "flight_record",
     "flight_subject",

@@ -1,0 +1,209 @@
+"""Copies of a store that are known to be whole, and bringing one back.
+
+A copy is made in a folder of its own beside its place, checked there, put on the disk, and then given its name in one step: a file under
+that name is a whole, verified backup, whatever happened meanwhile. No file is ever replaced.
+
+The run records (`<store>.runs`) are copied after the store, so that they hold the run of every execution that the copy knows of. A restore
+puts run records only where there are none: newer ones tell of executions that the older store forgot.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+
+from nexus_attest.operations.errors import BackupExists, BackupUnsound, StoreExists, StoreInUse
+from nexus_attest.routers.run_store import FOREIGN_TABLES
+from nexus_control.errors import FileRefused, SchemaTooNew, StoreBusy, StoreUnreadable
+from nexus_control.events import Clock, utc_now
+from nexus_control.file_copy import Examination, LogHead, copy_file, examine_file, only_user
+from nexus_control.files import give_name, sync_folder
+
+__all__ = ["Backup", "Progress", "Restored", "back_up", "restore", "runs_beside"]
+
+Progress = Callable[[int, int], None]
+"""Is told now and then how many pages of how many have been copied."""
+
+_BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a file; under a new file of the same name it would be taken for that one's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backup:
+    """A copy that was made. `head` is that of the log in it; `runs` the copy of the run records, None when there were none.
+
+    `findings` is empty, unless an unsound copy was asked for.
+    """
+
+    file: Path
+    bytes: int
+    head: LogHead
+    runs: Path | None
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A store that was brought back. `kept` is where the one before it went, and `before` the head of its log, where it could be read.
+
+    `runs` is where run records were put, None when there were none to put, or some in place already.
+    """
+
+    store: Path
+    head: LogHead
+    runs: Path | None
+    kept: Path | None = None
+    before: LogHead | None = None
+
+    @property
+    def undone(self) -> int | None:
+        """How many entries of the log before are not in this one, where that is known."""
+        return None if self.before is None else max(0, self.before.size - self.head.size)
+
+
+def runs_beside(store: Path) -> Path:
+    """Where the run records of a store are by default."""
+    return store.with_name(store.name + ".runs")
+
+
+def back_up(
+    source: Path, target: Path, *, runs: Path | None = None, keep_unsound: bool = False, progress: Progress | None = None
+) -> Backup:
+    """Copy a store, and its run records, as they are at one moment, whoever writes meanwhile; nobody waits for it.
+
+    The copy is verified as `log verify` would, and its log compared with that of the source. `runs` are the run records, by default
+    those beside the store. With `keep_unsound` a copy is kept also of a store that does not verify: what was done to it is evidence.
+
+    Raises BackupExists, FileRefused when there is no such store or folder, BackupUnsound, StoreError, OSError. Then there is no backup,
+    except that the store's may stand when its run records could not be copied.
+    """
+    records = runs_beside(source) if runs is None else runs
+    _require_file(source)
+    for place in (target, runs_beside(target)):
+        _require_free(place)
+    with _copied(source, target.parent, progress) as (copy, head, found):
+        if head is None:
+            raise FileRefused(f"{source} holds no decisions, so it is no store")
+        findings = _findings(found, head)
+        if findings and not keep_unsound:
+            raise BackupUnsound(f"the copy of {source} does not verify: {findings[0]}; no backup was made", findings)
+        size = copy.stat().st_size
+        _place(copy, target)
+    if not records.exists():
+        return Backup(file=target, bytes=size, head=head, runs=None, findings=findings)
+    with _copied(records, target.parent, progress) as (copy, _, found):
+        if found.damage and not keep_unsound:
+            raise BackupUnsound(
+                f"the run records {records} are damaged: {found.damage[0]}; {target} is a backup without them", found.damage
+            )
+        _place(copy, runs_beside(target))
+    return Backup(file=target, bytes=size, head=head, runs=runs_beside(target), findings=(*findings, *found.damage))
+
+
+def restore(backup: Path, store: Path, *, replace: bool = False, progress: Progress | None = None, clock: Clock = utc_now) -> Restored:
+    """Bring a backup back as the store, after it was verified; `replace` moves a store that is there aside, and never deletes it.
+
+    The one moved aside is named `<store>.<time>.replaced`. Nobody else may have it open.
+
+    Raises StoreExists without `replace`, StoreInUse, FileRefused, BackupUnsound, StoreError, OSError. Until the moment in which the store
+    gets its name nothing has changed; a crash between moving the old one aside and that moment leaves no store under the name.
+    """
+    _require_file(backup)
+    if os.path.lexists(store) and not replace:
+        raise StoreExists(f"there is a store at {store}; with --replace it is moved aside, and kept")
+    with _copied(backup, store.parent, progress) as (copy, head, found):
+        if head is None:
+            raise FileRefused(f"{backup} holds no decisions, so it is no backup of a store")
+        if findings := _findings(found, head):
+            raise BackupUnsound(f"{backup} does not verify: {findings[0]}; nothing was changed", findings)
+        _sync_file(copy)
+        aside = store.with_name(f"{store.name}.{clock().astimezone(UTC):%Y%m%dT%H%M%S%f}Z.replaced")
+        _require_free(aside)
+        before = kept = None
+        if os.path.lexists(store):
+            shutil.copymode(store, copy)
+            before, kept = _put_aside(store, aside), aside
+        for suffix in _BESIDE:
+            leftover = store.with_name(store.name + suffix)
+            if os.path.lexists(leftover):
+                leftover.rename(aside.with_name(aside.name + suffix))
+        _place(copy, store)
+    records, place = runs_beside(backup), runs_beside(store)
+    if not records.exists() or os.path.lexists(place):
+        return Restored(store=store, head=head, runs=None, kept=kept, before=before)
+    with _copied(records, place.parent, progress) as (copy, _, found):
+        if found.damage:
+            raise BackupUnsound(f"the store is restored, but its run records {records} are damaged: {found.damage[0]}", found.damage)
+        _place(copy, place)
+    return Restored(store=store, head=head, runs=place, kept=kept, before=before)
+
+
+def _findings(found: Examination, head: LogHead) -> tuple[str, ...]:
+    """What is wrong with a copy of something with this head."""
+    findings = (*found.damage, *found.problems)
+    return findings if findings or found.head == head else ("the log of the copy has another root than that of the original",)
+
+
+@contextmanager
+def _copied(source: Path, folder: Path, progress: Progress | None) -> Generator[tuple[Path, LogHead | None, Examination]]:
+    """A copy in a private folder inside `folder`, which is gone afterwards with all that is still in it."""
+    try:
+        private = Path(tempfile.mkdtemp(prefix=".nexus-attest-", dir=folder))
+    except FileNotFoundError:
+        raise FileRefused(f"there is no folder {folder}") from None
+    try:
+        copy = private / "copy"
+        head = copy_file(source, copy, known=FOREIGN_TABLES, progress=progress)
+        copy.chmod(0o600)
+        yield copy, head, examine_file(copy, known=FOREIGN_TABLES)
+    finally:
+        shutil.rmtree(private)
+
+
+def _place(copy: Path, target: Path) -> None:
+    """Give a copy its name, in one step, once it is on the disk. Raises BackupExists when something has that name by now."""
+    _sync_file(copy)
+    try:
+        give_name(copy, target)
+    except FileExistsError:
+        raise BackupExists(f"{target} exists by now; nothing was replaced") from None
+    sync_folder(target.parent)
+
+
+def _put_aside(store: Path, aside: Path) -> LogHead | None:
+    """Rename a store that nobody else has open; gives what its log was, where it can be read."""
+    before: LogHead | None = None
+    with suppress(StoreUnreadable, SchemaTooNew):
+        before = examine_file(store, facts=False).head
+    with ExitStack() as opened:
+        try:
+            opened.enter_context(only_user(store))
+        except StoreBusy:
+            raise StoreInUse(f"{store} is open in another program: end `nexus-attest serve` and what else uses it, then repeat") from None
+        except StoreUnreadable:
+            pass  # that is why it is replaced
+        store.rename(aside)
+        sync_folder(store.parent)
+    return before
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileRefused(f"there is no file {path}")
+
+
+def _require_free(path: Path) -> None:
+    if os.path.lexists(path):
+        raise BackupExists(f"{path} exists; name another file, a backup never replaces one")
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
