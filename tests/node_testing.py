@@ -95,6 +95,20 @@ def python_folder(name: str, *requirements: str) -> Path:
     return program
 
 
+def python_wheel(name: str, version: str, *, python: str) -> Path:
+    """A wheel from the index, below build/wheels, not installed: to read what it carries. `python` is a release that it is made for."""
+    folder = ROOT / "build" / "wheels"
+    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
+    if not list(folder.glob(pattern)):
+        options = ["--quiet", "--no-deps", "--only-binary=:all:", "--python-version", python, "--dest", str(folder)]
+        command = [sys.executable, "-m", "pip", "download", *options, f"{name}=={version}"]
+        with tempfile.TemporaryDirectory() as nobody:
+            done = subprocess.run(command, env={**os.environ, "HOME": nobody}, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode != 0:
+            unavailable(f"pip cannot download {name}: {done.stderr[-500:]}")
+    return next(folder.glob(pattern))
+
+
 def unavailable(reason: str) -> NoReturn:
     """Skip the test, or fail it where Node is required."""
     if _REQUIRED:

@@ -7,14 +7,16 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_testing import CommandLine, program
+from jsonschema import Draft7Validator
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
-from node_testing import ROOT, node, npm_folder
+from node_testing import ROOT, node, npm_folder, python_wheel
 
 from nexus_attest.cli.hosts import HOSTS, NAME
 from nexus_control import __version__
@@ -119,6 +121,18 @@ def test_server_json_is_about_this_version_and_the_readme_owns_its_name() -> Non
     assert re.fullmatch(r"[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+", document["name"])
     assert 1 <= len(document["description"]) <= 100
     assert (package["registryType"], package["identifier"], package["transport"]) == ("pypi", "nexus-attest", {"type": "stdio"})
+
+
+def test_server_json_satisfies_the_schema_of_the_registry() -> None:
+    wheel = python_wheel("mcp-registry-sdk", "0.1.0", python="3.13")  # which carries the registry's own file
+    with zipfile.ZipFile(wheel) as packed:
+        schema = json.loads(packed.read("mcpreg/_spec/server.schema.snapshot.json"))
+    document = registry()
+    assert schema["$id"] == document["$schema"]
+    check: Any = Draft7Validator(schema)
+    assert [error.message for error in check.iter_errors(document)] == []
+    for wrong in ({"version": 1}, {"name": "no namespace"}, {"description": "x" * 101}, {"packages": [{"registryType": "pypi"}]}):
+        assert not check.is_valid({**document, **wrong})
 
 
 # -- the desktop bundle -------------------------------------------------------------------------------------------------------------

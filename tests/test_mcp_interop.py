@@ -20,14 +20,18 @@ from node_testing import ROOT, node, npm_folder, python_folder
 from nexus_control.audit_package import verify_audit_package
 
 HERE = ROOT / "tests" / "interop"
-PYTHON_1 = "mcp==1.30.0"
+PYTHON = {"python1": "mcp==1.30.0", "fastmcp4": "fastmcp==4.1.2"}
+"""Drivers in Python, and what they run with, each in an environment of its own."""
 
 TOOLS = [
     *("request", "approve", "execute", "status", "inspect"),
     *("template.create", "template.get", "template.list"),
     *("export_bundle", "import_bundle", "export_audit_package"),
 ]
-CLIENTS = ["python-1", "typescript-1", "typescript-2-legacy", "typescript-2-auto", "typescript-2-pinned"]
+CLIENTS = [
+    *("python1", "fastmcp4-legacy", "fastmcp4-auto"),
+    *("typescript1", "typescript2-legacy", "typescript2-auto", "typescript2-pinned"),
+]
 MODES: dict[str, object] = {"legacy": "legacy", "auto": "auto", "pinned": {"pin": "2026-07-28"}}
 
 
@@ -58,10 +62,11 @@ def ran(command: list[str], folder: Path, *, code: int = 0) -> str:
 
 
 def driver(client: str) -> list[str]:
-    if client == "python-1":
-        return [str(python_folder("mcp-1", PYTHON_1)), str(HERE / "python1.py")]
+    name = client.partition("-")[0]
+    if name in PYTHON:
+        return [str(python_folder(name, PYTHON[name])), str(HERE / f"{name}.py")]
     npm_folder(HERE)
-    return [str(node()), str(HERE / f"typescript{client.split('-')[1]}.mjs")]
+    return [str(node()), str(HERE / f"{name}.mjs")]
 
 
 @pytest.mark.parametrize("transport", ["stdio", "http"])
