@@ -39,6 +39,7 @@ __all__ = [
     "POLICY_VERSION",
     "ActorName",
     "AttestorKey",
+    "Authority",
     "Ledger",
     "LedgerLevel",
     "PublicKey",
@@ -194,6 +195,26 @@ class Ledger:
         return data if self.level == "quorum" else {**data, "level": self.level}
 
 
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A time-stamp authority, and what its certificates must lead to: `certificates` in DER, roots or the authority's own.
+
+    `policies` are object identifiers in dots; an authority is believed for time-stamps of these, or of any when there are none.
+    """
+
+    name: str
+    certificates: tuple[bytes, ...] = field(repr=False)
+    policies: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The authority as JSON data; certificates by the SHA-256 of their DER, in hex."""
+        return {
+            "name": self.name,
+            "certificates": [sha256(certificate).hexdigest() for certificate in self.certificates],
+            "policies": list(self.policies),
+        }
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrustPolicy:
     """A trust policy, as `nexus_attest.trust_file` reads it. Implements `nexus_control.identity.Trust`.
@@ -207,6 +228,7 @@ class TrustPolicy:
     log_keys: tuple[NoteKey, ...] = ()
     attestors: tuple[AttestorKey, ...] = ()
     ledgers: tuple[Ledger, ...] = ()
+    authorities: tuple[Authority, ...] = ()
     _checked: dict[tuple[bytes, bytes, bytes], bool] = field(
         default_factory=dict[tuple[bytes, bytes, bytes], bool], init=False, compare=False, repr=False
     )
@@ -269,8 +291,8 @@ class TrustPolicy:
         return prefixed(content_digest(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
-        """All that the policy says, as JSON data; whatever has no order of its own is sorted."""
-        return {
+        """All that the policy says, as JSON data; whatever has no order of its own is sorted. `authorities` only when there are any."""
+        data: dict[str, Any] = {
             "v": POLICY_VERSION,
             "name": self.name,
             "actors": sorted((trusted.to_dict() for trusted in self.actors), key=lambda actor: (actor["type"], actor["id"])),
@@ -279,6 +301,9 @@ class TrustPolicy:
             "attestors": [attestor.to_dict() for attestor in self.attestors],
             "ledgers": [ledger.to_dict() for ledger in self.ledgers],
         }
+        if self.authorities:
+            data["authorities"] = [authority.to_dict() for authority in self.authorities]
+        return data
 
 
 def _text(moment: datetime) -> str:

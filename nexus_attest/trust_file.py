@@ -40,13 +40,18 @@
     publishers = "any"                            one of them is enough (default), or "all" must show it
     level = "quorum"                              the least that a proof must show: server, tree or quorum (default)
 
+    [[authorities]]                               whose time-stamps (RFC 3161) are believed
+    name = "timestamps.example"
+    certificates = ["-----BEGIN CERTIFICATE-----..."]    in PEM: roots, with what is between and not sent; or the authority's own
+    policies = ["1.3.6.1.4.1.4146.2.3"]           believed for these alone; optional
+
 A file of at most 1 MiB is understood completely or refused: TrustInvalid names every mistake with its place.
 """
 
 import re
 import tomllib
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -57,6 +62,7 @@ from nexus_attest.trust import (
     POLICY_VERSION,
     ActorName,
     AttestorKey,
+    Authority,
     Ledger,
     LedgerLevel,
     PublicKey,
@@ -79,6 +85,8 @@ _MAX_NAME_CHARACTERS = 256
 _ACTIONS: tuple[Action, ...] = ("request", "approve", "revoke", "execute")
 _ASSURANCES: tuple[Assurance, ...] = ("asserted", "authenticated", "signed")
 _LEVELS: tuple[LedgerLevel, ...] = ("server", "tree", "quorum")
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]{64,20000})-----END CERTIFICATE-----", re.ASCII)
+_OID = re.compile(r"[0-2](?:\.(?:0|[1-9]\d{0,38})){1,30}", re.ASCII)
 _PUBLISHER_KEY = re.compile("(?:ED|02|03)[0-9A-F]{64}")
 
 T = TypeVar("T")
@@ -112,6 +120,9 @@ def parse_trust(data: Mapping[str, Any]) -> TrustPolicy:
     log_keys = [key for table in document.tables("log_keys") if (key := _log_key(table)) is not None]
     attestors = [attestor for table in document.tables("attestors") if (attestor := _attestor(table)) is not None]
     ledgers = [ledger for table in document.tables("ledgers") if (ledger := _ledger(table)) is not None]
+    authorities = [authority for table in document.tables("authorities") if (authority := _authority(table)) is not None]
+    for name_twice in sorted(_twice(authority.name for authority in authorities)):
+        problems.append(f"authorities: {name_twice} is there twice")
     document.finish()
     if problems:
         more = len(problems) - _MAX_PROBLEMS
@@ -123,6 +134,7 @@ def parse_trust(data: Mapping[str, Any]) -> TrustPolicy:
         log_keys=tuple(log_keys),
         attestors=tuple(attestors),
         ledgers=tuple(ledgers),
+        authorities=tuple(authorities),
     )
 
 
@@ -286,6 +298,23 @@ def _ledger(table: _Table) -> Ledger | None:
     return Ledger(network, tuple(accounts or ()), tuple(keys or ()), publishers == "all", level or "quorum")
 
 
+def _authority(table: _Table) -> Authority | None:
+    name = table.value("name", _text, required=True)
+    certificates = table.items("certificates", _certificate)
+    policies = table.items("policies", _oid)
+    table.finish()
+    if not certificates:
+        table.note("certificates", "must hold at least one certificate")
+    if policies == []:
+        table.note("policies", "must not be empty")
+    return None if name is None else Authority(name, tuple(certificates or ()), tuple(policies or ()))
+
+
+def _twice(names: Iterable[str]) -> set[str]:
+    seen: set[str] = set()
+    return {name for name in names if name in seen or seen.add(name)}
+
+
 # What values must be. Each gives the value, or raises _Wrong with the words that follow "must be".
 
 
@@ -367,6 +396,27 @@ def _note_key(value: object) -> NoteKey:
 def _publisher_key(value: object) -> str:
     if not isinstance(value, str) or not _PUBLISHER_KEY.fullmatch(value):
         raise _Wrong("a public key of 33 bytes in uppercase hex")
+    return value
+
+
+def _certificate(value: object) -> bytes:
+    """The DER in PEM. Whether it is a certificate is seen when it is used: reading one takes a package that is optional."""
+    wrong = _Wrong("one certificate in PEM, from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----")
+    found = _PEM.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise wrong
+    try:
+        data = b64decode("".join(found[1].split()), validate=True)
+    except ValueError:
+        raise wrong from None
+    if data[:1] != b"\x30":  # a SEQUENCE, as every certificate is
+        raise wrong
+    return data
+
+
+def _oid(value: object) -> str:
+    if not isinstance(value, str) or not _OID.fullmatch(value):
+        raise _Wrong("an object identifier such as 1.3.6.1.4.1.4146.2.3")
     return value
 
 

@@ -1,6 +1,7 @@
 import json
 import re
 import tomllib
+from base64 import b64decode
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,10 @@ SCHEMA = json.loads((ROOT / "schemas" / "nexus-attest.trust.v1.json").read_text(
 KEY = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
 KEY_2 = "PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw="
 LOG_KEY = "example.com/log+cc714670+AddamAGCsQq31Uv+08lkBzoO4XLz2qYjJa8CGmj3B1Ea"
+
+PEM = "-----BEGIN CERTIFICATE-----\\nMIIB" + "QUJD" * 20 + "\\n-----END CERTIFICATE-----"
+A_CERTIFICATE = "one certificate in PEM, from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----"
+AUTHORITY = 'version = 1\n[[authorities]]\nname = "a"\n'
 
 FULL = f"""
 version = 1
@@ -78,6 +83,11 @@ accounts = ["rPT1Sjq2YGrBMTttX4GZHjKu9dyfzbpAYe"]
 publisher_keys = ["ED{"0A" * 32}"]
 publishers = "all"
 level = "tree"
+
+[[authorities]]
+name = "timestamps.example"
+certificates = ["{PEM}"]
+policies = ["1.3.6.1.4.1.4146.2.3", "2.16.840.1"]
 """
 
 
@@ -122,6 +132,9 @@ def test_a_file_is_read_completely() -> None:
     assert (third.actions, third.actors, third.labels) == ({"approve", "revoke"}, None, frozenset())
     assert [key.text() for key in trust.log_keys] == [LOG_KEY]
     assert [(one.attestor_id, one.key.key_id) for one in trust.attestors] == [("release-bot", "k1")]
+    (authority,) = trust.authorities
+    assert (authority.name, authority.policies) == ("timestamps.example", ("1.3.6.1.4.1.4146.2.3", "2.16.840.1"))
+    assert authority.certificates == (b64decode("MIIB" + "QUJD" * 20),)
     assert [(ledger.network, len(ledger.accounts), len(ledger.publisher_keys)) for ledger in trust.ledgers] == [("xrpl.testnet", 1, 1)]
     assert [(ledger.all_publishers, ledger.level) for ledger in trust.ledgers] == [(True, "tree")]
     assert trust.to_dict()["ledgers"][0].keys() == {"network", "accounts", "publisher_keys", "publishers", "level"}
@@ -134,6 +147,7 @@ def test_a_file_that_only_has_a_version_trusts_nobody() -> None:
 
 def test_the_documented_file_is_one() -> None:
     text = re.sub(r"ED\.\.\.", "ED" + "0A" * 32, (trust_file.__doc__ or "").split("\n\n", 1)[1].rpartition("\n\n")[0])
+    text = text.replace("-----BEGIN CERTIFICATE-----...", PEM)
     text = re.sub(r"(?m)^    ", "", text)
     text = re.sub(r'(?m)^((?:[a-z_]+ = .*?["\]\d]|[a-z_]+ = \S+?Z|[a-z_]+ = (?:true|false))) {2,}\S.*$', r"\1", text)
     text = re.sub(r"(?m)^(\[\[?[a-z_.]+\]\]?) .*$", r"\1", text)
@@ -164,7 +178,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "a version of the future": ("version = 2", ["version: must be 1, the version that this release reads"]),
     "an unknown key": (
         "version = 1\nlog_key = 1",
-        ["unknown key 'log_key'; known: version, name, actors, groups, rules, log_keys, attestors, ledgers"],
+        ["unknown key 'log_key'; known: version, name, actors, groups, rules, log_keys, attestors, ledgers, authorities"],
     ),
     "an empty name": ('version = 1\nname = ""', ["name: must be text of 1 to 256 printable characters without spaces around it"]),
     "actors that are no array": ("version = 1\nactors = 1", ["actors: must be an array"]),
@@ -273,6 +287,29 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         'version = 1\n[[ledgers]]\nnetwork = "x"\naccounts = ["r"]\nlevel = "quorums"\npublishers = 1',
         ["ledgers[0].publishers: must be one of any, all", "ledgers[0].level: must be one of server, tree, quorum"],
     ),
+    "an authority without anything": (
+        "version = 1\n[[authorities]]",
+        ["authorities[0].name: is missing", "authorities[0].certificates: must hold at least one certificate"],
+    ),
+    "an authority with certificates that are none": (
+        AUTHORITY + f'certificates = ["{PEM}{PEM}", "{PEM[:-6]}", 1, "{PEM.replace("MIIB", "AIIB")}", "{PEM.replace("MIIB", "MIIB=")}"]',
+        [
+            *(f"authorities[0].certificates[{place}]: must be {A_CERTIFICATE}" for place in range(5)),
+            "authorities[0].certificates: must hold at least one certificate",
+        ],
+    ),
+    "an authority with odd policies": (
+        AUTHORITY + f'certificates = ["{PEM}"]\npolicies = ["1", "3.1", "1.02", "1.2.", 1, "1.2", "1.2"]',
+        [
+            *(f"authorities[0].policies[{n}]: must be an object identifier such as 1.3.6.1.4.1.4146.2.3" for n in range(5)),
+            "authorities[0].policies[6]: must be there once",
+        ],
+    ),
+    "an authority for no policy": (AUTHORITY + f'certificates = ["{PEM}"]\npolicies = []', ["authorities[0].policies: must not be empty"]),
+    "an authority that comes twice": (
+        f'version = 1\n[[authorities]]\nname = "a"\ncertificates = ["{PEM}"]\n[[authorities]]\nname = "a"\ncertificates = ["{PEM}"]',
+        ["authorities: a is there twice"],
+    ),
     "a publisher key in small letters": (
         f'version = 1\n[[ledgers]]\nnetwork = "x"\naccounts = ["r"]\npublisher_keys = ["ed{"0a" * 32}"]',
         ["ledgers[0].publisher_keys[0]: must be a public key of 33 bytes in uppercase hex"],
@@ -280,6 +317,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
 }
 
 BEYOND_THE_SCHEMA = {
+    "an authority that comes twice",
     "an actor with spaces",
     "an actor with a control character",
     "an actor twice",
@@ -341,7 +379,7 @@ def test_many_values_cost_no_more_than_their_number() -> None:
     )
 )
 def test_any_data_is_understood_or_refused_by_name(value: Any) -> None:
-    for place in ("version", "name", "actors", "groups", "rules", "log_keys", "attestors", "ledgers"):
+    for place in ("version", "name", "actors", "groups", "rules", "log_keys", "attestors", "ledgers", "authorities"):
         with suppress(TrustInvalid):
             assert parse_trust({"version": 1, place: value})
     with pytest.raises(TrustInvalid):

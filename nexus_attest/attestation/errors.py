@@ -12,9 +12,14 @@ NexusError
 |       |-- InvalidAnchor       a ledger transaction cannot be made of this
 |       |-- NotATransaction     bytes or fields are no transaction of the ledger
 |       |-- ProofRefused        a proof does not show what it should
+|       |-- NotATimestamp       bytes are no time-stamp token, or none in its one form
 |       |-- SigningRefused      a signer does not sign this transaction
 |       `-- WitnessMismatch     a receipt and what is on the ledger do not fit together
-|-- LedgerUnavailable             no server told anything; nothing was changed
+|-- WitnessUnavailable            no answer that can be relied on; ask again later
+|   |-- LedgerUnavailable         no server told anything; nothing was changed
+|   `-- AuthorityUnavailable      a time-stamp authority did not answer
+|-- WitnessRefused                a witness does not witness this, and will not when asked again
+|-- ExtraMissing                  an optional part of the package is not installed
 |-- WrongNetwork                  the server belongs to another network than the queue
 `-- SignerMissing (RuntimeError)  nobody said who signs for the ledger
 """
@@ -24,6 +29,8 @@ from collections.abc import Sequence
 from nexus_control.errors import InputError, NexusError
 
 __all__ = [
+    "AuthorityUnavailable",
+    "ExtraMissing",
     "InvalidAnchor",
     "InvalidAttestation",
     "InvalidAttestationRecord",
@@ -32,12 +39,15 @@ __all__ = [
     "InvalidReceipt",
     "LedgerUnavailable",
     "NetworkUnknown",
+    "NotATimestamp",
     "NotATransaction",
     "ProofRefused",
     "SignerMissing",
     "SigningRefused",
     "WitnessFileError",
     "WitnessMismatch",
+    "WitnessRefused",
+    "WitnessUnavailable",
     "WrongNetwork",
 ]
 
@@ -90,6 +100,12 @@ class ProofRefused(InvalidAttestationRecord):
     code = "PROOF_REFUSED"
 
 
+class NotATimestamp(InvalidAttestationRecord):
+    """Bytes are no time-stamp token that this release reads, or not in their one form."""
+
+    code = "NOT_A_TIMESTAMP"
+
+
 class SigningRefused(InvalidAttestationRecord):
     """The signer does not sign this transaction: it is incomplete, or another account's."""
 
@@ -121,7 +137,31 @@ class WitnessFileError(InputError):
         self.problems = tuple(problems) or (message,)
 
 
-class LedgerUnavailable(NexusError):
+class WitnessUnavailable(NexusError):
+    """A witness gave no answer that can be relied on. Nothing was changed; ask again later."""
+
+    code = "WITNESS_UNAVAILABLE"
+
+
+class AuthorityUnavailable(WitnessUnavailable):
+    """A time-stamp authority cannot be reached, or did not answer as one; ask again later."""
+
+    code = "AUTHORITY_UNAVAILABLE"
+
+
+class WitnessRefused(NexusError):
+    """A witness does not witness this, or gave what its own reader would not believe; asking again will not help."""
+
+    code = "WITNESS_REFUSED"
+
+
+class ExtraMissing(NexusError):
+    """An optional part of the package is needed here and not installed; the text says how to install it."""
+
+    code = "EXTRA_MISSING"
+
+
+class LedgerUnavailable(WitnessUnavailable):
     """No server of the ledger told anything that can be relied on. Nothing was changed; ask again later."""
 
     code = "LEDGER_UNAVAILABLE"

@@ -145,6 +145,32 @@ _SCHEMA = Schema(
                 )
             ),
         ),
+        (
+            # What witnesses that answer at once gave for a batch: `nexus_attest.attestation.stamping`.
+            """
+            CREATE TABLE IF NOT EXISTS witness_stamps (
+                batch_id   INTEGER NOT NULL REFERENCES witness_batches,
+                lane       TEXT    NOT NULL,
+                n          INTEGER NOT NULL,
+                digest     TEXT    NOT NULL,
+                evidence   BLOB    NOT NULL,
+                created_at TEXT    NOT NULL,
+                settled    INTEGER NOT NULL DEFAULT 0,
+                PRIMARY KEY (lane, n),
+                UNIQUE (batch_id, lane)
+            ) STRICT
+            """,
+            "CREATE INDEX IF NOT EXISTS witness_stamps_by_digest ON witness_stamps (digest)",
+            """
+            CREATE TRIGGER IF NOT EXISTS witness_stamps_kept BEFORE DELETE ON witness_stamps
+            BEGIN SELECT RAISE(ABORT, 'a stamp is never removed'); END
+            """,
+            """
+            CREATE TRIGGER IF NOT EXISTS witness_stamps_fixed
+            BEFORE UPDATE OF batch_id, lane, n, digest, evidence, created_at ON witness_stamps
+            BEGIN SELECT RAISE(ABORT, 'a stamp stays as it is'); END
+            """,
+        ),
     ),
 )
 

@@ -48,6 +48,9 @@ def _lines(policy: "TrustPolicy") -> list[str]:
     lines += [f"  log {_printable(key)}" for key in said["log_keys"]]
     lines += [f"  attestor {_printable(attestor['attestor'])}: {_key(attestor)}" for attestor in said["attestors"]]
     lines += [f"  ledger {_printable(ledger['network'])}: {_printable(', '.join(ledger['accounts']))}" for ledger in said["ledgers"]]
+    for authority in said.get("authorities", ()):
+        limits = f", policies {', '.join(authority['policies'])}" if authority["policies"] else ""
+        lines.append(f"  authority {_printable(authority['name'])}: certificates {', '.join(authority['certificates'])}{limits}")
     return lines
 
 

@@ -11,10 +11,7 @@ from nexus_control.canonical_json import canonical_json_bytes
 from nexus_control.integrity import prefixed, sha256_digest, unprefixed
 from nexus_control.merkle import leaf_hash, verify_inclusion
 
-__all__ = ["BATCH_ROOT", "batch_problem", "batch_result", "batch_statement"]
-
-BATCH_ROOT = "xrpl.batch.root"
-"""The key under which a receipt of a batch has the root, prefixed, among its evidence."""
+__all__ = ["batch_problem", "batch_result", "batch_root", "batch_statement"]
 
 _HASH_NAME = "rfc6962-sha256"
 _PROOF_TYPE = "nexus.attest.batch/1"
@@ -25,9 +22,14 @@ def batch_result(receipt: AttestationReceipt) -> str | None:
     return "tesSUCCESS" if receipt.status is ReceiptStatus.CONFIRMED and receipt.proof.get("type") == _PROOF_TYPE else None
 
 
+def batch_root(receipt: AttestationReceipt) -> str | None:
+    """The prefixed root of the receipt's batch, None for a receipt of no batch."""
+    return receipt.evidence_digests.get(f"{receipt.backend}.batch.root")
+
+
 def batch_statement(receipt: AttestationReceipt) -> dict[str, Any] | None:
     """The memo of the receipt's batch, None unless it has the memo digest of the receipt."""
-    root, merkle = receipt.evidence_digests.get(BATCH_ROOT), _merkle(receipt)
+    root, merkle = batch_root(receipt), _merkle(receipt)
     if root is None or merkle is None:
         return None
     statement = {"h": _HASH_NAME, "n": merkle["size"], "r": unprefixed(root), "t": "nexus.attest.batch", "v": "1"}

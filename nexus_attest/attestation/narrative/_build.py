@@ -112,15 +112,15 @@ def entry_of(stored: StoredReceipt, exchanges: list[Exchange], *, redact: bool) 
 
 
 def witness_of(intent: StoredIntent, receipts: list[StoredReceipt]) -> XrplWitness | None:
-    """The transaction of the last confirmed receipt, None when it names no hash and no ledger."""
-    last = next((stored.receipt for stored in reversed(receipts) if stored.receipt and stored.status == ReceiptStatus.CONFIRMED), None)
-    if last is None:
-        return None
-    told = _transaction(last)
-    if not told["tx_hash"] or not told["ledger_index"]:
-        return None
-    account, key_id = (_of_type(str, last.proof.get(key)) for key in ("account", "key_id"))
-    return XrplWitness(**told, account=account, key_id=key_id, memo_payload=_memo(intent, last))
+    """The transaction of the last confirmed receipt that names its hash and its ledger; None when none does."""
+    for stored in reversed(receipts):
+        if stored.receipt is None or stored.status != ReceiptStatus.CONFIRMED:
+            continue
+        told = _transaction(stored.receipt)
+        if told["tx_hash"] and told["ledger_index"]:
+            account, key_id = (_of_type(str, stored.receipt.proof.get(key)) for key in ("account", "key_id"))
+            return XrplWitness(**told, account=account, key_id=key_id, memo_payload=_memo(intent, stored.receipt))
+    return None
 
 
 def _sealed(report: NarrativeReport) -> NarrativeReport:

@@ -6,7 +6,7 @@ or cannot be read, is FAIL.
 
 from collections.abc import Iterator, Sequence
 
-from nexus_attest.attestation.narrative._batch import BATCH_ROOT, batch_problem
+from nexus_attest.attestation.narrative._batch import batch_problem, batch_root
 from nexus_attest.attestation.narrative._exchanges import TX_EXCHANGE, Exchange
 from nexus_attest.attestation.narrative._model import CheckStatus, IntegrityCheck, NarrativeReport
 from nexus_attest.attestation.narrative._stored import StoredIntent, StoredReceipt
@@ -63,7 +63,7 @@ def witness_check(stored: StoredReceipt, exchanges: Sequence[Exchange]) -> Integ
         return IntegrityCheck(name, CheckStatus.FAIL, "The receipt cannot be read")
     if stored.receipt.status is not ReceiptStatus.CONFIRMED:
         return IntegrityCheck(name, CheckStatus.PASS, f"Not applicable: the receipt is {stored.status}")
-    if BATCH_ROOT in stored.receipt.evidence_digests:
+    if batch_root(stored.receipt) is not None:
         problem = batch_problem(stored.receipt)
         if problem is not None:
             return IntegrityCheck(name, CheckStatus.FAIL, f"The proof of inclusion in a batch: {problem}")
@@ -103,7 +103,7 @@ def verify_narrative(report: NarrativeReport) -> tuple[IntegrityCheck, ...]:
         ("checks_consistent", _contradicted(report), "No check contradicts what it compared"),
         ("status_consistent", _wrong_status(report), "Status and number of attempts are those of the receipts"),
         ("exchanges_consistent", _wrong_exchanges(report), "Every exchange has the digest of its parts"),
-        ("witness_consistent", _wrong_witness(report), "The witness is the one that the last confirmed receipt names"),
+        ("witness_consistent", _wrong_witness(report), "The witness is the one that the last confirmed receipt with one names"),
     )
     checks = [verify_narrative_digest(report)]
     for name, problems, reason in parts:
@@ -157,9 +157,8 @@ def _wrong_exchanges(report: NarrativeReport) -> Iterator[str]:
 
 
 def _wrong_witness(report: NarrativeReport) -> Iterator[str]:
-    confirmed = [entry for entry in report.receipts if entry.status == ReceiptStatus.CONFIRMED]
-    last = confirmed[-1] if confirmed else None
-    named = None if last is None or not (last.tx_hash and last.ledger_index) else last
+    confirmed = (entry for entry in reversed(report.receipts) if entry.status == ReceiptStatus.CONFIRMED)
+    named = next((entry for entry in confirmed if entry.tx_hash and entry.ledger_index), None)
     witness = report.witness
     if (named is None) is not (witness is None):
         yield "There is a witness without a confirmed receipt that names it, or the other way round"

@@ -27,7 +27,7 @@ from nexus_attest.attestation.xrpl.submission_store import Attempt, AttemptState
 from nexus_control.errors import InputError
 from nexus_control.events import Clock, require_text, utc_now
 
-__all__ = ["BatchSettings", "BatchWitness", "Progress", "Proof", "Settled"]
+__all__ = ["BatchSettings", "BatchWitness", "Progress", "Proof", "Settled", "close_batch"]
 
 _RECEIPTS_PER_COMMIT = 1000
 
@@ -225,14 +225,7 @@ class BatchWitness:
     # -- from the queue -------------------------------------------------------------------------------------------------------
 
     def _close_batch(self) -> Batch | None:
-        if self._submitter.stopped is not None:
-            return None
-        now = self._clock()
-        with self._store.transaction():
-            rows = self._store.waiting(self._settings.max_members, now=now.timestamp())
-            if not rows or (len(rows) < self._settings.max_members and _age(rows[0]["created_at"], now) < self._settings.max_age):
-                return None
-            return self._store.add_batch(self._account, rows, compact_utc(self._clock))
+        return None if self._submitter.stopped is not None else close_batch(self._store, self._account, self._settings, self._clock)
 
     # -- to the receipts ------------------------------------------------------------------------------------------------------
 
@@ -273,6 +266,16 @@ class BatchWitness:
                 anchor = anchor if proof is None else replace(anchor, xpop=proof.digest, level=proof.level)
         tree, closed_at = BatchTree(member.intent_digest for member in members), slot.closed_at or ""
         return lambda member: batch_receipt(tree, member.leaf_index, anchor, attempt=member.attempt, created_at=closed_at)
+
+
+def close_batch(store: SubmissionStore, account: str, settings: BatchSettings, clock: Clock) -> Batch | None:
+    """A batch of the intents that wait, None while it may still grow."""
+    now = clock()
+    with store.transaction():
+        rows = store.waiting(settings.max_members, now=now.timestamp())
+        if not rows or (len(rows) < settings.max_members and _age(rows[0]["created_at"], now) < settings.max_age):
+            return None
+        return store.add_batch(account, rows, compact_utc(clock))
 
 
 def _failing(slot: Slot) -> Callable[[Member], AttestationReceipt]:

@@ -1,0 +1,72 @@
+"""Witnesses that answer at once, with evidence which stands alone: unlike a ledger, where a transaction must become final.
+
+Such a witness is given a statement: root and size of a tree of intents, the same bytes for all of them, so several may see one tree.
+"""
+
+from typing import NamedTuple, Protocol
+
+from nexus_attest.attestation.batch_tree import HASH_NAME, BatchTree, Statement
+from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
+
+__all__ = ["STAMP_PROOF_TYPE", "Shown", "StampingWitness", "evidence_key", "root_key", "stamp_receipt"]
+
+STAMP_PROOF_TYPE = "nexus.attest.stamp/1"
+"""Of the proof in a receipt: `level`, `by`, `not_after` if any, and `merkle`, which leads from the intent to the root of its batch."""
+
+
+class Shown(NamedTuple):
+    """What evidence shows: the statement existed by `not_after` (UTC, ISO 8601), on the word of `by`. None: by no time that was checked.
+
+    `level` is `authority` or `self`, see `nexus_attest.attestation.witness.Level`.
+    """
+
+    level: str
+    not_after: str | None
+    by: str
+
+
+class StampingWitness(Protocol):
+    """Gives evidence for statements, and reads it."""
+
+    backend: str
+    """As receipts name it."""
+
+    name: str
+    """Which one of its kind."""
+
+    async def witness(self, statement: Statement) -> bytes:
+        """Evidence for this statement. Asking again is harmless: another stamp for the same statement.
+
+        Raises WitnessUnavailable when there was no answer that can be relied on, and WitnessRefused when asking again will not help.
+        """
+        ...
+
+    def verify(self, statement: Statement, evidence: bytes) -> Shown:
+        """What the evidence shows, offline. Raises WitnessMismatch, which names the checks that failed."""
+        ...
+
+
+def root_key(backend: str) -> str:
+    """The key under which a receipt of a batch has the root, prefixed, among its evidence."""
+    return f"{backend}.batch.root"
+
+
+def evidence_key(backend: str) -> str:
+    """The key under which it has the digest of the witness's evidence."""
+    return f"{backend}.evidence"
+
+
+def stamp_receipt(
+    tree: BatchTree, index: int, evidence_digest: str, shown: Shown, *, backend: str, attempt: int, created_at: str
+) -> AttestationReceipt:
+    """The CONFIRMED receipt of member `index` of a stamped batch."""
+    statement = tree.statement
+    digests = {
+        "memo_digest": statement.digest(),
+        root_key(backend): f"sha256:{statement.root.hex()}",
+        evidence_key(backend): evidence_digest,
+    }
+    when = {} if shown.not_after is None else {"not_after": shown.not_after}
+    merkle = {"alg": HASH_NAME, "index": index, "size": statement.size, "path": [node.hex() for node in tree.path(index)]}
+    proof = {"type": STAMP_PROOF_TYPE, "level": shown.level, "by": shown.by, **when, "merkle": merkle}
+    return AttestationReceipt(tree.members[index], backend, attempt, ReceiptStatus.CONFIRMED, created_at, digests, proof)
