@@ -97,7 +97,7 @@ def execute_decision(
     Raises a CommandRefused before anything is written; RunFailure (with the router's code, or ROUTER_ERROR or
     ROUTER_RESPONSE_INVALID) after EXECUTION_FAILED was recorded; RunFailure OUTCOME_NOT_RECORDED when the run ended but the store
     could not take it; ExecutionSuperseded when the run ended after another one had been claimed. An interruption goes on when
-    EXECUTION_FAILED was recorded with EXECUTION_INTERRUPTED.
+    EXECUTION_FAILED was recorded with EXECUTION_INTERRUPTED, or EXECUTION_COMPLETED when it carries the response of a completed run.
     """
     claim = _claim(store, decision_id, adapter_id, actor, router, dry_run, retry=retry, identity=identity, trust=trust)
     try:
@@ -105,8 +105,12 @@ def execute_decision(
     except Exception as error:  # whatever a router raises is an outcome, and has to be recorded as one
         raise _recorded_failure(store, claim, _failure_of(error)) from error
     except BaseException as error:
+        done = _attribute(error, "response")
         try:
-            _record(store, claim, EventType.EXECUTION_FAILED, _failure_of(error))
+            if isinstance(done, dict) and cast("dict[str, object]", done).get("status") == "completed":
+                _completed(store, claim, cast("dict[str, object]", done))  # it came too late to end the run
+            else:
+                _record(store, claim, EventType.EXECUTION_FAILED, _failure_of(error))
         except NexusError as problem:  # an interrupt stays one
             error.add_note(str(problem))
         raise

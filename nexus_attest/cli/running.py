@@ -1,18 +1,18 @@
 """The executor behind `execute`, and the records that it leaves beside the store."""
 
-import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 from nexus_attest.cli import settings
 from nexus_attest.cli.errors import AdaptersMissing, RunsMissing
 from nexus_attest.cli.report import note
 from nexus_attest.cli.session import Session
-from nexus_attest.routers import RunEngine, RunRecords, UnknownAdapter, load_adapters
+from nexus_attest.routers import Adapter, RunEngine, RunRecords, StopSignals, Terminated, UnknownAdapter, load_adapters
+from nexus_attest.routers.engine import Watch
+from nexus_control.errors import NexusError
 from nexus_control.flight_record import RunEvent
 from nexus_control.markdown import escape
 
@@ -23,7 +23,7 @@ __all__ = ["closed_runs", "executor", "known_adapters_path", "progress", "record
 def executor(session: Session, adapters: Path | None, adapter_id: str, runs: Path | None, timeout_s: float | None) -> Generator[RunEngine]:
     """A router over the adapters of a file, one of which is `adapter_id`; `timeout_s` limits the whole run.
 
-    Inside, Ctrl-C and SIGTERM end the call under way and the run, once: while its end is being recorded, further ones are ignored.
+    Inside, Ctrl-C, SIGTERM and SIGHUP end the call under way and the run, whose end is recorded before anything else happens.
     Raises AdaptersMissing, UnknownAdapter, AdapterFileError or ConfigError before anything is written.
     """
     path = known_adapters_path(adapters)
@@ -32,20 +32,29 @@ def executor(session: Session, adapters: Path | None, adapter_id: str, runs: Pat
     if adapter_id not in names:
         raise UnknownAdapter(f"{path} has no adapter {adapter_id!r:.200}; it has {', '.join(names)}")
     session.store  # noqa: B018 - a store that is not there must be told before a file of runs is made beside it
-    watch = progress(sys.stderr) if sys.stderr.isatty() and not session.as_json else None
-    before = {number: signal.signal(number, _told_to_end) for number in (signal.SIGTERM, signal.SIGINT)}
+    told = _LastRun(progress(sys.stderr) if sys.stderr.isatty() and not session.as_json else None)
     try:
+        with _opened(session, known, runs, timeout_s, told) as engine:
+            yield engine
+    except (KeyboardInterrupt, Terminated) as stopped:
+        if isinstance(stopped.__context__, NexusError):
+            note(escape(str(stopped.__context__)))
+        if told.run_id is not None:
+            note(f"Run {told.run_id} is recorded as {told.end}; see `nexus-attest runs show {told.run_id}`.")
+        raise
+
+
+@contextmanager
+def _opened(session: Session, known: Iterable[Adapter], runs: Path | None, timeout_s: float | None, watch: Watch) -> Generator[RunEngine]:
+    """The router, in whose records dead runs are closed first. Signals are heard from before that until its file is closed."""
+    engines: list[RunEngine] = []
+    with StopSignals(lambda: [engine.stop() for engine in engines]) as stopped:
         with RunEngine(known, db_path=runs_path(session, runs), run_timeout_s=timeout_s, watch=watch) as engine:
+            engines.append(engine)
             for run_id in engine.recovered:
                 note(f"Run {run_id}, whose process died, is recorded as failed; see `nexus-attest runs show {run_id}`.")
-            yield engine
-    except (KeyboardInterrupt, SystemExit) as interruption:
-        if run_id := vars(interruption).get("run_id"):
-            note(f"Run {run_id} is recorded as interrupted; see `nexus-attest runs show {run_id}`.")
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            if stopped.number is None:
+                yield engine
 
 
 def known_adapters_path(adapters: Path | None) -> Path:
@@ -103,12 +112,17 @@ def runs_path(session: Session, runs: Path | None) -> Path:
     return runs if runs is not None else session.store_path.with_name(session.store_path.name + ".runs")
 
 
-class _Terminated(SystemExit):
-    def __str__(self) -> str:
-        return "The executing process was ended by SIGTERM"
+class _LastRun:
+    """Remembers the run that is watched, and how it ended."""
 
+    def __init__(self, then: Watch | None) -> None:
+        self.run_id: str | None = None
+        self.end = "still under way"
+        self._then = then
 
-def _told_to_end(signum: int, _frame: FrameType | None) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # the end of the run is being recorded from here on
-    raise KeyboardInterrupt if signum == signal.SIGINT else _Terminated(128 + signum)
+    def __call__(self, event: RunEvent) -> None:
+        self.run_id = event["run_id"]
+        if event["type"] in ("RUN_COMPLETED", "RUN_FAILED"):
+            self.end = event["type"].removeprefix("RUN_").lower()
+        if self._then is not None:
+            self._then(event)

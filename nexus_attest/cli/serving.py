@@ -74,6 +74,6 @@ def _service(session: Session, opened: ExitStack, adapters: Path | None, runs: P
         tools=NexusControlTools(session.store, trust=session.trust, flight_records=router),
         router=router,
         adapters=tuple(adapter.adapter_id for adapter in known),
-        stop_runs=router.cancel_all,
+        stop_runs=router.stop,
         options=options,
     )

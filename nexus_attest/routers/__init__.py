@@ -25,6 +25,7 @@ from nexus_attest.routers.http_adapter import HttpAdapter
 from nexus_attest.routers.mcp_adapter import McpAdapter
 from nexus_attest.routers.run_records import RunRecords, RunSummary
 from nexus_attest.routers.settings import AdapterSettings, HttpSettings, McpHttpSettings, McpStdioSettings, SubprocessSettings
+from nexus_attest.routers.stop_signals import StopSignals, Terminated
 from nexus_attest.routers.subprocess_adapter import SubprocessAdapter
 from nexus_control.errors import InvalidPlan, PlanNotExecutable
 from nexus_control.plan import DefaultCall, Plan, Step, parse_plan
@@ -59,8 +60,10 @@ __all__ = [
     "RunRecords",
     "RunSummary",
     "Step",
+    "StopSignals",
     "SubprocessAdapter",
     "SubprocessSettings",
+    "Terminated",
     "UnknownAdapter",
     "load_adapters",
     "parse_adapters",

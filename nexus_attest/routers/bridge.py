@@ -31,6 +31,7 @@ from nexus_attest.routers.run_lock import RunLock
 from nexus_attest.routers.run_request import RunRequest
 from nexus_attest.routers.run_store import RunStore, new_events
 from nexus_attest.routers.steps import line
+from nexus_attest.routers.stop_signals import ctrl_c_deferred
 from nexus_control.errors import InputError, InvalidPlan, StoreError
 from nexus_control.events import Clock, utc_now
 from nexus_control.flight_record import Run, RunEvent, router_request, run_response
@@ -87,6 +88,7 @@ class NexusRouterBridge:
         self._clock = clock
         self._new_id = new_id
         self._under_way: set[threading.Event] = set()
+        self._stopped = threading.Event()
         self._file = None if str(db_path) == ":memory:" else Path(db_path).absolute()
         self._store = RunStore(db_path)
         try:
@@ -117,7 +119,8 @@ class NexusRouterBridge:
         CAPABILITY_MISSING, PLAN_INVALID, PLAN_NOT_EXECUTABLE, MAX_STEPS_EXCEEDED, a code of CallRefused, or ROUTER_ERROR when nexus-router
         refused the request. For a failed run the code is that of its first failed call, or says how nexus-router ended it. A StoreError's
         code: the run ended and could not be copied into the run database; the next bridge does it. Raises InputError for arguments of the
-        wrong type. An interruption passes through, with `run_id` and `response` as attributes.
+        wrong type. Ctrl-C cancels the run, and raises KeyboardInterrupt when it has been kept; that, and any other interruption that an
+        adapter lets through, carries `run_id` and `response` as attributes.
         """
         request = RunRequest.parse(
             goal=goal,
@@ -129,11 +132,11 @@ class NexusRouterBridge:
             execution_id=execution_id,
         )
         adapter, steps = self._resolve(request)
+        kept: tuple[Run, list[RunEvent]] | None = None
+        raised: Exception | None = None
         cancelled = threading.Event()
-        self._under_way.add(cancelled)
         try:
-            with self._workspace() as folder:
-                raised: Exception | None = None
+            with ctrl_c_deferred(cancelled.set), self._cancellable(cancelled), self._workspace() as folder:
                 try:
                     self._execute(request, adapter, steps, _database(folder), cancelled)
                 except Exception as problem:  # foreign code; what happened is on its record
@@ -141,9 +144,11 @@ class NexusRouterBridge:
                 except BaseException as interruption:
                     self._interrupted(folder, interruption)
                     raise
-                run, events = self._keep(folder, raised)
-        finally:
-            self._under_way.discard(cancelled)
+                run, events = kept = self._keep(folder, raised)
+        except KeyboardInterrupt as interruption:
+            if kept is not None:
+                interruption.__dict__.update(run_id=kept[0]["run_id"], response=run_response(*kept))
+            raise
         response = run_response(run, events)
         if run["status"] != "COMPLETED":
             raise RunFailed(*_failure(events), run_id=run["run_id"], response=response) from raised
@@ -153,6 +158,11 @@ class NexusRouterBridge:
         """Ask every run under way to end: calls of our adapters are stopped, and no further one is made. Callable from any thread."""
         for cancelled in list(self._under_way):
             cancelled.set()
+
+    def stop(self) -> None:
+        """As `cancel_all`, and for every run that begins later. For a process that is about to end."""
+        self._stopped.set()
+        self.cancel_all()
 
     def flight_record(self, run_id: str) -> dict[str, Any]:
         """The flight record of a run that ended: what an audit package embeds. Raises RunNotFound and RunNotFinished."""
@@ -226,6 +236,16 @@ class NexusRouterBridge:
             self._package.run(asked, database, GuardedAdapter(ours, plan, calls, self._package.errors, cancelled))
         finally:
             calls.close()
+
+    @contextmanager
+    def _cancellable(self, cancelled: threading.Event) -> Generator[None]:
+        self._under_way.add(cancelled)
+        if self._stopped.is_set():
+            cancelled.set()
+        try:
+            yield
+        finally:
+            self._under_way.discard(cancelled)
 
     # -- the databases of runs under way --------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, cast
@@ -29,6 +30,7 @@ from nexus_attest.routers.errors import CallRefused, RunFailed, RunNotFound
 from nexus_attest.routers.run_request import RunRequest
 from nexus_attest.routers.run_store import NewEvent, RunRecorder, RunStore, new_events
 from nexus_attest.routers.steps import AdapterBroken, Problem, RunSteps, line
+from nexus_attest.routers.stop_signals import ctrl_c_deferred
 from nexus_control.errors import InputError, InvalidPlan, StoreError
 from nexus_control.events import Clock, utc_now
 from nexus_control.flight_record import Run, RunEvent, run_response
@@ -80,6 +82,7 @@ class RunEngine:
         self._clock = clock
         self._new_id = new_id
         self._under_way: dict[str, threading.Event] = {}
+        self._stopped = threading.Event()
         self._store = RunStore(db_path)
         try:
             self.recovered: tuple[str, ...] = tuple(self._store.close_dead(self._dead_end))
@@ -110,8 +113,9 @@ class RunEngine:
         Raises RunFailed for a run that was refused or failed, with the code of the reason: UNKNOWN_ADAPTER, CAPABILITY_MISSING,
         PLAN_INVALID, PLAN_NOT_EXECUTABLE, MAX_STEPS_EXCEEDED, RUN_TIMEOUT, CANCELLED, a code of CallRefused or CallFailed, UNKNOWN_ERROR
         for a bug in an adapter, or a StoreError's when the record could not be continued. Raises InputError for arguments of the wrong
-        type and StoreError when the run cannot be recorded at all; then nothing has happened. An interruption (KeyboardInterrupt,
-        SystemExit) passes through when the run has been ended on the record; it carries `run_id` and `response` as attributes.
+        type and StoreError when the run cannot be recorded at all; then nothing has happened. Ctrl-C cancels the run, and raises
+        KeyboardInterrupt when it has ended on the record. That, and any other interruption that an adapter lets through, carries `run_id`
+        and `response` as attributes. See StopSignals for other signals, and for what comes after the run.
         """
         request = RunRequest.parse(
             goal=goal,
@@ -124,7 +128,7 @@ class RunEngine:
         )
         resolution = self._resolve(request)
         record = RunRecorder(self._store, self._new_id(), clock=self._clock, new_id=self._new_id, watch=self._watch)
-        with self._store.lock(record.run_id), self._cancellable(record.run_id) as cancelled, self._ended(record):
+        with self._interruptible(record), self._store.lock(record.run_id), self._cancellable(record.run_id) as cancelled, self._ended(record):
             record.begin(request.mode, request.goal, *_resolution_events(request, resolution))
             problem = resolution.refusal
             if problem is None:
@@ -158,6 +162,11 @@ class RunEngine:
         """As `cancel`, every run under way."""
         for cancelled in list(self._under_way.values()):
             cancelled.set()
+
+    def stop(self) -> None:
+        """As `cancel_all`, and for every run that begins later, which ends before its first call. For a process that is about to end."""
+        self._stopped.set()
+        self.cancel_all()
 
     def flight_record(self, run_id: str) -> dict[str, Any]:
         """The flight record of a run that ended, completed or failed: what an audit package embeds as its router bundle.
@@ -200,10 +209,26 @@ class RunEngine:
     @contextmanager
     def _cancellable(self, run_id: str) -> Generator[threading.Event]:
         cancelled = self._under_way[run_id] = threading.Event()
+        if self._stopped.is_set():  # asked after it was registered: `stop` either finds it there, or has been called by now
+            cancelled.set()
         try:
             yield cancelled
         finally:
             del self._under_way[run_id]
+
+    @contextmanager
+    def _interruptible(self, record: RunRecorder) -> Generator[None]:
+        """Inside, Ctrl-C ends the run and nothing else; the exception comes afterwards, and tells of it."""
+        try:
+            with ctrl_c_deferred(partial(self.cancel, record.run_id)):
+                yield
+        except KeyboardInterrupt as interruption:
+            if record.ended:
+                interruption.__dict__.update(run_id=record.run_id, response=run_response(record.run, record.events))
+            elif isinstance(interruption.__context__, RunFailed):
+                interruption.add_note(str(interruption.__context__))
+                interruption.__dict__.update(run_id=record.run_id)
+            raise
 
     @contextmanager
     def _ended(self, record: RunRecorder) -> Generator[None]:

@@ -292,6 +292,11 @@ class RunRecorder:
         self._stored(last)
 
     @property
+    def ended(self) -> bool:
+        """Whether the run is stored, with its end."""
+        return bool(self.events) and self.run["status"] != "RUNNING"
+
+    @property
     def waiting(self) -> tuple[RunEvent, ...]:
         """What is known and not stored yet."""
         return tuple(self._waiting)

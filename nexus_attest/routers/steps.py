@@ -58,6 +58,8 @@ class RunSteps:
         The last event of the run is the caller's. Raises AdapterBroken for a bug in the adapter, StoreError when the record cannot be
         continued; interruptions pass through. The call during which it happened then has no result yet.
         """
+        if stop := self._stop():
+            return stop
         try:
             with self._session() as session:
                 problem = self._steps(session)
