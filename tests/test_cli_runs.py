@@ -91,9 +91,9 @@ def test_looking_at_runs_closes_none(cli: CommandLine) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert f"Run {run['run_id']} is recorded as interrupted" in err.decode()
+    assert f"Run {run['run_id']} is recorded as failed" in err.decode()
     (run,) = cli.json("runs", "list")["runs"]
-    assert (run["status"], run["error_code"], run["unknown_outcomes"]) == ("FAILED", "INTERRUPTED", 1)
+    assert (run["status"], run["error_code"], run["unknown_outcomes"]) == ("FAILED", "CANCELLED", 1)
     shown = " ".join(cli.run("runs", "show", run["run_id"]).out.replace("\u2502", "").split())
     assert "nobody knows how 1 of its calls ended" in shown
     cli.json("audit", "export", request_id, "--embed")

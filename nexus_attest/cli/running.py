@@ -48,13 +48,15 @@ def executor(session: Session, adapters: Path | None, adapter_id: str, runs: Pat
 def _opened(session: Session, known: Iterable[Adapter], runs: Path | None, timeout_s: float | None, watch: Watch) -> Generator[RunEngine]:
     """The router, in whose records dead runs are closed first. Signals are heard from before that until its file is closed."""
     engines: list[RunEngine] = []
-    with StopSignals(lambda: [engine.stop() for engine in engines]) as stopped:
-        with RunEngine(known, db_path=runs_path(session, runs), run_timeout_s=timeout_s, watch=watch) as engine:
-            engines.append(engine)
-            for run_id in engine.recovered:
-                note(f"Run {run_id}, whose process died, is recorded as failed; see `nexus-attest runs show {run_id}`.")
-            if stopped.number is None:
-                yield engine
+    with (
+        StopSignals(lambda: [engine.stop() for engine in engines]) as stopped,
+        RunEngine(known, db_path=runs_path(session, runs), run_timeout_s=timeout_s, watch=watch) as engine,
+    ):
+        engines.append(engine)
+        for run_id in engine.recovered:
+            note(f"Run {run_id}, whose process died, is recorded as failed; see `nexus-attest runs show {run_id}`.")
+        if stopped.number is None:
+            yield engine
 
 
 def known_adapters_path(adapters: Path | None) -> Path:

@@ -128,7 +128,12 @@ class RunEngine:
         )
         resolution = self._resolve(request)
         record = RunRecorder(self._store, self._new_id(), clock=self._clock, new_id=self._new_id, watch=self._watch)
-        with self._interruptible(record), self._store.lock(record.run_id), self._cancellable(record.run_id) as cancelled, self._ended(record):
+        with (
+            self._interruptible(record),
+            self._store.lock(record.run_id),
+            self._cancellable(record.run_id) as cancelled,
+            self._ended(record),
+        ):
             record.begin(request.mode, request.goal, *_resolution_events(request, resolution))
             problem = resolution.refusal
             if problem is None:
