@@ -22,7 +22,8 @@
     |-- RunFailure                           the router's run failed; carries the router's own code
     |-- LogRewritten                         the log is not what its own checkpoint says
     `-- StoreError                           the database cannot do it now
-        `-- StoreBusy  StoreFull  StoreConflict  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew
+        |-- StoreBusy  StoreFull  StoreConflict  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew
+        `-- StoreUnreachable  CommitUnknown  SchemaMissing     a database on a server
 
 A text may change between releases, a code may not. The tool boundary (`nexus_control.tool`) turns these, and nothing else, into
 results; any other exception is a bug and surfaces as one.
@@ -36,6 +37,7 @@ __all__ = [
     "CannotApprove",
     "CannotRevoke",
     "CommandRefused",
+    "CommitUnknown",
     "ConcurrencyError",
     "DecisionExists",
     "DecisionNotFound",
@@ -66,6 +68,7 @@ __all__ = [
     "PlanNotExecutable",
     "PolicyViolation",
     "RunFailure",
+    "SchemaMissing",
     "SchemaTooNew",
     "SignatureForOtherAction",
     "SignatureForOtherActor",
@@ -79,6 +82,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreReadOnly",
+    "StoreUnreachable",
     "StoreUnreadable",
     "TemplateExists",
     "TemplateNotFound",
@@ -424,6 +428,24 @@ class SchemaTooNew(StoreError):
     """The file was written by a newer release, whose schema this one does not know."""
 
     code = "SCHEMA_TOO_NEW"
+
+
+class StoreUnreachable(StoreError):
+    """The database server cannot be reached, or the connection was lost before the commit. Nothing was written."""
+
+    code = "STORE_UNREACHABLE"
+
+
+class CommitUnknown(StoreError):
+    """The connection was lost during a commit, and whether it happened could not be learned. Read again before repeating it."""
+
+    code = "COMMIT_UNKNOWN"
+
+
+class SchemaMissing(StoreError):
+    """The database has no store, or one of an older release, and it may not be made or migrated here."""
+
+    code = "SCHEMA_MISSING"
 
 
 class LogRewritten(NexusError):

@@ -15,12 +15,12 @@ from nexus_control.errors import InputError, LogRewritten, brief
 from nexus_control.integrity import sha256_digest
 from nexus_control.tiles import TILE_LEAVES, TILE_LEVEL, fold_leaves, read_tiles, write_tiles
 
-__all__ = ["Log", "LogWriter"]
+__all__ = ["INSERT_LEAF", "Log", "LogWriter"]
 
 _TILES_PER_READ = 4096
 
 _LAST = "SELECT COALESCE(MAX(position), 0) FROM log"
-_INSERT = "INSERT INTO log (position, leaf_hash, kind) VALUES (?, ?, ?)"
+INSERT_LEAF = "INSERT INTO log (position, leaf_hash, kind) VALUES (?, ?, ?)"
 _CHECKPOINTS = "SELECT note FROM checkpoints ORDER BY number"
 _LAST_CHECKPOINT = "SELECT note FROM checkpoints ORDER BY number DESC LIMIT 1"
 _INSERT_CHECKPOINT = """
@@ -47,7 +47,7 @@ class LogWriter:
 
     def flush(self) -> None:
         """Write the collected leaves, and the tiles that they fill."""
-        insert(self._connection, _INSERT, self._leaves)
+        insert(self._connection, INSERT_LEAF, self._leaves)
         filled = range((self.position - len(self._leaves)) // TILE_LEAVES, self.position // TILE_LEAVES)
         if filled:
             write_tiles(self._connection, {number: fold_leaves(self._connection, TILE_LEVEL, number) for number in filled})

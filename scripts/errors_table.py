@@ -9,6 +9,7 @@ from nexus_attest import key_errors
 from nexus_attest.attestation import errors as attestation
 from nexus_attest.cli import errors as command_line
 from nexus_attest.operations import errors as operations
+from nexus_attest.postgres import errors as postgres
 from nexus_attest.routers import errors as routers
 from nexus_attest.server import errors as server
 from nexus_control import audit_package, bundle, errors
@@ -63,6 +64,7 @@ def table() -> str:
     modules = (
         ("The engine", errors),
         ("Keys and trust", key_errors),
+        ("PostgreSQL", postgres),
         ("Routers", routers),
         ("Attestation", attestation),
         ("Operations", operations),

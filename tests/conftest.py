@@ -5,12 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from postgres_testing import PostgresServer
 
 # How long data takes to make says how busy the machine is, not whether a claim holds.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
-_SETTINGS = ("XDG_", "NEXUS_ATTEST_", "APPDATA", "LOCALAPPDATA")
+pytest.register_assert_rewrite("store_contract")
+
+_SETTINGS = ("XDG_", "NEXUS_ATTEST_", "APPDATA", "LOCALAPPDATA", "PG")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,3 +26,10 @@ def home_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         environment.setenv("HOME", str(home))
         yield
     assert [path.name for path in home.iterdir()] == [], "a test wrote into the home folder of the user who runs it"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(home_of_nobody: None) -> Iterator[PostgresServer]:  # noqa: ARG001
+    """A PostgreSQL server for all tests of this run, each of which makes databases of its own in it; see `postgres_testing`."""
+    with PostgresServer() as server:
+        yield server

@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = sorted((ROOT / "nexus_control").rglob("*.py"))
 
-DEPENDENCIES = {"cryptography", "httpx", "jsonschema", "mcp", "nacl", "rich", "typer", "xrpl"}
-"""Import names of the runtime dependencies."""
+DEPENDENCIES = {"cryptography", "httpx", "jsonschema", "mcp", "nacl", "psycopg", "psycopg_pool", "rich", "typer", "xrpl"}
+"""Import names of the runtime dependencies, and of the extras."""
 
-NEEDING_DEPENDENCIES = {("nexus_attest", "cli"), ("nexus_attest", "postgres")}
+NEEDING_DEPENDENCIES = {("nexus_attest", "cli")}
 """Single-file modules of the product that may load a dependency when they are imported."""
 
 CLIENTS = ("nexus_attest", "routers", "clients")
@@ -58,9 +58,10 @@ def fresh(code: str) -> list[str]:
 
 
 def light() -> Iterator[str]:
-    """The modules that may be imported anywhere: roots, engine, mirrors, attestation, routers."""
+    """The modules that may be imported anywhere: roots, engine, mirrors, attestation, routers, PostgreSQL."""
     product = ROOT / "nexus_attest"
-    for path in [*ENGINE, *product.glob("*.py"), *product.glob("attestation/**/*.py"), *product.glob("routers/**/*.py")]:
+    below = [path for folder in ("attestation", "routers", "postgres") for path in product.glob(f"{folder}/**/*.py")]
+    for path in [*ENGINE, *product.glob("*.py"), *below]:
         relative = path.relative_to(ROOT).with_suffix("")
         if relative.name != "__main__" and relative.parts[:2] not in NEEDING_DEPENDENCIES and relative.parts[:3] != CLIENTS:
             yield ".".join(relative.parts).removesuffix(".__init__")

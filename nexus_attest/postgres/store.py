@@ -1,0 +1,37 @@
+"""The store of decisions on PostgreSQL."""
+
+from collections.abc import Callable
+
+from nexus_attest.postgres import schema as tables
+from nexus_attest.postgres.database import PostgresDatabase
+from nexus_control.events import Clock, utc_now
+from nexus_control.sql_store import SqlStore
+
+__all__ = ["PostgresStore"]
+
+
+class PostgresStore(SqlStore):
+    """Decisions and their events in a PostgreSQL database, for any number of processes and hosts.
+
+    The same events give the same seqs, chains, positions and roots as in `DecisionStore`. `address` is `postgresql://...`
+    (`nexus_attest.postgres.address`), `schema` the name of the PostgreSQL schema that holds the tables, `pool_size` the most connections
+    that this process opens. The tables are made, or brought to this release, when that is allowed; with `create` off a database without
+    them is refused (SchemaMissing).
+
+    Raises PostgresDriverMissing without the extra `postgres`; InputError for what is no address; StoreUnreachable when the server cannot be
+    reached. Besides what each method names, all of them raise `StoreError`: StoreUnreachable when the connection was lost and nothing
+    was written, CommitUnknown when it was lost in a commit whose outcome could not be learned.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        schema: str = tables.DEFAULT_SCHEMA,
+        pool_size: int = 10,
+        create: bool = True,
+        clock: Clock = utc_now,
+        new_id: Callable[[], str] | None = None,
+    ) -> None:
+        database = PostgresDatabase(address, tables.require_name(schema), create=create, pool_size=pool_size)
+        super().__init__(database, tables.POSTGRES, clock=clock, new_id=new_id)
