@@ -28,7 +28,6 @@ NEEDS_DEPENDENCIES = (
     "nexus_attest.cli",
     "nexus_attest.routers.clients",
     "nexus_attest.server",
-    "nexus_attest.postgres",
     "nexus_attest.testledger",
 )
 """Modules, with everything below them, that may import third-party packages when they are imported. They need not exist yet."""

@@ -49,7 +49,7 @@ class PostgresServer:
         # Short, because the path of a socket is at most some 100 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="nexus-pg-", dir="/tmp" if os.access("/tmp", os.W_OK) else None))
         self._data = self.folder / "data"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
         self._numbers = itertools.count(1)
         if "user" in self._owner:
             os.chown(self.folder, self._owner["user"], self._owner["group"])
@@ -95,7 +95,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
+            process: subprocess.Popen[Any] = subprocess.Popen(
                 [self._binaries / "postgres", "-D", str(self._data)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -105,9 +105,10 @@ class PostgresServer:
                 start_new_session=True,  # Ctrl-C at the tests is not meant for it
                 **self._owner,
             )
+        self._process = process
         deadline = time.monotonic() + 60
         while subprocess.run([self._binaries / "pg_isready", "-q", "-h", str(self.folder)], check=False).returncode:
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"the server did not start: {(self.folder / 'server.log').read_text()[-2000:]}")
             time.sleep(0.02)
 

@@ -231,7 +231,8 @@ def test_the_end_of_a_decision_is_found_without_sorting_its_events(path: Path) -
     with DecisionStore(path) as store:
         statements: list[str] = []
         store.append_events("dec-1", [created()], create=True)
-        with store._database.reading() as connection:  # pyright: ignore[reportPrivateUsage]
+        with store._database.reading() as opened:  # pyright: ignore[reportPrivateUsage]
+            connection = cast("sqlite3.Connection", opened)
             connection.set_trace_callback(statements.append)
         store.append_event("dec-1", *created())
         store.latest_event("dec-1", EventType.DECISION_CREATED)
