@@ -135,6 +135,15 @@ async def test_a_client_that_cancels_every_call_leaves_whole_decisions_only(serv
 
 # -- standard streams, line by line -------------------------------------------------------------------------------------------------
 
+TWICE = [  # what readers could understand differently
+    b'"method": "ping", "method": "tools/list"',
+    b'"method": "tools/call", "params": {"name": "nexus-attest.status", "name": "nexus-attest.approve"}',
+    b'"method": "tools/call", "params": {"name": "nexus-attest.request", "arguments": {"goal": "harmless", "g\\u006fal": "harmful"}}',
+    b'"method": "ping", "params": {"x": NaN}',
+    b'"method": "ping", "params": {"x": [-Infinity]}',
+    b'"method": "ping", "params": {"x": 1e999}',
+]
+
 NO_MESSAGES: list[tuple[bytes, Any, int]] = [  # what is sent, the id of the answer, its code
     (b"not json", None, -32700),
     (b"\xff\xfe\x00", None, -32700),
@@ -159,6 +168,7 @@ NO_MESSAGES: list[tuple[bytes, Any, int]] = [  # what is sent, the id of the ans
     (b'{"jsonrpc": "2.0", "id": 13, "method": "resources/read", "params": {"uri": "nexus://decisions/%ff"}}', 13, -32602),
     (b'{"jsonrpc": "2.0", "id": "\\ud800", "method": "ping"}', None, -32600),
     (b"x" * (32 * 1024 * 1024 + 1), None, -32600),
+    *((b'{"jsonrpc": "2.0", "id": 14, ' + twice + b"}", 14, -32600) for twice in TWICE),
 ]
 
 
@@ -303,6 +313,59 @@ def test_a_body_that_is_no_message_is_answered_without_details(
     assert "Traceback" not in found.text
     assert "site-packages" not in found.text
     assert is_up(url)
+
+
+@pytest.mark.parametrize("twice", TWICE, ids=bytes.decode)
+@pytest.mark.parametrize("modern", [True, False])
+def test_a_body_with_two_meanings_is_refused(http: tuple[str, "subprocess.Popen[str]", Path], twice: bytes, modern: bool) -> None:
+    url, _, folder = http
+    before = events_of(folder)
+    body = b'{"jsonrpc": "2.0", "id": 1, ' + twice + b"}"
+    found = httpx2.post(url, content=body, headers=HEADERS if modern else LEGACY_HEADERS)
+    assert (found.status_code, found.json()["error"]["code"]) == (400, -32600)
+    assert any(word in found.text for word in ("twice", "finite"))
+    assert events_of(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("repeated", "text"),
+    [
+        ("host: evil.example", "invalid http request"),
+        ("origin: http://127.0.0.1\r\norigin: https://evil.example", "origin"),
+        ("authorization: Bearer a\r\nAuthorization: Bearer b", "authorization"),
+        ("content-type: text/plain", "content-type"),
+        ("mcp-session-id: a\r\nMcp-Session-Id: b", "mcp-session-id"),
+        ("mcp-protocol-version: 2026-07-28\r\nmcp-protocol-version: 2025-11-25", "mcp-protocol-version"),
+        ("mcp-method: ping\r\nmcp-method: tools/call", "mcp-method"),
+    ],
+)
+def test_a_header_that_decides_something_is_there_once(http: tuple[str, "subprocess.Popen[str]", Path], repeated: str, text: str) -> None:
+    found = sent_by_hand(http[0], repeated)
+    assert found.startswith(b"HTTP/1.1 400"), found
+    assert text.encode() in found.lower()
+
+
+@pytest.mark.parametrize("host", ["localhost:1.evil.example", "127.0.0.1:@evil.example", "127.0.0.1:8x", "localhost:", ":80", "[::1]x:1"])
+def test_a_host_that_only_begins_like_this_machine_is_refused(http: tuple[str, "subprocess.Popen[str]", Path], host: str) -> None:
+    assert sent_by_hand(http[0], host=host)[9:12] in (b"400", b"421")
+
+
+def sent_by_hand(url: str, *more: str, host: str | None = None) -> bytes:
+    """The answer to an `initialize` with these header lines besides the right ones."""
+    address, body = urlsplit(url), json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}).encode()
+    head = [
+        "POST /mcp HTTP/1.1",
+        f"host: {host or address.netloc}",
+        *(f"{key}: {value}" for key, value in {**LEGACY_HEADERS, "content-length": str(len(body))}.items()),
+        *("connection: close", *more),
+    ]
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as client:
+        client.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+        return b"".join(iter(lambda: client.recv(65_536), b""))
+
+
+def test_a_request_by_hand_is_answered(http: tuple[str, "subprocess.Popen[str]", Path]) -> None:
+    assert b"serverInfo" in sent_by_hand(http[0])
 
 
 def test_a_body_larger_than_the_limit_is_refused_before_it_is_read(http: tuple[str, "subprocess.Popen[str]", Path]) -> None:

@@ -12,18 +12,25 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import anyio
 import httpx
 import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp_testing import ADAPTER, answer, error_of, http_server, server_command, server_environment
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 from token_testing import AUDIENCE, ISSUER, Issuer
 
 from nexus_attest.server.errors import ServerConfigError
+from nexus_attest.server.gate import Gate
 from nexus_attest.server.http import http_app, parse_address
 from nexus_attest.server.tokens import KeySet, TokenAccess
+from nexus_control.events import utc_now
 
 pytestmark = pytest.mark.anyio
 
@@ -438,6 +445,63 @@ async def test_a_session_belongs_to_the_one_who_opened_it_and_each_request_to_it
     assert "SCOPE_MISSING" in lesser.text, "the session was opened with more than this request's token allows"
     assert httpx.post(running.url, json=call, headers={**session, **running.bearer(exp=1)}).status_code == 401
     assert '"isError":true' not in httpx.post(running.url, json=call, headers={**session, **running.bearer()}).text
+
+
+META: dict[str, Any] = {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}
+LEEWAY = 30
+"""Seconds after its expiry for which a token is still taken."""
+
+
+def opened_stream(running: Running, mode: str, token: dict[str, str]) -> Any:
+    """A stream of changes as clients of this era open it."""
+    if mode == "auto":
+        listen = {"notifications": {"resourcesListChanged": True}, "_meta": META}
+        routing = {"Mcp-Protocol-Version": "2026-07-28", "Mcp-Method": "subscriptions/listen"}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": listen}
+        return httpx.stream("POST", running.url, json=body, headers={**ACCEPT, **routing, **token}, timeout=20)
+    begin = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": begin}
+    opened = httpx.post(running.url, json=body, headers={**ACCEPT, **running.bearer()})
+    session = {"Mcp-Session-Id": opened.headers["Mcp-Session-Id"], "Mcp-Protocol-Version": "2025-11-25"}
+    return httpx.stream("GET", running.url, headers={**ACCEPT, **session, **token}, timeout=20)
+
+
+async def test_a_stream_ends_in_good_order_when_the_token_that_opened_it_expires(running: Running, mode: str) -> None:
+    expiry = int(utc_now().timestamp()) + 2
+    with opened_stream(running, mode, running.bearer(exp=expiry - LEEWAY)) as stream:
+        assert stream.status_code == 200
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        list(stream.iter_lines())  # an end that is not that of the message would be an error
+    assert expiry <= utc_now().timestamp() < expiry + 5
+
+
+async def test_only_streams_end_with_their_token_and_what_begins_too_late_is_refused() -> None:
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await anyio.sleep(0.05)
+        await Response("done")(scope, receive, send)
+
+    def body() -> Message:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def status_of(method: str, expires_in: float) -> int:
+        token = AccessToken(token="t", client_id="c", scopes=["read"], expires_at=int(utc_now().timestamp() + expires_in))
+        headers = [(b"host", b"127.0.0.1")]
+        scope: Scope = {"type": "http", "method": method, "path": "/mcp", "headers": headers, "user": AuthenticatedUser(token)}
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return body()
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await Gate(slow)(scope, receive, send)
+        assert sent[-1].get("more_body") is not True
+        return sent[0]["status"]
+
+    assert await status_of("POST", -10) == 200  # a call is answered, whatever becomes of the token meanwhile
+    assert await status_of("GET", 10) == 200
+    assert await status_of("GET", -10) == 401
 
 
 # -- options ------------------------------------------------------------------------------------------------------------------------

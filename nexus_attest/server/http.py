@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 
 from nexus_attest.server.callers import SCOPES
 from nexus_attest.server.errors import ServerConfigError
+from nexus_attest.server.gate import Gate
 from nexus_attest.server.stdio import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def http_app(server: Server[Any], address: HttpAddress, access: "TokenAccess | N
         auth=settings,
         token_verifier=access,
     )
+    limited = server.session_manager.asgi_app
+    limited.app = Gate(limited.app)  # within the SDK's limit for bodies, which hands them over in one piece
     if settings is not None and settings.resource_server_url is not None:
         # The SDK's own document would tell only of the scope that every request needs.
         app.router.routes[:0] = create_protected_resource_routes(

@@ -33,6 +33,8 @@ from mcp.types import (
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from nexus_attest.server.strict_json import ambiguity
+
 __all__ = ["MAX_MESSAGE_BYTES", "serve_stdio"]
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
@@ -106,13 +108,15 @@ class _Reader:
             return None
         try:
             message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-            # The SDK's models take a request whose id is no id for a notification, and its sender would wait for ever.
-            if not (isinstance(message, JSONRPCNotification) and b'"id"' in line and "id" in json.loads(line)):
-                return SessionMessage(message)
         except ValidationError:
-            pass
+            message = None
+        # The SDK's models take a request whose id is no id for a notification, and its sender would wait for ever.
+        unanswered = isinstance(message, JSONRPCNotification) and b'"id"' in line and "id" in json.loads(line)
+        problem = "not a JSON-RPC message that this server can read" if message is None or unanswered else ambiguity(line)
+        if message is not None and problem is None:
+            return SessionMessage(message)
         if line.strip():
-            self._refuse(*_refusal(line))
+            self._refuse(*_refusal(line, problem))
         return None
 
     def _read(self) -> None:
@@ -244,14 +248,14 @@ def _line(item: SessionMessage) -> bytes:
     return text.encode() + b"\n"
 
 
-def _refusal(line: bytes) -> tuple[RequestId | None, int, str]:
+def _refusal(line: bytes, problem: str | None) -> tuple[RequestId | None, int, str]:
     """Id, code and text of the answer to a line that is no message."""
     try:
         data: object = json.loads(line)
     except (ValueError, RecursionError):
         return None, PARSE_ERROR, "Parse error"
     found = cast("dict[str, object]", data).get("id") if isinstance(data, dict) else None
-    return found if _can_be_repeated(found) else None, INVALID_REQUEST, "Not a JSON-RPC message that this server can read"
+    return found if _can_be_repeated(found) else None, INVALID_REQUEST, f"Invalid Request: {problem}"
 
 
 def _can_be_repeated(found: object) -> TypeGuard[RequestId]:
