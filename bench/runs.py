@@ -86,6 +86,7 @@ class _Answering:
     idempotent = False
     timeout_s = 30.0
     definition_digest = "sha256:" + "0" * 64
+    details: Mapping[str, object] = {}
 
     def check(self, step: Step) -> None:  # noqa: ARG002 - the adapter's interface
         return None

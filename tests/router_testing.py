@@ -118,6 +118,7 @@ class FakeAdapter:
         self.timeout_s = timeout_s
         self.calls: list[Call] = []
         self.opened = self.closed = 0
+        self.details: Mapping[str, object] = {}
         self._answer = answer
 
     def check(self, step: Step) -> None:

@@ -293,6 +293,45 @@ def test_an_engine_calls_again_when_the_adapter_is_idempotent(tmp_path: Path) ->
     assert len(calls) == 2
 
 
+# What the record says about the server.
+
+
+def described(engine: RunEngine, run_id: str) -> list[dict[str, Any]]:
+    """What was recorded of the server, in order."""
+    events = engine.flight_record(run_id)["events"]
+    return [event["payload"]["session"] for event in events if event["type"] == "SESSION_OPENED"]
+
+
+def test_a_run_records_which_server_answered_and_which_tools_it_had(tmp_path: Path) -> None:
+    adapter = server(tmp_path)
+    with RunEngine([adapter]) as engine:
+        response = engine.run(goal="g", adapter_id="mcp:hostile", dry_run=False, plan='[{"tool": "s", "method": "echo"}]')
+        (session,) = described(engine, response["run_id"])
+        types = [event["type"] for event in engine.flight_record(response["run_id"])["events"]]
+        rehearsed = engine.run(goal="g", adapter_id="mcp:hostile", dry_run=True, plan='[{"tool": "s", "method": "echo"}]')
+        assert described(engine, rehearsed["run_id"]) == []
+    digest = adapter.survey(limit()).details["tools_digest"]
+    assert session == {"server": "hostile", "version": "0.1", "protocol": "2025-11-25", "tools_digest": digest}
+    assert types.index("SESSION_OPENED") < types.index("STEP_STARTED")
+
+
+def test_a_run_whose_server_was_lost_records_the_next_one_too(tmp_path: Path) -> None:
+    with RunEngine([server(tmp_path, idempotent=True)]) as engine:
+        response = engine.run(goal="g", adapter_id="mcp:hostile", dry_run=False, plan='[{"tool": "s", "method": "die_once"}]')
+        assert [session["version"] for session in described(engine, response["run_id"])] == ["0.1", "0.2"]
+
+
+def test_what_a_server_says_about_itself_is_bounded_printable_and_free_of_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", TOKEN)
+    with RunEngine([server(tmp_path, "boasting", pass_env=["API_TOKEN"])]) as engine:
+        response = engine.run(goal="g", adapter_id="mcp:hostile", dry_run=False, plan='[{"tool": "s", "method": "echo"}]')
+        (session,) = described(engine, response["run_id"])
+        assert TOKEN not in json.dumps(engine.flight_record(response["run_id"]))
+    assert len(session["version"]) == 200
+    assert session["version"].isprintable()
+    assert session["version"].startswith("[2J [redacted")
+
+
 # Nothing stays behind.
 
 

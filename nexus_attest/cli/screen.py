@@ -348,6 +348,8 @@ def _event_line(kind: str, payload: Mapping[str, Any]) -> RenderableType:
             return f"{step}  {shown(payload.get('status'), '')}".rstrip()
         case "DISPATCH_SELECTED", _:
             return shown(payload.get("adapter_id"))
+        case "SESSION_OPENED", {"session": {**details}}:
+            return ", ".join(f"{shown(key)} {shown(value)}" for key, value in details.items())
         case "RUN_FAILED", _:
             return Text(shown(payload.get("reason"), "a step failed"), "red")
         case _:

@@ -81,6 +81,14 @@ class CallResult:
 class AdapterSession(Protocol):
     """The calls of one run, one at a time, all from the thread that opened it."""
 
+    @property
+    def details(self) -> Mapping[str, object]:
+        """What the other side said about itself, to be recorded: bounded, printable, free of secrets. Empty where it says nothing.
+
+        Another object after a call, if another one has answered since.
+        """
+        ...
+
     def call(self, call: Call) -> CallResult:
         """Make the call within `call.limit`.
 

@@ -26,16 +26,17 @@ from nexus_attest.routers.adapter import Adapter
 from nexus_attest.routers.bridge_calls import ForeignAdapter, GuardedAdapter, OurCalls, calls_of_foreign
 from nexus_attest.routers.bridge_package import NexusRouterPackage
 from nexus_attest.routers.ending import DEAD, INTERRUPTED, Ending, ending_events
-from nexus_attest.routers.errors import CallRefused, RunFailed, RunNotFound
+from nexus_attest.routers.errors import RunFailed, RunNotFound
+from nexus_attest.routers.resolution import adapters_by_id, objection, resolve
 from nexus_attest.routers.run_lock import RunLock
 from nexus_attest.routers.run_request import RunRequest
 from nexus_attest.routers.run_store import RunStore, new_events
 from nexus_attest.routers.steps import line
 from nexus_attest.routers.stop_signals import ctrl_c_deferred
-from nexus_control.errors import InputError, InvalidPlan, StoreError
+from nexus_control.errors import StoreError
 from nexus_control.events import Clock, utc_now
 from nexus_control.flight_record import Run, RunEvent, router_request, run_response
-from nexus_control.plan import DefaultCall, Plan, parse_plan
+from nexus_control.plan import DefaultCall, Plan
 
 __all__ = ["ForeignRegistry", "NexusRouterBridge"]
 
@@ -80,10 +81,7 @@ class NexusRouterBridge:
         if callable(getattr(adapters, "get", None)):
             self._foreign = cast("ForeignRegistry", adapters)
         else:
-            for adapter in cast("Iterable[Adapter]", adapters):
-                if adapter.adapter_id in self._ours:
-                    raise InputError(f"two adapters have the id {adapter.adapter_id!r}")
-                self._ours[adapter.adapter_id] = adapter
+            self._ours = adapters_by_id(cast("Iterable[Adapter]", adapters))
         self._default_calls = dict(default_calls or {})
         self._clock = clock
         self._new_id = new_id
@@ -188,26 +186,17 @@ class NexusRouterBridge:
 
     def _resolve(self, request: RunRequest) -> tuple[ForeignAdapter | Adapter, Plan]:
         """Adapter and plan. Raises RunFailed for everything that can be known before the run."""
-        adapter = self._adapter(request.adapter_id)
-        if adapter is None:
-            raise _refused("UNKNOWN_ADAPTER", f"no adapter has the id {request.adapter_id!r:.300}")
-        needed = {*request.require_capabilities} if request.dry_run else {*request.require_capabilities, "apply"}
-        if missing := sorted(needed - adapter.capabilities):
-            raise _refused("CAPABILITY_MISSING", f"the adapter lacks {', '.join(missing):.300}")
         ours = self._ours.get(request.adapter_id)
         default_call = self._default_calls.get(request.adapter_id) or (ours.default_call if ours else None)
-        try:
-            plan = parse_plan(request.plan, goal=request.goal, default_call=default_call)
-            if request.max_steps is not None and len(plan.steps) > request.max_steps:
-                raise _refused("MAX_STEPS_EXCEEDED", f"the plan has {len(plan.steps)} steps, the policy allows {request.max_steps}")
-            if ours is not None:
-                for step in plan.steps:
-                    ours.check(step)
-                if not request.dry_run:
-                    ours.preflight(plan.steps)
-        except (InvalidPlan, CallRefused) as problem:
-            raise _refused(problem.code, str(problem)) from None
-        return adapter, plan
+        found = resolve(
+            request,
+            self._adapter(request.adapter_id),
+            default_call,
+            lambda _, plan: None if ours is None else objection(ours, plan, dry_run=request.dry_run),
+        )
+        if found.refusal is not None:
+            raise RunFailed(found.refusal.code, found.refusal.message, run_id=None, response=None)
+        return cast("ForeignAdapter | Adapter", found.adapter), found.plan  # where there is none, there is a refusal
 
     def _execute(
         self, request: RunRequest, adapter: ForeignAdapter | Adapter, plan: Plan, database: str, cancelled: threading.Event
@@ -341,10 +330,6 @@ def _database(folder: Path) -> str:
 
 def _lock_name(name: str) -> str:
     return f"under-way/{name}"
-
-
-def _refused(code: str, message: str) -> RunFailed:
-    return RunFailed(code, line(message), run_id=None, response=None)
 
 
 def _failure(events: Iterable[RunEvent]) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """What the adapters of an adapter file have in common: their names and powers, and what is checked before anything is started."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import ClassVar, Generic, TypeVar
@@ -16,7 +17,7 @@ __all__ = ["ConfiguredAdapter"]
 S = TypeVar("S", bound=AdapterSettings)
 
 
-class ConfiguredAdapter(Generic[S]):
+class ConfiguredAdapter(ABC, Generic[S]):
     """An adapter as its settings say. Subclasses add what is needed on the spot, and the session."""
 
     capabilities = frozenset({"apply", "external", "timeout"})
@@ -62,6 +63,6 @@ class ConfiguredAdapter(Generic[S]):
         except CallFailed as problem:
             raise CallRefused(problem.code, str(problem)) from None
 
+    @abstractmethod
     def prepare(self, credentials: Credentials) -> None:
         """Look for what every call needs. Raises CallFailed."""
-        raise NotImplementedError

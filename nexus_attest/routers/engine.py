@@ -17,7 +17,6 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -26,15 +25,15 @@ from typing import Any, ClassVar, Self, cast
 from nexus_attest.redaction import literal_secrets
 from nexus_attest.routers.adapter import Adapter, CallLimit
 from nexus_attest.routers.ending import DEAD, INTERRUPTED, UNRECORDED, Ending, broken, ending_events, provenance_event
-from nexus_attest.routers.errors import CallRefused, RunFailed, RunNotFound
+from nexus_attest.routers.errors import RunFailed, RunNotFound
+from nexus_attest.routers.resolution import Resolution, adapters_by_id, objection, resolve
 from nexus_attest.routers.run_request import RunRequest
 from nexus_attest.routers.run_store import NewEvent, RunRecorder, RunStore, new_events
-from nexus_attest.routers.steps import AdapterBroken, Problem, RunSteps, line
+from nexus_attest.routers.steps import AdapterBroken, RunSteps
 from nexus_attest.routers.stop_signals import ctrl_c_deferred
-from nexus_control.errors import InputError, InvalidPlan, StoreError
+from nexus_control.errors import InputError, StoreError
 from nexus_control.events import Clock, utc_now
 from nexus_control.flight_record import Run, RunEvent, run_response
-from nexus_control.plan import Plan, parse_plan
 
 __all__ = ["RunEngine", "Watch"]
 
@@ -70,11 +69,7 @@ class RunEngine:
         clock: Clock = utc_now,
         new_id: Callable[[], str] = _uuid4,
     ) -> None:
-        self._adapters: dict[str, Adapter] = {}
-        for adapter in adapters:
-            if adapter.adapter_id in self._adapters:
-                raise InputError(f"two adapters have the id {adapter.adapter_id!r}")
-            self._adapters[adapter.adapter_id] = adapter
+        self._adapters = adapters_by_id(adapters)
         if run_timeout_s is not None and not (run_timeout_s > 0 and math.isfinite(run_timeout_s)):
             raise InputError("run_timeout_s must be a positive number of seconds, or None")
         self._run_timeout_s = run_timeout_s
@@ -194,22 +189,9 @@ class RunEngine:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _resolve(self, request: RunRequest) -> "_Resolution":
-        """What will be run, or why not. Touches nothing outside."""
+    def _resolve(self, request: RunRequest) -> Resolution[Adapter]:
         adapter = self._adapters.get(request.adapter_id)
-        plan, refusal = Plan(()), None
-        try:
-            plan = parse_plan(request.plan, goal=request.goal, default_call=adapter.default_call if adapter else None)
-        except InvalidPlan as problem:
-            refusal = _refused(problem.code, str(problem))
-        if adapter is None:
-            return _Resolution(None, plan, _not_selected("UNKNOWN_ADAPTER", f"no adapter has the id {request.adapter_id!r:.300}"))
-        needed = {*request.require_capabilities} if request.dry_run else {*request.require_capabilities, "apply"}
-        if missing := sorted(needed - adapter.capabilities):
-            return _Resolution(None, plan, _not_selected("CAPABILITY_MISSING", f"the adapter lacks {', '.join(missing):.300}"))
-        if request.max_steps is not None and len(plan.steps) > request.max_steps:
-            refusal = _too_many(len(plan.steps), request.max_steps)
-        return _Resolution(adapter, plan, refusal or _objection(adapter, plan, dry_run=request.dry_run))
+        return resolve(request, adapter, adapter.default_call if adapter else None, partial(objection, dry_run=request.dry_run))
 
     @contextmanager
     def _cancellable(self, run_id: str) -> Generator[threading.Event]:
@@ -277,44 +259,7 @@ class RunEngine:
         return new_events(run["run_id"], ends, len(events), clock=self._clock, new_id=self._new_id)
 
 
-@dataclass(frozen=True, slots=True)
-class _Resolution:
-    """`adapter` is None when none was selected; the plan has no steps when it could not be read."""
-
-    adapter: Adapter | None
-    plan: Plan
-    refusal: Problem | None
-
-
-def _objection(adapter: Adapter, plan: Plan, *, dry_run: bool) -> Problem | None:
-    """What the adapter has against the plan."""
-    try:
-        for step in plan.steps:
-            adapter.check(step)
-        if not dry_run:
-            adapter.preflight(plan.steps)
-    except CallRefused as refusal:
-        return _refused(refusal.code, str(refusal))
-    except Exception as bug:  # foreign code; the run must fail, not the process
-        return _refused("UNKNOWN_ERROR", f"the adapter raised {type(bug).__name__} when it was asked about the plan")
-    return None
-
-
-def _not_selected(code: str, message: str) -> Problem:
-    return Problem(code, message, {"reason": "dispatch_selection_failed", "error_code": code, "message": message, "details": {}})
-
-
-def _too_many(steps: int, limit: int) -> Problem:
-    payload: dict[str, object] = {"reason": "max_steps_exceeded", "max_steps": limit, "plan_steps": steps}
-    return Problem("MAX_STEPS_EXCEEDED", f"the plan has {steps} steps, the policy allows {limit}", payload)
-
-
-def _refused(code: str, message: str) -> Problem:
-    message = line(message)
-    return Problem(code, message, {"reason": "refused", "error_code": code, "message": message})
-
-
-def _resolution_events(request: RunRequest, resolution: _Resolution) -> list[NewEvent]:
+def _resolution_events(request: RunRequest, resolution: Resolution[Adapter]) -> list[NewEvent]:
     """What follows RUN_STARTED, before anything is done."""
     adapter = resolution.adapter
     events: list[NewEvent] = []

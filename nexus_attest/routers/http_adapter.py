@@ -14,8 +14,9 @@ connection of its own, to an address that was judged (`nexus_attest.routers.addr
 `httpx` is imported when the first session is opened.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from nexus_attest.routers.adapter import Call, CallLimit, CallResult
 from nexus_attest.routers.background import Background
@@ -57,6 +58,8 @@ class HttpAdapter(ConfiguredAdapter[HttpSettings]):
 
 class HttpSession:
     """The calls of one run."""
+
+    details: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self, adapter: HttpAdapter) -> None:
         from nexus_attest.routers.clients.http import HttpClient  # httpx

@@ -41,6 +41,8 @@ __all__ = ["McpAdapter", "McpSession", "Survey"]
 _LEAST_MESSAGE_BYTES = 4 * 1024 * 1024
 """Room for the list of tools and for the frame of an answer, however small answers must be."""
 
+_DETAIL_CHARACTERS = 200
+
 _STOP_SECONDS = 8.0
 """For the end of a session: the server's grace, and reaping it."""
 
@@ -112,7 +114,7 @@ class McpSession:
         if compare:
             self._compare(downstream, needed)
         self._needed = tuple(needed)
-        self.details = {**downstream.details, "tools_digest": downstream.tools_digest}
+        self._describe(downstream)
         self.definitions = downstream.definitions
 
     def call(self, call: Call) -> CallResult:
@@ -144,6 +146,7 @@ class McpSession:
             downstream = self._started(limit)
             self._compare(downstream, self._needed)
             downstream.require_same(self.definitions)
+            self._describe(downstream)
         except BaseException as problem:
             self._disconnect()  # or the next call would find a session, and nobody compared its tools
             if isinstance(problem, CallRefused):
@@ -172,6 +175,10 @@ class McpSession:
                 "TOOL_DEFINITION_CHANGED",
                 f"the tools of adapter {settings.adapter_id} have the digest {downstream.tools_digest}, not {pinned}",
             )
+
+    def _describe(self, downstream: "Downstream") -> None:
+        told = {key: one_line(self._credentials.redactor.text(text))[:_DETAIL_CHARACTERS] for key, text in downstream.details.items()}
+        self.details = {**told, "tools_digest": downstream.tools_digest}
 
     def _disconnect(self) -> None:
         downstream, self._downstream = self._downstream, None

@@ -7,7 +7,7 @@ which nobody knows how it ended, and it is the last one on the record.
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
 
@@ -51,6 +51,8 @@ class RunSteps:
     plan: Plan
     limit: CallLimit
     clock: Clock
+    noted: dict[str, object] = field(default_factory=dict[str, object])
+    """What was recorded last about the other side of the session."""
 
     def execute(self) -> Problem | None:
         """Make the calls of the plan until one fails, or all of them; why the run failed, None when every call succeeded.
@@ -85,6 +87,7 @@ class RunSteps:
         except Exception as bug:
             raise AdapterBroken(f"the adapter raised {type(bug).__name__} when it was opened") from bug
         try:
+            self._note(session)
             yield session
         finally:
             with suppress(Exception):  # foreign code; what the calls did is known by now
@@ -96,12 +99,25 @@ class RunSteps:
             if stop := self._stop():
                 return first or stop
             failure = self._step(session, step)
+            if session is not None:
+                self._note(session)
             self.record.later("STEP_COMPLETED", step_id=step.step_id, status="ok" if failure is None else "error")
             if failure is not None:
                 first = first or Problem(failure.code, f"step {step.step_id}: {failure}", {"outcome": "error"})
                 if self.plan.on_error == "stop":
                     break
         return first
+
+    def _note(self, session: AdapterSession) -> None:
+        """Record what the other side of a session says about itself, unless that was recorded last. Stored with the next request."""
+        try:
+            details = cast("dict[str, object]", read_json(run_json(dict(session.details))))
+        except Exception as bug:
+            raise AdapterBroken(f"the adapter raised {type(bug).__name__} when its session was described") from bug
+        if details != self.noted:
+            self.noted.clear()
+            self.noted.update(details)
+            self.record.later("SESSION_OPENED", adapter_id=self.adapter.adapter_id, session=details)
 
     def _stop(self) -> Problem | None:
         """Why no further step may begin."""

@@ -15,8 +15,9 @@ unless they need more of the host's environment. POSIX only.
 
 import os
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from nexus_attest.redaction import Redactor
@@ -57,6 +58,8 @@ class SubprocessAdapter(ConfiguredAdapter[SubprocessSettings]):
 
 class SubprocessSession:
     """The calls of one run."""
+
+    details: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self, adapter: SubprocessAdapter) -> None:
         self._adapter = adapter

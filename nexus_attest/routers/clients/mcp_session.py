@@ -84,7 +84,7 @@ class Downstream:
         self.definitions: dict[str, dict[str, object]] = {}
         """The definitions of the allowed tools, by name."""
         self.tools_digest = ""
-        self.details: dict[str, object] = {}
+        self.details: dict[str, str] = {}
 
         self._settings = settings
         self._way = way
@@ -291,9 +291,9 @@ def _announces(client: Client) -> bool:
     return tools is not None and bool(tools.list_changed)
 
 
-def _details(client: Client) -> dict[str, object]:
+def _details(client: Client) -> dict[str, str]:
     server = client.server_info
-    named = {} if server is None else {"server": server.name[:200], "version": server.version[:200]}
+    named = {} if server is None else {"server": server.name, "version": server.version}
     return {**named, "protocol": client.protocol_version}
 
 
