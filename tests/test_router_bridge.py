@@ -26,6 +26,7 @@ from nexus_attest.routers import (
     RunEngine,
     RunFailed,
     RunNotFound,
+    RunRecords,
 )
 from nexus_control.errors import InputError, StoreFull
 from nexus_control.flight_checks import FlightOutcome, verify_flight_record
@@ -302,6 +303,49 @@ NexusRouterBridge(registry, db_path={str(database)!r}).run(goal="g", adapter_id=
         assert again.flight_record(run_id)["run"]["status"] == "FAILED"
 
 
+def test_after_a_crash_the_decision_names_the_run_of_its_execution(package: Package, fake: Any, tmp_path: Path) -> None:
+    store, database = tmp_path / "store.db", tmp_path / "runs.db"
+    code = f"""
+import os, signal, sys
+from nexus_router.dispatch import AdapterRegistry, FakeAdapter
+from nexus_attest.routers import NexusRouterBridge
+from nexus_control.tool import NexusControlTools
+adapter = FakeAdapter()
+adapter.call = lambda *_: (print(flush=True), sys.stdin.read())
+registry = AdapterRegistry()
+registry.register(adapter)
+tools = NexusControlTools(db_path={str(store)!r})
+request_id = tools.request("g", {ALICE!r}, "apply", {TWO_STEPS!r}).data["request_id"]
+tools.approve(request_id, {ALICE!r})
+print(request_id)
+tools.execute(request_id, "fake", {ALICE!r}, NexusRouterBridge(registry, db_path={str(database)!r}))
+"""
+    found = Path(package.tool.__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{found}"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        request_id = process.stdout.readline().decode().strip()
+        assert process.stdout.readline() == b"\n"  # it is in its first call
+        with NexusRouterBridge(package.registry(fake), db_path=database) as bridge:
+            assert bridge.recovered == ()
+            living = NexusControlTools(db_path=store, flight_records=bridge)
+            assert living.recover_execution(request_id, ALICE).code == "RUN_NOT_FINISHED"
+            living.store.close()
+        process.kill()
+    with NexusRouterBridge(package.registry(fake), db_path=database) as bridge:
+        (run_id,) = bridge.recovered
+        tools = NexusControlTools(db_path=store, flight_records=bridge)
+        assert tools.recover_execution(request_id, ALICE).success
+        assert tools.inspect(request_id).data["execution"]["run_id"] == run_id
+        exported = tools.export_audit_package(request_id, embed_router_bundle=True)
+        assert {check.name for check in verify_flight_record(exported.data["package"]).checks if check.outcome != "PASS"} == {"provenance"}
+        tools.store.close()
+    with RunRecords(database) as records:
+        assert [found for found, _ in records.executions()] == [run_id]
+
+
 def test_a_run_that_was_copied_before_its_process_died_is_not_copied_twice(
     bridge: NexusRouterBridge, package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +388,7 @@ def test_a_damaged_leftover_stays_and_hinders_nobody(package: Package, tmp_path:
 def test_a_run_that_cannot_be_copied_is_not_lost(
     bridge: NexusRouterBridge, package: Package, fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise StoreFull("disk full")
 
     with monkeypatch.context() as patch:

@@ -26,7 +26,7 @@ from nexus_attest.routers.adapter import Adapter
 from nexus_attest.routers.bridge_calls import ForeignAdapter, GuardedAdapter, OurCalls, calls_of_foreign
 from nexus_attest.routers.bridge_package import NexusRouterPackage
 from nexus_attest.routers.ending import DEAD, INTERRUPTED, Ending, ending_events
-from nexus_attest.routers.errors import RunFailed, RunNotFound
+from nexus_attest.routers.errors import RunFailed, RunNotFinished, RunNotFound
 from nexus_attest.routers.resolution import adapters_by_id, objection, resolve
 from nexus_attest.routers.run_lock import RunLock
 from nexus_attest.routers.run_request import RunRequest
@@ -134,7 +134,7 @@ class NexusRouterBridge:
         raised: Exception | None = None
         cancelled = threading.Event()
         try:
-            with ctrl_c_deferred(cancelled.set), self._cancellable(cancelled), self._workspace() as folder:
+            with ctrl_c_deferred(cancelled.set), self._cancellable(cancelled), self._workspace(request.execution_id) as folder:
                 try:
                     self._execute(request, adapter, steps, _database(folder), cancelled)
                 except Exception as problem:  # foreign code; what happened is on its record
@@ -165,6 +165,16 @@ class NexusRouterBridge:
     def flight_record(self, run_id: str) -> dict[str, Any]:
         """The flight record of a run that ended: what an audit package embeds. Raises RunNotFound and RunNotFinished."""
         return self._store.flight_record(run_id, exported_at=self._clock())
+
+    def run_of_execution(self, execution_id: str) -> str | None:
+        """The latest run that was made for an execution of a decision, None when there is none.
+
+        Raises RunNotFinished while one is under way.
+        """
+        found = self._store.run_of_execution(execution_id)
+        if found is None and execution_id in self._executions_under_way():
+            raise RunNotFinished("The run of this execution is under way")
+        return found
 
     def close(self) -> None:
         """Close the run database. Closing again does nothing."""
@@ -243,8 +253,11 @@ class NexusRouterBridge:
         return file.with_name(file.name + ".under-way")
 
     @contextmanager
-    def _workspace(self) -> Generator[Path]:
-        """A new folder for the database of one run. It stays unless the run is kept, or none was recorded."""
+    def _workspace(self, execution_id: str | None) -> Generator[Path]:
+        """A new folder for the database of one run, and for the id of its execution, which nexus-router does not record.
+
+        It stays unless the run is kept, or none was recorded.
+        """
         if self._file is None:
             with tempfile.TemporaryDirectory(prefix="nexus-run-") as temporary:
                 yield Path(temporary)
@@ -254,6 +267,8 @@ class NexusRouterBridge:
             folder = self._nursery(self._file) / name
             try:
                 folder.mkdir(mode=0o700, parents=True)
+                if execution_id is not None:
+                    (folder / _EXECUTION).write_text(execution_id, encoding="utf-8")
             except OSError as problem:
                 raise StoreError(f"{folder}: the run cannot be recorded: {problem.strerror}") from None
             yield folder
@@ -277,7 +292,7 @@ class NexusRouterBridge:
         run, events = found
         complete = run["status"] != "RUNNING"
         try:
-            run, events = self._store_ended(run, events, INTERRUPTED)
+            run, events = self._store_ended(run, events, INTERRUPTED, _execution_id(folder))
         except StoreError as problem:
             response = run_response(run, events) if complete else None
             text = f"the run ended, but could not be copied to the others: {problem}; its record is in {folder}"
@@ -294,7 +309,7 @@ class NexusRouterBridge:
         else:
             interruption.__dict__.update(run_id=run["run_id"], response=run_response(run, events))
 
-    def _store_ended(self, run: Run, events: list[RunEvent], why: Ending) -> tuple[Run, list[RunEvent]]:
+    def _store_ended(self, run: Run, events: list[RunEvent], why: Ending, execution_id: str | None) -> tuple[Run, list[RunEvent]]:
         """Store a run, with an end if it has none. One that is stored already is not stored again."""
         with suppress(RunNotFound):
             return self._store.read(run["run_id"])
@@ -302,8 +317,21 @@ class NexusRouterBridge:
             ends = ending_events(run, events, why, prov_id=None)
             events = [*events, *new_events(run["run_id"], ends, len(events), clock=self._clock, new_id=self._new_id)]
             run = Run(run_id=run["run_id"], mode=run["mode"], goal=run["goal"], status="FAILED", created_at=run["created_at"])
-        self._store.begin(run, events)
+        self._store.begin(run, events, execution_id=execution_id)
         return run, events
+
+    def _executions_under_way(self) -> set[str | None]:
+        """The executions whose process lives, in this one or another."""
+        if self._file is None or not self._nursery(self._file).is_dir():
+            return set()
+        found: set[str | None] = set()
+        for folder in self._nursery(self._file).iterdir():
+            lock = RunLock(self._file, _lock_name(folder.name))
+            if lock.take_over():
+                lock.release()
+            else:
+                found.add(_execution_id(folder))
+        return found
 
     def _recover(self) -> list[str]:
         """Store what dead processes left; the ids. What cannot be read stays where it is: it may be all the evidence that there is."""
@@ -317,7 +345,7 @@ class NexusRouterBridge:
             try:
                 with suppress(Exception):  # foreign code on a file that may be damaged
                     if (found := self._package.recorded(_database(folder))) is not None:
-                        recovered.append(self._store_ended(*found, DEAD)[0]["run_id"])
+                        recovered.append(self._store_ended(*found, DEAD, _execution_id(folder))[0]["run_id"])
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 lock.release()
@@ -326,6 +354,17 @@ class NexusRouterBridge:
 
 def _database(folder: Path) -> str:
     return str(folder / "run.db")
+
+
+_EXECUTION = "execution"
+"""A file beside the database of a run under way."""
+
+
+def _execution_id(folder: Path) -> str | None:
+    try:
+        return (folder / _EXECUTION).read_text(encoding="utf-8") or None
+    except (OSError, UnicodeDecodeError):  # the run was made without one
+        return None
 
 
 def _lock_name(name: str) -> str:

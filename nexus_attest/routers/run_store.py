@@ -85,6 +85,29 @@ _SCHEMA = Schema(
             WHERE type = 'REQUEST_RECORDED' AND json_valid(payload_json)
             """,
         ),
+        (
+            # For the runs of nexus-router, whose events have no place for it.
+            """
+            CREATE TABLE run_executions (
+                run_id       TEXT NOT NULL PRIMARY KEY REFERENCES runs (run_id),
+                execution_id TEXT NOT NULL
+            ) STRICT, WITHOUT ROWID
+            """,
+            "CREATE INDEX run_executions_by_execution ON run_executions (execution_id)",
+            """
+            CREATE TRIGGER run_executions_refuse_update BEFORE UPDATE ON run_executions
+            BEGIN SELECT RAISE(ABORT, 'run_executions is append-only'); END
+            """,
+            """
+            CREATE TRIGGER run_executions_refuse_delete BEFORE DELETE ON run_executions
+            BEGIN SELECT RAISE(ABORT, 'run_executions is append-only'); END
+            """,
+            """
+            CREATE TRIGGER run_executions_refuse_replace BEFORE INSERT ON run_executions
+            WHEN EXISTS (SELECT 1 FROM run_executions WHERE run_id = NEW.run_id)
+            BEGIN SELECT RAISE(ABORT, 'run_executions is append-only'); END
+            """,
+        ),
     ),
 )
 
@@ -99,13 +122,18 @@ _SELECT_RUNS = """
 _SELECT_OURS_RUNNING = """
     SELECT run_id FROM runs WHERE status = 'RUNNING'
     AND EXISTS (SELECT 1 FROM events WHERE events.run_id = runs.run_id AND type = 'REQUEST_RECORDED')"""
+_INSERT_EXECUTION = "INSERT INTO run_executions (run_id, execution_id) VALUES (:run_id, :execution_id)"
 _SELECT_RUN_OF_EXECUTION = """
-    SELECT run_id FROM events
+    SELECT run_id, ts FROM events
     WHERE type = 'REQUEST_RECORDED' AND json_valid(payload_json) AND json_extract(payload_json, '$.execution_id') = :execution_id
+    UNION ALL
+    SELECT run_id, created_at FROM run_executions JOIN runs USING (run_id) WHERE execution_id = :execution_id
     ORDER BY ts DESC, run_id LIMIT 1"""
 _SELECT_EXECUTIONS = """
-    SELECT run_id, json_extract(payload_json, '$.execution_id') AS execution_id FROM events
+    SELECT run_id, json_extract(payload_json, '$.execution_id') AS execution_id, ts FROM events
     WHERE type = 'REQUEST_RECORDED' AND json_valid(payload_json) AND typeof(json_extract(payload_json, '$.execution_id')) = 'text'
+    UNION ALL
+    SELECT run_id, execution_id, created_at FROM run_executions JOIN runs USING (run_id)
     ORDER BY ts, run_id"""
 _SELECT_EVENTS = "SELECT event_id, run_id, seq, type, payload_json, ts FROM events WHERE run_id = :run_id ORDER BY seq"
 
@@ -132,11 +160,13 @@ class RunStore:
         """What a process holds from before a run begins until after it has ended."""
         return nullcontext() if self._file is None else RunLock(self._file, run_id)
 
-    def begin(self, run: Run, events: Sequence[RunEvent]) -> None:
-        """Store a new run together with its first events."""
+    def begin(self, run: Run, events: Sequence[RunEvent], *, execution_id: str | None = None) -> None:
+        """Store a new run together with its first events; `execution_id` is that of a run whose events do not name it."""
         with self._database.transaction() as connection:
             insert(connection, _INSERT_RUN, [run])
             _insert(connection, events)
+            if execution_id is not None:
+                insert(connection, _INSERT_EXECUTION, [{"run_id": run["run_id"], "execution_id": execution_id}])
 
     def append(self, events: Sequence[RunEvent], status: str | None = None) -> None:
         """Store more events of a running run; with the last one its status, COMPLETED or FAILED."""
