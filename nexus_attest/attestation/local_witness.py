@@ -11,15 +11,19 @@ from nexus_attest.attestation.batch_tree import Statement
 from nexus_attest.attestation.errors import WitnessMismatch
 from nexus_attest.attestation.members import compact_utc, members_of, require_digest, require_str
 from nexus_attest.attestation.queue import AttestationQueue
-from nexus_attest.attestation.stamp import Shown
+from nexus_attest.attestation.stamp import Shown, covering, evidence_key
 from nexus_attest.attestation.stamp_store import StampStore
+from nexus_attest.attestation.witness import Level, Testimony
+from nexus_attest.trust import TrustPolicy
 from nexus_control.canonical_json import canonical_json_bytes
 from nexus_control.errors import InputError
 from nexus_control.events import Clock, utc_now
-from nexus_control.integrity import prefixed, sha256_digest
+from nexus_control.integrity import content_digest, prefixed, sha256_digest
 from nexus_control.json_data import decode_json
+from nexus_control.layers import Gap
+from nexus_control.verification import VerificationCheck
 
-__all__ = ["EVIDENCE_TYPE", "LEVEL", "SELF_BACKEND", "SelfStamp", "SelfWitness", "broken_link"]
+__all__ = ["EVIDENCE_TYPE", "LEVEL", "SELF_BACKEND", "SelfStamp", "SelfWitness", "broken_link", "judge_evidence"]
 
 SELF_BACKEND = "self"
 
@@ -97,6 +101,28 @@ class SelfWitness:
         if SelfStamp.from_bytes(evidence).statement != statement:
             raise WitnessMismatch("statement: the stamp of the local witness is of something else")
         return Shown(LEVEL, None, self.name)
+
+
+def judge_evidence(evidence: dict[str, Any] | None, trust: TrustPolicy) -> Testimony:  # noqa: ARG001 - nobody needs to believe it
+    """Evidence of the backend `self` in a witness proof: level `self`, whoever reads it, and always a gap."""
+    if evidence is None:
+        return Testimony(level=Level.SELF, gaps=(_GAP,), covers=covering(SELF_BACKEND))
+    try:
+        stamp = SelfStamp.from_dict(evidence)
+    except WitnessMismatch as problem:
+        return Testimony(level=None, checks=(VerificationCheck("form", ok=False, detail=str(problem)),))
+    return Testimony(
+        level=Level.SELF,
+        checks=(VerificationCheck("form", ok=True),),
+        gaps=(_GAP,),
+        about={"n": stamp.n, "at": stamp.at, "batch": {"root": stamp.statement.root.hex(), "size": stamp.statement.size}},
+        evidence_digest=prefixed(content_digest(evidence)),
+        evidence_key=evidence_key(SELF_BACKEND),
+        covers=covering(SELF_BACKEND, statement=stamp.statement, level=LEVEL),
+    )
+
+
+_GAP = Gap("the only witness is whoever made this file, which calls itself `self`", "a proof of a ledger, or of a time-stamp authority")
 
 
 def broken_link(queue: AttestationQueue, *, name: str = "local") -> int | None:

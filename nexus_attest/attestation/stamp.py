@@ -3,12 +3,16 @@
 Such a witness is given a statement: root and size of a tree of intents, the same bytes for all of them, so several may see one tree.
 """
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, cast
 
 from nexus_attest.attestation.batch_tree import HASH_NAME, BatchTree, Statement
+from nexus_attest.attestation.errors import WitnessMismatch
+from nexus_attest.attestation.inclusion import require_included, require_same
+from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
 
-__all__ = ["STAMP_PROOF_TYPE", "Shown", "StampingWitness", "evidence_key", "root_key", "stamp_receipt"]
+__all__ = ["STAMP_PROOF_TYPE", "Shown", "StampingWitness", "covering", "evidence_key", "root_key", "stamp_receipt"]
 
 STAMP_PROOF_TYPE = "nexus.attest.stamp/1"
 """Of the proof in a receipt: `level`, `by`, `not_after` if any, and `merkle`, which leads from the intent to the root of its batch."""
@@ -70,3 +74,38 @@ def stamp_receipt(
     merkle = {"alg": HASH_NAME, "index": index, "size": statement.size, "path": [node.hex() for node in tree.path(index)]}
     proof = {"type": STAMP_PROOF_TYPE, "level": shown.level, "by": shown.by, **when, "merkle": merkle}
     return AttestationReceipt(tree.members[index], backend, attempt, ReceiptStatus.CONFIRMED, created_at, digests, proof)
+
+
+def covering(
+    backend: str, *, statement: Statement | None = None, level: str | None = None, not_after: str | None = None
+) -> Callable[[AttestationReceipt, AttestationIntent], None]:
+    """What raises WitnessMismatch unless a receipt and an intent belong to a stamp of this statement, of this level and time.
+
+    Without a statement and a level, the receipt is only compared with itself.
+    """
+
+    def covers(receipt: AttestationReceipt, intent: AttestationIntent) -> None:
+        digest, proof = f"sha256:{intent.intent_digest()}", receipt.proof
+        require_same("intent_digest", receipt.intent_digest, digest)
+        require_same("status", receipt.status, ReceiptStatus.CONFIRMED)
+        require_same("backend", receipt.backend, backend)
+        require_same("type", proof.get("type"), STAMP_PROOF_TYPE)
+        about = _statement_of(receipt) if statement is None else statement
+        require_same(root_key(backend), receipt.evidence_digests.get(root_key(backend)), f"sha256:{about.root.hex()}")
+        require_same("memo_digest", receipt.evidence_digests.get("memo_digest"), about.digest())
+        if level is not None:
+            require_same("level", proof.get("level"), level)
+            require_same("not_after", proof.get("not_after"), not_after)
+        require_included(about, digest, proof)
+
+    return covers
+
+
+def _statement_of(receipt: AttestationReceipt) -> Statement:
+    """The statement that a receipt says its batch has."""
+    root, merkle = receipt.evidence_digests.get(root_key(receipt.backend), ""), receipt.proof.get("merkle")
+    size: object = cast("dict[str, Any]", merkle).get("size") if isinstance(merkle, dict) else None
+    try:
+        return Statement(bytes.fromhex(root.removeprefix("sha256:")), cast("int", size))
+    except ValueError as problem:
+        raise WitnessMismatch(f"the receipt names no batch: {problem!s:.200}") from None

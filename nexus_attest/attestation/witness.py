@@ -211,6 +211,14 @@ def _backend(name: str) -> EvidenceJudge | None:
         from nexus_attest.attestation.xrpl.proof_check import judge_evidence  # which most readers do without
 
         return judge_evidence
+    if name == "tsa":
+        from nexus_attest.attestation.tsa.judge import judge_evidence as judge_timestamps  # as above
+
+        return judge_timestamps
+    if name == "self":
+        from nexus_attest.attestation.local_witness import judge_evidence as judge_stamps  # as above
+
+        return judge_stamps
     return None
 
 
