@@ -24,10 +24,12 @@ from mcp.types import (
     PaginatedRequestParams,
     ReadResourceRequestParams,
     ReadResourceResult,
+    SetLevelRequestParams,
     Tool,
     ToolAnnotations,
 )
 
+from nexus_attest.server.client_logs import ClientLogs
 from nexus_attest.server.completions import complete
 from nexus_attest.server.middleware import Guard
 from nexus_attest.server.names import canonical_name, listed_name
@@ -125,7 +127,10 @@ def build_server(service: Service) -> Server[Any]:
     )
     # Registered by name, because the constructor wants result models: a plain dict saves one pass of validation per call.
     server.add_request_handler("tools/call", CallToolRequestParams, on_call_tool)
-    server.middleware.append(Guard())
+    # So is this one, because the constructor warns of what the protocol deprecates.
+    client_logs = ClientLogs()
+    server.add_request_handler("logging/setLevel", SetLevelRequestParams, client_logs.set_level)
+    server.middleware.append(Guard(client_logs))
     # The state of a question to a person comes back through the client: sealed, bound to call, caller and time, with this process's key.
     server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=_NAME))
     return server

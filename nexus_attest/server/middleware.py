@@ -11,6 +11,7 @@ from mcp.server.context import CallNext, HandlerResult
 from mcp.types import INTERNAL_ERROR
 from pydantic import ValidationError
 
+from nexus_attest.server.client_logs import ClientLogs
 from nexus_attest.server.results import ERROR_KEY
 
 __all__ = ["Guard"]
@@ -21,17 +22,20 @@ _log = logging.getLogger("nexus_attest.server")
 class Guard:
     """Logs each request with its id, its duration and its outcome; keeps the texts of unforeseen exceptions off the wire."""
 
+    def __init__(self, client_logs: ClientLogs) -> None:
+        self._client_logs = client_logs
+
     async def __call__(self, ctx: ServerRequestContext[Any], call_next: CallNext) -> HandlerResult:
         """Middleware of the SDK's server."""
         context = ctx  # the SDK's name of the parameter, which it demands
-        if context.request_id is None or not _log.isEnabledFor(logging.INFO):
+        if context.request_id is None or not (_log.isEnabledFor(logging.INFO) or self._client_logs.wants(context, "emergency")):
             return await self._guarded(context, call_next)
         began = anyio.current_time()
         outcome, code = "cancelled", None
+        facts: dict[str, Any] = {}
         try:
             result = await self._guarded(context, call_next)
             outcome, code = _outcome(result)
-            return result
         except MCPError as error:
             outcome, code = "refused", error.error.code
             raise
@@ -39,15 +43,10 @@ class Guard:
             outcome = "malformed"
             raise
         finally:
-            facts = {
-                "method": context.method,
-                "request_id": context.request_id,
-                "tool": _tool(context),
-                "ms": round((anyio.current_time() - began) * 1000, 3),
-                "outcome": outcome,
-                "code": code,
-            }
-            _log.info("request", extra={"facts": {key: value for key, value in facts.items() if value is not None}})
+            facts = _facts(context, anyio.current_time() - began, outcome, code)
+            _log.info("request", extra={"facts": facts})
+        await self._client_logs.tell(context, "info" if outcome == "ok" else "warning", facts)
+        return result
 
     async def _guarded(self, context: ServerRequestContext[Any], call_next: CallNext) -> HandlerResult:
         try:
@@ -58,6 +57,18 @@ class Guard:
             number = secrets.token_hex(4)
             _log.exception("bug %s", number, extra={"facts": {"bug": number, "request_id": context.request_id, "method": context.method}})
             raise MCPError(INTERNAL_ERROR, f"Internal error {number}; the server's log says where") from error
+
+
+def _facts(context: ServerRequestContext[Any], seconds: float, outcome: str, code: str | int | None) -> dict[str, Any]:
+    facts = {
+        "method": context.method,
+        "request_id": context.request_id,
+        "tool": _tool(context),
+        "ms": round(seconds * 1000, 3),
+        "outcome": outcome,
+        "code": code,
+    }
+    return {key: value for key, value in facts.items() if value is not None}
 
 
 def _outcome(result: HandlerResult) -> tuple[str, str | None]:

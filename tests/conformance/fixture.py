@@ -17,7 +17,6 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.subscriptions import PromptsListChanged, ToolsListChanged
 from mcp.types import (
-    INVALID_PARAMS,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
     CallToolRequestParams,
     CallToolResult,
@@ -48,7 +47,6 @@ from mcp.types import (
     ReadResourceRequestParams,
     ReadResourceResult,
     SamplingMessage,
-    SetLevelRequestParams,
     SubscribeRequestParams,
     SubscriptionsListenRequestParams,
     TextContent,
@@ -413,11 +411,6 @@ def fixture_server(service: Service) -> Server[Any]:
             return await listener(context, params)
         return await own["subscriptions/listen"](context, params)
 
-    async def set_level(_: Context, params: SetLevelRequestParams) -> EmptyResult:
-        if not params.level:
-            raise MCPError(INVALID_PARAMS, "no level")
-        return EmptyResult()
-
     server.add_request_handler("tools/list", PaginatedRequestParams, list_tools)
     server.add_request_handler("tools/call", CallToolRequestParams, call_tool)
     server.add_request_handler("prompts/list", PaginatedRequestParams, list_prompts)
@@ -429,7 +422,6 @@ def fixture_server(service: Service) -> Server[Any]:
     server.add_request_handler("resources/subscribe", SubscribeRequestParams, subscribe)
     server.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, unsubscribe)
     server.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, listening)
-    server.add_request_handler("logging/setLevel", SetLevelRequestParams, set_level)
     return server
 
 

@@ -86,7 +86,7 @@ def test_what_is_expected_to_fail_is_named_check_by_check_and_demands_fixtures(r
     entries = [line.removeprefix("  - ") for line in lines if line.startswith("  - ")]
     assert entries == sorted(set(entries))
     demanding = (
-        *("completion-", "elicitation-", "input-required-result-", "json-schema-", "logging-set-level"),
+        *("completion-", "elicitation-", "input-required-result-", "json-schema-"),
         *("prompts-get-", "resources-", "server-stateless", "tools-call-"),
     )
     for entry in entries:
