@@ -40,6 +40,7 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "help": startup.command_help,
     "mcp_calls": serving.calls,
     "mcp_start": serving.starts,
+    "mcp_end": serving.signals,
     "mcp_tokens": serving.tokens,
 }
 

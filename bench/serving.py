@@ -6,6 +6,8 @@ spend on such a result is on both sides.
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from nexus_control.tool import NexusControlTools
 _ROOT = Path(__file__).resolve().parent.parent
 _CALLS = 1_500
 _STARTS = 11
+_ENDS = 11
 _CHARACTERS_PER_TOKEN = 4.15
 _ALICE = {"type": "human", "id": "alice"}
 _STATUS = "nexus-attest.status"
@@ -70,6 +73,20 @@ def starts(settings: Settings) -> Iterator[Result]:
     yield Result(name="mcp start to tools/list", unit="x nothing", value=median(ours) / median(floor), goal=1.3, detail=detail)
 
 
+def signals(settings: Settings) -> Iterator[Result]:
+    """From a signal to the end of the process, whose client is connected and has written; afterwards the store is closed."""
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 0)):
+        folder = _folder(settings)
+        times = [_ended(folder, number, code) for _ in range(settings.size(_ENDS, 1))]
+        yield Result(
+            name=f"mcp end on {number.name}",
+            unit="ms",
+            value=max(times) * 1000,
+            goal=100,
+            detail=f"the longest of {len(times)}; median {milliseconds(times)}",
+        )
+
+
 def tokens(settings: Settings) -> Iterator[Result]:
     """What a model sees of the eleven tools: names, descriptions, input schemas."""
     from nexus_attest.server.app import listed_tools  # the SDK
@@ -85,11 +102,16 @@ def tokens(settings: Settings) -> Iterator[Result]:
     yield Result(name="mcp tool list for a model", unit="tokens", value=size / _CHARACTERS_PER_TOKEN, goal=1_600, detail=detail)
 
 
+def _folder(settings: Settings) -> Path:
+    folder = settings.directory / f"mcp-{len(list(settings.directory.iterdir()))}"
+    folder.mkdir()
+    return folder
+
+
 @contextmanager
 def _decision(settings: Settings) -> Generator[tuple[Path, NexusControlTools, str]]:
     """A folder with a store, its tools and a decision with two approvals."""
-    folder = settings.directory / f"mcp-{len(list(settings.directory.iterdir()))}"
-    folder.mkdir()
+    folder = _folder(settings)
     with DecisionStore(folder / "decisions.db") as store:
         tools = NexusControlTools(store)
         request_id: str = tools.request("Rotate the signing key", _ALICE, min_approvals=2).data["request_id"]
@@ -170,8 +192,32 @@ def _server_that_does_nothing(tools: NexusControlTools, request_id: str) -> Any:
 
 
 def _our_process(folder: Path) -> Any:
-    arguments = ["-m", "nexus_attest", "serve", "--db", str(folder / "decisions.db"), "--log-level", "warning"]
-    return _process(arguments, folder)
+    return _process(_serve(folder), folder)
+
+
+def _serve(folder: Path) -> list[str]:
+    return ["-m", "nexus_attest", "serve", "--db", str(folder / "decisions.db"), "--log-level", "warning"]
+
+
+def _ended(folder: Path, number: signal.Signals, code: int) -> float:
+    begin = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
+    call = {"name": "nexus-attest.request", "arguments": {"goal": "Rotate the signing key", "actor": _ALICE}}
+    with subprocess.Popen(
+        [sys.executable, *_serve(folder)], env=_environment(folder), cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for request_id, (method, params) in enumerate((("initialize", begin), ("tools/call", call))):
+            message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+            process.stdin.write(json.dumps(message).encode() + b"\n")
+            process.stdin.flush()
+            assert b"error" not in process.stdout.readline()
+        began = perf_counter()
+        process.send_signal(number)
+        assert process.wait() == code
+        time = perf_counter() - began
+    assert not (folder / "decisions.db-wal").exists()  # the store was closed
+    return time
 
 
 def _process_that_does_nothing(folder: Path, tools: NexusControlTools, request_id: str) -> Any:
@@ -182,10 +228,14 @@ def _process_that_does_nothing(folder: Path, tools: NexusControlTools, request_i
 def _process(arguments: list[str], folder: Path) -> Any:
     from mcp.client.stdio import StdioServerParameters  # the SDK
 
-    # Both are compiled before, as what is installed is, whatever the variables here say.
+    return StdioServerParameters(command=sys.executable, args=arguments, env=_environment(folder), cwd=folder)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Ours and the other server are compiled by their first start, as what is installed is, whatever the variables here say."""
     environment = {**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    return StdioServerParameters(command=sys.executable, args=arguments, env=environment, cwd=folder)
+    return environment
 
 
 def _constant(tools: NexusControlTools, request_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
