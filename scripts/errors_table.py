@@ -49,6 +49,8 @@ _OTHERS = """
 | `VERIFICATION_FAILED` | command line | A check of a document failed. |
 | `ADAPTERS_NOT_READY` | command line | The adapter file is right, but this machine lacks what an adapter needs. |
 | `INTENT_NOT_FOUND` | command line | The queue holds no intent of this digest. |
+| `WITNESS_STOPPED` | command line | The ledger refused the key, or took a fee for nothing; nothing more is signed until somebody looked. |
+| `WITNESS_UNFINISHED` | command line | The time was over before everything was witnessed; a later run goes on. |
 | `LOG_VERIFICATION_FAILED` | command line | The store is not as it was written. |
 | `ATTENTION_NEEDED` | command line | `doctor` found errors or warnings. |
 | `IO_ERROR` | command line | A file or a disk cannot do its work. |

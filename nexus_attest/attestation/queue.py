@@ -83,6 +83,10 @@ class AttestationQueue:
         """The intents that are SUBMITTED, in the same order: what a process that died may have left between submit and confirm."""
         return [_queued(row) for row in self._storage.list_unconfirmed(limit)]
 
+    def next_submitted(self, limit: int = 1) -> list[QueuedIntent]:
+        """The intents of which a transaction of their own may be on the ledger, the one first that was looked at longest ago."""
+        return [_queued(row) for row in self._storage.list_submitted(limit)]
+
     def get(self, intent_digest: str) -> QueuedIntent | None:
         """One intent by its prefixed digest, whatever its status and place; None when it is unknown."""
         row = self._storage.get_intent_by_digest(intent_key(intent_digest))

@@ -203,6 +203,13 @@ _SELECT_UNCONFIRMED = f"SELECT {_INTENT} FROM attestation_intents WHERE status =
 _COUNT_BY_STATUS = """
     SELECT status, COUNT(*) AS intents, queue_id AS oldest, MIN(updated_at) AS since FROM attestation_intents
     GROUP BY status ORDER BY status"""  # of one MIN, SQLite gives the other columns from the row that has it
+_SELECT_SUBMITTED = f"""
+    SELECT {_INTENT} FROM attestation_intents
+    WHERE status IN ('SUBMITTED', 'DEFERRED') AND EXISTS (
+      SELECT 1 FROM attestation_receipts AS r
+      WHERE r.intent_digest = attestation_intents.intent_digest AND json_type(r.receipt_json, '$.proof.tx_hash') = 'text'
+        AND json_extract(r.receipt_json, '$.proof.type') IS NULL)
+    {_ON_ITS_OWN} ORDER BY updated_at, intent_digest LIMIT :limit"""
 _SELECT_RECEIPTS = f"SELECT {_RECEIPT} FROM attestation_receipts WHERE intent_digest = :intent_digest ORDER BY attempt, rowid"
 
 
@@ -256,6 +263,10 @@ class AttestationStorage:
     def count_by_status(self) -> list[dict[str, Any]]:
         """Per status that intents have: `status`, `intents` (how many), `oldest` and `since` (an intent, and when it changed last)."""
         return self._all(_COUNT_BY_STATUS, {})
+
+    def list_submitted(self, limit: int = 10) -> list[dict[str, Any]]:
+        """Rows of which a transaction of their own may be on the ledger, the one first that was looked at longest ago."""
+        return self._all(_SELECT_SUBMITTED, {"limit": _limit(limit)})
 
     def update_intent_status(
         self, queue_id: str, status: str, last_attempt: int, updated_at: str, last_error_code: str | None = None

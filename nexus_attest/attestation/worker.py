@@ -1,25 +1,31 @@
-"""One cycle of witnessing: at most one intent, one submission, one look at what became of it; and a loop of such cycles.
+"""One cycle of witnessing: at most one intent, one submission, one look at what became of it; and the worker that goes on and on.
 
-An intent yields one transaction: one that may be on the ledger is asked for again, never sent again unasked. The one exception is a
-submission that ended without an answer although the node had received it.
+In a cycle an intent yields one transaction: one that may be on the ledger is asked for again, never sent again unasked. The one exception
+is a submission that ended without an answer although the node had received it. The worker does not share it: where it can ask servers for
+what that takes, it witnesses in batches (`xrpl.batch`), each with a transaction that is stored before it is sent.
 """
 
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from nexus_attest.attestation.errors import InvalidAnchor
 from nexus_attest.attestation.members import compact_utc
 from nexus_attest.attestation.queue import AttestationQueue, QueuedIntent
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptError, ReceiptErrorCode, ReceiptStatus
 from nexus_attest.attestation.xrpl.adapter import XRPL_BACKEND, confirm, plan, submit
+from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness
 from nexus_attest.attestation.xrpl.client import XRPLClient
+from nexus_attest.attestation.xrpl.jsonrpc_client import JsonRpcClient
 from nexus_attest.attestation.xrpl.memo import MemoCodec
+from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
 from nexus_attest.attestation.xrpl.signer import XRPLSigner
 from nexus_control.errors import InputError
+from nexus_control.events import parse_time, utc_now
 
-__all__ = ["ProcessResult", "process_one_xrpl", "run_worker"]
+__all__ = ["ProcessResult", "process_one_xrpl", "process_submitted", "run_worker"]
 
 _CANDIDATES = 32
 """So many intents are looked at for one that no other worker is at."""
@@ -84,15 +90,48 @@ async def run_worker(
     stop: asyncio.Event | None = None,
     now_fn: Callable[[], str] | None = None,
 ) -> int:
-    """Cycles of `process_one_xrpl` until `stop` is set or `max_cycles` are done; gives how many of them found something to do.
+    """Witness what is queued until `stop` is set or `max_cycles` are done; gives how many intents were processed.
 
-    Intents take turns: one that stays undecided does not keep the others waiting. A cycle that found nothing to do, or left its intent
-    undecided, is followed by a pause of `interval` seconds, which `stop` ends. Raises InputError for a negative interval, and what a
-    cycle raises.
+    With a JsonRpcClient everything that waits goes into batches, so that exactly one transaction witnesses an intent, whatever fails; a
+    processed intent is one that got a receipt. Intents whose own transaction was sent earlier are asked for, never sent again. Any other
+    client can submit and look up, and no more: there each cycle is one of `process_one_xrpl`, in which intents take turns, so that one
+    that stays undecided does not keep the others waiting.
+
+    A cycle that decided nothing is followed by a pause of `interval` seconds, which `stop` ends. `now_fn` gives the time for all that
+    depends on it, in UTC. Raises InputError for a negative interval, WrongNetwork, SignerFailed, and what a cycle raises.
     """
     if not interval >= 0:
         raise InputError(f"interval must be a number of seconds from 0 on, got {interval!r:.100}")
     stop = asyncio.Event() if stop is None else stop
+    if isinstance(client, JsonRpcClient):
+        clock = utc_now if now_fn is None else lambda: parse_time(now_fn())
+        nodes = LedgerNodes([LedgerNode(client.url, client.transport)], clock=clock)
+        worker = BatchWitness(queue, nodes, signer, BatchSettings(network=XRPL_BACKEND, max_age=0), clock=clock)
+        besides = partial(process_submitted, queue, client, signer, now_fn=now_fn)
+        return await worker.run(interval=interval, max_cycles=max_cycles, stop=stop, besides=besides)
+    return await _run_cycles(queue, client, signer, interval=interval, max_cycles=max_cycles, stop=stop, now_fn=now_fn)
+
+
+async def process_submitted(
+    queue: AttestationQueue, client: XRPLClient, signer: XRPLSigner, *, now_fn: Callable[[], str] | None = None
+) -> int:
+    """Ask for the transaction of the intent that was sent on its own and looked at longest ago; 1, or 0 when there is none such."""
+    for item in queue.next_submitted():
+        result = await process_one_xrpl(queue, client, signer, now_fn=now_fn, intent_digest=item.intent_digest)
+        return int(result.processed)
+    return 0
+
+
+async def _run_cycles(
+    queue: AttestationQueue,
+    client: XRPLClient,
+    signer: XRPLSigner,
+    *,
+    interval: float,
+    max_cycles: int | None,
+    stop: asyncio.Event,
+    now_fn: Callable[[], str] | None,
+) -> int:
     turns: dict[str, int] = {}
     cycles = processed = 0
     while not stop.is_set() and (max_cycles is None or cycles < max_cycles):

@@ -31,6 +31,7 @@ from nexus_attest.cli import (
     trust,
     verify,
     views,
+    witness,
 )
 from nexus_attest.cli.command import HelpOption, group, show_group_help
 
@@ -67,7 +68,7 @@ def _root(
 
 for module in (
     *(demo, decisions, executions, runs, adapters, views, templates, bundles),
-    *(audit, cases, verify, log, keys, sign, attestations, narratives, trust, mcp, serve, operations),
+    *(audit, cases, verify, log, keys, sign, attestations, witness, narratives, trust, mcp, serve, operations),
 ):
     module.register(app)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nexus_attest.cli.session import Session
     from nexus_attest.trust import PublicKey
 
-__all__ = ["register"]
+__all__ = ["binding_digest_of", "register"]
 
 _MAX_BYTES = 1024 * 1024
 
@@ -54,7 +54,7 @@ def _sign(
     from nexus_attest.signer import open_signer
     from nexus_control.markdown import printable
 
-    binding_digest = _binding_digest(read_file(file))
+    binding_digest = binding_digest_of(read_file(file))
     signer = open_signer(key, settings.keys_path(keys), passphrase)
     # On standard error, so that it is seen also when the attestation goes to standard output: nobody signs blindly.
     note("\n".join(["Signing: attestation", f"  package   {binding_digest}", *(f"  claim     {printable(text)}" for text in claim)]))
@@ -90,7 +90,7 @@ def _verify(
     if package is not None and expect is not None:
         raise typer.BadParameter("give the package or its digest, not both", param_hint="--expect")
     attestation = Attestation.from_dict(object_of(parse_json(read_file(file, _MAX_BYTES)), "attestation"))
-    wanted = expect if package is None else _binding_digest(read_file(package))
+    wanted = expect if package is None else binding_digest_of(read_file(package))
     trusted = _trusted_key(session, attestation) if public_key is None else None
     key = public_key_from_hex(trusted.public_key.hex() if trusted is not None else str(public_key))
     checks = list(verify_attestation_signature(attestation, key, expected_binding_digest=wanted, strict=True).checks)
@@ -113,8 +113,8 @@ def _verify(
     session.show(data, lambda: _say(session, data, checks))
 
 
-def _binding_digest(content: bytes) -> str:
-    """Of a package that is consistent with itself. Raises MalformedBundle."""
+def binding_digest_of(content: bytes) -> str:
+    """The binding digest of an audit package or case file that is consistent with itself. Raises MalformedBundle."""
     from nexus_control.documents import read_document, verify_document  # the engine
     from nexus_control.errors import MalformedBundle
 

@@ -18,6 +18,7 @@ __all__ = [
     "FileExists",
     "RunsMissing",
     "StoreMissing",
+    "WitnessMissing",
     "exit_code",
 ]
 
@@ -56,6 +57,12 @@ class AdaptersMissing(InputError):
     """Nobody said which adapter file holds."""
 
     code = "ADAPTERS_MISSING"
+
+
+class WitnessMissing(InputError):
+    """Nobody said which witness file holds."""
+
+    code = "WITNESS_MISSING"
 
 
 class Failure(NexusError):

@@ -25,6 +25,7 @@ _ADVICE = {
     "PASSPHRASE_MISSING": "Set NEXUS_ATTEST_PASSPHRASE, or call it from a terminal.",
     "STORE_NOT_FOUND": "`nexus-attest request` creates one.",
     "TEMPLATE_NOT_FOUND": "`nexus-attest template list` shows the names.",
+    "WITNESS_MISSING": "`nexus-attest witness init` writes one to start from.",
     "VERIFIER_MISSING": "--trust FILE names the trust policy with the keys; `nexus-attest trust check FILE` checks it.",
 }
 

@@ -7,6 +7,7 @@ An option wins over an environment variable, that over the configuration file, t
     adapters  --adapters                       adapters = "adapters.toml"   no default
     trust     --trust     NEXUS_ATTEST_TRUST   trust = "trust.toml"         no default: names are believed, signatures refused
     keys      --keys      NEXUS_ATTEST_KEYS    keys = "keys"                keys in the user's configuration folder
+    witness   --witness   NEXUS_ATTEST_WITNESS witness = "witness.toml"     no default: nothing is sent by accident
 
 The configuration file is `config.toml` in the user's configuration folder, at most 1 MiB. Relative paths in it start from that folder,
 and it is understood completely or refused.
@@ -26,7 +27,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from nexus_attest.cli.errors import ActorMissing, ConfigError
+from nexus_attest.cli.errors import ActorMissing, ConfigError, WitnessMissing
 from nexus_control.errors import FileRefused, InvalidActor
 from nexus_control.events import Actor, parse_actor
 from nexus_control.files import read_file
@@ -37,6 +38,7 @@ __all__ = [
     "KEYS_VARIABLE",
     "PASSPHRASE_VARIABLE",
     "TRUST_VARIABLE",
+    "WITNESS_VARIABLE",
     "actor",
     "adapters_path",
     "config_path",
@@ -44,18 +46,20 @@ __all__ = [
     "parse_actor_text",
     "store_path",
     "trust_path",
+    "witness_path",
 ]
 
 ACTOR_VARIABLE = "NEXUS_ATTEST_ACTOR"
 DB_VARIABLE = "NEXUS_ATTEST_DB"
 TRUST_VARIABLE = "NEXUS_ATTEST_TRUST"
 KEYS_VARIABLE = "NEXUS_ATTEST_KEYS"
+WITNESS_VARIABLE = "NEXUS_ATTEST_WITNESS"
 PASSPHRASE_VARIABLE = "NEXUS_ATTEST_PASSPHRASE"
 """Holds the passphrase of a protected key; asked for on a terminal when it is not set."""
 
 _APPLICATION = "nexus-attest"
 _MAX_CONFIG_BYTES = 1024 * 1024
-_KEYS = ("actor", "db", "adapters", "trust", "keys")
+_KEYS = ("actor", "db", "adapters", "trust", "keys", "witness")
 
 
 class _HomeMissing(ConfigError):
@@ -124,6 +128,19 @@ def keys_path(option: Path | None) -> Path:
     if given := os.environ.get(KEYS_VARIABLE):
         return _expanded(given)
     return _from_config(_config().get("keys", "keys"))
+
+
+def witness_path(option: Path | None) -> Path:
+    """The witness file. Raises WitnessMissing when nobody named one, ConfigError."""
+    if option is not None:
+        return option
+    if given := os.environ.get(WITNESS_VARIABLE):
+        return _expanded(given)
+    if given := _config().get("witness"):
+        return _from_config(given)
+    raise WitnessMissing(
+        f'on which network? Give --witness FILE, or set {WITNESS_VARIABLE}, or write witness = "FILE" into {config_path()}'
+    )
 
 
 def config_path() -> Path:

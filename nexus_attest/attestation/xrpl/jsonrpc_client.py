@@ -29,6 +29,11 @@ class JsonRpcClient:
         """The node's address."""
         return self._url
 
+    @property
+    def transport(self) -> JsonRpcTransport:
+        """What carries its requests."""
+        return self._transport
+
     async def submit(self, signed_tx_blob_hex: str) -> SubmitResult:
         """Submit a signed transaction. `accepted` is what the node says at once: applied, queued or to be retried."""
         result = await self._ask("submit", {"tx_blob": signed_tx_blob_hex})

@@ -154,6 +154,8 @@ _LEASE = """
     INSERT INTO witness_lanes (account, network_id, owner, until) VALUES (:account, :network_id, :owner, :until)
     ON CONFLICT (account) DO UPDATE SET owner = :owner, until = :until WHERE owner = :owner OR until <= :now"""
 _END_LEASE = "UPDATE witness_lanes SET until = 0 WHERE account = :account AND owner = :owner"
+_SELECT_LANES = "SELECT account, network_id FROM witness_lanes ORDER BY account"
+_SELECT_MEMBERSHIP = "SELECT batch_id FROM witness_members WHERE intent_digest = :intent_digest ORDER BY batch_id DESC LIMIT 1"
 _NETWORK = "SELECT network_id FROM witness_lanes WHERE account = :account"
 _COUNT_BATCHES = """
     SELECT COALESCE(s.state, 'NEW') AS state, COUNT(*) AS batches, SUM(b.size) AS members
@@ -186,6 +188,10 @@ class SubmissionStore:
         rows = self._rows(_NETWORK, {"account": account})
         return rows[0]["network_id"] if rows else None
 
+    def lanes(self) -> list[dict[str, Any]]:
+        """Every account that was used: `account`, `network_id`."""
+        return self._rows(_SELECT_LANES, {})
+
     # -- batches --------------------------------------------------------------------------------------------------------------
 
     def waiting(self, limit: int, *, now: float) -> list[dict[str, Any]]:
@@ -215,6 +221,11 @@ class SubmissionStore:
         """One batch."""
         rows = self._rows(_SELECT_BATCH, {"batch_id": batch_id})
         return _batch(rows[0]) if rows else None
+
+    def batch_of(self, intent_digest: str) -> int | None:
+        """The newest batch that an intent (prefixed digest) is or was in; None when there is none."""
+        rows = self._rows(_SELECT_MEMBERSHIP, {"intent_digest": intent_digest})
+        return rows[0]["batch_id"] if rows else None
 
     def unsettled(self, account: str) -> list[Batch]:
         """The batches whose receipts are not all written, oldest first."""
