@@ -1,0 +1,312 @@
+"""Witnessing on the command line, against servers of a local ledger."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_testing import ADAPTER, CommandLine, program
+from test_cli_cases import Desk, environment
+
+from nexus_attest.attestation.intent import AttestationIntent
+from nexus_attest.attestation.queue import AttestationQueue
+from nexus_attest.attestation.xrpl.batch_receipt import WitnessTransaction
+from nexus_attest.testledger import Clock, Faults, Ledger, Node, closing, http_front, key_from_seed, seed_of
+from nexus_control.events import utc_now
+
+SEED = seed_of("command line")
+ACCOUNT = key_from_seed(SEED).address
+UNKNOWN = "sha256:" + "0" * 64
+
+
+@dataclass
+class Net:
+    """A ledger, one server of it, and the witness file that names it."""
+
+    ledger: Ledger
+    node: Node
+    file: Path
+
+    def write(self, url: str, **changes: Any) -> None:
+        keys = {"urls": [url], "network_id": 0, "signer": "env:LEDGER_SEED", "max_age_s": 0, **changes}
+        entries = "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items() if value is not None)
+        self.file.write_text(f'network = "local"\n[networks.local]\n{entries}\n')
+
+    def closing(self) -> AbstractContextManager[None]:
+        """Ledgers close, ten in a second, and their clock does not run away from ours."""
+        return closing(self.ledger, every=0.1, seconds=1)
+
+    def witnesses(self) -> list[WitnessTransaction]:
+        """What the ledger holds of the account, oldest first: one memo each."""
+        return [WitnessTransaction(entry.transaction.blob, entry.result, account=ACCOUNT) for _, entry in self.ledger.history(ACCOUNT)]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    environment(monkeypatch, tmp_path)
+    monkeypatch.setenv("LEDGER_SEED", SEED)
+    monkeypatch.setenv("NEXUS_ATTEST_WITNESS", str(tmp_path / "witness.toml"))
+    return Desk(tmp_path)
+
+
+@contextmanager
+def network(folder: Path, **changes: Any) -> Generator[Net]:
+    ledger = Ledger({ACCOUNT: 100_000_000}, clock=Clock(utc_now()), first_index=100)
+    ledger.close()
+    node = Node(ledger, Faults())
+    with http_front(node) as url:
+        net = Net(ledger, node, folder / "witness.toml")
+        net.write(url, **changes)
+        yield net
+
+
+def digests(folder: Path, count: int) -> str:
+    (folder / "digests").write_text("".join(f"sha256:{number:064x}\n" for number in range(count)))
+    return "digests"
+
+
+RUN = ("witness", "run", "--drain", "--interval", "0.05", "--for", "30")
+
+
+# -- the queue --------------------------------------------------------------------------------------------------------------
+
+
+def test_packages_and_attestations_of_them_are_queued(cli: Desk) -> None:
+    request_id = cli("request", "Run", "--mode", "apply", "--plan", '[{"tool": "t", "method": "m"}]', "-q").strip()
+    cli("approve", request_id)
+    cli("execute", request_id, ADAPTER, "--adapters", str(program(cli.folder)))
+    binding = cli.json("audit", "export", request_id, "--embed", "-o", "package.json")["digest"]
+    cli("keys", "new", "bot")
+    cli("attest", "sign", "package.json", "--claim", "reviewed", "--key", "bot", "--attestor", "bot", "-o", "att.json")
+    told = cli.json("witness", "enqueue", "package.json")
+    intent = AttestationIntent("nexus.audit_package", binding)
+    assert told["intents"] == [{"intent_digest": "sha256:" + intent.intent_digest(), "binding_digest": binding}]
+    assert (told["queued"], told["known"]) == (1, 0)
+    assert cli.json("witness", "enqueue", "package.json")["known"] == 1
+    (attested,) = cli.json("witness", "enqueue", "package.json", "--attestation", "att.json")["intents"]
+    with AttestationQueue(cli.folder / "decisions.db") as queue:
+        found = queue.get(attested["intent_digest"])
+    assert found is not None
+    assert found.intent.binding_digest == binding
+    assert list(found.intent.labels) == ["attestation"]
+    other = cli.case("att.json")
+    other["payload"]["binding_digest"] = UNKNOWN
+    cli.write("other.json", other)
+    assert cli.refused("witness", "enqueue", "package.json", "--attestation", "other.json") == "WITNESS_MISMATCH"
+    forged = cli.case("package.json")
+    forged["control_bundle"]["decision"]["goal"] = "x"
+    cli.write("forged.json", forged)
+    assert cli.refused("witness", "enqueue", "forged.json", "package.json") == "BUNDLE_INVALID_SCHEMA"
+    assert cli.json("witness", "status")["intents"] == {"PENDING": 2}
+
+
+def test_many_digests_are_queued_at_once_or_none_of_them(cli: Desk) -> None:
+    about = ("--type", "build.artifact", "--env", "prod", "--label", "a=b=c")
+    told = cli.json("witness", "enqueue", "--digests", digests(cli.folder, 300), *about)
+    assert (told["queued"], len(told["intents"])) == (300, 300)
+    with AttestationQueue(cli.folder / "decisions.db") as queue:
+        found = queue.get(told["intents"][7]["intent_digest"])
+    assert found is not None
+    assert found.intent == AttestationIntent("build.artifact", f"sha256:{7:064x}", env="prod", labels={"a": "b=c"})
+    text = cli("witness", "enqueue", "--digests", digests(cli.folder, 301), *about)
+    assert text.startswith("Queued 1 of 301; the others are queued already\n")
+    assert text.endswith("  and 281 more\n")
+    (cli.folder / "digests").write_text(f"{UNKNOWN}\nsha256:xyz\n")
+    assert cli.refused("witness", "enqueue", "--digests", "digests") == "INVALID_INTENT"
+    assert cli.json("witness", "status")["waiting"] == 301
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--digests", "d", "--attestation", "x"),
+        ("a", "b", "--attestation", "x"),
+        ("a", "--label", "x"),
+        ("a", "--claim", "x=1", "--claim", "x=2"),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused(cli: Desk, arguments: tuple[str, ...]) -> None:
+    done = CommandLine(cli.folder).run("witness", "enqueue", *arguments, "--json")
+    assert done.code == 2
+    assert done.document["code"] in ("USAGE", "FILE_NOT_READABLE")
+    assert not (cli.folder / "decisions.db").exists()
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------------
+
+
+def test_everything_that_waits_is_witnessed_in_batches_and_told_as_it_goes(cli: Desk) -> None:
+    ids = [entry["intent_digest"] for entry in cli.json("witness", "enqueue", "--digests", digests(cli.folder, 10))["intents"]]
+    line = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(cli.folder / "witness.toml")})
+    with network(cli.folder, max_members=8) as net, net.closing():
+        told = line.run(*RUN)
+        assert cli.json(*RUN)["receipts"] == 0
+    assert told.code == 0, told
+    assert told.out == "10 receipts in 2 batches; 0 intents wait\n"
+    lines = told.err.splitlines()
+    first, second = (witness.tx_hash for witness in net.witnesses())
+    assert lines[0] == f"Witnessing as {ACCOUNT} on local; Ctrl-C ends it, and a later run goes on"
+    assert lines[1] == f"Batch 1, 8 intents: transaction {first[:16]}... (Sequence 1) signed and stored"
+    assert lines[2].startswith(
+        f"Batch 1, 8 intents: transaction {first[:16]}... (Sequence 1) sent, tesSUCCESS; it can be in a ledger up to "
+    )
+    assert [line for line in lines if "witnessed" in line] == [
+        f"Batch 1, 8 intents: witnessed in ledger {_ledger_of(net, first)}, transaction {first}; 8 receipts",
+        f"Batch 2, 2 intents: witnessed in ledger {_ledger_of(net, second)}, transaction {second}; 2 receipts",
+    ]
+    assert net.ledger.validated.state[ACCOUNT].sequence == 3
+    assert SEED not in told.err + told.out
+    status = cli.json("witness", "status")
+    assert status["intents"] == {"CONFIRMED": 10}
+    assert status["accounts"] == [
+        {"account": ACCOUNT, "network_id": 0, "batches": {"CONFIRMED": {"batches": 2, "members": 10}}, "under_way": []}
+    ]
+    one = cli.json("witness", "status", ids[0].removeprefix("sha256:"))
+    assert one["receipt"]["proof"]["network"] == "local"
+    assert one["receipt"]["proof"]["tx_hash"] in (first, second)
+    assert f"transaction {one['receipt']['proof']['tx_hash']}, level server" in cli("witness", "status", ids[0])
+
+
+def _ledger_of(net: Net, transaction: str) -> int:
+    found = net.ledger.find(transaction)
+    assert found is not None
+    return found[0].index
+
+
+def test_for_programs_a_run_is_one_document_and_silent(cli: Desk) -> None:
+    cli("witness", "enqueue", "--digests", digests(cli.folder, 3))
+    line = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(cli.folder / "witness.toml")})
+    with network(cli.folder) as net, net.closing():
+        done = line.run(*RUN, "--json")
+    assert (done.code, done.err) == (0, "")
+    told = done.document
+    (batch,) = told.pop("ended")
+    (witness,) = net.witnesses()
+    assert told == {
+        "success": True,
+        "network": "local",
+        "account": ACCOUNT,
+        "waiting": 0,
+        "batches": {"CONFIRMED": {"batches": 1, "members": 3}},
+        "stopped": None,
+        "receipts": 3,
+        "under_way": None,
+    }
+    assert (batch["tx_hash"], batch["size"], batch["state"], batch["engine_result"]) == (witness.tx_hash, 3, "CONFIRMED", "tesSUCCESS")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ended_at_any_time_it_leaves_a_queue_that_the_next_run_goes_on_with(cli: Desk, number: signal.Signals) -> None:
+    cli("witness", "enqueue", "--digests", digests(cli.folder, 5))
+    line = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(cli.folder / "witness.toml")})
+    with network(cli.folder) as net:
+        running = line.start("witness", "run", "--interval", "0.05")
+        assert running.stderr is not None
+        told = [running.stderr.readline().decode() for _ in range(3)]
+        assert "sent, tesSUCCESS" in told[-1]
+        running.send_signal(number)
+        _, err = running.communicate(timeout=20)
+        assert running.returncode == (130 if number is signal.SIGINT else 0), (told, err)
+        assert (b"Ended; batch 1 is under way, and the next `nexus-attest witness run` follows it" in err) == (number is signal.SIGINT)
+        (batch,) = cli.json("witness", "status")["accounts"][0]["under_way"]
+        assert (batch["state"], batch["told"], batch["attempts"]) == ("OPEN", "tesSUCCESS", 1)
+        assert "batch 1, 5 intents: OPEN, transaction" in cli("witness", "status")
+        with net.closing():
+            assert cli.json(*RUN)["receipts"] == 5
+    assert len(net.witnesses()) == 1
+    assert net.ledger.validated.state[ACCOUNT].sequence == 2
+
+
+def test_a_run_that_cannot_reach_anybody_says_so_and_ends_when_told(cli: Desk) -> None:
+    cli("witness", "enqueue", "--digests", digests(cli.folder, 1))
+    with network(cli.folder) as net:
+        net.node.faults.add("*", *["http503"] * 100)
+        line = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(net.file)})
+        done = line.run(*RUN, "--for", "0.3")
+    assert done.code == 2
+    assert "No server told anything, asking again: http://127.0.0.1:" in done.err
+    assert "WITNESS_UNFINISHED" in done.out
+    assert cli.json("witness", "status")["intents"] == {"PENDING": 1}
+
+
+def test_a_key_that_the_ledger_does_not_take_stops_everything_with_a_reason(cli: Desk) -> None:
+    cli("witness", "enqueue", "--digests", digests(cli.folder, 1))
+    with network(cli.folder, window=5) as net, net.closing():
+        net.node.faults.add("submit", *["engine:tefBAD_AUTH"] * 100)
+        told = cli.json(*RUN, code=2)
+    assert told["code"] == "WITNESS_STOPPED"
+    assert "does not take the key" in told["stopped"]
+    assert (told["receipts"], told["waiting"], told["under_way"]) == (0, 0, 1)
+    assert net.witnesses() == []
+
+
+def test_servers_of_another_network_sign_nothing(cli: Desk) -> None:
+    cli("witness", "enqueue", "--digests", digests(cli.folder, 1))
+    with network(cli.folder, network_id=1) as net:
+        assert cli.refused(*RUN) == "WRONG_NETWORK"
+    assert cli.json("witness", "status")["accounts"] == []
+    assert net.witnesses() == []
+
+
+def test_what_is_missing_is_refused_before_anything_is_sent(cli: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.refused("witness", "status") == "STORE_NOT_FOUND"
+    assert cli.refused(*RUN) == "WITNESS_FILE_INVALID"
+    with network(cli.folder) as net:
+        assert cli.refused(*RUN) == "STORE_NOT_FOUND"
+        cli("witness", "enqueue", "--digests", digests(cli.folder, 1))
+        assert cli.refused(*RUN, "--network", "mainnet") == "NETWORK_UNKNOWN"
+        monkeypatch.setenv("LEDGER_SEED", SEED[:-1] + "x")
+        done = cli(*RUN, "--json", code=2)
+        assert json.loads(done)["code"] == "KEY_INVALID"
+        assert SEED[4:-1] not in done
+        net.write("http://127.0.0.1:1", signer=None)
+        assert cli.refused(*RUN) == "SIGNER_MISSING"
+        monkeypatch.delenv("NEXUS_ATTEST_WITNESS")
+        assert cli.refused(*RUN) == "WITNESS_MISSING"
+        assert net.node.requests == []
+    assert cli.refused("witness", "status", UNKNOWN) == "INTENT_NOT_FOUND"
+
+
+def test_a_witness_file_to_start_from_is_written_and_not_over_another_one(cli: Desk) -> None:
+    told = cli.json("witness", "init", "-o", "w.toml")
+    assert (cli.folder / "w.toml").stat().st_size == told["bytes"]
+    assert cli.refused("witness", "init", "-o", "w.toml") == "FILE_EXISTS"
+    cli("witness", "enqueue", "--digests", digests(cli.folder, 1))
+    assert cli.refused("witness", "run", "--witness", "w.toml") == "KEY_NOT_FOUND"
+
+
+def test_the_configuration_file_may_name_the_witness_file(cli: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NEXUS_ATTEST_WITNESS")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(cli.folder))
+    (cli.folder / "nexus-attest").mkdir()
+    (cli.folder / "nexus-attest" / "config.toml").write_text('witness = "w.toml"\n')
+    cli("witness", "init", "-o", "nexus-attest/w.toml")
+    cli("witness", "enqueue", "--digests", digests(cli.folder, 1))
+    assert cli.refused("witness", "run") == "KEY_NOT_FOUND"
+
+
+def test_two_runs_at_once_witness_everything_once(cli: Desk) -> None:
+    cli("witness", "enqueue", "--digests", digests(cli.folder, 20))
+    line = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(cli.folder / "witness.toml")})
+    with network(cli.folder, max_members=10) as net, net.closing():
+        both = [line.start(*RUN, "--json") for _ in range(2)]
+        told = [json.loads(one.communicate(timeout=60)[0]) for one in both]
+    assert sum(one["receipts"] for one in told) == 20
+    assert len(net.witnesses()) == 2
+    assert cli.json("witness", "status")["intents"] == {"CONFIRMED": 20}
+
+
+def test_help_is_there_without_loading_the_ledger(cli: Desk) -> None:
+    code = (
+        "import sys; from nexus_attest.cli.app import run; run(['witness', 'run', '--help']); "
+        "print({'xrpl', 'httpx', 'nacl', 'rich'} & set(sys.modules))"
+    )
+    line = CommandLine(cli.folder)
+    done = subprocess.run([line.argv()[0], "-c", code], env=line.env, cwd=cli.folder, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n")
