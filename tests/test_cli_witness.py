@@ -237,7 +237,7 @@ def test_a_run_that_cannot_reach_anybody_says_so_and_ends_when_told(cli: Desk) -
 
 def test_a_key_that_the_ledger_does_not_take_stops_everything_with_a_reason(cli: Desk) -> None:
     cli("witness", "enqueue", "--digests", digests(cli.folder, 1))
-    with network(cli.folder, window=5) as net, net.closing():
+    with network(cli.folder) as net, net.closing():
         net.node.faults.add("submit", *["engine:tefBAD_AUTH"] * 100)
         told = cli.json(*RUN, code=2)
     assert told["code"] == "WITNESS_STOPPED"
