@@ -6,17 +6,23 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_testing import ROOT, CommandLine
 
+from nexus_attest.attestation.witness import Level, Verdict, WitnessJudge
 from nexus_attest.cli import main
 from nexus_attest.cli.errors import Failure
 from nexus_attest.cli.session import Session
 from nexus_attest.cli.stage import set_up
 from nexus_attest.cli.story import tell
+from nexus_attest.trust import TrustPolicy
+from nexus_attest.trust_file import load_trust
 from nexus_control.errors import FileRefused
+from nexus_control.integrity import content_digest, prefixed
 from nexus_control.tool import NexusControlTools, ToolResult
 
 SIX_CHECKS = [
@@ -38,12 +44,13 @@ def cli(tmp_path: Path) -> CommandLine:
     return CommandLine(tmp_path, actor=None)
 
 
-def test_the_story_is_told_in_eleven_acts_and_every_command_at_its_end_works(cli: CommandLine) -> None:
+def test_the_story_is_told_in_fifteen_acts_and_every_command_at_its_end_works(cli: CommandLine) -> None:
     told = cli.run("demo")
     assert (told.code, told.err) == (0, "")
     lines = told.out.splitlines()
     titles = ["The rules", "The request", "Too early", "Two people decide", "The rehearsal", "The real thing", "The proof", "The forgery"]
-    titles += ["Somebody else's server", "The publication", "The changed tool"]
+    titles += ["Somebody else's server", "The publication", "The changed tool", "The attestation", "The witness, on a local test ledger"]
+    titles += ["The proof, offline (local test ledger)", "The forged proof (local test ledger)"]
     for number, title in enumerate(titles, 1):
         assert any(line.startswith(f"{number}  {title} ") for line in lines), title
     assert "✗ refused" in told.out
@@ -54,6 +61,10 @@ def test_the_story_is_told_in_eleven_acts_and_every_command_at_its_end_works(cli
         assert f"ok  {name} " in told.out
     assert "FAILED  control_bundle_digest" in told.out
     assert "refused     TOOL_DEFINITION_CHANGED" in told.out
+    assert "THIS IS A LOCAL TEST LEDGER" in told.out
+    assert "1,000 intents in one transaction" in told.out
+    assert "ok  quorum            (5 of 5 validators)" in told.out
+    assert "FAILED  path " in told.out
 
     folder = cli.folder / "nexus-attest-demo"
     before, after = fingerprint(folder / "signing.key.1"), fingerprint(folder / "signing.key")
@@ -66,24 +77,35 @@ def test_the_story_is_told_in_eleven_acts_and_every_command_at_its_end_works(cli
 
     commands = [line.strip() for line in told.out.replace("\\\n", " ").splitlines() if "-m nexus_attest" in line]
     codes = [subprocess.run(shlex.split(command), env=cli.env, cwd=cli.folder, check=False).returncode for command in commands]
-    assert codes == [0, 0, 2, 0]
+    assert codes == [0, 0, 2, 0, 0, 0]
 
 
-def test_what_the_demonstration_leaves_is_what_it_says(cli: CommandLine) -> None:
-    facts = cli.json("demo", "--dir", "here")
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[CommandLine, dict[str, Any]]:
+    """A demonstration in the folder `here`, and what it told; not to be changed."""
+    cli = CommandLine(tmp_path_factory.mktemp("played"), actor=None)
+    return cli, cli.json("demo", "--dir", "here")
+
+
+def test_what_the_demonstration_leaves_is_what_it_says(played: tuple[CommandLine, dict[str, Any]]) -> None:
+    cli, facts = played
     folder = cli.folder / "here"
     assert {path.name for path in folder.iterdir()} == {
         ".nexus-attest-demo",
         "adapters.toml",
+        "attestation.json",
         "audit-package.json",
         "decisions.db",
         "decisions.db.runs",
         "forged-package.json",
+        "forged-witness-proof.json",
         "keyregistry.py",
         "keytool.py",
         "registry.json",
         "signing.key",
         "signing.key.1",
+        "witness-proof.json",
+        "witness-trust.toml",
     }
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / "signing.key").stat().st_mode & 0o777 == 0o600
@@ -114,6 +136,37 @@ def test_what_the_demonstration_leaves_is_what_it_says(cli: CommandLine) -> None
         *("DECISION_CREATED", "POLICY_ATTACHED", "APPROVAL_GRANTED", "APPROVAL_GRANTED"),
         *("EXECUTION_REQUESTED", "EXECUTION_STARTED", "EXECUTION_COMPLETED") * 2,
     ]
+
+
+def test_the_witness_of_the_demonstration_is_proven_offline_and_its_forgery_is_not(played: tuple[CommandLine, dict[str, Any]]) -> None:
+    cli, facts = played
+    folder = cli.folder / "here"
+    assert (facts["witness_ledger"], facts["witness_level"], facts["witness_forgery_failed"]) == ("local-test-ledger", "quorum", ["path"])
+    proof, forgery = ((folder / name).read_text() for name in ("witness-proof.json", "forged-witness-proof.json"))
+    assert sum(one != other for one, other in zip(proof, forgery, strict=True)) == 1
+    judge = WitnessJudge(load_trust(folder / "witness-trust.toml"))
+    verdict = judge.judge(json.loads(proof), binding_digest=facts["binding_digest"])
+    assert (verdict.level, verdict.failed, list(verdict.gaps)) == (Level.QUORUM, [], [])
+    assert verdict.about["batch"]["size"] == json.loads(proof)["receipt"]["proof"]["merkle"]["size"] == 1000
+    attestation = json.loads((folder / "attestation.json").read_text())
+    assert json.loads(proof)["intent"]["labels"] == {"attestation": prefixed(content_digest(attestation))}
+    judged = judge.judge(json.loads(forgery), binding_digest=facts["binding_digest"])
+    assert (judged.level, judged.failed) == (None, ["path"])
+    # Nobody else believes the test ledger.
+    assert WitnessJudge(TrustPolicy()).judge(json.loads(proof)).level is not Level.QUORUM
+    status = cli.json("witness", "status", facts["intent_digest"], "--db", "here/decisions.db")
+    assert status["receipt"]["proof"]["network"] == "local-test-ledger"
+
+
+def test_a_proof_that_does_not_verify_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = WitnessJudge.judge
+
+    def fooled(self: WitnessJudge, data: object, *, binding_digest: str | None = None) -> Verdict:
+        return replace(judge(self, data, binding_digest=binding_digest), level=Level.TREE)
+
+    monkeypatch.setattr(WitnessJudge, "judge", fooled)
+    with Session(db=None, as_json=True) as session, pytest.raises(Failure, match="the proof fails"):
+        tell(session, tmp_path / "demo")
 
 
 def test_the_story_in_this_process_ends_with_what_to_try(

@@ -19,6 +19,7 @@ SERVER_ID = "mcp:keyregistry"
 _MARKER = ".nexus-attest-demo"
 _OURS = (
     "adapters.toml",
+    "attestation.json",
     "audit-package.json",
     "decisions.db",
     "decisions.db-shm",
@@ -27,11 +28,14 @@ _OURS = (
     "decisions.db.runs-shm",
     "decisions.db.runs-wal",
     "forged-package.json",
+    "forged-witness-proof.json",
     "keyregistry.py",
     "keytool.py",
     "registry.json",
     "signing.key",
     "signing.key.1",
+    "witness-proof.json",
+    "witness-trust.toml",
 )
 """Everything that a demonstration leaves, and all that a later one removes."""
 
@@ -107,6 +111,26 @@ class Stage:
     def forgery(self) -> Path:
         """The evidence with one name changed."""
         return self.folder / "forged-package.json"
+
+    @property
+    def attestation(self) -> Path:
+        """What alice says about the evidence."""
+        return self.folder / "attestation.json"
+
+    @property
+    def witness_proof(self) -> Path:
+        """The proof that a ledger has the digest of the evidence."""
+        return self.folder / "witness-proof.json"
+
+    @property
+    def witness_forgery(self) -> Path:
+        """The same with one byte changed."""
+        return self.folder / "forged-witness-proof.json"
+
+    @property
+    def witness_trust(self) -> Path:
+        """The trust policy that pins alice's key, the account and the publisher of the validators."""
+        return self.folder / "witness-trust.toml"
 
     def fingerprint(self) -> str:
         """The SHA-256 of the key file, shortened: a secret is never shown, also not in a demonstration."""

@@ -1,4 +1,4 @@
-"""The demonstration: a key rotation under governance, its proof, a forgery that fails, and a sequel. All of it happens.
+"""The demonstration: a key rotation under governance, its proof, a forgery that fails, a sequel, and a witness. All of it happens.
 
 Every step uses the calls that users use, and checks that what it tells is what happened.
 """
@@ -41,6 +41,9 @@ def tell(session: Session, folder: Path) -> None:
         with RunEngine(load_adapters(stage.adapters), db_path=stage.runs) as router:
             facts = story.play(tools, router)
         facts |= Sequel(stage, narrator).play(tools)
+    from nexus_attest.cli.testimony import Testimony  # the attestation side and xrpl-py: nobody waits for them before the story begins
+
+    facts |= Testimony(stage, narrator).play(facts["binding_digest"])
     session.show(facts, lambda: story.close(facts))
 
 
@@ -184,6 +187,9 @@ class _Story:
             ("decisions.db", "every event; decisions.db.runs holds the records of the runs"),
             ("audit-package.json", "the proof"),
             ("forged-package.json", "the forgery"),
+            ("attestation.json", "what alice signed about the proof"),
+            ("witness-proof.json", "that a ledger (of this demonstration) has it, with forged-witness-proof.json beside it"),
+            ("witness-trust.toml", "whom to believe about both"),
         )
         tell.heading("Try next")
         package, forgery, store = (shlex.quote(str(path)) for path in (stage.package, stage.forgery, stage.store))
@@ -194,6 +200,9 @@ class _Story:
             f"    --expect {facts['binding_digest']}",
         )
         tell.command("The forgery; exit code 2:", f"{program} verify {forgery}")
+        trust, attestation = (shlex.quote(str(path)) for path in (stage.witness_trust, stage.attestation))
+        tell.command("What alice signed:", f"{program} attest verify {attestation} --package {package} --trust {trust}")
+        tell.command("The queue of the witness:", f"{program} witness status --db {store}")
         tell.command("The store itself, every fact in it:", f"{program} log verify --db {store}")
 
 

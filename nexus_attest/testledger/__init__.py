@@ -18,7 +18,7 @@ from nexus_attest.testledger.chain import ALL_DROPS, ClosedLedger, Entry, Ledger
 from nexus_attest.testledger.clock import Clock, iso, since_2000
 from nexus_attest.testledger.dump import dump, xpop
 from nexus_attest.testledger.faults import KINDS, Fault, Faults
-from nexus_attest.testledger.fronts import Urls, closing, http_front, mock_transport, serving, websocket_front
+from nexus_attest.testledger.fronts import NodeTransport, Urls, closing, http_front, mock_transport, serving, websocket_front
 from nexus_attest.testledger.hashing import Header
 from nexus_attest.testledger.keys import GENESIS_SEED, Key, key_from_seed, seed_of
 from nexus_attest.testledger.node import Lost, Node, Reply, Session
@@ -44,6 +44,7 @@ __all__ = [
     "Ledger",
     "Lost",
     "Node",
+    "NodeTransport",
     "NotATransaction",
     "Reply",
     "Session",

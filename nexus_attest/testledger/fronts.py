@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import httpx
 from websockets.exceptions import ConnectionClosed
@@ -17,7 +18,7 @@ from nexus_attest.testledger.chain import ClosedLedger, Ledger
 from nexus_attest.testledger.clock import since_2000
 from nexus_attest.testledger.node import Lost, Node, Reply, Session
 
-__all__ = ["Urls", "closing", "http_front", "mock_transport", "serving", "websocket_front"]
+__all__ = ["NodeTransport", "Urls", "closing", "http_front", "mock_transport", "serving", "websocket_front"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,26 @@ class Urls:
 
     http: str
     ws: str
+
+
+class NodeTransport:
+    """Carries JSON-RPC to one server in this process, whatever the URL, as clients that take a transport of their own want it.
+
+    Raises ConnectionError for an answer that is lost or has an error status.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def post_json(self, url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        """The decoded answer."""
+        try:
+            reply = self._node.post(json.dumps(payload).encode())
+        except Lost as lost:
+            raise ConnectionError(f"{url}: {lost.how}") from None
+        if reply.status != 200:
+            raise ConnectionError(f"{url}: {reply.status}")
+        return json.loads(reply.body)
 
 
 def mock_transport(nodes: Node | Mapping[str, Node]) -> httpx.MockTransport:
