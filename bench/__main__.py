@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import downstream, evidence, growth, reads, runs, scale, serving, startup, syncs, verification, writes
+from bench import downstream, evidence, growth, reads, runs, scale, serving, startup, syncs, verification, witness, writes
 from bench.harness import Benchmark, Result, Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +42,10 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "mcp_start": serving.starts,
     "mcp_end": serving.signals,
     "mcp_tokens": serving.tokens,
+    "witness_trees": witness.trees,
+    "witness_receipts": witness.receipts,
+    "witness_queue": witness.queue,
+    "witness_signatures": witness.signatures,
 }
 
 _HEADINGS = ("", "measured", "", "at most", "")
