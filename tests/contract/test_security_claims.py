@@ -195,6 +195,30 @@ SHOWN_BY = {
         "test_router_engine": ["test_a_bug_in_an_adapter_fails_the_run_and_keeps_its_id"],
         "test_router_subprocess_adapter": ["test_a_process_that_left_the_group_and_its_parents_ends_with_the_call"],
     },
+    "controls the ledger server": {
+        "test_attestation_xrpl_submission": [
+            "test_only_the_stored_bytes_are_ever_sent_again",
+            "test_a_dead_transaction_is_signed_anew_with_the_same_sequence",
+            "test_two_servers_are_asked_before_a_transaction_is_dead",
+            "test_a_sequence_that_looks_taken_is_looked_at_twice",
+            "test_a_server_that_says_validated_of_something_else_is_not_believed",
+            "test_an_answer_that_does_not_fit_confirms_nothing",
+            "test_a_tec_takes_the_fee_and_witnesses_nothing",
+            "test_the_fee_follows_the_market_up_to_a_limit",
+            "test_a_queue_belongs_to_one_network",
+        ],
+        "test_attestation_witness_file": ["test_servers_of_another_network_than_the_file_says_are_refused"],
+        "test_cli_witness": ["test_servers_of_another_network_sign_nothing"],
+        "test_attestation_xrpl_exactly_once": [
+            "test_one_server_that_fails_and_workers_that_die",
+            "test_two_servers_of_which_one_may_lie",
+        ],
+        "test_attestation_xrpl_proof": [
+            "test_every_byte_of_a_proof_counts_and_the_check_that_refuses_it_has_a_name",
+            "test_without_pins_a_proof_shows_a_tree_at_most",
+            "test_another_publisher_and_another_account_are_refused",
+        ],
+    },
     "sends messages to a FlexiFlow component whose application gave its settings": {
         "test_flexiflow": ["test_a_message_may_name_the_intent_but_neither_the_signer_nor_what_is_settled"],
         "test_attestation_worker": ["test_two_workers_at_once_submit_an_intent_once"],
