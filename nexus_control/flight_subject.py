@@ -1,5 +1,6 @@
 """An audit package and the record in it, taken apart for the checks of `nexus_control.flight_checks`. Nothing is judged here."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -51,10 +52,10 @@ class Subject:
         events: object = self.record["events"]
         if not isinstance(events, list):
             raise Malformed("events must be a list")
-        for number, event in enumerate(cast("list[object]", events)):
-            if not isinstance(event, dict):
+        for number, event in enumerate(cast("list[Any]", events)):
+            if type(event) is not dict:
                 raise Malformed(f"event {number} is no object")
-            fields = cast("dict[str, object]", event)
+            fields: dict[str, object] = event
             try:
                 fits = type(fields["seq"]) is int and type(fields["payload"]) is dict
                 fits = fits and type(fields["event_id"]) is str and type(fields["run_id"]) is str and type(fields["type"]) is str
@@ -67,9 +68,9 @@ class Subject:
     @cached_property
     def payloads(self) -> dict[str, list[dict[str, Any]]]:
         """The payloads of the events, by type."""
-        found: dict[str, list[dict[str, Any]]] = {}
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for event in self.events:
-            found.setdefault(event["type"], []).append(event["payload"])
+            found[event["type"]].append(event["payload"])
         return found
 
     @property
