@@ -52,10 +52,9 @@ class Subject:
         events: object = self.record["events"]
         if not isinstance(events, list):
             raise Malformed("events must be a list")
-        for number, event in enumerate(cast("list[Any]", events)):
-            if type(event) is not dict:
+        for number, fields in enumerate(cast("list[dict[str, object]]", events)):  # what it is said to be
+            if type(fields) is not dict:
                 raise Malformed(f"event {number} is no object")
-            fields: dict[str, object] = event
             try:
                 fits = type(fields["seq"]) is int and type(fields["payload"]) is dict
                 fits = fits and type(fields["event_id"]) is str and type(fields["run_id"]) is str and type(fields["type"]) is str

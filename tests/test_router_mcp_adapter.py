@@ -26,6 +26,7 @@ from nexus_attest.routers import (
     McpAdapter,
     RunEngine,
     RunFailed,
+    mcp_adapter,
     parse_adapters,
 )
 
@@ -385,6 +386,37 @@ time.sleep(60)
         assert is_running(child)
         process.kill()
     assert ends_soon(child)
+
+
+def started_servers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets the number of every server that is started from now on."""
+    found: list[int] = []
+    start = mcp_adapter.start_process
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        process = start(*arguments, **options)
+        found.append(process.pid)
+        return process
+
+    monkeypatch.setattr(mcp_adapter, "start_process", noted)
+    return found
+
+
+def test_a_session_that_is_given_up_before_it_began_leaves_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = started_servers(monkeypatch)
+    with pytest.raises(CallFailed, match="Not done in time"):
+        server(tmp_path, "stubborn").open([step("s", "echo")], CallLimit(time.monotonic() + 0.0001))
+    for pid in pids:
+        assert ends_soon(pid)
+
+
+def test_a_missing_sdk_leaves_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = started_servers(monkeypatch)
+    monkeypatch.setitem(sys.modules, "nexus_attest.routers.clients.mcp_session", None)
+    with pytest.raises(ImportError):
+        server(tmp_path, "stubborn").open([step("s", "echo")], limit())
+    (pid,) = pids
+    assert ends_soon(pid)
 
 
 def test_an_interruption_ends_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ first session is opened.
 
 import re
 from collections.abc import Mapping, Sequence
+from subprocess import PIPE
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from nexus_attest.routers.credentials import Credentials
 from nexus_attest.routers.custody import Custody
 from nexus_attest.routers.errors import CallFailed, CallOutcome, CallRefused
 from nexus_attest.routers.http_adapter import require_certificates
-from nexus_attest.routers.process import require_directory
+from nexus_attest.routers.process import end_process, require_directory, start_process
 from nexus_attest.routers.settings import McpHttpSettings, McpStdioSettings
 from nexus_attest.routers.subprocess_adapter import BASE_ENVIRONMENT
 from nexus_control.plan import Step
@@ -189,18 +190,22 @@ class McpSession:
                 return  # it does not end in time; closing the loop cancels it
 
     def _new_downstream(self) -> "Downstream":
-        from nexus_attest.routers.clients.mcp_session import Downstream  # the SDK
-
         settings = self._adapter.settings
         size = max(settings.max_output_bytes, _LEAST_MESSAGE_BYTES)
         if isinstance(settings, McpStdioSettings):
-            from nexus_attest.routers.clients.mcp_stdio import StdioServer
-
+            # Started before the SDK is imported: that takes as long as most servers need to start.
             environment = {**BASE_ENVIRONMENT, **self._credentials.environment(settings.pass_env)}
             argv = [settings.command, *settings.args]
-            place = settings.base_dir / settings.cwd
-            return Downstream(settings, StdioServer(argv, cwd=place, env=environment, custody=self._custody, max_line_bytes=size))
+            process = start_process(argv, cwd=settings.base_dir / settings.cwd, env=environment, custody=self._custody, stdin=PIPE)
+            try:
+                from nexus_attest.routers.clients.mcp_session import Downstream
+                from nexus_attest.routers.clients.mcp_stdio import StdioServer
+            except BaseException:
+                end_process(process, self._custody)
+                raise
+            return Downstream(settings, StdioServer(process, self._custody, max_line_bytes=size))
         from nexus_attest.routers.clients.mcp_http import HttpServer
+        from nexus_attest.routers.clients.mcp_session import Downstream
 
         headers = self._credentials.headers(settings.headers_env)
         return Downstream(settings, HttpServer(settings, headers=headers, ca_file=require_certificates(settings), max_message_bytes=size))

@@ -37,6 +37,9 @@ class HttpServer:
         """Nothing: the server is somebody else's process."""
         return ""
 
+    def discard(self) -> None:
+        """Nothing: there is no process of ours."""
+
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[Any]:
         """The streams of a client session."""

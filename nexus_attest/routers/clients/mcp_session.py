@@ -72,6 +72,10 @@ class Way(Protocol):
         """The end of what the server wrote to its standard error."""
         ...
 
+    def discard(self) -> None:
+        """End what was started for a connection, also for one that was never made."""
+        ...
+
 
 class Downstream:
     """One session with one server. Lives in one event loop; only `errors` and the attributes may be used from other threads."""
@@ -113,12 +117,12 @@ class Downstream:
 
     async def stop(self) -> None:
         """End the session."""
-        if self._owner is None:
-            return
-        self._leave.set()
-        if self._client is None and self._scope is not None:
-            self._scope.cancel()
-        await asyncio.wait((self._owner,))
+        if self._owner is not None:
+            self._leave.set()
+            if self._client is None and self._scope is not None:
+                self._scope.cancel()
+            await asyncio.wait((self._owner,))
+        self._way.discard()
 
     async def call(self, tool: str, args: Mapping[str, object], meta: dict[str, Any]) -> Answer:
         """Call a tool. Raises CallFailed for everything but an answer of the tool."""

@@ -11,9 +11,8 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import IO, TypeAlias, cast
 
 import anyio
@@ -22,7 +21,7 @@ from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
 from nexus_attest.routers.custody import Custody
-from nexus_attest.routers.process import end_process, has_ended, start_process
+from nexus_attest.routers.process import end_process, has_ended
 
 __all__ = ["StdioServer"]
 
@@ -42,16 +41,15 @@ Streams: TypeAlias = tuple[MemoryObjectReceiveStream[SessionMessage | Exception]
 
 
 class StdioServer:
-    """One server, started when `connect` is entered. Use `connect` once."""
+    """One server, which was started just now. Use `connect` once, then `discard`."""
 
-    def __init__(self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], custody: Custody, max_line_bytes: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], custody: Custody, *, max_line_bytes: int) -> None:
         self.problem: str | None = None
         """Why the connection was given up: OUTPUT_TOO_LARGE or INVALID_OUTPUT; None while it was not, and when the server left."""
 
-        self._argv = list(argv)
-        self._cwd = cwd
-        self._env = env
+        self._process = process
         self._custody = custody
+        self._ended = False
         self._limit = max_line_bytes
         self._errors = bytearray()
         self._cut = False
@@ -63,8 +61,8 @@ class StdioServer:
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[Streams]:
-        """The streams of a client session. Raises CallFailed when the server cannot be started; nothing was sent."""
-        process = start_process(self._argv, cwd=self._cwd, env=self._env, custody=self._custody, stdin=subprocess.PIPE)
+        """The streams of a client session. The server ends with it."""
+        process = self._process
         stdin, stdout, stderr = (cast("IO[bytes]", pipe) for pipe in (process.stdin, process.stdout, process.stderr))  # all three are pipes
         received, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         # Without bound, so that a server that does not read cannot hold up the caller: what is sent is bounded by the plan.
@@ -155,7 +153,13 @@ class StdioServer:
             while not has_ended(process) and time.monotonic() < until:
                 await anyio.sleep(_POLL_SECONDS)
         finally:
-            end_process(process, self._custody)
+            self.discard()
+
+    def discard(self) -> None:
+        """Kill the server and what it started, whether it was ever connected to or not."""
+        if not self._ended:
+            self._ended = True
+            end_process(self._process, self._custody)
 
 
 async def _watch(process: subprocess.Popen[bytes], received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
