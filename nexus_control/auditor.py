@@ -18,6 +18,7 @@ _KINDS = {
     "decision_bundle": "decision bundle",
     "case_file": "case file",
     "sealed_case": "case file in a signed envelope",
+    "narrative": "narrative",
     "unknown": "nothing that is known here",
 }
 _WIDTH = max(len(outcome) for outcome in Outcome)
@@ -61,7 +62,9 @@ def conclusion(report: EvidenceReport) -> str:
     unknown = f" Not known: {', '.join(incomplete)}." if incomplete else ""
     if passed & {LayerName.SIGNATURES, LayerName.LOG, LayerName.WITNESS}:
         return f"ok: {', '.join(name for name in LayerName if name in passed)}.{unknown}"
-    expected = any(check.name == "expected_binding_digest" for check in report.layer(LayerName.INTEGRITY).checks)
+    expected = report.kind != "narrative" and any(
+        check.name == "expected_binding_digest" for check in report.layer(LayerName.INTEGRITY).checks
+    )
     return f"ok, as far as the file itself goes. {_EXPECTED if expected else _BY_ITSELF + '.'}{unknown}"
 
 

@@ -41,7 +41,8 @@ from nexus_control.verification import (
 
 __all__ = ["MAX_VALUES", "Document", "DocumentKind", "DocumentReport", "read_document", "verify_document"]
 
-DocumentKind = Literal["audit_package", "decision_bundle", "case_file", "sealed_case", "unknown"]
+DocumentKind = Literal["audit_package", "decision_bundle", "case_file", "sealed_case", "narrative", "unknown"]
+"""What a file of evidence can be. Narratives are read by `nexus_attest.attestation.narrative`, everything else here."""
 
 MAX_VALUES = 4_000_000
 """A document with more values is refused unread, because each takes some hundred bytes once it is read. 100,000 events have fewer."""

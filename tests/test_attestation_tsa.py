@@ -142,6 +142,19 @@ def test_a_time_has_its_fraction_and_no_accuracy_is_none(local: LocalAuthority, 
     assert failed(local.forged(tst_info(DATA)), pinned(root)) == []
 
 
+def test_every_optional_member_of_a_time_stamp_is_read(local: LocalAuthority, root: Holder) -> None:
+    accuracy = tlv(0x30, integer(1), tlv(0x80, b"\x02"), tlv(0x81, b"\x03"))
+    name = tlv(0xA0, tlv(0xA4, tlv(0x30)))
+    token = local.forged(tlv(0x30, *_members(tst_info(DATA))[:5], accuracy, tlv(1, b"\xff"), integer(NONCE), name))
+    assert failed(token, pinned(root)) == []
+    assert Token(token).stamp.accuracy == timedelta(seconds=1, milliseconds=2, microseconds=3)
+
+
+@pytest.mark.parametrize("digest", ["sha384", "sha512"])
+def test_longer_hashes_of_the_signer_are_read(local: LocalAuthority, root: Holder, digest: str) -> None:
+    assert failed(local.forged(tst_info(DATA), digest=digest), pinned(root)) == []
+
+
 # Attacks
 
 
@@ -354,6 +367,9 @@ CONTENTS: dict[str, bytes] = {
     "an imprint of a hash with parameters": tlv(
         0x30, *GOOD[:2], tlv(0x30, tlv(0x30, oid("2.16.840.1.101.3.4.2.1"), tlv(4)), tlv(4, bytes(32))), *GOOD[3:]
     ),
+    "an object identifier that is not in its shortest form": tlv(0x30, GOOD[0], tlv(6, b"\x2a\x80\x03"), *GOOD[2:]),
+    "an empty object identifier": tlv(0x30, GOOD[0], tlv(6), *GOOD[2:]),
+    "an empty number": tlv(0x30, *GOOD[:5], tlv(2)),
     "too few members": tlv(0x30, *GOOD[:4]),
     "no sequence": b"hello",
 }
@@ -411,6 +427,29 @@ def test_a_signed_attribute_that_comes_twice_is_refused(token: bytes, root: Hold
     attributes = read(_members(_members(_members(_members(_members(token)[1])[0])[-1])[0])[3])[0]
     first = attributes.children()[0].whole
     assert failed(_replaced(token, signer={3: tlv(0xA0, first, attributes.content)}), pinned(root)) == ["token"]
+
+
+@pytest.mark.parametrize("values", [tlv(0x31), tlv(0x31, tlv(4), tlv(4))], ids=["none", "two"])
+def test_a_signed_digest_has_one_value(token: bytes, root: Holder, values: bytes) -> None:
+    attributes = read(_members(_members(_members(_members(_members(token)[1])[0])[-1])[0])[3])[0]
+    kept = [each.whole for each in attributes.children() if each.children()[0].oid("it") != "1.2.840.113549.1.9.4"]
+    changed = tlv(0xA0, *kept, tlv(0x30, oid("1.2.840.113549.1.9.4"), values))
+    assert failed(_replaced(token, signer={3: changed}), pinned(root)) == ["token"]
+
+
+@pytest.mark.parametrize("ids", [tlv(0x30), tlv(0x30, tlv(0x30)), tlv(0x30, tlv(0x30, tlv(0x30))), tlv(4)])
+def test_a_signed_id_of_no_certificate_fails_it(token: bytes, root: Holder, ids: bytes) -> None:
+    attributes = read(_members(_members(_members(_members(_members(token)[1])[0])[-1])[0])[3])[0]
+    v2 = "1.2.840.113549.1.9.16.2.47"
+    kept = [each.whole for each in attributes.children() if each.children()[0].oid("it") != v2]
+    assert len(kept) == len(attributes.children()) - 1
+    changed = tlv(0xA0, *kept, tlv(0x30, oid(v2), tlv(0x31, ids)))
+    assert failed(_replaced(token, signer={3: changed}), pinned(root)) == ["signing_certificate", "signature", "chain"]
+
+
+def test_an_answer_that_is_too_large_is_not_read() -> None:
+    with pytest.raises(NotATimestamp, match="at most 65536 bytes"):
+        Answer.from_bytes(bytes(MAX_TOKEN_BYTES + 1))
 
 
 @given(st.binary(max_size=300))

@@ -50,6 +50,61 @@ def test_a_narrative_goes_to_a_file_and_is_judged_there_without_a_queue(cli: Des
     assert "ATTESTATION NARRATIVE" in cli("narrative", "show", "n.json")
 
 
+def test_the_command_for_every_file_judges_a_narrative_too(cli: Desk, queue_id: str) -> None:
+    cli("narrative", "show", queue_id, "--exchanges", "e.db", "-o", "n.json")
+    binding = cli.case("n.json")["binding_digest"]
+    told = cli.json("verify", "n.json", "--expect", binding, "--strict")
+    outcomes = {layer["name"]: layer["outcome"] for layer in told["layers"]}
+    assert (told["kind"], told["ok"], outcomes.pop("integrity")) == ("narrative", True, "PASS")
+    assert set(outcomes.values()) == {"INCOMPLETE"}
+    names = [check["name"] for check in told["layers"][0]["checks"]]
+    assert (names[0], names[-1], len(names)) == ("narrative_digest_valid", "expected_binding_digest", 17)
+    assert cli.json("verify", "n.json", "--require", "witness", code=2)["failed"] == ["witness"]
+    assert cli.json("verify", "n.json", "--expect", "0" * 64, code=2)["failed"] == ["integrity"]
+    text = cli("verify", "n.json", "--expect", binding)
+    assert "The parts of this file belong together." in text
+    assert "a narrative names its transaction and does not prove it" in text
+    assert "<testsuites" in cli("verify", "n.json", "--junit")
+
+
+def test_the_command_for_every_file_recomputes_the_digest_of_a_narrative(cli: Desk, queue_id: str) -> None:
+    cli("narrative", "show", queue_id, "--exchanges", "e.db", "-o", "n.json")
+    document = cli.case("n.json")
+
+    def failed(**members: Any) -> list[str]:
+        cli.write("changed.json", {**document, **members})
+        told = cli.json("verify", "changed.json", code=2)
+        assert told["failed"] == ["integrity"]
+        return [check["name"] for check in told["layers"][0]["checks"] if not check["ok"]]
+
+    assert failed(env="dev") == ["narrative_digest_valid"]
+    assert failed(narrative_digest="sha256:" + "0" * 64) == ["narrative_digest_valid"]
+    assert failed(total_attempts=9) == ["narrative_digest_valid", "status_consistent"]
+    assert failed(schema="nexus.attestation.narrative.v9.9") == ["schema"]
+    assert failed(extra=1) == ["schema"]
+    del document["narrative_digest"]
+    assert failed() == ["narrative_digest_valid"]
+
+
+def test_a_skipped_check_of_a_narrative_is_a_gap_and_a_failure_only_when_strict(cli: Desk, queue_id: str) -> None:
+    cli("narrative", "show", queue_id, "-o", "n.json")
+    told = cli.json("verify", "n.json")
+    assert (told["ok"], told["layers"][0]["outcome"]) == (True, "INCOMPLETE")
+    assert len(told["layers"][0]["gaps"]) == 3
+    assert cli.json("verify", "n.json", "--require", "integrity", code=2)["failed"] == ["integrity"]
+    assert cli.json("verify", "n.json", "--strict", code=2)["failed"] == ["integrity"]
+
+
+def test_a_file_that_only_speaks_of_narratives_is_none(cli: Desk, package: str) -> None:
+    document = cli.case("package.json")
+    document["meta"] = {**(document.get("meta") or {}), "note": "nexus.attestation.narrative.v0.1"}
+    cli.write("package.json", document)
+    told = cli.json("verify", "package.json", "--expect", package)
+    assert (told["kind"], told["ok"]) == ("audit_package", True)
+    (cli.folder / "broken.json").write_text('{"schema": "nexus.attestation.narrative.v0.1"')
+    assert cli.json("verify", "broken.json", code=2)["kind"] == "unknown"
+
+
 def test_what_was_changed_in_a_file_is_named(cli: Desk, queue_id: str) -> None:
     cli("narrative", "show", queue_id, "-o", "n.json")
     document = cli.case("n.json")

@@ -27,7 +27,7 @@ def _verify(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A decision bundle, an audit package or a case file, at most 256 MiB; - is standard input.",
+            help="A decision bundle, audit package, case file or narrative, at most 256 MiB; - is standard input.",
             metavar="FILE",
             show_default=False,
         ),
@@ -44,7 +44,7 @@ def _verify(
         list[str] | None,
         typer.Option(metavar="LAYER", help="Fail unless this layer passes: integrity, authorization, signatures, ... Repeatable."),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail integrity for a record of a run that cannot be judged.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail integrity for a run or a check that could not be judged.")] = False,
     junit: Annotated[bool, typer.Option("--junit", help="Print a JUnit report, for CI.")] = False,
     sarif: Annotated[bool, typer.Option("--sarif", help="Print a SARIF report, for code scanning.")] = False,
 ) -> None:
@@ -57,15 +57,20 @@ def _verify(
         raise typer.BadParameter("a digest is sha256: and 64 lowercase hexadecimal digits", param_hint="--expect")
     if session.as_json + junit + sarif > 1:
         raise typer.BadParameter("choose one of --json, --junit and --sarif", param_hint="--junit")
-    from nexus_attest.cli.files import read_file  # the engine's errors
+    from nexus_attest.attestation.narrative import examine_narrative, is_narrative  # the engine's errors, and more
+    from nexus_attest.cli.files import read_file
     from nexus_attest.reader import knowledge_of
     from nexus_control.checkpoint import MAX_NOTE_BYTES, parse_note
     from nexus_control.evidence import examine, parse_layers
 
     required = parse_layers(require or ())
     kept = tuple(parse_note(read_file(path, MAX_NOTE_BYTES)) for path in checkpoint or ())
-    knowledge = knowledge_of(_trust(session), checkpoints=kept, strict=strict, expected_binding_digest=expect)
-    report = examine(read_file(file), knowledge, require=required)
+    content = read_file(file)
+    if is_narrative(content):
+        report = examine_narrative(content, require=required, strict=strict, expected_binding_digest=expect)
+    else:
+        knowledge = knowledge_of(_trust(session), checkpoints=kept, strict=strict, expected_binding_digest=expect)
+        report = examine(content, knowledge, require=required)
     if junit or sarif:
         from nexus_attest.cli.reports import junit_report, sarif_report
 

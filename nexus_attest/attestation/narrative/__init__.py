@@ -12,6 +12,7 @@ can rewrite the queue can make one that fits, so it is the witness that it names
 from nexus_attest.attestation.narrative._build import build_narrative, show_intent, show_queue
 from nexus_attest.attestation.narrative._checks import verify_narrative, verify_narrative_digest
 from nexus_attest.attestation.narrative._diff import diff_attempts
+from nexus_attest.attestation.narrative._evidence import examine_narrative, is_narrative
 from nexus_attest.attestation.narrative._load import MAX_NARRATIVE_BYTES, load_narrative, parse_narrative
 from nexus_attest.attestation.narrative._model import (
     CANONICALIZATION,
@@ -42,6 +43,8 @@ __all__ = [
     "XrplWitness",
     "build_narrative",
     "diff_attempts",
+    "examine_narrative",
+    "is_narrative",
     "load_narrative",
     "parse_narrative",
     "receipt_lines",
