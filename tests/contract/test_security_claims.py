@@ -109,6 +109,37 @@ SHOWN_BY = {
             "test_a_forged_log_part_fails_the_log",
         ],
     },
+    "edits a narrative, or the queue, receipts, bodies or memos that it is made from": {
+        "test_attestation_narrative": [
+            "test_every_byte_of_a_narrative_file_is_covered",
+            "test_every_leaf_of_a_narrative_is_covered",
+            "test_every_byte_of_a_stored_receipt_is_covered",
+            "test_every_byte_of_a_stored_intent_is_covered",
+            "test_bodies_are_compared_with_their_digests_when_asked",
+            "test_a_report_made_up_with_a_right_digest_contradicts_itself",
+        ],
+        "test_attestation_every_byte": [
+            "test_every_byte_of_a_receipt_and_its_intent_is_covered_where_it_is_proven",
+            "test_every_byte_of_the_memo_of_a_batch_is_covered",
+            "test_every_byte_of_the_memo_of_one_intent_is_covered",
+        ],
+        "test_cli_attestation": ["test_the_command_for_every_file_recomputes_the_digest_of_a_narrative"],
+    },
+    "runs a time-stamp authority of its own, or has a token of another batch, package, request or certificate": {
+        "test_attestation_tsa": [
+            "test_every_byte_of_a_token_is_covered",
+            "test_a_self_made_authority_fails_the_chain_whatever_its_names_are",
+            "test_whoever_has_a_certificate_for_something_else_is_no_authority",
+            "test_another_certificate_for_the_same_key_fails_the_signed_id",
+            "test_the_answer_to_another_request_is_refused",
+        ],
+        "test_attestation_stamp_proofs": [
+            "test_every_byte_of_a_time_stamp_proof_is_covered",
+            "test_a_time_stamp_of_nobody_who_is_believed_is_incomplete",
+            "test_a_time_stamp_for_another_package_fails",
+            "test_the_local_witness_is_never_more_than_incomplete",
+        ],
+    },
     "edits a bundle or an audit package": {
         "test_tamper_package": [
             "test_changing_any_leaf_fails_exactly_the_checks_of_the_table",

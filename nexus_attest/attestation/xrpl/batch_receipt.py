@@ -115,7 +115,8 @@ class WitnessTransaction:
 
 
 def _memo_of(fields: Mapping[str, Any]) -> tuple[str, bytes]:
-    ours = [entry["Memo"] for entry in fields.get("Memos", ()) if entry["Memo"].get("MemoType", "").upper() in _TYPES]
+    memos = [entry.get("Memo", {}) for entry in fields.get("Memos", ())]  # the array may hold objects of other kinds
+    ours = [memo for memo in memos if memo.get("MemoType", "").upper() in _TYPES]
     if len(ours) != 1:
         raise WitnessMismatch(f"a witness carries exactly one memo of ours, this transaction {len(ours)}")
     return _TYPES[ours[0]["MemoType"].upper()], bytes.fromhex(ours[0].get("MemoData", ""))

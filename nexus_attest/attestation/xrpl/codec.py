@@ -116,6 +116,8 @@ def require_memos_fit(fields: Mapping[str, Any]) -> None:
         return
     if len(encode_transaction({"Memos": memos})) - 2 > _MOST_MEMO_BYTES:
         raise NotATransaction(f"the memos have more than {_MOST_MEMO_BYTES} bytes")
+    if any("Memo" not in entry for entry in memos):
+        raise NotATransaction("among the memos is something else")
     for entry in memos:
         for name in ("MemoType", "MemoFormat"):
             if not _URL_CHARACTERS.issuperset(bytes.fromhex(entry["Memo"].get(name, ""))):
