@@ -120,7 +120,8 @@ def test_a_receipt_without_its_time_stamp_is_somebodys_word(proof: dict[str, Any
     bare = {name: value for name, value in proof.items() if name != "evidence"}
     found = layer(believing(pinned(root)), bare)
     assert (found.outcome, found.gaps[0].what) == (Outcome.INCOMPLETE, "that an authority gave a time-stamp is only said")
-    for place, value in (("merkle.index", 999), ("merkle.size", 0), ("merkle", []), ("type", "nexus.attest.batch/1")):
+    others: dict[str, Any] = {"merkle.index": 999, "merkle.size": 0, "merkle": [], "type": "nexus.attest.batch/1"}
+    for place, value in others.items():
         assert failed(layer(believing(pinned(root)), edited(bare, f"receipt.proof.{place}", value))) == ["receipt"]
 
 
