@@ -56,12 +56,17 @@ def _tool(
 ) -> "Callable[Concatenate[NexusControlTools, P], ToolResult]":
     """The boundary: errors of the engine become results here, and nowhere else."""
 
-    @wraps(method)
-    def call(self: "NexusControlTools", *args: P.args, **kwargs: P.kwargs) -> ToolResult:
+    def perform(self: "NexusControlTools", *args: P.args, **kwargs: P.kwargs) -> ToolResult:
         try:
             return ToolResult(success=True, data=method(self, *args, **kwargs))
         except NexusError as error:
             return ToolResult(success=False, error=error.describe(), code=error.code)
+
+    @wraps(method)
+    def call(self: "NexusControlTools", *args: P.args, **kwargs: P.kwargs) -> ToolResult:
+        if self.around is None:
+            return perform(self, *args, **kwargs)
+        return self.around(method.__name__, lambda: perform(self, *args, **kwargs))
 
     return call
 
@@ -78,6 +83,8 @@ class NexusControlTools:
     names: SIGNATURE_MISSING, ENVELOPE_INVALID, SIGNATURE_FOR_OTHER_COMMAND, SIGNATURE_FOR_OTHER_DECISION, SIGNATURE_FOR_OTHER_ACTION,
     SIGNATURE_FOR_OTHER_ACTOR, SIGNATURE_REPLAYED, VERIFIER_MISSING, and those of the trust.
 
+    `around(name, proceed)`, when given, is called for every call and returns what `proceed()` returns: for those who measure or log.
+
     `flight_records` is where `export_audit_package` finds the record of a run by itself; by default the router of the last `execute`, if it
     keeps any.
     """
@@ -89,7 +96,9 @@ class NexusControlTools:
         *,
         trust: Trust | None = None,
         flight_records: FlightRecords | None = None,
+        around: Callable[[str, Callable[[], ToolResult]], ToolResult] | None = None,
     ) -> None:
+        self.around = around
         self.store: EventStore = DecisionStore(db_path) if store is None else store
         self.trust: Trust = NO_TRUST if trust is None else trust
         self.flight_records = flight_records

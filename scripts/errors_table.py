@@ -5,7 +5,7 @@
 
 from types import ModuleType
 
-from nexus_attest import key_errors
+from nexus_attest import key_errors, telemetry
 from nexus_attest.attestation import errors as attestation
 from nexus_attest.cli import errors as command_line
 from nexus_attest.operations import errors as operations
@@ -70,6 +70,7 @@ def table() -> str:
         ("Routers", routers),
         ("Attestation", attestation),
         ("Operations", operations),
+        ("Telemetry", telemetry),
         ("The MCP server", server),
         ("The command line", command_line),
     )

@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     code = 0
     try:
-        code = _run(arguments, as_json=as_json, debug=debug)
+        code = _logged(arguments, as_json=as_json, debug=debug)
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_output()
@@ -91,6 +91,33 @@ def run(arguments: Sequence[str]) -> int:
         _forget_output()
         return code or _report(error, as_json=False, debug=debug)
     return code
+
+
+def _logged(arguments: Sequence[str], *, as_json: bool, debug: bool) -> int:
+    """`_run`, with a log where one is wanted."""
+    if not os.environ.get("NEXUS_ATTEST_LOG"):
+        return _run(arguments, as_json=as_json, debug=debug)
+    from nexus_attest.cli.observing import log_command, log_level  # the engine
+    from nexus_control.errors import NexusError
+
+    try:
+        level = log_level()
+    except NexusError as error:
+        return _report(error, as_json=as_json, debug=debug)
+    return log_command(str(level), _words(arguments), lambda: _run(arguments, as_json=as_json, debug=debug))
+
+
+def _words(arguments: Sequence[str]) -> list[str]:
+    """The command without what users wrote: the names of groups and command."""
+    words: list[str] = []
+    at = app
+    for word in arguments:
+        inside = next((found.typer_instance for found in at.registered_groups if found.name == word), None)
+        if inside is None:
+            return words + [word] * any(found.name == word for found in at.registered_commands)
+        words.append(word)
+        at = inside
+    return words
 
 
 def _run(arguments: Sequence[str], *, as_json: bool, debug: bool) -> int:

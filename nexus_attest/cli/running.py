@@ -32,7 +32,7 @@ def executor(session: Session, adapters: Path | None, adapter_id: str, runs: Pat
     if adapter_id not in names:
         raise UnknownAdapter(f"{path} has no adapter {adapter_id!r:.200}; it has {', '.join(names)}")
     session.store  # noqa: B018 - a store that is not there must be told before a file of runs is made beside it
-    told = _LastRun(progress(sys.stderr) if sys.stderr.isatty() and not session.as_json else None)
+    told = _LastRun(_watch(session))
     try:
         with _opened(session, known, runs, timeout_s, told) as engine:
             yield engine
@@ -57,6 +57,19 @@ def _opened(session: Session, known: Iterable[Adapter], runs: Path | None, timeo
             note(f"Run {run_id}, whose process died, is recorded as failed; see `nexus-attest runs show {run_id}`.")
         if stopped.number is None:
             yield engine
+
+
+def _watch(session: Session) -> Callable[[RunEvent], None] | None:
+    """Who is shown the run: the terminal, whoever observes, both or nobody."""
+    watchers = [progress(sys.stderr)] if sys.stderr.isatty() and not session.as_json else []
+    if session.observer is not None:
+        watchers.append(session.observer.watch)
+
+    def show(event: RunEvent) -> None:
+        for watch in watchers:
+            watch(event)
+
+    return show if watchers else None
 
 
 def known_adapters_path(adapters: Path | None) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nexus_attest.cli import settings
 from nexus_attest.cli.identity import IdentityOptions
@@ -12,6 +13,7 @@ from nexus_attest.cli.session import Session
 from nexus_attest.routers import RunEngine, load_adapters
 from nexus_attest.server.app import build_server
 from nexus_attest.server.errors import ServerConfigError
+from nexus_attest.server.health import health_routes
 from nexus_attest.server.http import http_app, listen, parse_address, serve_http
 from nexus_attest.server.lifecycle import run_until_signal
 from nexus_attest.server.logs import StderrLog
@@ -19,9 +21,15 @@ from nexus_attest.server.names import NameStyle
 from nexus_attest.server.progress import follow_run
 from nexus_attest.server.service import Service, ServiceOptions
 from nexus_attest.server.stdio import serve_stdio
-from nexus_control.tool import NexusControlTools
+from nexus_control.flight_record import RunEvent
+
+if TYPE_CHECKING:
+    from nexus_attest.cli.observing import Observer
 
 __all__ = ["serve"]
+
+_PATIENCE_SECONDS = 0.02
+"""So long the end of the server waits for a collector."""
 
 
 def serve(
@@ -55,6 +63,7 @@ def serve(
         transport: Callable[[], Awaitable[None]] = partial(serve_stdio, server)
         if address is not None:
             app = http_app(server, address, access)
+            app.router.routes.extend(health_routes(partial(session.store.decision_page, 1, 0)))
             transport = partial(serve_http, app, opened.enter_context(listen(address)), address)
         log = StderrLog()
         log.install(log_level)
@@ -65,15 +74,26 @@ def _service(session: Session, opened: ExitStack, adapters: Path | None, runs: P
     if not options.read_only:
         session.allow_new_store()
     opened.callback(session.store.close)
+    watching = session.observer
+    if watching is not None:
+        watching.logs_calls = False
+        opened.callback(watching.close, _PATIENCE_SECONDS)
     path = settings.adapters_path(adapters)
     if path is None or options.read_only:
         return Service(tools=session.tools, options=options)
     known = load_adapters(path)
-    router = opened.enter_context(RunEngine(known, db_path=runs_path(session, runs), watch=follow_run))
+    router = opened.enter_context(RunEngine(known, db_path=runs_path(session, runs), watch=partial(_watch, watching)))
+    session.tools.flight_records = router
     return Service(
-        tools=NexusControlTools(session.store, trust=session.trust, flight_records=router),
+        tools=session.tools,
         router=router,
         adapters=tuple(adapter.adapter_id for adapter in known),
         stop_runs=router.stop,
         options=options,
     )
+
+
+def _watch(watching: "Observer | None", event: RunEvent) -> None:
+    follow_run(event)
+    if watching is not None:
+        watching.watch(event)

@@ -1,5 +1,6 @@
 """What a command works with: the store and its tools, the actor, and a way to show what came out."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools, ToolResult
 
 if TYPE_CHECKING:
+    from nexus_attest.cli.observing import Observer
     from nexus_attest.cli.screen import Screen
     from nexus_attest.trust import TrustPolicy
 
@@ -63,7 +65,20 @@ class Session:
     @cached_property
     def tools(self) -> NexusControlTools:
         """The tools over the store, judging by the trust policy. Raises what `store` and `trust` raise."""
-        return NexusControlTools(self.store, trust=self.trust)
+        watching = self.observer
+        return NexusControlTools(self.store, trust=self.trust, around=None if watching is None else watching.around)
+
+    @cached_property
+    def observer(self) -> "Observer | None":
+        """Who is told of calls and runs, None where nobody asked. Raises ConfigError, OpenTelemetryMissing."""
+        if not os.environ.get("NEXUS_ATTEST_LOG") and not os.environ.get("NEXUS_ATTEST_OTEL"):
+            return None
+        from nexus_attest.cli.observing import observer  # which most processes do without
+
+        found = observer()
+        if found is not None:
+            self._open.callback(found.close)
+        return found
 
     @cached_property
     def trust(self) -> "TrustPolicy | None":

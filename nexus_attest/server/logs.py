@@ -38,6 +38,11 @@ class StderrLog(logging.Handler):
         logging.getLogger("nexus_attest").setLevel(level.upper())
         logging.captureWarnings(True)
 
+    def remove(self) -> None:
+        """No longer be a handler."""
+        logging.getLogger().removeHandler(self)
+        logging.captureWarnings(False)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one line; never blocks."""
         try:

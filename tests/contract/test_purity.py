@@ -11,7 +11,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = sorted((ROOT / "nexus_control").rglob("*.py"))
 
-DEPENDENCIES = {"cryptography", "httpx", "jsonschema", "mcp", "nacl", "psycopg", "psycopg_pool", "rfc3161_client", "rich", "typer", "xrpl"}
+DEPENDENCIES = {
+    "cryptography",
+    "httpx",
+    "jsonschema",
+    "mcp",
+    "nacl",
+    "opentelemetry",
+    "psycopg",
+    "psycopg_pool",
+    "rfc3161_client",
+    "rich",
+    "typer",
+    "xrpl",
+}
 """Import names of the runtime dependencies, and of the extras."""
 
 NEEDING_DEPENDENCIES = {("nexus_attest", "cli")}
