@@ -46,7 +46,7 @@ def scale(settings: Settings) -> Iterator[Result]:
         yield Result(name=f"memory, {decisions:,} {kind}", unit="MB", value=found["peak"] / 1e6, goal=100, detail=found["steps"])
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The most memory that this process had. Linux: not `ru_maxrss`, which a process inherits from the one that started it."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -62,7 +62,7 @@ def _main() -> None:
     steps: list[str] = []
 
     def step(name: str) -> None:
-        steps.append(f"{name} {_peak_bytes() / 1e6:.1f}")
+        steps.append(f"{name} {peak_bytes() / 1e6:.1f}")
 
     step("imported")
     with DecisionStore(path) as store:
@@ -81,7 +81,7 @@ def _main() -> None:
         assert store.verify_log().ok
         step("verified")
         size, _ = store.log_root()
-    print(json.dumps({"peak": _peak_bytes(), "events": size - count, "steps": "MB after: " + ", ".join(steps)}))
+    print(json.dumps({"peak": peak_bytes(), "events": size - count, "steps": "MB after: " + ", ".join(steps)}))
 
 
 if __name__ == "__main__":

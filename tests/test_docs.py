@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "QUICKSTART.md", "docs/adapters.md")
+DOCUMENTS = ("README.md", "QUICKSTART.md", "docs/adapters.md", "docs/operations.md")
 
 INERT = {"ini", "json", "mermaid", "text", "toml", "yaml"}
 """Languages of blocks that show something and run nothing."""

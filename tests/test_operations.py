@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sqlite3
 import stat
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_testing import CommandLine, without_root_powers
+from cli_testing import ROOT, CommandLine, without_root_powers
 from typer.testing import CliRunner
 
 from nexus_attest.attestation import AttestationIntent
@@ -556,6 +557,14 @@ def test_many_findings_of_one_kind_are_counted(tmp_path: Path) -> None:
     findings = [finding for finding in diagnose(Paths(store=path), quick=True) if finding.code == "DECISION_UNREADABLE"]
     assert len(findings) == 21
     assert findings[-1].text == "and 5 more like the ones above"
+
+
+def test_every_code_of_the_doctor_is_explained_to_people() -> None:
+    source = (ROOT / "nexus_attest" / "operations" / "doctor.py").read_text()
+    codes = set(re.findall(r'(?:code=|code, severity = \(?)"([A-Z_]+)"', source)) | {"EXECUTION_UNDER_WAY"}
+    assert len(codes) > 20
+    table = (ROOT / "docs" / "operations.md").read_text().partition("## Back up")[0]
+    assert {code for code in codes if f"`{code}`" not in table} == set()
 
 
 # -- command line -----------------------------------------------------------------------------------------------------------------
