@@ -21,7 +21,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import count
+from functools import partial
+from itertools import cycle, repeat
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
@@ -44,7 +45,8 @@ _MOST_SAMPLES = 200_000
 """Latencies kept per client: of more, a random choice."""
 
 _PAYLOAD = {"expires_at": None, "comment": "Checked against the change calendar"}
-_GROWN_PER_TRANSACTION = 1000
+_GROWN_PER_TRANSACTION = 4000
+_FACTS_OF_A_FLOW = 8
 
 Prepare: TypeAlias = Callable[[SqlStore, NexusControlTools, int], Iterator[Operation]]
 """Endless operations of one client; what is done between two of them is not measured."""
@@ -56,8 +58,8 @@ def _appends(store: SqlStore, tools: NexusControlTools, client: int) -> Iterator
     with store.transaction():
         for name in names:
             store.append_events(name, [(EventType.DECISION_CREATED, AGENT, {"goal": "load"})], create=True)
-    for number in count():
-        yield lambda name=names[number % len(names)]: store.append_event(name, EventType.APPROVAL_GRANTED, ALICE, _PAYLOAD)
+    for name in cycle(names):
+        yield lambda name=name: store.append_event(name, EventType.APPROVAL_GRANTED, ALICE, _PAYLOAD)
 
 
 def _requests(store: SqlStore, tools: NexusControlTools, client: int) -> Iterator[Operation]:
@@ -129,7 +131,8 @@ def measure(db: str, operation: str, *, processes: int, clients: int, seconds: f
     results: multiprocessing.Queue[list[_Client]] = context.Queue()
     open_store(db).close()  # the tables are there before anybody hurries
     workers = [
-        context.Process(target=_process, args=(db, operation, clients, seconds, number * clients, barrier, results)) for number in range(processes)
+        context.Process(target=_process, args=(db, operation, clients, seconds, number * clients, barrier, results))
+        for number in range(processes)
     ]
     for worker in workers:
         worker.start()
@@ -148,10 +151,11 @@ def _process(
     with open_store(db) as store:
         tools = NexusControlTools(store)
         prepare, _ = _OPERATIONS[operation]
-        threads = [
-            threading.Thread(target=lambda number=number: found.append(_client(prepare(store, tools, number), seconds, barrier)))
-            for number in range(first, first + clients)
-        ]
+
+        def work(number: int) -> None:
+            found.append(_client(prepare(store, tools, number), seconds, barrier))
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(first, first + clients)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -220,29 +224,34 @@ def floor_per_second(folder: Path, seconds: float) -> float:
         return commits / (perf_counter() - began)
 
 
-def grow(db: str, events: int, told: Callable[[dict[str, Any]], None], *, calls: int = 500) -> list[dict[str, Any]]:
-    """Fill a store to so many events; at ten sizes, what a durable append, an approval and a status cost, and the peak of memory."""
+def grow(db: str, events: int, calls: int, told: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """Fill a store to so many facts (events and headers); at ten sizes, the medians of a durable append, an approval and a status in
+    milliseconds, and the peak of memory so far.
+    """
     rows: list[dict[str, Any]] = []
     with open_store(db) as store:
         tools = NexusControlTools(store)
         steps = sorted({max(1, events * part // 10) for part in range(1, 11)})
-        size, decision = 0, 0
+        size = store.log_root()[0]
         for step in steps:
             while size < step:
                 with store.transaction():
-                    for _ in range(min(_GROWN_PER_TRANSACTION, step - size + 6) // 7 + 1):
+                    for _ in range(min(_GROWN_PER_TRANSACTION, step - size) // _FACTS_OF_A_FLOW + 1):
                         flow(tools)
-                        decision += 1
-                        size += 7
-            appends, approvals, reads = _appends(store, tools, step), _approvals(store, tools, step), request(tools)
+                size = store.log_root()[0]
+            status = partial(_status, tools, request(tools))
             timed = {
-                "append_ms": _timed(appends, calls),
-                "approve_ms": _timed(approvals, calls),
-                "status_ms": _timed((lambda: data_of(tools.status(reads)) for _ in count()), calls),
+                "append_ms": _timed(_appends(store, tools, step), calls),
+                "approve_ms": _timed(_approvals(store, tools, step), calls),
+                "status_ms": _timed(repeat(status), calls),
             }
-            rows.append({"events": size, **timed, "peak_mb": peak_bytes() / 1e6})
+            rows.append({"facts": size, **timed, "peak_mb": peak_bytes() / 1e6})
             told(rows[-1])
     return rows
+
+
+def _status(tools: NexusControlTools, decision_id: str) -> None:
+    data_of(tools.status(decision_id))
 
 
 def _timed(operations: Iterator[Operation], calls: int) -> float:
@@ -259,17 +268,18 @@ def _timed(operations: Iterator[Operation], calls: int) -> float:
 def main() -> int:
     """0, or 1 when a call was refused."""
     options = _options()
+    rows: list[dict[str, Any]] = []
     report: dict[str, Any] = {"processors": os.cpu_count(), "load_at_start": os.getloadavg()[0]}
     with _database(options) as db:
         postgres = "://" in db
         report["backend"] = "PostgreSQL" if postgres else "SQLite"
         if options.grow:
-            rows = report["growth"] = grow(db, options.grow, lambda row: _say(options, row))
+            rows = report["growth"] = grow(db, options.grow, options.calls, lambda row: _say(options, row))
             return _end(options, report, rows)
         if not postgres:
             report["floor_per_second"] = floor_per_second(Path(db).parent, options.seconds)
             _say(options, {"operation": "bare commits", "per_second": report["floor_per_second"]})
-        rows = report["load"] = []
+        report["load"] = rows
         for processes, clients in options.shapes:
             for operation in options.operation or _OPERATIONS:
                 row = measure(db, operation, processes=processes, clients=clients, seconds=options.seconds)
@@ -309,6 +319,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each measurement takes; default: 5")
     parser.add_argument("--operation", action="append", choices=list(_OPERATIONS), help="one of: %(choices)s; default: all")
     parser.add_argument("--grow", type=int, metavar="EVENTS", help="instead: fill the store to so many events")
+    parser.add_argument("--calls", type=int, default=500, metavar="N", help="with --grow: calls per median; default: 500")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     options.shapes = [(options.processes, options.clients)] if options.processes else [(1, options.clients), (8, options.clients)]

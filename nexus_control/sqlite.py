@@ -52,6 +52,9 @@ APPLICATION_ID = 0x4E415454
 
 BUSY_TIMEOUT_SECONDS = 30.0
 
+_LOOK_EVERY_MS = 2
+"""So SQLite looks after 0, 1 and 2 ms, and then is asked again."""
+
 _BUSY, _READ_ONLY, _CANNOT_OPEN = 5, 8, 14
 _RESTORE = "the file was changed by others; `nexus-attest log verify` tells more, a backup brings it back"
 
@@ -167,6 +170,8 @@ class _OwnConnection(sqlite3.Connection):
     """
 
     is_open = False
+    patience_ms = 0
+    """The busy timeout."""
 
     def __del__(self) -> None:
         if self.is_open:  # what could not be opened cannot be closed
@@ -179,6 +184,7 @@ def _connect(name: str) -> Connection:
         name, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False, uri=uri, factory=_OwnConnection
     )
     connection.is_open = True
+    connection.patience_ms = int(BUSY_TIMEOUT_SECONDS * 1000)
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
@@ -241,5 +247,28 @@ def begin(connection: Connection, statement: str, *, joins: bool) -> tuple[str, 
         return "RELEASE nexus", "ROLLBACK TO nexus"
     if connection.in_transaction:  # left behind by an interrupt; nobody was told that it had been committed
         connection.execute("ROLLBACK")
-    connection.execute(statement)
+    if statement == "BEGIN":
+        connection.execute(statement)
+    else:
+        _wait_for_turn(connection, statement)
     return "COMMIT", "ROLLBACK"
+
+
+def _wait_for_turn(connection: Connection, statement: str) -> None:
+    """Begin a transaction that takes the write lock, as soon as it is free, and within the busy timeout of the connection.
+
+    SQLite itself looks less and less often, in the end every 100 ms, so that writers without a pause would keep all others out for seconds.
+    """
+    patience = connection.patience_ms if isinstance(connection, _OwnConnection) else number(connection, "busy_timeout")
+    deadline = time.monotonic() + patience / 1000
+    connection.execute(f"PRAGMA busy_timeout = {min(patience, _LOOK_EVERY_MS)}")
+    try:
+        while True:
+            try:
+                connection.execute(statement)
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != _BUSY or time.monotonic() >= deadline:
+                    raise
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {patience}")

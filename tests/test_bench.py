@@ -11,6 +11,7 @@ import pytest
 
 from bench.harness import Outcome, Result, Settings, by_turns
 from bench.syncs import counted
+from nexus_control.store import DecisionStore
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,3 +76,38 @@ def test_a_sync_belongs_to_the_call_around_it_unless_another_thread_makes_it() -
     result = counted("calls", trace)
     assert result.value == 2
     assert result.detail == "3 in 2 calls, 1 calls with more than one; 1 in other threads (checkpoints)"
+
+
+def load(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "bench.load", "--json", *arguments]
+    return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+
+def test_load_from_several_processes_and_clients_is_counted_whole(tmp_path: Path) -> None:
+    db = tmp_path / "load.db"
+    report = load(
+        "--db", str(db), "--processes", "2", "--clients", "2", "--seconds", "0.3", "--operation", "append", "--operation", "execute"
+    )
+    assert report["backend"] == "SQLite"
+    assert report["floor_per_second"] > 0
+    assert [(row["operation"], row["processes"], row["clients"]) for row in report["load"]] == [("append", 2, 2), ("execute", 2, 2)]
+    for row in report["load"]:
+        assert row["calls"] > 0
+        assert row["refused"] == {}
+        assert 0 <= row["share"] <= 1
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
+    with DecisionStore(db) as store:
+        assert store.verify_log().ok
+        # Each of four clients makes ten decisions, and appends once before the clock starts.
+        written = sum(
+            len(store.get_events(f"{decision_id}")) - 1 for decision_id, _ in store.list_decisions(10_000) if "load-" in decision_id
+        )
+        assert written == report["load"][0]["calls"] + 4
+
+
+def test_growth_is_measured_at_ten_sizes(tmp_path: Path) -> None:
+    rows = load("--dir", str(tmp_path), "--grow", "2000", "--calls", "5")["growth"]
+    assert len(rows) == 10
+    assert [row["facts"] >= 200 * step for step, row in enumerate(rows, 1)] == [True] * 10
+    assert all(min(row["append_ms"], row["approve_ms"], row["status_ms"], row["peak_mb"]) > 0 for row in rows)
+    assert list(tmp_path.iterdir()) == []

@@ -86,6 +86,15 @@ def open_a_new_file(path: str, decision_id: str, number: int) -> list[str]:
     return ["ok"]
 
 
+def append_for_a_second(path: str, decision_id: str, number: int) -> list[str]:
+    calls, end = 0, time.monotonic() + 1
+    with DecisionStore(path) as store:
+        while time.monotonic() < end:
+            store.append_event(decision_id, EventType.APPROVAL_GRANTED, human(f"a{number}"), {"expires_at": None})
+            calls += 1
+    return [f"a{number}"] * calls
+
+
 def _take_part(work: Callable[[str, str, int], list[str]], path: str, decision_id: str, number: int, gate: Any, results: Any) -> None:
     gate.wait(30)
     results.put(work(path, decision_id, number))
@@ -163,6 +172,16 @@ def test_eight_writers_append_all_their_events(tmp_path: Path, method: str) -> N
     decision_id = prepared(path)
     assert race(append_ten_each, path, decision_id, method) == {"ok": 80}
     assert Counter(actor for _, actor in events_of(path, decision_id)[2:]) == {f"a{number}": 10 for number in range(8)}
+
+
+def test_of_eight_writers_without_a_pause_none_is_kept_out(tmp_path: Path) -> None:
+    """SQLite's own waiting lets the fastest of them have a hundred times as many turns as the slowest, and more."""
+    path = tmp_path / "s.db"
+    decision_id = prepared(path)
+    turns = race(append_for_a_second, path, decision_id, "spawn")
+    assert len(turns) == PROCESSES
+    assert min(turns.values()) * 20 > max(turns.values())
+    assert len(events_of(path, decision_id)) == turns.total() + 2
 
 
 def test_of_eight_writers_that_expect_one_place_one_gets_it(tmp_path: Path, method: str) -> None:
