@@ -294,6 +294,7 @@ def private_content(path: Path, *, mode: int | None = None) -> bytes:
     except OSError as error:
         raise KeyFileRefused(f"{path} cannot be read: {error.strerror}") from None
     if len(content) > _MAX_FILE_BYTES:
+        del content  # a traceback may be shown with the variables of its frames
         raise KeyFileRefused(f"{path} has more than {_MAX_FILE_BYTES} bytes")
     return content
 

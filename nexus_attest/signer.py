@@ -140,19 +140,13 @@ class SignerProgram:
 
     def ask(self, request: dict[str, Any], member: str, sizes: Collection[int]) -> bytes:
         """The bytes of its answer's one member. Raises SignerFailed for another answer or number of bytes."""
-        output = self._run(json.dumps({"v": 1, **request}).encode())
-        try:
-            answer: object = parse_json(output)
-        except MalformedBundle:
-            raise self.failed("wrote something else than one JSON object") from None
-        if not isinstance(answer, dict) or set(cast("dict[str, Any]", answer)) != {member}:
-            raise self.failed(f"must answer with the member {member} alone")
-        text: object = cast("dict[str, Any]", answer)[member]
-        with suppress(ValueError):
-            raw = b64decode(text, validate=True) if isinstance(text, str) else b""
-            if len(raw) in sizes:
-                return raw
-        raise self.failed(f"must answer with {_spelled(sizes)} bytes in base64")
+        found = _answer(self._run(json.dumps({"v": 1, **request}).encode()), member)
+        if isinstance(found, str):
+            raise self.failed(found)
+        if len(found) not in sizes:
+            del found  # a traceback may be shown with the variables of its frames
+            raise self.failed(f"must answer with {_spelled(sizes)} bytes in base64")
+        return found
 
     def _run(self, request: bytes) -> bytes:
         if not hasattr(os, "killpg"):
@@ -174,6 +168,7 @@ class SignerProgram:
                 process.wait(_REAP_SECONDS)
             cast("Any", process.stdout).close()
         if process.returncode != 0:
+            del output  # as above
             raise self.failed(f"ended with exit code {process.returncode}")
         return output
 
@@ -181,27 +176,43 @@ class SignerProgram:
         """What it wrote until it ended by itself; children that keep its output open are not waited for."""
         end = time.monotonic() + self._seconds
         pipe: Any = process.stdout
-        output = bytearray()
+        output = b""
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             while True:
                 # Asked before reading: once it has ended, all that it wrote is in the pipe already.
                 ended = _has_ended(process)
                 if not ended and time.monotonic() >= end:
+                    output = chunk = b""  # as above
                     raise self.failed(f"took more than {self._seconds:g} seconds")
                 ready = selector.select(0 if ended else _TICK_SECONDS)
                 chunk = os.read(pipe.fileno(), _MAX_ANSWER_BYTES) if ready else b""
                 output += chunk
                 if len(output) > _MAX_ANSWER_BYTES:
+                    output = chunk = b""
                     raise self.failed(f"wrote more than {_MAX_ANSWER_BYTES} bytes")
                 if ended and not chunk:
-                    return bytes(output)
+                    return output
                 if ready and not chunk:  # closed; what is left is to wait for its end
                     time.sleep(_TICK_SECONDS)
 
     def failed(self, what: str) -> SignerFailed:
         """The error to raise about this program."""
         return SignerFailed(f"the signer {self._command[0]!r:.200} {what}")
+
+
+def _answer(output: bytes, member: str) -> bytes | str:
+    """The bytes of the one member, or what is wrong. Raises nothing: an answer may hold a secret by mistake, and frames are shown."""
+    try:
+        answer: object = parse_json(output)
+    except MalformedBundle:
+        return "wrote something else than one JSON object"
+    if not isinstance(answer, dict) or set(cast("dict[str, Any]", answer)) != {member}:
+        return f"must answer with the member {member} alone"
+    text: object = cast("dict[str, Any]", answer)[member]
+    with suppress(ValueError):
+        return b64decode(text, validate=True) if isinstance(text, str) else b""
+    return b""
 
 
 def _spelled(sizes: Collection[int]) -> str:

@@ -21,6 +21,7 @@ from nexus_attest.signer import SignerProgram
 __all__ = ["LedgerKey", "ProgramKey", "key_of_environment", "key_of_file", "key_of_seed"]
 
 _SEED_FILE_MODE = 0o600
+_NO_SEED = "{} is no seed of an account: `sEd...` or `s...`, with its checksum"
 
 
 class LedgerKey(Protocol):
@@ -38,6 +39,33 @@ class LedgerKey(Protocol):
 
 def key_of_seed(seed: str) -> LedgerKey:
     """The key of a family seed, `sEd...` for Ed25519 or `s...` for secp256k1. Raises KeyInvalid, which repeats nothing of it."""
+    key = _key_or_none(seed)
+    if key is None:
+        del seed  # a traceback may be shown with the variables of its frames
+        raise KeyInvalid(_NO_SEED.format("this"))
+    return key
+
+
+def key_of_environment(name: str) -> LedgerKey:
+    """The key of the seed in an environment variable. Raises KeyNotFound, KeyInvalid."""
+    if not os.environ.get(name):
+        raise KeyNotFound(f"the environment variable {name:.100} is not set")
+    key = _key_or_none(os.environ[name])
+    if key is None:
+        raise KeyInvalid(_NO_SEED.format(f"what the environment variable {name:.100} holds"))
+    return key
+
+
+def key_of_file(path: Path) -> LedgerKey:
+    """The key of the seed that a file of mode 0600 has as its one line. Raises KeyNotFound, KeyFileRefused, KeyInvalid."""
+    key = _key_or_none(private_content(path, mode=_SEED_FILE_MODE).decode("ascii", "replace"))
+    if key is None:
+        raise KeyInvalid(_NO_SEED.format(f"what {path} holds"))
+    return key
+
+
+def _key_or_none(seed: str) -> LedgerKey | None:
+    """The key, None for what is no seed. Raises nothing, so that no frame with a seed in it is part of a traceback."""
     from xrpl.constants import CryptoAlgorithm, XRPLException  # xrpl-py, loaded where it is used
     from xrpl.core.addresscodec import decode_seed
     from xrpl.core.keypairs import derive_keypair
@@ -48,26 +76,7 @@ def key_of_seed(seed: str) -> LedgerKey:
         if algorithm is CryptoAlgorithm.ED25519:
             return _Ed25519Key(LocalKey(sha512_half(entropy)))
         return _Secp256k1Key(*derive_keypair(seed.strip()))
-    raise KeyInvalid("this is no seed of an account: `sEd...` or `s...`, with its checksum")
-
-
-def key_of_environment(name: str) -> LedgerKey:
-    """The key of the seed in an environment variable. Raises KeyNotFound, KeyInvalid."""
-    seed = os.environ.get(name)
-    if not seed:
-        raise KeyNotFound(f"the environment variable {name:.100} is not set")
-    return _named(seed, f"the environment variable {name:.100}")
-
-
-def key_of_file(path: Path) -> LedgerKey:
-    """The key of the seed that a file of mode 0600 has as its one line. Raises KeyNotFound, KeyFileRefused, KeyInvalid."""
-    return _named(private_content(path, mode=_SEED_FILE_MODE).decode("ascii", "replace"), str(path))
-
-
-def _named(seed: str, where: str) -> LedgerKey:
-    with suppress(KeyInvalid):
-        return key_of_seed(seed)
-    raise KeyInvalid(f"{where} holds no seed of an account: `sEd...` or `s...`, with its checksum")
+    return None
 
 
 class _Ed25519Key:
@@ -118,6 +127,7 @@ class ProgramKey:
 
     def __init__(self, command: Sequence[str], *, seconds: float = 30.0) -> None:
         self._program = SignerProgram(command, seconds=seconds)
+        self.public_key = "not known yet"  # for whoever shows it while the program is asked
         raw = self._program.ask({"operation": "public_key"}, "public_key", (32, 33))
         whole = raw if len(raw) == 33 else b"\xed" + raw
         if whole[0] not in (0x02, 0x03) and not (whole[0] == 0xED and ed25519.is_public_key(whole[1:])):
