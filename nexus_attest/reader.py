@@ -4,6 +4,7 @@ The engine judges everything else; the functions here are what it cannot do with
 file holds: whatever is wrong there is a finding.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -24,6 +25,7 @@ __all__ = ["ATTESTATION_VERSION", "knowledge_of"]
 
 ATTESTATION_VERSION = "0.7"
 
+_SIGNATURE = re.compile("[0-9A-Fa-f]{128}")
 _UNKNOWN = "a trust policy that names the key under [[attestors]]"
 
 
@@ -143,10 +145,8 @@ def _attestation_findings(
             "signed_at": signed_at,
         }
     )
-    try:
-        signature = bytes.fromhex(text_field(dict(attestation), "signature", "attestation"))
-    except ValueError:
-        signature = b""
+    text = text_field(dict(attestation), "signature", "attestation")
+    signature = bytes.fromhex(text) if _SIGNATURE.fullmatch(text) else b""
     if not trust.verifies(attestor.key.public_key, message, signature):
         yield Finding(f"the signature is not that of {attestor.attestor_id} over this attestation")
     yield from _validity_findings(attestor, signed_at)

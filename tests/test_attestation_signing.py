@@ -92,6 +92,8 @@ EDITS: list[tuple[Attestation, list[str]]] = [
     (replace(attested(), signature="zz"), ["signature_valid"]),
     (replace(attested(), signature=None), ["signature_valid"]),  # pyright: ignore[reportArgumentType]
     (replace(attested(), signature=attested().signature[:-2]), ["signature_valid"]),
+    (replace(attested(), signature=attested().signature + " "), ["signature_valid"]),
+    (replace(attested(), signature=" ".join((attested().signature[:64], attested().signature[64:]))), ["signature_valid"]),
     (attested(claims=[]), ["claims_non_empty"]),
     (attested("no digest"), ["binding_digest_format"]),
 ]
@@ -117,7 +119,7 @@ def test_strict_looks_at_the_id_and_the_whole_digest() -> None:
 
 def test_public_keys_travel_as_hex() -> None:
     assert public_key_from_hex(get_public_key_hex(KEY)) == KEY.verify_key
-    for text in ("zz", "ab", "", 7):
+    for text in ("zz", "ab", "", 7, get_public_key_hex(KEY) + " ", "11 " * 32):
         bad: Any = text
         with pytest.raises(ValueError, match=r"."):
             public_key_from_hex(bad)

@@ -19,6 +19,7 @@ from nexus_attest.attestation.local_witness import SelfStamp, SelfWitness, broke
 from nexus_attest.attestation.narrative import CheckStatus, show_intent, verify_narrative
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
+from nexus_attest.attestation.replay import replay_attestation
 from nexus_attest.attestation.stamp import Shown, evidence_key, root_key
 from nexus_attest.attestation.stamp_store import StampStore
 from nexus_attest.attestation.stamping import StampWitness
@@ -231,6 +232,8 @@ def test_a_second_witness_stamps_what_the_ledger_confirmed_and_changes_nothing_e
         assert {check.status for check in (*report.checks, *verify_narrative(report))} == {CheckStatus.PASS}
         assert report.witness is not None
         assert report.witness.tx_hash == ledger.proof["tx_hash"]
+        replayed = replay_attestation(world.queue, "sha256:" + item.intent_digest())
+        assert (replayed.final_tx_hash, replayed.confirmed, replayed.timeline_consistent) == (ledger.proof["tx_hash"], True, True)
     assert set(world.statuses()) == {"CONFIRMED"}
     assert cycled(second).batch_id is None
 

@@ -54,6 +54,8 @@ def test_a_memo_is_decoded_to_what_was_encoded(env: str) -> None:
 
 MEMO = {"v": "0.1", "t": "nexus.attest", "id": "i", "st": "s", "bd": "b"}
 NO_MEMOS: list[Any] = [
+    json.dumps(MEMO).encode().hex(" "),
+    json.dumps(MEMO).encode().hex() + "\n",
     "zz",
     "",
     None,

@@ -155,6 +155,15 @@ def test_the_worker_is_looked_up_at_each_call_and_called_by_keywords(tmp_path: P
     assert (seen[0]["signer"], seen[0]["account"], seen[0]["intent_digest"]) == (signer, "rX", "sha256:x")
 
 
+def test_paths_may_be_paths(tmp_path: Path) -> None:
+    configure_signer(Signer)
+    path = tmp_path / "q.db"
+    with AttestationQueue(path) as queue:
+        queue.enqueue(intent())
+    result = run(attest_xrpl_process_one({"db_path": path, "client": Ledger(), "exchange_store_path": tmp_path / "e.db"}))
+    assert result["outcome"] == "CONFIRMED"
+
+
 WRONG: list[Any] = [None, [], {"db_path": 7}, {"use_dcl": "yes"}, {"store_bodies": 1}, {"account": b"r"}, {"intent_digest": "\ud800"}]
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -103,6 +102,13 @@ def test_an_attestation_that_is_about_something_else_or_not_in_time_fails(change
     trust = policy(public(BOT, not_before=SIGNED_AT - timedelta(days=1), not_after=SIGNED_AT + timedelta(days=1)))
     assert told(signatures(trust, attestation())) == [("attestation", True)]
     assert told(signatures(trust, attestation(**changes))) == [("attestation", False)]
+
+
+def test_a_signature_is_128_hex_digits_and_nothing_else() -> None:
+    made = attestation()
+    text: str = made["signature"]
+    for spelled, good in ((text, True), (text + " ", False), (f"{text[:64]} {text[64:]}", False), (text[:-2], False)):
+        assert told(signatures(policy(), {**made, "signature": spelled})) == [("attestation", good)]
 
 
 def test_an_attestation_signed_after_its_key_was_retired_fails() -> None:

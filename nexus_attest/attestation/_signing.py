@@ -4,6 +4,7 @@ An attestation is an overlay: it refers to the package by digest and never chang
 the verifier's business.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -57,6 +58,8 @@ VERIFY_CLAIMS_NON_EMPTY = "claims_non_empty"
 VERIFY_DIGEST_FORMAT = "binding_digest_format"
 
 _VERIFY_DIGEST_MATCH = "binding_digest_match"
+_SIGNATURE = re.compile("[0-9A-Fa-f]{128}")
+_PUBLIC_KEY = re.compile("[0-9A-Fa-f]{64}")
 _VERIFY_ID = "attestation_id"
 _VERIFY_FULL_FORMAT = "binding_digest_full_format"
 
@@ -169,10 +172,9 @@ def public_key_from_hex(hex_string: str) -> "VerifyKey":
     """The inverse of `get_public_key_hex`. Raises ValueError for anything but 64 hex digits."""
     from nacl.signing import VerifyKey  # as above
 
-    raw = bytes.fromhex(require_str(hex_string, "public key", InvalidAttestation))
-    if len(raw) != 32:
-        raise InvalidAttestation(f"a public key has 64 hex digits, not {len(hex_string)}")
-    return VerifyKey(raw)
+    if not _PUBLIC_KEY.fullmatch(require_str(hex_string, "public key", InvalidAttestation)):
+        raise InvalidAttestation(f"a public key is 64 hex digits, not {hex_string!r:.100}")
+    return VerifyKey(bytes.fromhex(hex_string))
 
 
 def create_attestation(
@@ -261,10 +263,9 @@ def _id_of(signature: bytes) -> str:
 
 
 def _signature_of(attestation: Attestation) -> bytes | None:
-    try:
-        return bytes.fromhex(attestation.signature)
-    except (ValueError, TypeError):
-        return None
+    """Its bytes, None unless it is 128 hex digits; blanks among them, which `bytes.fromhex` overlooks, are none."""
+    text = cast("object", attestation.signature)
+    return bytes.fromhex(text) if isinstance(text, str) and _SIGNATURE.fullmatch(text) else None
 
 
 def _signed_bytes(payload: AttestationPayload) -> bytes | None:

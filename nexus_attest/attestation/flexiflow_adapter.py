@@ -6,6 +6,7 @@ Nothing here imports FlexiFlow; `flexiflow_states` has states that call the hand
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from nexus_attest.attestation.errors import SignerMissing
@@ -23,6 +24,7 @@ from nexus_control.events import require_text
 __all__ = ["CONTEXT_KEYS", "SignerFactory", "attest_xrpl_process_one", "configure_signer"]
 
 _TEXTS = ("db_path", "xrpl_url", "intent_digest", "account", "exchange_store_path", "exchange_body_path")
+_PATHS = ("db_path", "exchange_store_path", "exchange_body_path")
 _FLAGS = ("use_dcl", "store_bodies")
 
 CONTEXT_KEYS = frozenset({*_TEXTS, *_FLAGS})
@@ -69,9 +71,10 @@ def _receipt_summary(receipt: AttestationReceipt) -> dict[str, Any]:
 async def attest_xrpl_process_one(ctx: dict[str, Any]) -> dict[str, Any]:
     """Process at most one queued intent.
 
-    All keys of `ctx` are optional: `db_path` (environment NEXUS_ATTEST_DB, then `attest.db`), `xrpl_url` (environment XRPL_URL, then
-    `http://127.0.0.1:5005`), `intent_digest` (only this one), `account`, `use_dcl` with `exchange_store_path`, `exchange_body_path` and
-    `store_bodies` (keep a record of the exchanges with the node); `client`, `transport` and `signer` replace those that are made here.
+    All keys of `ctx` are optional, and paths are strings or `Path`s: `db_path` (environment NEXUS_ATTEST_DB, then `attest.db`), `xrpl_url`
+    (environment XRPL_URL, then `http://127.0.0.1:5005`), `intent_digest` (only this one), `account`, `use_dcl` with `exchange_store_path`,
+    `exchange_body_path` and `store_bodies` (keep a record of the exchanges with the node); `client`, `transport` and `signer` replace
+    those that are made here.
 
     Gives `outcome` (CONFIRMED, FAILED, DEFERRED, or NOOP when there was nothing to do), `processed`, `queue_id`, `intent_digest` and
     `receipts`, a list of summaries; with an `intent_digest` that is not in the queue also `reason`: `unknown`. FAILED is the last
@@ -101,7 +104,9 @@ def _settings(ctx: object) -> dict[str, Any]:
     given = cast("Mapping[str, Any]", ctx)
     settings: dict[str, Any] = {}
     for key in _TEXTS:
-        settings[key] = None if given.get(key) is None else require_text(given[key], key)
+        value = given.get(key)
+        value = str(value) if key in _PATHS and isinstance(value, Path) else value
+        settings[key] = None if value is None else require_text(value, key)
     for key in _FLAGS:
         settings[key] = given.get(key, False)
         if not isinstance(settings[key], bool):

@@ -47,9 +47,10 @@ class ReceiptSummary:
 
 @dataclass(frozen=True)
 class AttestationReport:
-    """What is known of one intent; the `final_` members are those of the last confirmed receipt.
+    """What is known of one intent; the `final_` members are those of the last confirmed receipt, of one with a transaction if there is any.
 
-    `timeline_consistent`: attempts and times never decrease, and nothing follows a confirmation; None when there are no receipts.
+    `timeline_consistent`: attempts and times never decrease, and nothing follows a confirmation but the confirmation of another backend;
+    None when there are no receipts.
     """
 
     intent_digest: str
@@ -73,7 +74,8 @@ def replay_attestation(queue: AttestationQueue, intent_digest: str, exchange_sto
     told = narrative.show_intent(queue, intent_digest, exchange_store=exchange_store)
     if not told.intent_found:
         return AttestationReport(told.intent_digest)
-    last = next((entry for entry in reversed(told.receipts) if entry.status == ReceiptStatus.CONFIRMED), None)
+    confirmed = [entry for entry in told.receipts if entry.status == ReceiptStatus.CONFIRMED]
+    last = next((entry for entry in reversed(confirmed) if entry.tx_hash), confirmed[-1] if confirmed else None)
     return AttestationReport(
         intent_digest=told.intent_digest,
         intent_found=True,
@@ -131,7 +133,13 @@ def _in_order(entries: tuple[ReceiptEntry, ...]) -> bool:
     except MalformedEvent:  # a receipt that cannot be read
         return False
     forward = all(before[0] <= after[0] and before[1] <= after[1] for before, after in pairwise(moments))
-    return forward and not any(entry.status == ReceiptStatus.CONFIRMED for entry in entries[:-1])
+    first = next((place for place, entry in enumerate(entries) if entry.status == ReceiptStatus.CONFIRMED), len(entries))
+    after = entries[first:]
+    return (
+        forward
+        and all(entry.status == ReceiptStatus.CONFIRMED for entry in after)
+        and len({entry.backend for entry in after}) == len(after)
+    )
 
 
 def _lines(report: AttestationReport) -> Iterator[str]:

@@ -62,7 +62,15 @@ SHOWN_BY = {
     "steals an actor's key": {
         "test_trust": ["test_what_is_not_believed_is_refused_with_its_own_code"],
     },
-    "reads outputs, errors, logs and the store": {
+    "reads outputs, errors (with the variables of their frames), logs, databases and evidence": {
+        "test_attestation_secrets": [
+            "test_a_seed_that_cannot_be_read_is_not_repeated",
+            "test_a_file_that_is_refused_is_not_repeated",
+            "test_a_program_that_tells_its_secret_is_not_repeated",
+            "test_batches_leave_no_secret_whatever_fails",
+            "test_the_worker_leaves_no_secret_whatever_fails",
+            "test_exchanges_over_http_hold_no_secret",
+        ],
         "test_keys": ["test_no_error_and_no_repr_holds_a_secret"],
         "test_cli_keys": ["test_the_private_part_is_shown_nowhere", "test_no_secret_reaches_a_store_or_what_is_exported_from_it"],
     },

@@ -3,6 +3,7 @@
 Labels and claims are never in it. A ledger memo is public for ever.
 """
 
+import re
 from typing import Any, cast
 
 from nexus_attest.attestation.errors import InvalidAnchor
@@ -32,6 +33,7 @@ MAX_MEMO_BYTES = 700
 (https://xrpl.org/docs/references/protocol/transactions/common-fields#memos-field).
 """
 
+_HEX = re.compile("[0-9A-Fa-f]*")
 _REQUIRED = ("v", "t", "id", "st", "bd")
 
 
@@ -83,6 +85,8 @@ class MemoCodec:
     def decode(memo_data_hex: str) -> dict[str, str]:
         """The memo in `MemoData`. Raises InvalidAnchor for anything but a memo of this version with all its required members."""
         try:
+            if not _HEX.fullmatch(memo_data_hex):  # bytes.fromhex overlooks blanks
+                raise ValueError("other characters than hex digits")
             data: object = decode_json(bytes.fromhex(memo_data_hex).decode())
         except (ValueError, TypeError) as problem:
             raise InvalidAnchor(f"the memo is no JSON in hex: {problem!s:.200}") from None
