@@ -179,6 +179,7 @@ class Ledger:
     """A ledger network: the accounts whose transactions are witnesses, and the master keys of validator list publishers (capital hex).
 
     One publisher's list is enough, or with `all_publishers` each of them must show it. `level` is the least that a proof must show.
+    Without accounts it is not known who may witness.
     """
 
     network: str

@@ -47,6 +47,7 @@ _OTHERS = """
 | `OUTCOME_NOT_RECORDED` | execution | The run ended, but the store could not take its outcome. |
 | `USAGE` | command line | Options or arguments are wrong. |
 | `VERIFICATION_FAILED` | command line | A check of a document failed. |
+| `VERIFICATION_INCOMPLETE` | command line | A document is not false, and shows less than was demanded. |
 | `ADAPTERS_NOT_READY` | command line | The adapter file is right, but this machine lacks what an adapter needs. |
 | `INTENT_NOT_FOUND` | command line | The queue holds no intent of this digest. |
 | `WITNESS_STOPPED` | command line | The ledger refused the key, or took a fee for nothing; nothing more is signed until somebody looked. |

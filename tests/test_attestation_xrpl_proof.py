@@ -84,7 +84,7 @@ def test_without_pins_a_proof_shows_a_tree_at_most() -> None:
     report = check_proof(document(witnessed()))
     assert (report.level, failed(report), report.network, report.publishers) == (Level.TREE, [], None, ())
     assert [gap.what for gap in report.gaps] == [
-        "which account may witness, and on which network, was not said",
+        "which account may witness was not said",
         "whose list of validators to believe was not said",
     ]
 

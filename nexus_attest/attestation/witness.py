@@ -10,7 +10,7 @@ into a Testimony, however many receipts refer to it. Verdicts of different backe
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self, TypeAlias, cast
 
@@ -20,7 +20,7 @@ from nexus_attest.attestation.members import members_of
 from nexus_attest.attestation.receipt import AttestationReceipt
 from nexus_attest.trust import TrustPolicy
 from nexus_control.integrity import content_digest, digests_equal
-from nexus_control.layers import Gap
+from nexus_control.layers import Gap, Outcome
 from nexus_control.verification import VerificationCheck
 
 __all__ = ["WITNESS_PROOF_TYPE", "EvidenceJudge", "Level", "Testimony", "Verdict", "WitnessJudge", "WitnessProof", "judge_witnesses"]
@@ -125,9 +125,17 @@ class Verdict:
         """The names of the checks that failed."""
         return [check.name for check in self.checks if not check.ok]
 
+    @property
+    def outcome(self) -> Outcome:
+        """FAIL when a check failed, INCOMPLETE when less was shown than the trust policy demands."""
+        if self.failed:
+            return Outcome.FAIL
+        return Outcome.INCOMPLETE if self.gaps or self.level is None else Outcome.PASS
+
     def to_dict(self) -> dict[str, Any]:
         """The verdict as JSON data."""
         return {
+            "outcome": self.outcome,
             "level": self.level,
             "by": self.by,
             "not_after": self.not_after,
@@ -160,6 +168,10 @@ class WitnessJudge:
             self._judged[key] = _unknown(backend) if judge is None else judge(evidence, self._trust)
         return self._judged[key]
 
+    def judge_evidence(self, backend: str, evidence: dict[str, Any]) -> Verdict:
+        """Judge evidence alone: what it shows, whoever's intents that may be."""
+        return _verdict(self.testimony(backend, evidence))
+
     def judge(self, data: object, *, binding_digest: str | None = None) -> Verdict:
         """Judge a witness proof; with `binding_digest` (prefixed) it must be one for this package."""
         try:
@@ -177,15 +189,19 @@ class WitnessJudge:
             checks.append(_receipt_check(proof, testimony))
         if binding_digest is not None:
             checks.append(_subject_check(proof.intent.binding_digest, binding_digest))
-        failed = testimony.level is None or any(not check.ok for check in checks)
-        return Verdict(
-            level=None if failed else testimony.level,
-            checks=checks,
-            gaps=testimony.gaps,
-            by=testimony.by,
-            not_after=testimony.not_after,
-            about=testimony.about,
-        )
+        subject = {"binding_digest": proof.intent.binding_digest, "intent_digest": proof.receipt.intent_digest}
+        return _verdict(replace(testimony, checks=tuple(checks), about={**subject, **testimony.about}))
+
+
+def _verdict(testimony: Testimony) -> Verdict:
+    return Verdict(
+        level=testimony.level if all(check.ok for check in testimony.checks) else None,
+        checks=testimony.checks,
+        gaps=testimony.gaps,
+        by=testimony.by,
+        not_after=testimony.not_after,
+        about=testimony.about,
+    )
 
 
 def judge_witnesses(trust: TrustPolicy, proofs: Sequence[dict[str, Any]], binding_digest: str) -> tuple[list[VerificationCheck], list[Gap]]:

@@ -24,6 +24,7 @@ from nexus_attest.cli import (
     mcp,
     narratives,
     operations,
+    proofs,
     runs,
     serve,
     sign,
@@ -68,7 +69,7 @@ def _root(
 
 for module in (
     *(demo, decisions, executions, runs, adapters, views, templates, bundles),
-    *(audit, cases, verify, log, keys, sign, attestations, witness, narratives, trust, mcp, serve, operations),
+    *(audit, cases, verify, log, keys, sign, attestations, witness, narratives, proofs, trust, mcp, serve, operations),
 ):
     module.register(app)
 

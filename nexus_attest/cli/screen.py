@@ -68,6 +68,19 @@ _ASKED = {
     "event_sequence": "Are all events there, in order?",
     "derived_sections": "Do policy and approvals agree with the events?",
     "header": "Does the header agree with the events?",
+    "form": "Can it be read, and is it written in its one form?",
+    "path": "Is the transaction, with its result, in that ledger?",
+    "result": "Did the ledger apply it?",
+    "account": "Is it one of an account that you expect?",
+    "memo": "Does it say something that is ours?",
+    "headers": "Do the headers lead to the ledger that was voted for?",
+    "lists": "Are the validator lists signed, and of that time?",
+    "publisher": "Are they of a publisher whom you believe?",
+    "validations": "Did listed validators vote for that ledger?",
+    "quorum": "Are they four fifths of the list?",
+    "evidence_digest": "Is it the evidence that the receipt names?",
+    "receipt": "Is it the evidence for this receipt, and this intent?",
+    "subject": "Is the intent about this package?",
 }
 """What each check asks, for people."""
 

@@ -156,13 +156,14 @@ def _checked(proof: LedgerProof, pins: Sequence[Ledger], trail: "_Trail", *, str
             raise ProofRefused(f"the transaction ended with {engine_result}, which witnesses nothing")
     with trail.step("account") as told:
         account = str(fields["Account"])
-        expected = [pin for pin in pins if account in pin.accounts]
+        expected = [pin for pin in pins if not pin.accounts or account in pin.accounts]
         if pins and not expected:
             raise ProofRefused(f"{account} is no account that the trust policy names as a witness")
-        told.append(account if pins else f"{account}, whoever that is")
+        known = any(pin.accounts for pin in expected)
+        told.append(account if known else f"{account}, whoever that is")
     with trail.step("memo"):
         transaction = WitnessTransaction(proof.blob, engine_result, account=account)
-    gaps = () if pins else (Gap("which account may witness, and on which network, was not said", _NEEDED_PINS),)
+    gaps = () if known else (_NO_ACCOUNT,)
     digest = proof.digest() if strict else None
     report = LedgerReport(level=Level.TREE, checks=(), gaps=gaps, transaction=transaction, header=header, digest=digest)
     if not proof.lists:
@@ -173,6 +174,7 @@ def _checked(proof: LedgerProof, pins: Sequence[Ledger], trail: "_Trail", *, str
 
 
 _NEEDED_PINS = "a trust policy that names accounts and publisher_keys of the network under [[ledgers]]"
+_NO_ACCOUNT = Gap("which account may witness was not said", _NEEDED_PINS)
 _NO_VOTES = Gap("no votes of validators are in the proof", "a proof with them; they are recorded while ledgers close")
 _NO_PUBLISHER = Gap("whose list of validators to believe was not said", _NEEDED_PINS)
 
@@ -304,15 +306,16 @@ def _signers(proof: LedgerProof, lists: Sequence[ValidatorList]) -> tuple[dict[s
 
 
 def _with(report: LedgerReport, quorum: _Quorum) -> LedgerReport:
-    """The report with what the votes show; they raise its level only when the reader has said whose list to believe."""
+    """The report with what the votes show; nothing, unless the reader has said whose list to believe."""
+    if quorum.pin is None:
+        return report
     reached = [(known, votes) for known, votes in quorum.lists if votes >= quorum_of(len(known.manifests))]
     least, votes = min(reached, key=lambda one: one[1] / len(one[0].manifests))
-    pin = quorum.pin
     return replace(
         report,
-        level=Level.TREE if pin is None else Level.QUORUM,
-        network=None if pin is None else pin.network,
-        publishers=() if pin is None else tuple(known.publisher for known, _ in reached),
+        level=Level.QUORUM,
+        network=quorum.pin.network,
+        publishers=tuple(known.publisher for known, _ in reached),
         votes=votes,
         validators=len(least.manifests),
     )

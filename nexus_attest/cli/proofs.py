@@ -1,0 +1,140 @@
+"""Commands around proofs that something was witnessed: proof verify."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from nexus_attest.cli.command import command, group
+
+if TYPE_CHECKING:
+    from nexus_attest.attestation.witness import Verdict
+    from nexus_attest.cli.session import Session
+    from nexus_attest.trust import TrustPolicy
+
+__all__ = ["register"]
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_KEY = re.compile("(?:ED|02|03)[0-9A-F]{64}")
+_LEVELS = ("server", "tree", "quorum")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of this module."""
+    proof = group("Proofs: that something was witnessed, for somebody who trusts no server.")
+    command(proof, "verify", db=False, trust=True)(_verify)
+    app.add_typer(proof, name="proof")
+
+
+def _verify(
+    session: "Session",
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A witness proof, or the proof of a ledger transaction; - is standard input.", metavar="FILE", show_default=False
+        ),
+    ],
+    publisher: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="A master key of a publisher of validator lists that you believe, in hex. Repeatable."),
+    ] = None,
+    account: Annotated[
+        list[str] | None, typer.Option(metavar="ADDRESS", help="An account whose transactions you expect, r... Repeatable.")
+    ] = None,
+    level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="The least that it must show: server, tree or quorum (default).", show_default=False)
+    ] = None,
+    package: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The audit package or case file that it must be about.", show_default=False)
+    ] = None,
+    expect: Annotated[
+        str | None, typer.Option(metavar="DIGEST", help="The binding digest that it must be about, sha256:...", show_default=False)
+    ] = None,
+) -> None:
+    """Judge a proof offline, down from what you pin: a publisher's key and an account, of the trust policy or given here.
+
+    Nothing in the file says whom to believe. It ends with 0 only when everything was shown that you demand; what was shown otherwise is the
+    level: server (its writer's word), tree (bytes under a ledger header of its writer), quorum (enough validators of your publisher).
+    """
+    if package is not None and expect is not None:
+        raise typer.BadParameter("give the package or its digest, not both", param_hint="--expect")
+    if expect is not None and not _DIGEST.fullmatch(expect):
+        raise typer.BadParameter("a digest is sha256: and 64 lowercase hexadecimal digits", param_hint="--expect")
+    if wrong := [key for key in publisher or () if not _KEY.fullmatch(key.upper())]:
+        raise typer.BadParameter(f"a public key is 33 bytes in hex, not {wrong[0][:80]!r}", param_hint="--publisher")
+    if level is not None and level not in _LEVELS:
+        raise typer.BadParameter(f"a level is one of {', '.join(_LEVELS)}", param_hint="--level")
+    from nexus_attest.attestation.witness import WITNESS_PROOF_TYPE, WitnessJudge  # the attestation side
+    from nexus_attest.attestation.xrpl.proof import MAX_PROOF_BYTES
+    from nexus_attest.cli.attestations import binding_digest_of
+    from nexus_attest.cli.files import read_file
+    from nexus_control.json_data import object_of, parse_json
+    from nexus_control.layers import Outcome
+
+    trust = _trust(session, tuple(key.upper() for key in publisher or ()), tuple(account or ()), level)
+    document = object_of(parse_json(read_file(file, MAX_PROOF_BYTES)), "proof")
+    wanted = expect if package is None else binding_digest_of(read_file(package))
+    judge = WitnessJudge(trust)
+    if document.get("type") == WITNESS_PROOF_TYPE:
+        verdict = judge.judge(document, binding_digest=wanted)
+    elif wanted is None:
+        verdict = judge.judge_evidence("xrpl", document)
+    else:
+        raise typer.BadParameter(
+            "the proof of a transaction names no package; that takes a witness proof", param_hint="--package, --expect"
+        )
+    data = verdict.to_dict()
+    if verdict.outcome is Outcome.PASS:
+        session.show(data, lambda: _say(session, file, verdict))
+    elif verdict.outcome is Outcome.FAIL:
+        session.fail("VERIFICATION_FAILED", f"failed: {', '.join(verdict.failed)}", data, lambda: _say(session, file, verdict))
+    else:
+        text = f"not everything was shown: {'; '.join(gap.what for gap in verdict.gaps)}"
+        session.fail("VERIFICATION_INCOMPLETE", text, data, lambda: _say(session, file, verdict))
+
+
+def _trust(session: "Session", publishers: tuple[str, ...], accounts: tuple[str, ...], level: str | None) -> "TrustPolicy":
+    """The reader's policy; what is given on the command line about ledgers replaces what the policy says about them."""
+    from dataclasses import replace  # what help does without
+
+    from nexus_attest.trust import Ledger, LedgerLevel, TrustPolicy
+
+    policy = session.trust or TrustPolicy()
+    if publishers or accounts or (level is not None and not policy.ledgers):
+        policy = replace(policy, ledgers=(Ledger("given", accounts, publishers),))
+    if level is not None:
+        policy = replace(policy, ledgers=tuple(replace(ledger, level=cast("LedgerLevel", level)) for ledger in policy.ledgers))
+    return policy
+
+
+def _say(session: "Session", file: Path, verdict: "Verdict") -> None:
+    from nexus_attest.cli.screen import checks_table  # rich
+    from nexus_attest.cli.screen import verdict as last_word
+    from nexus_control.layers import Outcome
+    from nexus_control.markdown import printable
+
+    rows = [f"  {name.replace('_', ' '):<18}{printable(text)}" for name, text in _rows(verdict.about)]
+    session.say("\n".join([f"Proof {printable(str(file))}", *rows, ""]))
+    session.screen.print(checks_table(verdict.checks), "")
+    for gap in verdict.gaps:
+        session.say(f"Not shown: {printable(gap.what)}\n  needed: {printable(gap.needed)}")
+    shown = (
+        "nothing" if verdict.level is None else f"level {verdict.level}" + (f", not after {verdict.not_after}" if verdict.not_after else "")
+    )
+    if verdict.outcome is Outcome.INCOMPLETE:
+        session.say(f"INCOMPLETE: {shown}; that is not all that you demand")
+    else:
+        session.screen.print(last_word(verdict.outcome is Outcome.PASS, shown, ", ".join(verdict.failed)))
+
+
+def _rows(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was read, a line for each thing that is there."""
+    for name, value in about.items():
+        if isinstance(value, Mapping):
+            yield from _rows(cast("Mapping[str, Any]", {f"{name}_{key}": inner for key, inner in cast("Mapping[str, Any]", value).items()}))
+        elif isinstance(value, list):
+            yield from ((name, str(item)) for item in cast("list[object]", value))
+        elif value is not None:
+            yield name, str(value)
