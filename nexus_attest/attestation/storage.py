@@ -171,6 +171,63 @@ _SCHEMA = Schema(
             BEGIN SELECT RAISE(ABORT, 'a stamp stays as it is'); END
             """,
         ),
+        (
+            # What proofs of ledger transactions are made of, and the proofs: `nexus_attest.attestation.xrpl.proof_store`.
+            """
+            CREATE TABLE IF NOT EXISTS witness_votes (
+                ledger_index INTEGER NOT NULL,
+                ledger_hash  TEXT    NOT NULL,
+                signing_key  TEXT    NOT NULL,
+                data         BLOB    NOT NULL,
+                seen_at      REAL    NOT NULL,
+                PRIMARY KEY (ledger_index, ledger_hash, signing_key)
+            ) STRICT, WITHOUT ROWID
+            """,
+            """
+            CREATE TABLE IF NOT EXISTS witness_recordings (
+                url   TEXT NOT NULL,
+                since REAL NOT NULL,
+                until REAL NOT NULL,
+                PRIMARY KEY (url, since)
+            ) STRICT, WITHOUT ROWID
+            """,
+            """
+            CREATE TABLE IF NOT EXISTS witness_lists (
+                digest    TEXT    NOT NULL PRIMARY KEY,
+                publisher TEXT    NOT NULL,
+                sequence  INTEGER NOT NULL,
+                document  TEXT    NOT NULL,
+                seen_at   REAL    NOT NULL
+            ) STRICT
+            """,
+            """
+            CREATE TABLE IF NOT EXISTS witness_manifests (
+                digest   TEXT    NOT NULL PRIMARY KEY,
+                master   TEXT    NOT NULL,
+                sequence INTEGER NOT NULL,
+                data     BLOB    NOT NULL,
+                seen_at  REAL    NOT NULL
+            ) STRICT
+            """,
+            """
+            CREATE TABLE IF NOT EXISTS witness_proofs (
+                digest       TEXT    NOT NULL PRIMARY KEY,
+                tx_hash      TEXT    NOT NULL,
+                ledger_index INTEGER NOT NULL,
+                level        TEXT    NOT NULL,
+                document     TEXT    NOT NULL,
+                created_at   TEXT    NOT NULL
+            ) STRICT
+            """,
+            "CREATE INDEX IF NOT EXISTS witness_proofs_by_transaction ON witness_proofs (tx_hash)",
+            *(
+                f"""
+                CREATE TRIGGER IF NOT EXISTS witness_proofs_{name} BEFORE {event} ON witness_proofs
+                BEGIN SELECT RAISE(ABORT, 'proofs are only ever added'); END
+                """
+                for name, event in (("kept", "DELETE"), ("fixed", "UPDATE"))
+            ),
+        ),
     ),
 )
 

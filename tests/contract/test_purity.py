@@ -23,6 +23,7 @@ DEPENDENCIES = {
     "rfc3161_client",
     "rich",
     "typer",
+    "websockets",
     "xrpl",
 }
 """Import names of the runtime dependencies, and of the extras."""

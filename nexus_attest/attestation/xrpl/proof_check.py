@@ -45,7 +45,7 @@ from nexus_control.integrity import prefixed, unprefixed
 from nexus_control.layers import Gap
 from nexus_control.verification import VerificationCheck
 
-__all__ = ["EVIDENCE_KEY", "LedgerReport", "check_proof", "judge_evidence"]
+__all__ = ["EVIDENCE_KEY", "LedgerReport", "check_proof", "judge_evidence", "pruned"]
 
 EVIDENCE_KEY = "xrpl.xpop"
 """Under which a receipt names the digest of its proof."""
@@ -221,15 +221,17 @@ def _quorum(proof: LedgerProof, pins: Sequence[Ledger], trail: "_Trail", *, stri
             if not matching:
                 raise ProofRefused(f"the lists are of {', '.join(sorted(publishers))}, which is not who the trust policy names")
     with trail.step("validations") as told:
-        counted, ignored = _count(proof, lists)
-        if ignored and strict:
-            raise ProofRefused(ignored[0])
-        told.extend(ignored[:10])
+        counted = _count(proof, lists)
+        if counted.ignored and strict:
+            raise ProofRefused(counted.ignored[0])
+        told.extend(counted.ignored[:10])
     with trail.step("quorum") as told:
         choices: list[_Quorum] = []
         for pin in matching or [None]:
             votes = [
-                (known, len(counted & known.manifests.keys())) for known in lists if pin is None or known.publisher in pin.publisher_keys
+                (known, len(counted.masters & known.manifests.keys()))
+                for known in lists
+                if pin is None or known.publisher in pin.publisher_keys
             ]
             choices.append(_Quorum(pin, tuple(votes)))
         quorum = next((choice for choice in choices if _enough(choice)), None)
@@ -251,11 +253,27 @@ def _require_chain(header: LedgerHeader, headers: Iterable[LedgerHeader]) -> Non
         header = following
 
 
-def _count(proof: LedgerProof, lists: Sequence[ValidatorList]) -> tuple[set[str], list[str]]:
-    """The master keys that voted, and why other votes, and manifests that nobody needs, do not count."""
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """The master keys that voted; the votes that count, and the manifests of the proof's own that they need; why others do not count."""
+
+    masters: frozenset[str]
+    votes: dict[str, bytes]
+    manifests: tuple[bytes, ...]
+    ignored: tuple[str, ...]
+
+
+def pruned(proof: LedgerProof) -> LedgerProof:
+    """The same proof with nothing in it that does not count. Raises ProofRefused for a list that its publisher did not sign."""
+    counted = _count(proof, [ValidatorList.from_published(published) for published in proof.lists])
+    return replace(proof, votes=counted.votes, manifests=counted.manifests)
+
+
+def _count(proof: LedgerProof, lists: Sequence[ValidatorList]) -> _Count:
     voted, ledger_hash = proof.voted, proof.voted.hash()
     signers, newer, ignored = _signers(proof, lists)
-    counted: set[str] = set()
+    counted: dict[str, Manifest] = {}
+    votes: dict[str, bytes] = {}
     for label, data in proof.votes.items():
         try:
             vote = Validation.from_bytes(data)
@@ -276,17 +294,17 @@ def _count(proof: LedgerProof, lists: Sequence[ValidatorList]) -> tuple[set[str]
         except ProofRefused as problem:
             ignored.append(str(problem))
         else:
-            counted.add(manifest.master)
-    ignored += [
-        f"the manifest of {one.master} is not needed" for one in newer if signers.get(one.signing) != one or one.master not in counted
-    ]
-    return counted, ignored
+            counted[manifest.master] = manifest
+            votes[label] = data
+    needed = [data for manifest, data in newer if counted.get(manifest.master) == manifest]
+    ignored += [f"the manifest of {manifest.master} is not needed" for manifest, data in newer if data not in needed]
+    return _Count(frozenset(counted), votes, tuple(needed), tuple(ignored))
 
 
-def _signers(proof: LedgerProof, lists: Sequence[ValidatorList]) -> tuple[dict[str, Manifest], list[Manifest], list[str]]:
+def _signers(proof: LedgerProof, lists: Sequence[ValidatorList]) -> tuple[dict[str, Manifest], list[tuple[Manifest, bytes]], list[str]]:
     """Listed validators' manifests by their signing keys, the highest sequence of each; the proof's own; what cannot be read of them."""
     latest: dict[str, Manifest] = {}
-    newer: list[Manifest] = []
+    newer: list[tuple[Manifest, bytes]] = []
     ignored: list[str] = []
     listed = {key for known in lists for key in known.manifests}
     read: list[Manifest] = []
@@ -295,10 +313,10 @@ def _signers(proof: LedgerProof, lists: Sequence[ValidatorList]) -> tuple[dict[s
             read.append(Manifest.from_bytes(data))
     for data in proof.manifests:
         try:
-            newer.append(Manifest.from_bytes(data))
+            newer.append((Manifest.from_bytes(data), data))
         except ProofRefused as problem:
             ignored.append(str(problem))
-    for manifest in (*read, *newer):
+    for manifest in (*read, *(manifest for manifest, _ in newer)):
         known = latest.get(manifest.master)
         if manifest.master in listed and (known is None or known.sequence < manifest.sequence):
             latest[manifest.master] = manifest

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from nexus_attest.attestation.xrpl.exchange_store import ExchangeStore
 
-__all__ = ["DclTransport", "ExchangeRecord", "HttpxTransport", "JsonRpcTransport"]
+__all__ = ["DclTransport", "ExchangeRecord", "HttpxTransport", "JsonRpcTransport", "fetch"]
 
 _LATEST: ContextVar["tuple[object, ExchangeRecord | None] | None"] = ContextVar("nexus_attest_latest_exchange", default=None)
 """In each task: the transport that it used last, and the exchange."""
@@ -127,3 +127,17 @@ async def _post(url: str, payload: dict[str, Any], timeout: float) -> Any:
 
     async with httpx.AsyncClient(timeout=timeout) as client:
         return await client.post(url, json=payload, headers=_HEADERS)
+
+
+async def fetch(url: str, limit: int, timeout: float = 30.0) -> bytes:
+    """What is at a URL, at most `limit` bytes. Raises httpx.HTTPError, for more bytes, an error status and a redirect too."""
+    import httpx  # as above
+
+    content = bytearray()
+    async with httpx.AsyncClient(timeout=timeout) as client, client.stream("GET", url) as response:
+        response.raise_for_status()
+        async for part in response.aiter_bytes():
+            content += part
+            if len(content) > limit:
+                raise httpx.ReadError(f"more than {limit} bytes")
+    return bytes(content)

@@ -16,7 +16,17 @@ from nexus_attest.attestation.xrpl.codec import decode_object, encode_transactio
 from nexus_attest.attestation.xrpl.ledger_header import LedgerHeader
 from nexus_control.json_data import decode_json
 
-__all__ = ["MAX_VALIDATORS", "Manifest", "PublishedList", "Validation", "ValidatorList", "base64_bytes", "hex_bytes", "quorum_of"]
+__all__ = [
+    "MAX_VALIDATORS",
+    "Manifest",
+    "PublishedList",
+    "Validation",
+    "ValidatorList",
+    "base64_bytes",
+    "hex_bytes",
+    "published_lists",
+    "quorum_of",
+]
 
 MAX_VALIDATORS = 200
 """Of one list."""
@@ -24,6 +34,8 @@ MAX_VALIDATORS = 200
 _MAX_MANIFEST_BYTES = 1024
 _MAX_VALIDATION_BYTES = 8 * 1024
 _MAX_LIST_BYTES = 1024 * 1024
+_MAX_BLOBS = 8
+_LIST_MEMBERS = ("public_key", "manifest", "blob", "signature", "version")
 _REVOKED = 0xFFFFFFFF
 _FULL = 0x00000001
 _KEY = re.compile("(?:ED|02|03)[0-9A-F]{64}")
@@ -79,7 +91,7 @@ class PublishedList:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """A list of version 1, or one of a version 2 in the same form. Raises ProofRefused."""
-        if unknown := [key for key in data if key not in ("public_key", "manifest", "blob", "signature", "version")]:
+        if unknown := [key for key in data if key not in _LIST_MEMBERS]:
             raise ProofRefused(f"a validator list has the unknown member {unknown[0]!r:.100}")
         if type(data.get("version")) is not int or data["version"] not in (1, 2):
             raise ProofRefused(f"a validator list of version {data.get('version')!r:.100}, not 1 or 2")
@@ -99,6 +111,26 @@ class PublishedList:
             "signature": self.signature.hex().upper(),
             "version": 1,
         }
+
+
+def published_lists(document: object) -> list[PublishedList]:
+    """The lists in what a publisher serves: one in version 1, in version 2 several, of which later ones are for the time to come.
+
+    Nothing is checked but the form. Raises ProofRefused.
+    """
+    if not isinstance(document, dict):
+        raise ProofRefused("a validator list must be an object")
+    served = cast("dict[str, Any]", document)
+    entries: object = served.get("blobs_v2")
+    if entries is None:
+        return [PublishedList.from_dict({key: served[key] for key in _LIST_MEMBERS if key in served})]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in cast("list[object]", entries)):
+        raise ProofRefused("blobs_v2 must be an array of objects")
+    found: list[PublishedList] = []
+    for entry in cast("list[dict[str, Any]]", entries)[:_MAX_BLOBS]:
+        own = {"public_key": served.get("public_key"), "manifest": entry.get("manifest", served.get("manifest")), "version": 2}
+        found.append(PublishedList.from_dict({**own, "blob": entry.get("blob"), "signature": entry.get("signature")}))
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,281 @@
+"""Capturing proofs: what is recorded of validators' votes, and what is made of it when a transaction was validated."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from proof_testing import pin, policy
+from witness_testing import World, intent
+
+from nexus_attest.attestation.batch_tree import BatchTree
+from nexus_attest.attestation.errors import LedgerUnavailable
+from nexus_attest.attestation.witness import Level, WitnessJudge, WitnessProof
+from nexus_attest.attestation.xrpl.batch_receipt import Anchor
+from nexus_attest.attestation.xrpl.collector import ProofCollector
+from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
+from nexus_attest.attestation.xrpl.proof_check import check_proof
+from nexus_attest.attestation.xrpl.proof_store import ProofStore
+from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
+from nexus_attest.attestation.xrpl.transport import fetch
+from nexus_attest.testledger import ClosedLedger, Validators, serving, since_2000
+
+LISTS = "http://publisher/"
+
+
+async def no_time(_: float) -> None:
+    """Tests do not wait."""
+
+
+class Capture:
+    """A world whose votes are recorded as they are sent, without a wire between."""
+
+    def __init__(self, *, record: bool = True, keys: bool = True, **options: Any) -> None:
+        self.world = World(**options)
+        self.store = ProofStore(self.world.queue.storage)
+        self.keys = (self.world.ledger.validators.pin,) if keys else ()
+        self.nodes = LedgerNodes([LedgerNode("http://node0", self.world.wire)], clock=self.world.clock)
+        self.recorder = ValidationRecorder(
+            self.store, (), lists=[LISTS], publisher_keys=self.keys, nodes=self.nodes, clock=self.world.clock, get=self.published
+        )
+        asyncio.run(self.recorder.refresh_lists())
+        self.recording = record
+        self.world.ledger.listen(self.hear)
+
+    async def published(self, url: str, limit: int) -> bytes:
+        assert (url, limit) == (LISTS, 4 * 1024 * 1024)
+        return json.dumps(self.world.ledger.validators.published(since_2000(self.world.ledger.clock()) - 1000)).encode()
+
+    def hear(self, closed: ClosedLedger) -> None:
+        if self.recording:
+            messages = [json.dumps(vote.message(0)) for vote in self.world.ledger.validations(closed.index)]
+            self.tell(messages)
+
+    def tell(self, messages: list[str]) -> None:
+        """What a server sends; then it goes away."""
+        left = messages[::-1]
+
+        async def receive() -> str:
+            if not left:
+                raise ConnectionError
+            return left.pop()
+
+        with pytest.raises(ConnectionError):
+            asyncio.run(self.recorder._hear("ws://server", receive))  # pyright: ignore[reportPrivateUsage] - without a wire
+
+    def collector(self, **options: Any) -> ProofCollector:
+        return ProofCollector(self.store, self.nodes, self.keys, clock=self.world.clock, sleep=no_time, **options)
+
+    def run(self, count: int = 3, **options: Any) -> list[dict[str, Any]]:
+        """Witness so many intents; gives their witness proofs."""
+        self.world.queue.enqueue_many(intent(number) for number in range(count))
+        worker = self.world.worker(prove=self.collector(**options))
+        for _ in range(10):
+            self.world.cycle(worker, close=True)
+        return [self.proof(number) for number in range(count)]
+
+    def proof(self, number: int) -> dict[str, Any]:
+        (receipt,) = self.world.confirmed(intent(number))
+        digest = receipt.evidence_digests.get("xrpl.xpop")
+        stored = None if digest is None else self.store.proof(digest)
+        proof = WitnessProof(intent=intent(number), receipt=receipt, evidence=None if stored is None else stored.document)
+        return json.loads(json.dumps(proof.to_dict()))
+
+    def anchor(self) -> Anchor:
+        (attempt,) = self.world.attempts()
+        return Anchor(
+            account=self.world.account,
+            network="local",
+            tx_hash=attempt.hash,
+            ledger_index=attempt.ledger or 0,
+            ledger_hash=attempt.ledger_hash,
+            close_time=attempt.close_time,
+            engine_result="tesSUCCESS",
+        )
+
+
+def level_of(capture: Capture, proof: dict[str, Any]) -> Level | None:
+    verdict = WitnessJudge(policy(capture.world)).judge(proof)
+    assert verdict.failed == []
+    return verdict.level
+
+
+def test_a_batch_is_witnessed_with_a_proof_that_needs_no_server() -> None:
+    capture = Capture()
+    for proof in capture.run():
+        assert proof["receipt"]["proof"]["level"] == "quorum"
+        assert level_of(capture, proof) is Level.QUORUM
+    (stored,) = capture.store.proofs_of(capture.world.attempts()[0].hash)
+    assert (stored.level, stored.ledger_index) == ("quorum", capture.world.attempts()[0].ledger)
+    assert "headers" not in stored.document
+
+
+def test_without_recorded_votes_the_proof_ends_at_the_tree_and_says_so() -> None:
+    capture = Capture(record=False)
+    for proof in capture.run():
+        assert proof["receipt"]["proof"]["level"] == "tree"
+        assert level_of(capture, proof) is Level.TREE
+
+
+def test_a_later_ledger_proves_an_earlier_one_for_which_votes_are_missing() -> None:
+    capture = Capture(record=False)
+    capture.run(1)
+    capture.recording = True
+    for _ in range(3):
+        capture.world.ledger.close()
+    made = asyncio.run(capture.collector().collect(capture.anchor()))
+    assert made is not None
+    proof, level = made
+    assert level is Level.QUORUM
+    assert len(proof.headers) == capture.world.ledger.validated.index - 2 - proof.header.index
+    report = check_proof(json.loads(json.dumps(proof.to_dict())), [pin(capture.world)])
+    assert (report.level, report.gaps) == (Level.QUORUM, ())
+    assert "headers" in [check.name for check in report.checks]
+    earlier = capture.proof(0)
+    assert earlier["receipt"]["proof"]["level"] == "tree"
+    assert level_of(capture, {**earlier, "evidence": proof.to_dict()}) is Level.QUORUM, "better evidence beside a receipt that stays"
+    nearer = ProofCollector(capture.store, capture.nodes, capture.keys, reach=len(proof.headers) - 1, clock=capture.world.clock)
+    short = asyncio.run(nearer.collect(capture.anchor()))
+    assert short is not None
+    assert short[1] is Level.TREE
+
+
+def test_too_few_votes_make_no_quorum_but_the_next_ledger_with_enough_does() -> None:
+    capture = Capture()
+    capture.world.ledger.silent = {0, 1}
+    capture.run(1)
+    assert capture.proof(0)["receipt"]["proof"]["level"] == "tree"
+    capture.world.ledger.silent = {0}
+    capture.world.ledger.close()
+    made = asyncio.run(capture.collector().collect(capture.anchor()))
+    assert made is not None
+    assert (made[1], len(made[0].votes)) == (Level.QUORUM, 4)
+
+
+def test_a_validator_that_changed_its_key_counts_with_its_new_manifest() -> None:
+    capture = Capture()
+    capture.recorder._nodes = capture.nodes  # pyright: ignore[reportPrivateUsage]
+    for number in (1, 3):
+        capture.world.ledger.validators.members[number].rotate()
+    capture.world.ledger.close()
+    asyncio.run(capture.recorder.learn_manifests())
+    (proof,) = capture.run(1)
+    assert level_of(capture, proof) is Level.QUORUM
+    assert len(proof["evidence"]["manifests"]) == 2
+
+
+def test_what_is_no_vote_of_a_listed_validator_is_not_recorded() -> None:
+    capture = Capture(record=False)
+    closed = capture.world.ledger.close()
+    votes = capture.world.ledger.validators.validate(closed.header)
+    good = votes[0].message(0)
+    spoiled = bytearray(votes[1].data)
+    spoiled[-1] ^= 1
+    stranger = Validators("another network").validate(closed.header)[0].message(0)
+    other: list[Any] = [
+        [],
+        "x",
+        {"type": "ledgerClosed"},
+        {**good, "data": None},
+        {**good, "data": "zz"},
+        {**good, "data": "00" * 10_000},
+        {**good, "data": spoiled.hex()},
+        stranger,
+    ]
+    messages = ["<html>", "[" * 100_000, *map(json.dumps, other), json.dumps(good), json.dumps(good)]
+    capture.tell(messages)
+    assert capture.store.votes(closed.index, closed.hash) == [votes[0].data]
+    assert capture.recorder.recorded["ws://server"] == 2
+
+
+def test_lists_of_others_and_false_ones_are_not_kept() -> None:
+    capture = Capture()
+    assert len(capture.store.lists()) == 1
+    served = capture.world.ledger.validators.published(since_2000(capture.world.ledger.clock()))
+    wrong: list[tuple[object, str]] = [
+        ({**served, "signature": "00" * 64}, "ProofRefused: a validator list is not signed by its publisher"),
+        ({"blobs_v2": [1]}, "ProofRefused: blobs_v2 must be an array of objects"),
+        ([], "ProofRefused: a validator list must be an object"),
+    ]
+    for document, problem in wrong:
+
+        async def get(_url: str, _limit: int, document: Any = document) -> bytes:
+            return json.dumps(document).encode()
+
+        recorder = ValidationRecorder(capture.store, (), lists=["u"], publisher_keys=capture.keys, clock=capture.world.clock, get=get)
+        asyncio.run(recorder.refresh_lists())
+        assert recorder.problems["u"].startswith(problem)
+    assert len(capture.store.lists()) == 1
+
+
+def spoil(result: dict[str, Any], how: str) -> None:
+    ledger = result["ledger"]
+    match how:
+        case "not validated":
+            result["validated"] = False
+        case "no header":
+            ledger["ledger_data"] = "00"
+        case "no such transaction":
+            ledger["transactions"] = []
+        case "another result":
+            ledger["transactions"][0]["meta_blob"] = "00"
+        case "an entry that is none":
+            ledger["transactions"] = [[]]
+        case "no list":
+            ledger["transactions"] = {}
+        case _:
+            result["ledger"] = []
+
+
+@pytest.mark.parametrize(
+    "how", ["not validated", "no header", "no such transaction", "another result", "an entry that is none", "no list", "no ledger"]
+)
+def test_a_server_that_lies_about_the_ledger_is_not_believed(how: str) -> None:
+    capture = Capture()
+    capture.run(1)
+
+    def alter(method: str, result: dict[str, Any]) -> None:
+        if method == "ledger" and "transactions" in result.get("ledger", {}):
+            spoil(result, how)
+
+    capture.world.wire.alter = alter
+    with pytest.raises(LedgerUnavailable):
+        asyncio.run(capture.collector(tries=2)(capture.anchor()))
+
+
+def test_a_recorder_hears_servers_over_their_websockets_and_gets_the_lists() -> None:
+    world = World()
+    store = ProofStore(world.queue.storage)
+
+    async def record(urls: Any) -> ValidationRecorder:
+        stop = asyncio.Event()
+        recorder = ValidationRecorder(
+            store, [urls.ws, "ws://127.0.0.1:1/"], lists=[urls.http, "http://127.0.0.1:1/"], clock=world.clock, get=fetch
+        )
+        running = asyncio.create_task(recorder.run(stop))
+        for _ in range(40):
+            world.ledger.close()
+            await asyncio.sleep(0.3)  # longer than the silence after which votes are stored
+            if recorder.recorded[urls.ws] >= 10:
+                break
+        stop.set()
+        await running
+        return recorder
+
+    with serving(world.nodes[0]) as urls:
+        recorder = asyncio.run(record(urls))
+    assert recorder.recorded[urls.ws] >= 10
+    assert set(recorder.problems) == {"ws://127.0.0.1:1/", "http://127.0.0.1:1/"}
+    assert len(store.lists()) == 1
+    assert [recording.url for recording in store.recordings()] == [urls.ws]
+    counts = store.counts(0, 2**40, least=5)
+    assert counts
+    assert store.drop_votes(world.clock().timestamp() + 1) == recorder.recorded[urls.ws]
+    assert store.counts(0, 2**40, least=1) == []
+
+
+def test_the_tree_of_a_batch_is_what_the_receipts_are_of() -> None:
+    capture = Capture()
+    proofs = capture.run(3)
+    root = BatchTree("sha256:" + intent(number).intent_digest() for number in range(3)).statement.root
+    assert {proof["receipt"]["evidence_digests"]["xrpl.batch.root"] for proof in proofs} == {"sha256:" + root.hex()}
