@@ -33,6 +33,7 @@ def export_case(
     checkpoint: SignedNote | None = None,
     since: Sequence[SignedNote] = (),
     attestations: Sequence[dict[str, Any]] = (),
+    witness: Sequence[dict[str, Any]] = (),
     trust_digest: str | None = None,
 ) -> CaseFile:
     """The case file around an audit package (as JSON data) of a decision of this store, whose events have not changed since its export.
@@ -48,7 +49,7 @@ def export_case(
         stored = store.checkpoints()
         note = checkpoint if checkpoint is not None else stored[-1] if stored else None
         part = None if note is None else _log_part(store, bundle, note, since)
-    return CaseFile(package=content, log=part, attestations=tuple(attestations), trust_digest=trust_digest)
+    return CaseFile(package=content, log=part, attestations=tuple(attestations), witness=tuple(witness), trust_digest=trust_digest)
 
 
 def _log_part(store: EventStore, bundle: DecisionBundle, note: SignedNote, since: Sequence[SignedNote]) -> LogPart:

@@ -5,93 +5,18 @@ import json
 from typing import Any
 
 import pytest
-from proof_testing import pin, policy
+from proof_testing import Capture, pin, policy
 from witness_testing import World, intent
 
 from nexus_attest.attestation.batch_tree import BatchTree
 from nexus_attest.attestation.errors import LedgerUnavailable
-from nexus_attest.attestation.witness import Level, WitnessJudge, WitnessProof
-from nexus_attest.attestation.xrpl.batch_receipt import Anchor
+from nexus_attest.attestation.witness import Level, WitnessJudge
 from nexus_attest.attestation.xrpl.collector import ProofCollector
-from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
 from nexus_attest.attestation.xrpl.proof_check import check_proof
 from nexus_attest.attestation.xrpl.proof_store import ProofStore
 from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
 from nexus_attest.attestation.xrpl.transport import fetch
-from nexus_attest.testledger import ClosedLedger, Validators, serving, since_2000
-
-LISTS = "http://publisher/"
-
-
-async def no_time(_: float) -> None:
-    """Tests do not wait."""
-
-
-class Capture:
-    """A world whose votes are recorded as they are sent, without a wire between."""
-
-    def __init__(self, *, record: bool = True, keys: bool = True, **options: Any) -> None:
-        self.world = World(**options)
-        self.store = ProofStore(self.world.queue.storage)
-        self.keys = (self.world.ledger.validators.pin,) if keys else ()
-        self.nodes = LedgerNodes([LedgerNode("http://node0", self.world.wire)], clock=self.world.clock)
-        self.recorder = ValidationRecorder(
-            self.store, (), lists=[LISTS], publisher_keys=self.keys, nodes=self.nodes, clock=self.world.clock, get=self.published
-        )
-        asyncio.run(self.recorder.refresh_lists())
-        self.recording = record
-        self.world.ledger.listen(self.hear)
-
-    async def published(self, url: str, limit: int) -> bytes:
-        assert (url, limit) == (LISTS, 4 * 1024 * 1024)
-        return json.dumps(self.world.ledger.validators.published(since_2000(self.world.ledger.clock()) - 1000)).encode()
-
-    def hear(self, closed: ClosedLedger) -> None:
-        if self.recording:
-            messages = [json.dumps(vote.message(0)) for vote in self.world.ledger.validations(closed.index)]
-            self.tell(messages)
-
-    def tell(self, messages: list[str]) -> None:
-        """What a server sends; then it goes away."""
-        left = messages[::-1]
-
-        async def receive() -> str:
-            if not left:
-                raise ConnectionError
-            return left.pop()
-
-        with pytest.raises(ConnectionError):
-            asyncio.run(self.recorder._hear("ws://server", receive))  # pyright: ignore[reportPrivateUsage] - without a wire
-
-    def collector(self, **options: Any) -> ProofCollector:
-        return ProofCollector(self.store, self.nodes, self.keys, clock=self.world.clock, sleep=no_time, **options)
-
-    def run(self, count: int = 3, **options: Any) -> list[dict[str, Any]]:
-        """Witness so many intents; gives their witness proofs."""
-        self.world.queue.enqueue_many(intent(number) for number in range(count))
-        worker = self.world.worker(prove=self.collector(**options))
-        for _ in range(10):
-            self.world.cycle(worker, close=True)
-        return [self.proof(number) for number in range(count)]
-
-    def proof(self, number: int) -> dict[str, Any]:
-        (receipt,) = self.world.confirmed(intent(number))
-        digest = receipt.evidence_digests.get("xrpl.xpop")
-        stored = None if digest is None else self.store.proof(digest)
-        proof = WitnessProof(intent=intent(number), receipt=receipt, evidence=None if stored is None else stored.document)
-        return json.loads(json.dumps(proof.to_dict()))
-
-    def anchor(self) -> Anchor:
-        (attempt,) = self.world.attempts()
-        return Anchor(
-            account=self.world.account,
-            network="local",
-            tx_hash=attempt.hash,
-            ledger_index=attempt.ledger or 0,
-            ledger_hash=attempt.ledger_hash,
-            close_time=attempt.close_time,
-            engine_result="tesSUCCESS",
-        )
+from nexus_attest.testledger import Validators, serving, since_2000
 
 
 def level_of(capture: Capture, proof: dict[str, Any]) -> Level | None:

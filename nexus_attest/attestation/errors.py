@@ -3,6 +3,7 @@
 NexusError
 |-- InputError (ValueError)
 |   |-- NetworkUnknown          the witness file has no such network, or none was named
+|   |-- NotWitnessed            no witness has confirmed it, so there is no proof
 |   |-- WitnessFileError        the witness file says something that is unknown, wrong or not supported
 |   `-- InvalidAttestationRecord
 |       |-- InvalidIntent       what is to be witnessed cannot be said so
@@ -41,6 +42,7 @@ __all__ = [
     "NetworkUnknown",
     "NotATimestamp",
     "NotATransaction",
+    "NotWitnessed",
     "ProofRefused",
     "SignerMissing",
     "SigningRefused",
@@ -122,6 +124,12 @@ class NetworkUnknown(InputError):
     """The witness file has no network of this name, or nobody named one."""
 
     code = "NETWORK_UNKNOWN"
+
+
+class NotWitnessed(InputError):
+    """No witness has confirmed this intent, so there is no proof of it."""
+
+    code = "NOT_WITNESSED"
 
 
 class WitnessFileError(InputError):

@@ -43,11 +43,12 @@ def _export(
         typer.Option(metavar="FILE", help="A checkpoint that the reader kept; proves that the log extends it. Repeatable."),
     ] = None,
     attestation: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="An attestation to put in. Repeatable.")] = None,
+    witness: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="A witness proof to put in. Repeatable.")] = None,
     in_toto: Annotated[bool, typer.Option("--in-toto", help="Write it as an in-toto statement in a DSSE envelope; needs --sign.")] = False,
     sign: Annotated[str | None, typer.Option("--sign", metavar="KEY", help="The key that signs the envelope.", show_default=False)] = None,
     force: ForceOption = False,
 ) -> None:
-    """Write the case file of an executed decision: the audit package, its place in the log, and what was signed about it.
+    """Write the case file of an executed decision: the audit package, its place in the log, what was signed about it, and who witnessed it.
 
     The log part is proved under the last checkpoint, or under a new one that --log-key signs.
     """
@@ -66,7 +67,8 @@ def _export(
         session.store,
         data["package"],
         since=[read_checkpoint(path) for path in since or ()],
-        attestations=[_attestation(path) for path in attestation or ()],
+        attestations=[_document(path, "attestation") for path in attestation or ()],
+        witness=[_document(path, "witness") for path in witness or ()],
         trust_digest=None if session.trust is None else session.trust.digest,
     )
     if case.log is None:
@@ -76,11 +78,11 @@ def _export(
     write_document(session, output or Path("case.json"), document, about, force=force)
 
 
-def _attestation(path: Path) -> dict[str, Any]:
+def _document(path: Path, what: str) -> dict[str, Any]:
     from nexus_attest.cli.files import read_file  # the engine's errors
     from nexus_control.json_data import object_of, parse_json
 
-    return object_of(parse_json(read_file(path)), "attestation")
+    return object_of(parse_json(read_file(path)), what)
 
 
 def _sealed(case: "CaseFile", key: str) -> dict[str, Any]:

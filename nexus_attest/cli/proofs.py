@@ -1,4 +1,4 @@
-"""Commands around proofs that something was witnessed: proof verify."""
+"""Commands around proofs that something was witnessed: proof export, verify."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from nexus_attest.cli.command import command, group
+from nexus_attest.cli.command import ForceOption, OutputOption, command, group
 
 if TYPE_CHECKING:
     from nexus_attest.attestation.witness import Verdict
@@ -24,8 +24,43 @@ _LEVELS = ("server", "tree", "quorum")
 def register(app: typer.Typer) -> None:
     """Add the group of this module."""
     proof = group("Proofs: that something was witnessed, for somebody who trusts no server.")
+    command(proof, "export", trust=False)(_export)
     command(proof, "verify", db=False, trust=True)(_verify)
     app.add_typer(proof, name="proof")
+
+
+def _export(
+    session: "Session",
+    intent: Annotated[
+        str, typer.Argument(help="The digest of the intent, as `witness enqueue` prints it.", metavar="INTENT", show_default=False)
+    ],
+    backend: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which witness, when several have seen it: xrpl, rfc3161, self.", show_default=False)
+    ] = None,
+    output: OutputOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write the proof that an intent was witnessed: the intent, its receipt, and the best evidence that is stored.
+
+    `proof verify FILE` judges it without this store; `case export --witness FILE` puts it into the case file of its package.
+    """
+    from nexus_attest.attestation.errors import NotWitnessed  # the attestation side
+    from nexus_attest.attestation.proving import witness_proofs
+    from nexus_attest.attestation.queue import AttestationQueue
+    from nexus_attest.cli.errors import StoreMissing
+    from nexus_attest.cli.output import write_document
+    from nexus_control.integrity import prefixed, unprefixed
+
+    if not session.store_path.is_file():
+        raise StoreMissing(f"there is no store at {session.store_path}")
+    digest = prefixed(unprefixed(intent))
+    with AttestationQueue(session.store_path) as queue:
+        proofs = {proof.receipt.backend: proof for proof in witness_proofs(queue, digest)}
+    wanted = backend or ("xrpl" if "xrpl" in proofs else next(iter(proofs)))
+    if wanted not in proofs:
+        raise NotWitnessed(f"{wanted!r:.80} has not witnessed it; {', '.join(proofs)} has")
+    about = {"kind": "witness_proof", "digest": digest, "backend": wanted, "binding_digest": proofs[wanted].intent.binding_digest}
+    write_document(session, output or Path("witness-proof.json"), proofs[wanted].to_dict(), about, force=force)
 
 
 def _verify(
@@ -66,15 +101,20 @@ def _verify(
         raise typer.BadParameter(f"a public key is 33 bytes in hex, not {wrong[0][:80]!r}", param_hint="--publisher")
     if level is not None and level not in _LEVELS:
         raise typer.BadParameter(f"a level is one of {', '.join(_LEVELS)}", param_hint="--level")
-    from nexus_attest.attestation.witness import WITNESS_PROOF_TYPE, WitnessJudge  # the attestation side
+    from nexus_attest.attestation.errors import ProofRefused  # the attestation side
+    from nexus_attest.attestation.witness import WITNESS_PROOF_TYPE, WitnessJudge
     from nexus_attest.attestation.xrpl.proof import MAX_PROOF_BYTES
     from nexus_attest.cli.attestations import binding_digest_of
     from nexus_attest.cli.files import read_file
+    from nexus_control.errors import MalformedBundle
     from nexus_control.json_data import object_of, parse_json
     from nexus_control.layers import Outcome
 
     trust = _trust(session, tuple(key.upper() for key in publisher or ()), tuple(account or ()), level)
-    document = object_of(parse_json(read_file(file, MAX_PROOF_BYTES)), "proof")
+    try:
+        document = object_of(parse_json(read_file(file, MAX_PROOF_BYTES)), "a proof")
+    except MalformedBundle as problem:
+        raise ProofRefused(str(problem)) from None
     wanted = expect if package is None else binding_digest_of(read_file(package))
     judge = WitnessJudge(trust)
     if document.get("type") == WITNESS_PROOF_TYPE:
