@@ -12,6 +12,10 @@ from witness_testing import World
 
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.cli.app import app
+from nexus_attest.testledger import Clock, Ledger, Node, closing, key_from_seed, seed_of, serving
+from nexus_control.events import utc_now
+
+SEED = seed_of("proofs on the command line")
 
 
 class Desk:
@@ -195,6 +199,26 @@ def test_of_several_proofs_one_that_shows_enough_is_enough_and_all_must_be_true(
     outcome, failed, gaps = desk.witness_outcome(single, "--trust", "trust.toml")
     assert (outcome, failed) == ("INCOMPLETE", [])
     assert gaps == ["that a server saw the transaction validated is only said"]
+
+
+def test_witness_run_records_votes_and_ends_with_proofs_that_need_no_server(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = key_from_seed(SEED)
+    ledger = Ledger({key.address: 100_000_000}, clock=Clock(utc_now()), first_index=100)
+    ledger.close()
+    monkeypatch.setenv("LEDGER_SEED", SEED)
+    monkeypatch.setenv("NEXUS_ATTEST_DB", str(desk.folder / "other.db"))
+    with serving(Node(ledger)) as urls, closing(ledger, every=0.3, seconds=1):
+        keys: dict[str, object] = {"urls": [urls.http], "streams": [urls.ws], "lists": [urls.http], "network_id": 0}
+        keys |= {"publisher_keys": [ledger.validators.pin], "signer": "env:LEDGER_SEED"}
+        entries = "\n".join(f"{name} = {json.dumps(value)}" for name, value in keys.items())
+        desk.write("witness.toml", f'network = "local"\n[networks.local]\n{entries}\n')
+        digest = desk.json("witness", "enqueue", "package.json")["intents"][0]["intent_digest"]
+        run = desk.json("witness", "run", "--witness", "witness.toml", "--drain", "--interval", "0.1", "--for", "60")
+    assert run["receipts"] == 1
+    desk("proof", "export", digest, "-o", "fresh.json")
+    assert desk.read("fresh.json")["receipt"]["proof"]["level"] == "quorum"
+    pins = ("--publisher", ledger.validators.pin, "--account", key.address)
+    assert desk.json("proof", "verify", "fresh.json", *pins, "--package", "package.json")["level"] == "quorum"
 
 
 def test_what_was_not_witnessed_has_no_proof(desk: Desk) -> None:

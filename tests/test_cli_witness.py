@@ -170,7 +170,7 @@ def test_everything_that_waits_is_witnessed_in_batches_and_told_as_it_goes(cli: 
     one = cli.json("witness", "status", ids[0].removeprefix("sha256:"))
     assert one["receipt"]["proof"]["network"] == "local"
     assert one["receipt"]["proof"]["tx_hash"] in (first, second)
-    assert f"transaction {one['receipt']['proof']['tx_hash']}, level server" in cli("witness", "status", ids[0])
+    assert f"transaction {one['receipt']['proof']['tx_hash']}, level tree" in cli("witness", "status", ids[0])
 
 
 def _ledger_of(net: Net, transaction: str) -> int:

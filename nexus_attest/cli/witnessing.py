@@ -8,10 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nexus_attest.attestation.proving import collector_for, recorder_for
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.receipt import ReceiptStatus
 from nexus_attest.attestation.witness_file import Network
 from nexus_attest.attestation.xrpl.batch import BatchWitness, Progress, Settled
+from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
 from nexus_attest.attestation.xrpl.submission_store import Attempt, AttemptState, Batch, SlotState, SubmissionStore
 from nexus_attest.cli.errors import StoreMissing
 from nexus_attest.cli.report import note
@@ -45,10 +47,12 @@ def witness_queue(session: Session, network: Network, order: Order) -> None:
     signer = network.open_signer()
     settings = replace(network.batching, max_age=0) if order.drain else network.batching
     with AttestationQueue(session.store_path) as queue:
-        worker = BatchWitness(queue, network.nodes(), signer, settings, submission=network.submission)
+        nodes = network.nodes()
+        prove, recorder = collector_for(network, queue, nodes), recorder_for(network, queue, nodes)
+        worker = BatchWitness(queue, nodes, signer, settings, submission=network.submission, prove=prove)
         teller = _Teller(silent=order.silent)
         teller.say(f"Witnessing as {signer.account} on {network.name}; Ctrl-C ends it, and a later run goes on")
-        ended_by = asyncio.run(_witness(worker, order, teller))
+        ended_by = asyncio.run(_witness(worker, recorder, order, teller))
         if ended_by == signal.SIGINT:
             teller.say(_under_way(teller.last))
             raise KeyboardInterrupt
@@ -56,9 +60,10 @@ def witness_queue(session: Session, network: Network, order: Order) -> None:
     _show(session, order, data)
 
 
-async def _witness(worker: BatchWitness, order: Order, teller: "_Teller") -> signal.Signals | None:
-    """The signal that ended it, None when it ended by itself."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+async def _witness(worker: BatchWitness, recorder: ValidationRecorder | None, order: Order, teller: "_Teller") -> signal.Signals | None:
+    """The signal that ended it, None when it ended by itself. Votes are recorded from before the first transaction is sent."""
+    loop, stop, silence = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    recording = None if recorder is None else loop.create_task(recorder.run(silence))
     work = loop.create_task(worker.run(interval=order.interval, stop=stop, until_empty=order.drain, watch=teller.watch))
     received: list[signal.Signals] = []
 
@@ -73,6 +78,9 @@ async def _witness(worker: BatchWitness, order: Order, teller: "_Teller") -> sig
         loop.call_later(order.seconds, stop.set)
     with suppress(asyncio.CancelledError):
         await work
+    if recording is not None:
+        silence.set()
+        await recording
     return received[0] if received else None
 
 

@@ -153,7 +153,7 @@ class ValidationRecorder:
         while True:
             before = self.recorded[url]
             try:
-                async with connect(url, max_size=_MAX_MESSAGE_BYTES) as connection:
+                async with connect(url, max_size=_MAX_MESSAGE_BYTES, close_timeout=1) as connection:
                     await connection.send(_SUBSCRIBE)
                     await self._hear(url, connection.recv)
             except (OSError, TimeoutError, WebSocketException) as problem:
