@@ -63,7 +63,7 @@ def test_the_story_is_told_in_fifteen_acts_and_every_command_at_its_end_works(cl
     assert "refused     TOOL_DEFINITION_CHANGED" in told.out
     assert "THIS IS A LOCAL TEST LEDGER" in told.out
     assert "1,000 intents in one transaction" in told.out
-    assert "ok  quorum            (5 of 5 validators)" in told.out
+    assert "Are they four fifths of the list? (5 of 5 validators)" in told.out
     assert "FAILED  path " in told.out
 
     folder = cli.folder / "nexus-attest-demo"
