@@ -1,7 +1,7 @@
 """The server object: every method of the protocol that we answer, for both eras and all transports."""
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -61,45 +61,12 @@ _log = logging.getLogger("nexus_attest.server")
 
 def build_server(service: Service) -> Server[Any]:
     """A server over one service. Its lifespan watches the store for subscribers; closing the store is left to the caller."""
-    tools = listed_tools(service)
-    handlers = service.handlers
-    watch = Watch(service)
+    answers, watch, client_logs = _Answers(service), Watch(service), ClientLogs()
 
     @asynccontextmanager
     async def lifespan(_: Server[Any]) -> AsyncGenerator[dict[str, Any]]:
         async with watch.running():
             yield {}
-
-    async def on_list_tools(context: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
-        if service.options.tool_names == "dotted":
-            _warn_of_dots(context)
-        allowed = [tool for tool in tools if handlers[tool.name].is_allowed()]
-        page, following = page_of(allowed, "tools", params and params.cursor)
-        return ListToolsResult(tools=page, next_cursor=following)
-
-    async def on_call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> dict[str, Any] | InputRequiredResult:
-        handler = handlers.get(params.name)
-        if handler is None:
-            raise MCPError(INVALID_PARAMS, f"Unknown tool: {safe_text(params.name)[:200]}")
-        return await handler(context, params)
-
-    async def on_list_resources(_: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListResourcesResult:
-        return await list_resources(service, params and params.cursor)
-
-    async def on_list_templates(_: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListResourceTemplatesResult:
-        return list_templates(params and params.cursor)
-
-    async def on_read_resource(_: ServerRequestContext[Any], params: ReadResourceRequestParams) -> ReadResourceResult:
-        return await read_resource(service, params.uri)
-
-    async def on_list_prompts(_: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListPromptsResult:
-        return list_prompts(params and params.cursor)
-
-    async def on_get_prompt(_: ServerRequestContext[Any], params: GetPromptRequestParams) -> GetPromptResult:
-        return await get_prompt(service, params.name, params.arguments or {})
-
-    async def on_completion(_: ServerRequestContext[Any], params: CompleteRequestParams) -> CompleteResult:
-        return CompleteResult(completion=await complete(service, params.ref, params.argument))
 
     server = Server[Any](
         _NAME,
@@ -113,27 +80,64 @@ def build_server(service: Service) -> Server[Any]:
             "prompts/list": CacheHint(ttl_ms=_HOUR_MS, scope="public"),
             "resources/templates/list": CacheHint(ttl_ms=_HOUR_MS, scope="public"),
         },
-        get_tool_input_schema=_input_schemas(service).get,
-        on_list_tools=on_list_tools,
-        on_list_resources=on_list_resources,
-        on_list_resource_templates=on_list_templates,
-        on_read_resource=on_read_resource,
+        get_tool_input_schema={name: handler.accepted_schema() for name, handler in service.handlers.items()}.get,
+        on_list_tools=answers.list_tools,
+        on_list_resources=answers.list_resources,
+        on_list_resource_templates=answers.list_templates,
+        on_read_resource=answers.read_resource,
         on_subscribe_resource=watch.subscribe,
         on_unsubscribe_resource=watch.unsubscribe,
         on_subscriptions_listen=watch.listen,
-        on_list_prompts=on_list_prompts,
-        on_get_prompt=on_get_prompt,
-        on_completion=on_completion,
+        on_list_prompts=answers.list_prompts,
+        on_get_prompt=answers.get_prompt,
+        on_completion=answers.complete,
     )
-    # Registered by name, because the constructor wants result models: a plain dict saves one pass of validation per call.
-    server.add_request_handler("tools/call", CallToolRequestParams, on_call_tool)
-    # So is this one, because the constructor warns of what the protocol deprecates.
-    client_logs = ClientLogs()
+    # Registered by name: the constructor wants result models, where a plain dict saves a validation per call, and warns of logging.
+    server.add_request_handler("tools/call", CallToolRequestParams, answers.call_tool)
     server.add_request_handler("logging/setLevel", SetLevelRequestParams, client_logs.set_level)
     server.middleware.append(Guard(client_logs))
     # The state of a question to a person comes back through the client: sealed, bound to call, caller and time, with this process's key.
     server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=_NAME))
     return server
+
+
+class _Answers:
+    """What the server answers about one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._tools = listed_tools(service)
+
+    async def list_tools(self, context: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
+        if self._service.options.tool_names == "dotted":
+            _warn_of_dots(context)
+        allowed = [tool for tool in self._tools if self._service.handlers[tool.name].is_allowed()]
+        page, following = page_of(allowed, "tools", params and params.cursor)
+        return ListToolsResult(tools=page, next_cursor=following)
+
+    async def call_tool(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> dict[str, Any] | InputRequiredResult:
+        handler = self._service.handlers.get(params.name)
+        if handler is None:
+            raise MCPError(INVALID_PARAMS, f"Unknown tool: {safe_text(params.name)[:200]}")
+        return await handler(context, params)
+
+    async def list_resources(self, _: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListResourcesResult:
+        return await list_resources(self._service, params and params.cursor)
+
+    async def list_templates(self, _: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListResourceTemplatesResult:
+        return list_templates(params and params.cursor)
+
+    async def read_resource(self, _: ServerRequestContext[Any], params: ReadResourceRequestParams) -> ReadResourceResult:
+        return await read_resource(self._service, params.uri)
+
+    async def list_prompts(self, _: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListPromptsResult:
+        return list_prompts(params and params.cursor)
+
+    async def get_prompt(self, _: ServerRequestContext[Any], params: GetPromptRequestParams) -> GetPromptResult:
+        return await get_prompt(self._service, params.name, params.arguments or {})
+
+    async def complete(self, _: ServerRequestContext[Any], params: CompleteRequestParams) -> CompleteResult:
+        return CompleteResult(completion=await complete(self._service, params.ref, params.argument))
 
 
 def _warn_of_dots(context: ServerRequestContext[Any]) -> None:
@@ -157,14 +161,10 @@ def listed_tools(service: Service) -> list[Tool]:
             annotations=ToolAnnotations(
                 read_only_hint=handler.spec.read_only,
                 destructive_hint=handler.spec.destructive,
-                idempotent_hint=handler.spec.idempotent,
+                idempotent_hint=handler.spec.read_only,
                 open_world_hint=handler.spec.open_world,
             ),
             _meta={CANONICAL_KEY: canonical_name(handler.spec.short)},
         )
         for handler in dict.fromkeys(service.handlers.values())
     ]
-
-
-def _input_schemas(service: Service) -> Mapping[str, Mapping[str, Any]]:
-    return {name: handler.accepted_schema() for name, handler in service.handlers.items()}

@@ -80,39 +80,21 @@ def package_text(package: Mapping[str, Any]) -> str:
     return canonical_json({**{key: value for key, value in package.items() if key != "meta"}, "control_bundle": bundle})
 
 
-_DECISION = "nexus://decisions/{decision_id}"
+def _of_decision(name: str, title: str, description: str, read: Callable[[NexusControlTools, str], str], suffix: str = "") -> Kind:
+    template = f"nexus://decisions/{{decision_id}}{suffix}"
+    return Kind(name=name, title=title, description=description, template=template, variable="decision_id", read=read)
+
+
 _KINDS = (
-    Kind(
-        name="decision",
-        title="Decision",
-        description="The decision as it stands: goal, policy, approvals, executions, and what blocks it.",
-        template=_DECISION,
-        variable="decision_id",
-        read=_decision,
-    ),
-    Kind(
-        name="timeline",
-        title="Timeline of a decision",
-        description="What happened to the decision, in order.",
-        template=_DECISION + "/timeline",
-        variable="decision_id",
-        read=_timeline,
-    ),
-    Kind(
-        name="bundle",
-        title="Decision bundle",
-        description="The decision with all its events as one portable document.",
-        template=_DECISION + "/bundle",
-        variable="decision_id",
-        read=_bundle,
-    ),
-    Kind(
-        name="audit-package",
-        title="Audit package",
-        description="Evidence of an executed decision: what was allowed, by whom, and what ran.",
-        template=_DECISION + "/audit-package",
-        variable="decision_id",
-        read=_audit_package,
+    _of_decision("decision", "Decision", "The decision as it stands: goal, policy, approvals, executions, and what blocks it.", _decision),
+    _of_decision("timeline", "Timeline of a decision", "What happened to the decision, in order.", _timeline, "/timeline"),
+    _of_decision("bundle", "Decision bundle", "The decision with all its events as one portable document.", _bundle, "/bundle"),
+    _of_decision(
+        "audit-package",
+        "Audit package",
+        "Evidence of an executed decision: what was allowed, by whom, and what ran.",
+        _audit_package,
+        "/audit-package",
     ),
     Kind(
         name="template",

@@ -30,7 +30,6 @@ class ToolSpec:
     scope: Scope
     place: Place = "thread"
     destructive: bool = False
-    idempotent: bool = False
     open_world: bool = False
     extra: bool = False
     document: str | None = None
@@ -39,7 +38,7 @@ class ToolSpec:
 
     @property
     def read_only(self) -> bool:
-        """Whether it leaves the store as it is."""
+        """Whether it leaves the store as it is, so that calling it again does no more than calling it once."""
         return self.scope == "read"
 
     @property
@@ -58,28 +57,30 @@ class ToolSpec:
         return OUTPUTS[self.short]
 
 
-def _published(short: str, **facts: Any) -> ToolSpec:
-    return ToolSpec(short=short, method=short.replace(".", "_"), input_schema=published_schema(short), **facts)
+def _published(short: str, title: str, scope: Scope, description: str, **facts: Any) -> ToolSpec:
+    method, schema = short.replace(".", "_"), published_schema(short)
+    return ToolSpec(short=short, method=method, title=title, scope=scope, description=description, input_schema=schema, **facts)
 
 
-def _extra(short: str, method: str, properties: Mapping[str, Any], required: list[str], **facts: Any) -> ToolSpec:
+def _extra(
+    short: str, title: str, scope: Scope, description: str, *, required: list[str], properties: Mapping[str, Any], **facts: Any
+) -> ToolSpec:
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-    return ToolSpec(short=short, method=method, input_schema=schema, extra=True, **facts)
+    return ToolSpec(short=short, title=title, scope=scope, description=description, input_schema=schema, extra=True, **facts)
 
 
 _ACTOR = published_schema("approve")["properties"]["actor"]
 _ID = {"type": "string"}
 _REASON = {"type": "string", "default": ""}
+_ACT = {"request_id": _ID, "actor": _ACTOR, "reason": _REASON}
 
 TOOLS: tuple[ToolSpec, ...] = (
     _published(
         "request",
-        title="Request an action",
-        scope="request",
-        description=(
-            "Ask permission for an action; runs nothing. Returns request_id and how many different actors must approve. "
-            "Then tell the user, poll status, and call execute once is_approved."
-        ),
+        "Request an action",
+        "request",
+        "Ask permission for an action; runs nothing. Returns request_id and how many different actors must approve. "
+        "Then tell the user, poll status, and call execute once is_approved.",
         hints={
             "goal": "What approvers judge, word for word.",
             "mode": "dry_run (default) simulates, apply acts.",
@@ -89,118 +90,97 @@ TOOLS: tuple[ToolSpec, ...] = (
     ),
     _published(
         "approve",
-        title="Approve a request",
-        scope="approve",
-        description=(
-            "Record one actor's approval of exactly this action. Only on that actor's explicit instruction; inspect it first. "
-            "When is_approved is true, execute may run it."
-        ),
+        "Approve a request",
+        "approve",
+        "Record one actor's approval of exactly this action. Only on that actor's explicit instruction; inspect it first. "
+        "When is_approved is true, execute may run it.",
         hints={"actor": "Who approves; ids count once.", "comment": "Why; kept as evidence."},
     ),
     _published(
         "execute",
-        title="Execute an approved request",
-        scope="execute",
+        "Execute an approved request",
+        "execute",
+        "Run an approved action, at most once; approvals are checked again now. Returns run_id. "
+        "Do not repeat it after an error: look at status. Then export_audit_package.",
         place="run",
         destructive=True,
         open_world=True,
-        description=(
-            "Run an approved action, at most once; approvals are checked again now. Returns run_id. "
-            "Do not repeat it after an error: look at status. Then export_audit_package."
-        ),
         hints={"adapter_id": "What runs it; the operator names it.", "dry_run": "true only rehearses; default: as requested."},
     ),
     _published(
         "status",
-        title="Status of a request",
-        scope="read",
+        "Status of a request",
+        "read",
+        "State, approvals, executions of a request, and blocking_reasons: what is still missing before execute.",
         place="loop",
         document="bundle",
-        idempotent=True,
-        description="State, approvals, executions of a request, and blocking_reasons: what is still missing before execute.",
     ),
     _published(
         "inspect",
-        title="Inspect a decision",
-        scope="read",
+        "Inspect a decision",
+        "read",
+        "A report on a decision (its request_id) for a person: verdict, approvals, policy, timeline. Show it before approve.",
         document="bundle",
-        idempotent=True,
-        description="A report on a decision (its request_id) for a person: verdict, approvals, policy, timeline. Show it before approve.",
     ),
     _published(
         "template.create",
-        title="Create a policy template",
-        scope="request",
-        description="Store a named policy for template_name of request. It can never be changed.",
+        "Create a policy template",
+        "request",
+        "Store a named policy for template_name of request. It can never be changed.",
     ),
-    _published(
-        "template.get",
-        title="Get a policy template",
-        scope="read",
-        idempotent=True,
-        description="One policy template by its exact name.",
-    ),
-    _published(
-        "template.list",
-        title="List policy templates",
-        scope="read",
-        idempotent=True,
-        description="Policy templates, newest first, by page.",
-    ),
+    _published("template.get", "Get a policy template", "read", "One policy template by its exact name."),
+    _published("template.list", "List policy templates", "read", "Policy templates, newest first, by page."),
     _published(
         "export_bundle",
-        title="Export a decision",
-        scope="read",
+        "Export a decision",
+        "read",
+        "A decision with all its events as one portable document with digest, for import_bundle elsewhere.",
         document="bundle",
-        idempotent=True,
-        description="A decision with all its events as one portable document with digest, for import_bundle elsewhere.",
     ),
     _published(
         "import_bundle",
-        title="Import a decision",
-        scope="admin",
+        "Import a decision",
+        "admin",
+        "Store a decision exported elsewhere. Its content is the exporter's claim, not proof.",
         destructive=True,
-        description="Store a decision exported elsewhere. Its content is the exporter's claim, not proof.",
     ),
     _published(
         "export_audit_package",
-        title="Export an audit package",
-        scope="read",
+        "Export an audit package",
+        "read",
+        "Evidence of an executed decision: what was allowed, by whom, what ran. Anyone can verify it offline.",
         document="audit-package",
-        idempotent=True,
-        description="Evidence of an executed decision: what was allowed, by whom, what ran. Anyone can verify it offline.",
     ),
     _extra(
         "revoke_approval",
-        "revoke_approval",
-        {"request_id": _ID, "actor": _ACTOR, "reason": _REASON},
-        ["request_id", "actor"],
-        title="Revoke an approval",
-        scope="approve",
-        description="Take an actor's own approval back, before it is used.",
+        "Revoke an approval",
+        "approve",
+        "Take an actor's own approval back, before it is used.",
+        method="revoke_approval",
+        required=["request_id", "actor"],
+        properties=_ACT,
     ),
     _extra(
         "list",
-        "list_requests",
-        {
+        "List decisions",
+        "read",
+        "Decisions with their states, newest first, by page.",
+        method="list_requests",
+        required=[],
+        properties={
             "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
             "offset": {"type": "integer", "minimum": 0, "default": 0},
         },
-        [],
-        title="List decisions",
-        scope="read",
-        idempotent=True,
-        description="Decisions with their states, newest first, by page.",
     ),
     _extra(
         "recover",
-        "recover_execution",
-        {"request_id": _ID, "actor": _ACTOR, "reason": _REASON},
-        ["request_id", "actor"],
-        title="Recover an abandoned execution",
-        scope="admin",
+        "Recover an abandoned execution",
+        "admin",
+        "Declare an execution dead whose process is gone. Whether it took effect stays unknown.",
+        method="recover_execution",
+        required=["request_id", "actor"],
+        properties=_ACT,
         destructive=True,
-        description="Declare an execution dead whose process is gone. Whether it took effect stays unknown.",
     ),
 )
 """In the order of the tool list. The eleven published tools first, then those that `--extra-tools` adds."""
