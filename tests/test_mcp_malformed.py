@@ -142,6 +142,7 @@ TWICE = [  # what readers could understand differently
     b'"method": "ping", "params": {"x": NaN}',
     b'"method": "ping", "params": {"x": [-Infinity]}',
     b'"method": "ping", "params": {"x": 1e999}',
+    b'"method": "ping", "params": {"x": ' + b"9" * 1_000 + b"e9}",
 ]
 
 NO_MESSAGES: list[tuple[bytes, Any, int]] = [  # what is sent, the id of the answer, its code
@@ -324,6 +325,7 @@ def test_a_body_with_two_meanings_is_refused(http: tuple[str, "subprocess.Popen[
     found = httpx2.post(url, content=body, headers=HEADERS if modern else LEGACY_HEADERS)
     assert (found.status_code, found.json()["error"]["code"]) == (400, -32600)
     assert any(word in found.text for word in ("twice", "finite"))
+    assert len(found.text) < 500
     assert events_of(folder) == before
 
 

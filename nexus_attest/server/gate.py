@@ -1,4 +1,4 @@
-"""What an HTTP request passes before the SDK reads it: it says nothing twice, and no stream outlives the token that opened it.
+"""What an HTTP request passes before the SDK reads it: it says nothing twice, and no stream outlives its token.
 
 Of two values for one name every reader picks one, and whoever checks may pick another than whoever acts. So a header that decides
 something, and any member of the JSON in the body, may be there once.
@@ -6,6 +6,7 @@ something, and any member of the JSON in the body, may be there once.
 
 import re
 from http import HTTPStatus
+from typing import cast
 
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -14,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nexus_attest.server.strict_json import ambiguity
+from nexus_attest.server.strict_json import Ambiguous, read_json
 from nexus_control.events import utc_now
 
 __all__ = ["Gate"]
@@ -29,16 +30,31 @@ class Gate:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._answering: set[tuple[str, str]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         headers = Headers(scope=scope)
         message = await receive()
-        problem = _of_headers(headers) or ambiguity(message.get("body", b""))
-        if problem is not None:
+        try:
+            _check_headers(headers)
+            request = _request_in_session(headers, read_json(message.get("body", b"")))
+            if request in self._answering:
+                raise Ambiguous("a request with this id is still being answered")
+        except Ambiguous as problem:
             await _refusal(problem)(scope, receive, send)
             return
-        first: list[Message] = [message]
+        if request is None:
+            await self._answer(scope, headers, message, receive, send)
+            return
+        self._answering.add(request)
+        try:
+            await self._answer(scope, headers, message, receive, send)
+        finally:
+            self._answering.discard(request)
+
+    async def _answer(self, scope: Scope, headers: Headers, message: Message, receive: Receive, send: Send) -> None:
+        first = [message]
 
         async def replay() -> Message:
             return first.pop() if first else await receive()
@@ -50,15 +66,24 @@ class Gate:
             await _within(seconds, self._app, scope, replay, send)
 
 
-def _of_headers(headers: Headers) -> str | None:
-    names = headers.keys()
-    for name in sorted(set(names)):
+def _check_headers(headers: Headers) -> None:
+    for name in sorted(set(headers.keys())):
         if (name in _DECISIVE or name.startswith(_DECISIVE_PREFIX)) and len(headers.getlist(name)) > 1:
-            return f"the header {name} is there more than once"
-    return None if _HOST.fullmatch(headers.get("host", "")) else "the header host is no name with a port"
+            raise Ambiguous(f"the header {name} is there more than once")
+    if not _HOST.fullmatch(headers.get("host", "")):
+        raise Ambiguous("the header host is no name with a port")
 
 
-def _refusal(problem: str) -> JSONResponse:
+def _request_in_session(headers: Headers, data: object) -> tuple[str, str] | None:
+    """Session and id of a request of the handshake era, where an id is good for one answer at a time; the SDK forgets the first."""
+    session = headers.get("mcp-session-id")
+    if session is None or not isinstance(data, dict):
+        return None
+    members = cast("dict[str, object]", data)
+    return (session, str(members["id"])) if "method" in members and isinstance(members.get("id"), str | int) else None
+
+
+def _refusal(problem: Ambiguous) -> JSONResponse:
     error = {"code": INVALID_REQUEST, "message": f"Invalid Request: {problem}"}
     return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, HTTPStatus.BAD_REQUEST)
 

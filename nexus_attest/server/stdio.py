@@ -33,7 +33,7 @@ from mcp.types import (
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from nexus_attest.server.strict_json import ambiguity
+from nexus_attest.server.strict_json import Ambiguous, read_json
 
 __all__ = ["MAX_MESSAGE_BYTES", "serve_stdio"]
 
@@ -106,15 +106,17 @@ class _Reader:
         if len(line) > MAX_MESSAGE_BYTES:
             self._refuse(None, INVALID_REQUEST, f"Message larger than {MAX_MESSAGE_BYTES} bytes")
             return None
+        problem = "not a JSON-RPC message that this server can read"
         try:
+            data = read_json(line)
             message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+            # The SDK's models take a request whose id is no id for a notification, and its sender would wait for ever.
+            if not (isinstance(message, JSONRPCNotification) and isinstance(data, dict) and "id" in data):
+                return SessionMessage(message)
+        except Ambiguous as reason:
+            problem = str(reason)
         except ValidationError:
-            message = None
-        # The SDK's models take a request whose id is no id for a notification, and its sender would wait for ever.
-        unanswered = isinstance(message, JSONRPCNotification) and b'"id"' in line and "id" in json.loads(line)
-        problem = "not a JSON-RPC message that this server can read" if message is None or unanswered else ambiguity(line)
-        if message is not None and problem is None:
-            return SessionMessage(message)
+            pass
         if line.strip():
             self._refuse(*_refusal(line, problem))
         return None
@@ -248,7 +250,7 @@ def _line(item: SessionMessage) -> bytes:
     return text.encode() + b"\n"
 
 
-def _refusal(line: bytes, problem: str | None) -> tuple[RequestId | None, int, str]:
+def _refusal(line: bytes, problem: str) -> tuple[RequestId | None, int, str]:
     """Id, code and text of the answer to a line that is no message."""
     try:
         data: object = json.loads(line)

@@ -4,19 +4,26 @@ import json
 
 from nexus_control.json_data import decode_json
 
-__all__ = ["ambiguity"]
+__all__ = ["Ambiguous", "read_json"]
+
+_MOST_SHOWN = 100
 
 
-def ambiguity(text: bytes) -> str | None:
-    """Why this JSON has no single meaning: a member that is there twice, a number that is none. None for other texts, JSON or not."""
+class Ambiguous(ValueError):
+    """The text has no single meaning; says why."""
+
+
+def read_json(text: bytes) -> object:
+    """The value of a JSON text, None for a text that is none.
+
+    Raises Ambiguous for a member that is there twice, for NaN, infinities, and numbers that overflow a float.
+    """
     try:
-        decode_json(text.decode())
+        return decode_json(text.decode())
     except ValueError as problem:
         reason = str(problem)
-    else:
-        return None
     try:
         json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return reason
+    raise Ambiguous(reason if len(reason) <= _MOST_SHOWN else f"... {reason[-_MOST_SHOWN:]}")
