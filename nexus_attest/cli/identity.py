@@ -1,14 +1,16 @@
 """Who acts through a server, who may connect to it, and who confirms approvals: what the options of `serve` make of that."""
 
 import shlex
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nexus_attest.cli.session import Session
 from nexus_attest.server.actors import ActorSource, ArgumentActor, ConfigActor, FourEyes, TokenActor
 from nexus_attest.server.errors import ServerConfigError
-from nexus_attest.server.http import HttpAddress
+from nexus_attest.server.http import HttpAddress, listen
 from nexus_attest.server.humans import HumanAsker
+from nexus_attest.server.page import ApprovalPage
 from nexus_attest.server.service import Service
 from nexus_control.tool import NexusControlTools
 
@@ -32,6 +34,7 @@ class IdentityOptions:
     actor: str | None = None
     allow_self_approval: bool = False
     human_approval: HumanApproval = "auto"
+    approval_page: bool = False
     issuer: str | None = None
     audience: str | None = None
     jwks: str | None = None
@@ -71,15 +74,27 @@ class IdentityOptions:
             tools.trust = FourEyes(tools.trust)
         return tools
 
-    def ask_people(self, session: Session, service: Service, address: HttpAddress | None) -> None:
-        """Have approvals confirmed by people, as far as that was asked for."""
+    def ask_people(self, session: Session, service: Service, address: HttpAddress | None, opened: ExitStack) -> ApprovalPage | None:
+        """Have approvals confirmed by people, as far as that was asked for; the page, which is to be served, where one was asked for.
+
+        Raises ServerConfigError for a page that nobody would see.
+        """
         if self.human_approval == "never" or (self.human_approval == "auto" and service.actors.needs_argument):
-            return
+            if self.approval_page:
+                raise ServerConfigError("--approval-page is for approvals that people confirm: give --human-approval always")
+            return None
         # Who is on this machine may know where the store is; who is elsewhere has to know anyway to run the command.
         local = address is None or address.is_loopback
+        page = None
+        if self.approval_page:
+            if not local:
+                raise ServerConfigError("--approval-page is for people at this machine, and this server is for others")
+            page = ApprovalPage(opened.enter_context(listen(HttpAddress("127.0.0.1", 0))))
         service.asker = HumanAsker(
             tools=service.tools,
             limiter=service.store_threads,
             options=f" {shlex.join(session.store_options())}" if local else "",
             systems=self.human_approval == "always",
+            page=page,
         )
+        return page

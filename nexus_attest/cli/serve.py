@@ -48,6 +48,9 @@ _HumanApproval = Annotated[
     Literal["auto", "always", "never"],
     typer.Option(help="Which approvals a person must confirm at the client: auto means those of people whose names are bound."),
 ]
+_ApprovalPage = Annotated[
+    bool, typer.Option("--approval-page", help="Where the client shows no forms, let people confirm on a page of this machine.")
+]
 _Issuer = Annotated[str | None, typer.Option(metavar="URL", help="With --http: take only tokens of this issuer.", show_default=False)]
 _Audience = Annotated[
     str | None, typer.Option(metavar="URL", help="What tokens must be for: this server's URL as clients know it.", show_default=False)
@@ -76,6 +79,7 @@ def _serve(
     actor: ActorOption = None,
     allow_self_approval: _AllowSelfApproval = False,
     human_approval: _HumanApproval = "auto",
+    approval_page: _ApprovalPage = False,
     issuer: _Issuer = None,
     audience: _Audience = None,
     jwks: _Jwks = None,
@@ -106,6 +110,7 @@ def _serve(
             actor=actor,
             allow_self_approval=allow_self_approval,
             human_approval=human_approval,
+            approval_page=approval_page,
             issuer=issuer,
             audience=audience,
             jwks=jwks,

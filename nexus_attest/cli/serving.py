@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
+
 from nexus_attest.cli import settings
 from nexus_attest.cli.identity import IdentityOptions
 from nexus_attest.cli.running import runs_path
@@ -14,10 +16,11 @@ from nexus_attest.routers import RunEngine, load_adapters
 from nexus_attest.server.app import build_server
 from nexus_attest.server.errors import ServerConfigError
 from nexus_attest.server.health import health_routes
-from nexus_attest.server.http import http_app, listen, parse_address, serve_http
+from nexus_attest.server.http import http_app, listen, parse_address, serve_app, serve_http
 from nexus_attest.server.lifecycle import run_until_signal
 from nexus_attest.server.logs import StderrLog
 from nexus_attest.server.names import NameStyle
+from nexus_attest.server.page import ApprovalPage
 from nexus_attest.server.progress import follow_run
 from nexus_attest.server.service import Service, ServiceOptions
 from nexus_attest.server.stdio import serve_stdio
@@ -58,16 +61,26 @@ def serve(
         service = _service(session, opened, adapters, runs, options)
         service.actors, service.needs_token, service.takes_signatures = source, access is not None, session.trust is not None
         service.tools = identity.tools(session, source)
-        identity.ask_people(session, service, address)
+        page = identity.ask_people(session, service, address, opened)
         server = build_server(service)
         transport: Callable[[], Awaitable[None]] = partial(serve_stdio, server)
         if address is not None:
             app = http_app(server, address, access)
             app.router.routes.extend(health_routes(partial(session.store.decision_page, 1, 0)))
             transport = partial(serve_http, app, opened.enter_context(listen(address)), address)
+        if page is not None:
+            transport = partial(_beside, page, transport)
         log = StderrLog()
         log.install(log_level)
         run_until_signal(service, transport, log, opened.close)
+
+
+async def _beside(page: ApprovalPage, transport: Callable[[], Awaitable[None]]) -> None:
+    """Serve the page for as long as the transport has clients."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve_app, page.app, page.listener)
+        await transport()
+        tasks.cancel_scope.cancel()
 
 
 def _service(session: Session, opened: ExitStack, adapters: Path | None, runs: Path | None, options: ServiceOptions) -> Service:

@@ -6,6 +6,7 @@ from nexus_control.errors import CommandRefused, IdentityRefused, InputError, Ne
 
 __all__ = [
     "ActorMismatch",
+    "ApprovalPending",
     "HumanDeclined",
     "HumanRequired",
     "InvalidArguments",
@@ -63,6 +64,17 @@ class HumanRequired(CommandRefused):
 
     def __init__(self, problem: str, command: str) -> None:
         super().__init__(f"{problem}: `{command}`")
+        self.command = command
+
+
+class ApprovalPending(CommandRefused):
+    """A person has to decide this on a page of this machine, or at a terminal, and has not done so yet."""
+
+    code = "APPROVAL_PENDING"
+
+    def __init__(self, problem: str, url: str, command: str) -> None:
+        super().__init__(f"{problem}: the page is {url} , the command `{command}`")
+        self.url = url
         self.command = command
 
 

@@ -23,7 +23,7 @@ from nexus_attest.server.stdio import MAX_MESSAGE_BYTES
 if TYPE_CHECKING:
     from nexus_attest.server.tokens import TokenAccess
 
-__all__ = ["PATH", "HttpAddress", "http_app", "listen", "parse_address", "serve_http"]
+__all__ = ["PATH", "HttpAddress", "http_app", "listen", "parse_address", "serve_app", "serve_http"]
 
 PATH = "/mcp"
 _BACKLOG = 2048
@@ -126,6 +126,11 @@ async def serve_http(app: Starlette, listener: socket.socket, address: HttpAddre
     """Serve clients until cancelled."""
     url = address.url(listener.getsockname()[1])
     _log.info("listening on %s", url, extra={"facts": {"url": url}})
+    await serve_app(app, listener)
+
+
+async def serve_app(app: Starlette, listener: socket.socket) -> None:
+    """Serve an application until cancelled."""
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on")
     await _Uvicorn(config).serve(sockets=[listener])
 

@@ -1,26 +1,36 @@
 """A person decides: the question that the client puts to its user before an approval is recorded.
 
 A client that declared form elicitation is asked, by a request of ours in the handshake era, by an `InputRequiredResult` in the stateless
-one. Whatever else happens is HUMAN_REQUIRED with the command that does the same at a terminal: no client is waited for without end, and
-no approval comes out of silence. What an answer proves is that the client's process gave it; the event says so (`elicitation`), with the
-client's name and the digest of the question, and claims no more.
+one. For others there may be a page on this machine, which a client may open for its user; a call waits for it a few seconds and then says
+APPROVAL_PENDING. Whatever else happens is HUMAN_REQUIRED with the command that does the same at a terminal: no client is waited for
+without end, and no approval comes out of silence. What an answer proves is that the client's process gave it (`elicitation`), or somebody
+at this machine (`page`); the event says so, with the digest of the question, and claims no more.
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
 from mcp import MCPError
 from mcp.server import ServerRequestContext
-from mcp.types import CallToolRequestParams, ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
+from mcp.types import (
+    CallToolRequestParams,
+    ElicitationCapability,
+    ElicitRequest,
+    ElicitRequestFormParams,
+    ElicitRequestURLParams,
+    ElicitResult,
+    InputRequiredResult,
+)
 from pydantic import ValidationError
 
 from nexus_attest.server.actors import BoundActor
-from nexus_attest.server.errors import HumanDeclined, HumanRequired
+from nexus_attest.server.errors import ApprovalPending, HumanDeclined, HumanRequired
+from nexus_attest.server.page import ApprovalPage
 from nexus_control.decision import Decision
 from nexus_control.events import Actor, EventType
 from nexus_control.identity import parse_identity
@@ -29,7 +39,7 @@ from nexus_control.markdown import printable
 from nexus_control.past import past_of
 from nexus_control.tool import NexusControlTools
 
-__all__ = ["ANSWER_SCHEMA", "ANSWER_SECONDS", "QUESTION", "HumanAsker"]
+__all__ = ["ANSWER_SCHEMA", "ANSWER_SECONDS", "PAGE_SECONDS", "QUESTION", "HumanAsker"]
 
 QUESTION = "approval"
 """Key of the question among the input requests of a result."""
@@ -43,6 +53,9 @@ ANSWER_SCHEMA: dict[str, Any] = {
 ANSWER_SECONDS = 300.0
 """How long a person may take in the handshake era, where the call waits meanwhile."""
 
+PAGE_SECONDS = 5.0
+"""How long a call waits for somebody who is looking at the page."""
+
 _STATELESS = "2026-07-28"
 _MOST_SHOWN = 2_000
 _MOST_NAME = 60
@@ -54,7 +67,7 @@ class HumanAsker:
     """Has approvals confirmed by a person at the client: those of people, and with `systems` those of systems too.
 
     `options` are what the command in the text needs to reach the same store, such as ` --db FILE`. `limiter` bounds the threads that
-    read the store.
+    read the store. `page` is for people whose client shows no forms.
     """
 
     tools: NexusControlTools
@@ -62,6 +75,8 @@ class HumanAsker:
     options: str = ""
     systems: bool = False
     seconds: float = ANSWER_SECONDS
+    page: ApprovalPage | None = None
+    page_seconds: float = PAGE_SECONDS
 
     async def ask(
         self, context: ServerRequestContext[Any], params: CallToolRequestParams, arguments: Mapping[str, Any], who: BoundActor
@@ -75,10 +90,25 @@ class HumanAsker:
             return who
         question, state = await anyio.to_thread.run_sync(self._question, arguments, who, limiter=self.limiter)
         command = f"nexus-attest approve {shlex.quote(arguments['request_id'])} --actor {_named(who.actor)}{self.options}"
-        if not _can_ask(context):
+        if _shows_forms(context):
+            said, channel = await self._by_form(context, params, question, state, command), f"elicitation {_client(context)}"
+        elif self.page is not None:
+            said, channel = await self._by_page(context, params, question, state, command), "page"
+        else:
             raise HumanRequired(f"this client cannot ask its user, so {who.actor.id} has to run", command)
+        if isinstance(said, InputRequiredResult):
+            return said
+        if not said:
+            raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
+        return replace(who, channel=f"{who.channel} {channel} {_digest(question)}")
+
+    async def _by_form(
+        self, context: ServerRequestContext[Any], params: CallToolRequestParams, question: str, state: str, command: str
+    ) -> bool | InputRequiredResult:
+        """What a person answered in a form of the client; or the question, in the stateless era. Raises HumanRequired for no answer."""
         if context.protocol_version < _STATELESS:
-            answer = await self._asked(context, question, command)
+            session = context.session
+            answer = await self._asked(lambda: session.elicit_form(question, ANSWER_SCHEMA, context.request_id), command)
         else:
             found = _answered(params, state)
             if found is None:
@@ -86,10 +116,35 @@ class HumanAsker:
                 return InputRequiredResult(input_requests={QUESTION: ElicitRequest(params=form)}, request_state=state)
             answer = found
         if answer.action == "cancel":
-            raise HumanRequired(f"the question was closed without an answer; {who.actor.id} can run", command)
-        if answer.action != "accept" or (answer.content or {}).get("approve") is not True:
-            raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
-        return replace(who, channel=f"{who.channel} elicitation {_client(context)} {_digest(question)}")
+            raise HumanRequired("the question was closed without an answer; run", command)
+        return answer.action == "accept" and (answer.content or {}).get("approve") is True
+
+    async def _by_page(
+        self, context: ServerRequestContext[Any], params: CallToolRequestParams, question: str, state: str, command: str
+    ) -> bool | InputRequiredResult:
+        """What a person answered on the page, which the client may open; or the request to open it, in the stateless era.
+
+        Raises ApprovalPending while nobody has answered there: no call is held open for a person.
+        """
+        page = cast("ApprovalPage", self.page)
+        if (said := await page.answer(state)) is not None:
+            return said
+        url, opened = page.address_of(state, question), None
+        if _opens_pages(context):
+            line = question.partition("\n")[0]
+            if context.protocol_version < _STATELESS:
+                session, name = context.session, url.rpartition("/")[2]
+                opened = await self._asked(lambda: session.elicit_url(line, url, name, context.request_id), command)
+            elif (opened := _answered(params, state)) is None:
+                link = ElicitRequestURLParams(message=line, url=url, elicitation_id=url.rpartition("/")[2])
+                return InputRequiredResult(input_requests={QUESTION: ElicitRequest(params=link)}, request_state=state)
+        if opened is not None and opened.action == "decline":
+            return False
+        if opened is not None and opened.action == "accept":  # which says that the page was opened, and no more
+            said = await page.answer(state, self.page_seconds)
+        if said is None:
+            raise ApprovalPending("nobody has answered yet", url, command)
+        return said
 
     def _question(self, arguments: Mapping[str, Any], who: BoundActor) -> tuple[str, str]:
         """What the person reads, and the state that an answer must come back with. Text of others cannot break its lines.
@@ -118,11 +173,11 @@ class HumanAsker:
         acts = sum(event.event_type in _APPROVAL_ACTS and event.actor["id"] == who.actor.id for event in decision.events)
         return question, f"{_digest(question)} {generation}.{acts}"
 
-    async def _asked(self, context: ServerRequestContext[Any], question: str, command: str) -> ElicitResult:
+    async def _asked(self, question: Callable[[], Awaitable[ElicitResult]], command: str) -> ElicitResult:
         """The answer of a client of the handshake era."""
         try:
             with anyio.fail_after(self.seconds):
-                return await context.session.elicit_form(question, ANSWER_SCHEMA, context.request_id)
+                return await question()
         except TimeoutError:
             problem = f"nobody answered within {self.seconds:g} seconds"
         except ValidationError:
@@ -132,11 +187,21 @@ class HumanAsker:
         raise HumanRequired(f"{problem}; run", command)
 
 
-def _can_ask(context: ServerRequestContext[Any]) -> bool:
+def _shows_forms(context: ServerRequestContext[Any]) -> bool:
     """Whether the client declared that it shows forms; an empty declaration means forms."""
-    capabilities = context.session.client_capabilities
-    asks = None if capabilities is None else capabilities.elicitation
+    asks = _elicitation(context)
     return asks is not None and (asks.form is not None or asks.url is None)
+
+
+def _opens_pages(context: ServerRequestContext[Any]) -> bool:
+    """Whether the client declared that it opens addresses for its user."""
+    asks = _elicitation(context)
+    return asks is not None and asks.url is not None
+
+
+def _elicitation(context: ServerRequestContext[Any]) -> ElicitationCapability | None:
+    capabilities = context.session.client_capabilities
+    return None if capabilities is None else capabilities.elicitation
 
 
 def _answered(params: CallToolRequestParams, state: str) -> ElicitResult | None:

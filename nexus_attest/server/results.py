@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nexus_attest.server.advice import next_step
-from nexus_attest.server.errors import HumanRequired, InvalidArguments
+from nexus_attest.server.errors import ApprovalPending, HumanRequired, InvalidArguments
 from nexus_control.errors import NexusError
 
 __all__ = [
@@ -26,7 +26,10 @@ __all__ = [
 ]
 
 ERROR_KEY = "io.github.nexus-attest/error"
-"""Key in `_meta` of an error result: `{"code", "message"}`, where arguments are wrong `paths`, where a person has to act `command`."""
+"""Key in `_meta` of an error result: `{"code", "message"}`, and what helps programs.
+
+`paths` are those of wrong arguments; `command` and `url` are where a person can decide, at a terminal and on a page.
+"""
 
 CANONICAL_KEY = "io.github.nexus-attest/canonical"
 """Key in `_meta` of a listed tool: its published, dotted name."""
@@ -58,8 +61,10 @@ def refusal(error: NexusError) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if isinstance(error, InvalidArguments):
         more["paths"] = [safe_text(path) for path in error.paths]
-    elif isinstance(error, HumanRequired):
+    elif isinstance(error, ApprovalPending | HumanRequired):
         more["command"] = safe_text(error.command)
+        if isinstance(error, ApprovalPending):
+            more["url"] = error.url
     return failure(error.code, error.describe(), **more)
 
 
