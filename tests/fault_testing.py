@@ -19,7 +19,7 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock, RLock
 from types import FrameType
@@ -53,12 +53,14 @@ class Ended:
     """How a process ended: its exit code, or minus the signal that killed it, and what it had printed.
 
     `steps`, of a survey: the name of each step, and whether the process would leave something else behind than one step before.
+    `meanwhile`: how the process ended that had its turn while this one stood still.
     """
 
     code: int
     out: str
     err: str
     steps: tuple[tuple[str, bool], ...] = ()
+    meanwhile: "Ended | None" = None
 
     @property
     def was_killed(self) -> bool:
@@ -90,22 +92,39 @@ def in_process(
     environment: Mapping[str, str] | None = None,
     *,
     kill_at: int | None = None,
+    pause_at: int | None = None,
+    meanwhile: Callable[[], Ended] | None = None,
     survey: bool = False,
 ) -> Ended:
-    """Do `work` in a process of its own, in `folder`; killed at the step of this number, counted from 0. Its children have ended too.
+    """Do `work` in a process of its own, in `folder`. When this returns, its children have ended too.
 
+    It is killed at the step of the number `kill_at`, counted from 0; or it stands still at `pause_at`, while `meanwhile` is done.
     `survey` gives the names of all steps instead.
     """
     reader, writer = os.pipe()
     keeper = _fork()
     if keeper == 0:
-        _keep(folder, work, environment, kill_at, survey, reader, writer)
+        disturb = _fate(kill_at, signal.SIGKILL) if kill_at is not None else _fate(pause_at, signal.SIGSTOP)
+        os.close(reader)
+        _keep(folder, work, environment, disturb, meanwhile, survey, writer)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         told = json.loads(pipe.read() or b"null")
     os.waitpid(keeper, 0)
     assert told is not None, "the process that watches over another one died"
-    return Ended(told["code"], told["out"], told["err"], tuple((name, mark == "new") for name, mark in told["steps"]))
+    return _ended(told)
+
+
+def _fate(number: int | None, fate: signal.Signals) -> Callable[[int, str], None] | None:
+    if number is None:
+        return None
+    return lambda count, _: os.kill(os.getpid(), fate) if count == number else None
+
+
+def _ended(told: dict[str, Any]) -> Ended:
+    other = told["meanwhile"]
+    steps = tuple((name, is_new) for name, is_new in told["steps"])
+    return Ended(told["code"], told["out"], told["err"], steps, None if other is None else _ended(other))
 
 
 def steps_of(folder: Path, work: Callable[[], object], environment: Mapping[str, str] | None = None) -> Ended:
@@ -125,14 +144,13 @@ def _keep(
     folder: Path,
     work: Callable[[], object],
     environment: Mapping[str, str] | None,
-    kill_at: int | None,
+    disturb: Callable[[int, str], None] | None,
+    meanwhile: Callable[[], Ended] | None,
     survey: bool,
-    reader: int,
     writer: int,
 ) -> None:
     """In the process between: start the victim, wait for it and for every program that it started, and tell. Never returns."""
     try:
-        os.close(reader)
         signal.alarm(_PATIENCE_SECONDS)
         if sys.platform == "linux":  # what the victim started becomes a child of this process when the victim dies
             ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -141,16 +159,21 @@ def _keep(
         victim = _fork()
         if victim == 0:
             os.close(writer)
-            _work(folder, work, environment, kill_at, survey, streams)
-        _, status = os.waitpid(victim, 0)
+            _work(folder, work, environment, disturb, survey, streams)
+        _, status = os.waitpid(victim, os.WUNTRACED)
+        other = None
+        if os.WIFSTOPPED(status):
+            other = asdict(meanwhile()) if meanwhile is not None else None
+            os.kill(victim, signal.SIGCONT)
+            _, status = os.waitpid(victim, 0)
         while True:
             try:
                 os.waitpid(-1, 0)
             except ChildProcessError:
                 break
         texts = {name: _content(descriptor) for name, descriptor in streams.items()}
-        steps = [line.split() for line in texts["steps"].splitlines()]
-        answer = {"code": os.waitstatus_to_exitcode(status), **texts, "steps": steps}
+        steps = [(name, mark == "new") for name, mark in (line.split() for line in texts["steps"].splitlines())]
+        answer = {"code": os.waitstatus_to_exitcode(status), **texts, "steps": steps, "meanwhile": other}
         with os.fdopen(writer, "w") as pipe:
             json.dump(answer, pipe)
     finally:
@@ -174,7 +197,7 @@ def _work(
     folder: Path,
     work: Callable[[], object],
     environment: Mapping[str, str] | None,
-    kill_at: int | None,
+    disturb: Callable[[int, str], None] | None,
     survey: bool,
     streams: Mapping[str, int],
 ) -> None:
@@ -192,8 +215,8 @@ def _work(
         sys.stdin = open(0, closefd=False)  # noqa: SIM115  for as long as the process lives
         sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
         steps: list[str] = []
-        if kill_at is not None:
-            _watch(lambda count, _: os.kill(os.getpid(), signal.SIGKILL) if count == kill_at else None)
+        if disturb is not None:
+            _watch(disturb)
         elif survey:
             _watch(_surveyor(folder, streams["out"], steps))
         code = work()

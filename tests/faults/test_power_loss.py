@@ -9,11 +9,12 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from store_testing import ALICE, BOB, quick_folder, ticking_clock
+from store_testing import ALICE, BOB, foreign, quick_folder, ticking_clock
 
 from nexus_control.errors import StoreError
 from nexus_control.store import DecisionStore
@@ -55,6 +56,11 @@ class History:
         self.roots[size] = root
         wal = self.path.with_name("s.db-wal")
         return Moment(size, self.path.read_bytes(), wal.read_bytes() if wal.exists() else b"")
+
+    def checkpoint(self) -> None:
+        """Have the log copied into the database; the next commit starts it over."""
+        with closing(foreign(self.path)) as connection:
+            assert connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0] == 0
 
     def recovered(self, db: bytes, wal: bytes) -> int | None:
         """The size of the store that SQLite makes of these files, None where SQLite or verification says that they are damaged.
@@ -148,9 +154,7 @@ def test_of_a_commit_that_was_not_synced_any_sectors_may_be_missing(history: His
     for command in commands(history.tools):
         command()
     if restarted:  # old frames, which are in the database already, stand where new ones are written
-        with history.store.transaction():
-            pass
-        history.store._database._checkpoint()  # pyright: ignore[reportPrivateUsage]
+        history.checkpoint()
     for number, command in enumerate(commands(history.tools)):
         before = history.moment()
         command()
@@ -168,7 +172,7 @@ def test_a_checkpoint_that_was_interrupted_loses_nothing(history: History) -> No
         for command in commands(history.tools):
             command()
     before = history.moment()
-    history.store._database._checkpoint()  # pyright: ignore[reportPrivateUsage]
+    history.checkpoint()
     after = history.path.read_bytes()
     assert after != before.db
     for seed in SEEDS:
@@ -182,7 +186,7 @@ def test_a_copy_that_was_not_taken_at_one_instant_is_a_true_state_or_does_not_ve
             command()
             moments.append(history.moment())
         if number % 2:
-            history.store._database._checkpoint()  # pyright: ignore[reportPrivateUsage]
+            history.checkpoint()
             moments.append(history.moment())
     history.roots |= {size: history.store.log_root(size)[1] for size in range(moments[-1].size + 1)}
     source = random.Random(1)
