@@ -99,18 +99,20 @@ class SqliteClosed(StoreClosed, sqlite3.ProgrammingError):
     pass
 
 
-# https://www.sqlite.org/rescode.html, primary codes: class and what to do next.
-_BY_PRIMARY_CODE: dict[int, tuple[Callable[[str], StoreError], str]] = {
+_FREE_SPACE = "free some space, then repeat the call; nothing was written"
+# https://www.sqlite.org/rescode.html: class and what to do next. Where an extended code is not here, its primary code counts.
+_BY_CODE: dict[int, tuple[Callable[[str], StoreError], str]] = {
     1: (_SqliteStrange, _RESTORE),
     5: (_SqliteBusy, "another process holds the write lock; try again"),
     6: (_SqliteBusy, "another connection holds the lock; try again"),
     8: (_SqliteReadOnly, "make the file and its folder writable"),
     10: (SqliteError, "check the disk, then run `nexus-attest log verify`"),
     11: (_SqliteUnreadable, "the file is damaged; restore a backup"),
-    13: (_SqliteFull, "free some space, then repeat the call; nothing was written"),
+    13: (_SqliteFull, _FREE_SPACE),
     14: (SqliteError, "check that the folder exists and may be written"),
     19: (_SqliteConflict, "read again what is stored; `nexus-attest log verify` tells whether it is sound"),
     26: (_SqliteUnreadable, "the file is no SQLite database"),
+    4874: (_SqliteFull, _FREE_SPACE),  # SQLITE_IOERR_SHMSIZE: no space for the index of the log, which opening the file makes
 }
 
 
@@ -125,7 +127,7 @@ def raise_named(error: sqlite3.Error | OverflowError, path: str) -> NoReturn:
         raise _SqliteUnreadable(f"{path}: {error!s:.300}") from error
     if code is None and isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
         raise SqliteClosed("this store was closed; open a new one") from error
-    found = None if code is None else _BY_PRIMARY_CODE.get(code & 0xFF)
+    found = None if code is None else _BY_CODE.get(code) or _BY_CODE.get(code & 0xFF)
     if found is None:
         raise error
     make, advice = found

@@ -86,6 +86,7 @@ _UNEXPECTED = {
     StoreError.code,
     *(error.code for error in StoreError.__subclasses__()),
     "OUTCOME_NOT_RECORDED",
+    "IMPORT_ATOMICITY_FAILED",  # whose text is the store's own
     "IO_ERROR",
     "INTERNAL",
     "DEMO_FAILED",

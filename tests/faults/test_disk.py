@@ -1,0 +1,383 @@
+"""Disks and files that do not do what was asked: full, read-only, failing, locked by another process.
+
+The full and the read-only disk are real file systems, mounted for one process; where the system does not allow that, these tests are
+skipped. Errors of the device, and a kill inside a write, are made by strace in its system calls.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_testing import Ended, in_process, lines_of, snapshots, state_of
+from store_testing import ALICE, BOB, foreign, quick_folder
+
+from nexus_attest.cli.app import run
+from nexus_control import sqlite
+from nexus_control.events import EventType
+from nexus_control.store import DecisionStore
+from nexus_control.tool import NexusControlTools
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="file systems are mounted as Linux does it")
+
+EVERY_STEP = "NEXUS_EVERY_STEP" in os.environ
+"""Else a few of the system calls; `make soak` fails each of them."""
+
+_NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000  # unshare(2)
+_READ_ONLY, _REMOUNT, _RECURSIVE, _PRIVATE = 1, 32, 16384, 1 << 18  # mount(2)
+
+PLAN = '[{"tool": "t", "method": "m"}]'
+
+
+def adapters(script: str) -> str:
+    command = json.dumps(["/bin/sh", "-c", f"echo ran >> ran; {script} echo '{{}}'"])
+    return f'[[adapters]]\nid = "subprocess:tool"\nkind = "subprocess"\ncommand = {command}\nallow = ["t/m"]\n'
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "NEXUS_ATTEST_DB": str(folder / "decisions.db"),
+        "NEXUS_ATTEST_KEYS": str(folder / "keys"),
+        "NEXUS_ATTEST_ACTOR": "alice",
+    }
+
+
+def person(folder: Path, *arguments: str) -> Ended:
+    """A command of a person, in a process of its own."""
+    return in_process(folder, partial(run, list(arguments)), environment(folder))
+
+
+def code_of(ended: Ended) -> str:
+    """The code that a person reads; empty for a success."""
+    return next((line.split(": ")[1] for line in ended.err.splitlines() if line.startswith("nexus-attest: ")), "")
+
+
+def mount(target: Path, flags: int, options: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", os.fsencode(target), b"tmpfs", flags, options.encode()):
+        raise OSError(ctypes.get_errno(), "mount")
+
+
+def own_mounts() -> None:
+    """From here on this process may mount what only it and its children see."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(_NEW_MOUNTS | (_NEW_USER if user else 0)):
+        raise OSError(ctypes.get_errno(), "unshare")
+    if user:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    if libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None):
+        raise OSError(ctypes.get_errno(), "mount")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with quick_folder() as folder:
+        (folder / "at").mkdir()
+        yield folder / "at"
+
+
+def on_a_disk_of_its_own(place: Path, size: str, work: Callable[[Path], object]) -> None:
+    """Do `work` in a process that has a small disk at `place`. Skips the test where nobody may mount one."""
+
+    def mounted() -> int:
+        try:
+            own_mounts()
+            mount(place, 0, f"size={size}")
+        except OSError as problem:
+            print(problem, flush=True)
+            return 77
+        os.chdir(place)
+        work(place)
+        print("done", flush=True)
+        return 0
+
+    ended = in_process(place, mounted)
+    if ended.code == 77:
+        pytest.skip(f"no disk can be mounted here: {ended.out}")
+    assert (ended.code, ended.out) == (0, "done\n"), ended.err
+
+
+def fill(folder: Path) -> Path:
+    """Take all the space that is left; the file that has it."""
+    path = folder / "filler"
+    with path.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+    return path
+
+
+def prepared(folder: Path, script: str = "") -> str:
+    (folder / "adapters.toml").write_text(adapters(script))
+    (folder / "keys").mkdir(mode=0o700)
+    with DecisionStore(folder / "decisions.db") as store:
+        tools = NexusControlTools(store)
+        name: str = tools.request("Rotate", ALICE, mode="apply", plan=PLAN).data["request_id"]
+        assert tools.approve(name, BOB).success
+        bundle = tools.export_bundle(name).data["canonical_json"]
+    (folder / "bundle.json").write_text(bundle)
+    return name
+
+
+WRITING = {
+    "request": ("request", "Another"),
+    "approve": ("approve", "{id}"),
+    "revoke": ("revoke", "{id}", "--actor", "bob"),
+    "execute": ("execute", "{id}", "subprocess:tool", "--adapters", "adapters.toml"),
+    "template create": ("template", "create", "t"),
+    "bundle import": ("bundle", "import", "bundle.json", "--conflict", "new_decision_id"),
+}
+INTO_FILES = {"bundle export": ("bundle", "export", "{id}", "-o", "out.json"), "keys new": ("keys", "new", "k")}
+READING = {
+    "status": ("status", "{id}"),
+    "list": ("list",),
+    "log verify": ("log", "verify"),
+    "bundle export to standard output": ("bundle", "export", "{id}", "-o", "-"),
+}
+
+
+def words(arguments: tuple[str, ...], name: str) -> list[str]:
+    return [argument.format(id=name) for argument in arguments]
+
+
+@pytest.mark.parametrize("which", [*WRITING, *INTO_FILES])
+def test_on_a_full_disk_a_command_says_so_writes_nothing_and_can_be_repeated(place: Path, which: str) -> None:
+    def work(folder: Path) -> None:
+        name = prepared(folder)
+        before = state_of(folder / "decisions.db")
+        filler = fill(folder)
+        arguments = words({**WRITING, **INTO_FILES}[which], name)
+        refused = person(folder, *arguments)
+        assert refused.code == 1, refused
+        if which == "keys new":  # which needs no store
+            assert (code_of(refused), "No space left on device" in refused.err) == ("IO_ERROR", True), refused
+        else:
+            assert code_of(refused) == "STORE_FULL", refused
+            assert "free some space, then repeat the call; nothing was written" in refused.err, refused
+        filler.unlink()
+        assert state_of(folder / "decisions.db") == before
+        assert not (folder / "ran").exists()
+        assert not (folder / "out.json").exists()
+        assert person(folder, *arguments).code == 0
+        state_of(folder / "decisions.db")
+
+    on_a_disk_of_its_own(place, "1m", work)
+
+
+def test_a_disk_that_is_filled_by_the_run_itself_leaves_an_outcome_that_is_said_to_be_unrecorded(place: Path) -> None:
+    def work(folder: Path) -> None:
+        name = prepared(folder, "cat /dev/zero > filler 2> /dev/null;")
+        refused = person(folder, *words(WRITING["execute"], name))
+        assert refused.code in (1, 2), refused
+        assert code_of(refused) == "OUTCOME_NOT_RECORDED", refused
+        assert "stays in EXECUTING; use recover_execution once the store works again" in refused.err
+        (folder / "filler").unlink()
+        found = state_of(folder / "decisions.db")
+        assert found.decisions[name][-2:] == (EventType.EXECUTION_REQUESTED, EventType.EXECUTION_STARTED)
+        assert code_of(person(folder, *words(WRITING["execute"], name))) == "EXECUTION_IN_PROGRESS"
+        assert person(folder, "recover", name).code == 0
+        assert state_of(folder / "decisions.db").decisions[name][-1] is EventType.EXECUTION_FAILED
+        assert len(lines_of(folder / "ran")) == 1
+
+    on_a_disk_of_its_own(place, "1m", work)
+
+
+def test_a_store_that_fills_its_disk_keeps_every_decision_that_was_acknowledged(place: Path) -> None:
+    def work(folder: Path) -> None:
+        made: list[str] = []
+        with DecisionStore(folder / "decisions.db") as store:
+            tools = NexusControlTools(store)
+            while True:
+                result = tools.request("g" * 5000, ALICE)
+                if not result.success:
+                    break
+                made.append(result.data["request_id"])
+            assert result.code == "STORE_FULL", result
+            assert tools.status(made[0]).success
+            assert store.verify_log().ok
+        found = state_of(folder / "decisions.db")
+        assert set(made) == set(found.decisions)
+        assert len(made) > 20
+
+    on_a_disk_of_its_own(place, "1m", work)
+
+
+def test_on_a_read_only_disk_what_reads_works_and_what_writes_says_why_not(place: Path) -> None:
+    def work(folder: Path) -> None:
+        name = prepared(folder)
+        before = state_of(folder / "decisions.db")
+        mount(folder, _REMOUNT | _READ_ONLY, "")
+        for which, arguments in WRITING.items():
+            refused = person(folder, *words(arguments, name))
+            told = "may be written" if which == "execute" else "make the file and its folder writable"  # of the run records, a new file
+            assert (refused.code, told in refused.err) == (1, True), (which, refused)
+        for arguments in INTO_FILES.values():
+            refused = person(folder, *words(arguments, name))
+            assert (refused.code, code_of(refused)) == (1, "IO_ERROR"), refused
+            assert "Read-only file system" in refused.err
+        for arguments in READING.values():
+            assert person(folder, *words(arguments, name)).code == 0, arguments
+        assert state_of(folder / "decisions.db") == before
+        assert not (folder / "ran").exists()
+
+    on_a_disk_of_its_own(place, "8m", work)
+
+
+# -- locked -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_while_another_process_holds_the_lock_what_reads_works_and_what_writes_says_so(place: Path) -> None:
+    name = prepared(place)
+    before = state_of(place / "decisions.db")
+    with closing(foreign(place / "decisions.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for which, arguments in WRITING.items():
+            refused = person(place, *words(arguments, name))
+            assert refused.code == 1, (which, refused)
+            assert code_of(refused) in ("STORE_BUSY", "IMPORT_ATOMICITY_FAILED"), refused
+            assert "another process holds the write lock; try again" in refused.err, refused
+        for arguments in READING.values():
+            assert person(place, *words(arguments, name)).code == 0, arguments
+        other.execute("COMMIT")
+    assert state_of(place / "decisions.db") == before
+    assert not (place / "ran").exists()
+    assert person(place, *words(WRITING["execute"], name)).code == 0
+
+
+class RouterThatLocks:
+    """While it runs, somebody takes the write lock of the store and keeps it."""
+
+    def __init__(self, path: Path) -> None:
+        self.other = foreign(path)
+
+    def get_adapter_capabilities(self, adapter_id: str) -> set[str] | None:
+        return {adapter_id}
+
+    def run(self, **_: Any) -> dict[str, Any]:
+        self.other.execute("BEGIN IMMEDIATE")
+        return {"run_id": "run-1", "steps_executed": 1}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_outcome_that_finds_the_store_locked_is_said_to_be_unrecorded(place: Path) -> None:
+    name = prepared(place)
+    router = RouterThatLocks(place / "decisions.db")
+    with DecisionStore(place / "decisions.db") as store, closing(router.other):
+        tools = NexusControlTools(store)
+        result = tools.execute(name, "ad", ALICE, router)
+        assert result.code == "OUTCOME_NOT_RECORDED"
+        assert "Run run-1 ended (EXECUTION_COMPLETED) but could not be recorded" in (result.error or "")
+        assert "stays in EXECUTING; use recover_execution once the store works again" in (result.error or "")
+        router.other.execute("COMMIT")
+        assert tools.execute(name, "ad", ALICE, router).code == "EXECUTION_IN_PROGRESS"
+        assert tools.recover_execution(name, ALICE, "the outcome could not be stored: it was run-1").success
+    assert state_of(place / "decisions.db").decisions[name].count(EventType.EXECUTION_REQUESTED) == 1
+
+
+# -- failing ------------------------------------------------------------------------------------------------------------------------
+
+DRIVER = """
+import sys
+from nexus_control.errors import NexusError
+from nexus_control.tool import NexusControlTools
+class Router:
+    def get_adapter_capabilities(self, adapter_id):
+        return {adapter_id}
+    def run(self, **_):
+        with open("ran", "a") as file:
+            file.write("ran\\n")
+        return {"run_id": "run-1", "steps_executed": 1}
+try:
+    result = NexusControlTools(db_path="decisions.db").execute(sys.argv[1], "ad", {"type": "human", "id": "alice"}, Router())
+    print("acknowledged" if result.success else f"{result.code}: {result.error}", flush=True)
+except NexusError as error:
+    print(error.describe(), flush=True)
+"""
+
+
+def under_strace(folder: Path, name: str, inject: str) -> subprocess.CompletedProcess[str]:
+    calls = inject.partition(":")[0]
+    trace = ("strace", "-f", "-o", "trace", "-e", f"trace={calls}", "-e", f"inject={inject}")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [*trace, sys.executable, "-c", DRIVER, name]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def failures(place: Path, name: str, inject: str) -> Iterator[tuple[Path, subprocess.CompletedProcess[str], int]]:
+    """An execution in fresh copies of the folder, with the first, second ... of some system calls failing, until none is left."""
+    for number, copy in enumerate(snapshots(place), 1):
+        if number > 3 and not EVERY_STEP and number % 4:
+            continue
+        done = under_strace(copy, name, f"{inject}:when={number}")
+        trace = (copy / "trace").read_text()
+        if "ptrace" in done.stderr or "PTRACE" in done.stderr:
+            pytest.skip(f"strace may not trace here: {done.stderr[-200:]}")
+        if "INJECTED" not in trace and "SIGKILL" not in trace:
+            assert number > 4
+            return
+        yield copy, done, number
+
+
+def require_sound(copy: Path, name: str, before: int, told: str, where: str) -> None:
+    """Nothing is lost or half there, the program ran once at most, and whatever was told is so."""
+    found = state_of(copy / "decisions.db")
+    new, runs = found.facts - before, len(lines_of(copy / "ran"))
+    assert new in (0, 2, 3), where
+    assert runs <= 1, where
+    assert runs == 1 or new in (0, 2), where
+    if told == "acknowledged\n":
+        assert (new, runs) == (3, 1), where
+    with DecisionStore(copy / "decisions.db") as store:
+        again = NexusControlTools(store).recover_execution(name, ALICE)
+        assert (again.code or "ok") == ("ok" if new == 2 else "NOTHING_TO_RECOVER"), where
+
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+@needs_strace
+def test_a_process_that_is_killed_inside_its_writes_to_the_files_leaves_all_or_nothing(place: Path) -> None:
+    name = prepared(place)
+    before = state_of(place / "decisions.db").facts
+    for copy, done, number in failures(place, name, "pwrite64,fdatasync,ftruncate,unlink:signal=SIGKILL"):
+        assert done.returncode != 0
+        require_sound(copy, name, before, done.stdout, f"killed in system call {number}")
+
+
+@needs_strace
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_write_that_the_device_refuses_is_named_and_leaves_all_or_nothing(place: Path, error: str) -> None:
+    name = prepared(place)
+    before = state_of(place / "decisions.db").facts
+    codes: set[str] = set()
+    for copy, done, number in failures(place, name, f"pwrite64,fdatasync,ftruncate:error={error}"):
+        where = f"{error} in system call {number}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0, where
+        told = done.stdout.partition(":")[0].strip()
+        codes.add(told)
+        assert told in ("acknowledged", "STORE_ERROR", "STORE_FULL", "OUTCOME_NOT_RECORDED"), where
+        assert told == "acknowledged" or "check the disk" in done.stdout or "free some space" in done.stdout, where
+        require_sound(copy, name, before, done.stdout, where)
+    assert codes - {"acknowledged"}
