@@ -5,10 +5,11 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := $(VENV)/bin
+MINUTES ?= 10
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check lint format docs wheel bench clean
+.PHONY: help demo test coverage check lint format docs wheel bench faults soak clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -51,6 +52,12 @@ wheel: $(VENV)/.installed-dev ## Build the wheel, then try it in empty environme
 
 bench: $(VENV)/.installed-dev ## Measure
 	@$(BIN)/python -m bench
+
+faults: $(VENV)/.installed-dev ## Kill every command at every step, fail every system call, cut every message (about an hour)
+	@NEXUS_EVERY_STEP=1 NEXUS_MODEL_RUNS=2000 $(BIN)/python -m pytest tests/faults
+
+soak: $(VENV)/.installed-dev ## Keep stores busy, with faults, and watch that nothing is lost and nothing grows: make soak MINUTES=10
+	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py --minutes $(MINUTES)
 
 clean: ## Remove everything that was made
 	rm -rf $(VENV) build dist nexus-attest-demo .coverage .hypothesis .import_linter_cache .pytest_cache .ruff_cache

@@ -45,7 +45,7 @@ from nexus_control.tool import NexusControlTools
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 EVERY_STEP = "NEXUS_EVERY_STEP" in os.environ
-"""Else only one of those steps that leave the same bytes behind; `make soak` dies at all of them."""
+"""Else only one of those steps that leave the same bytes behind; `make faults` dies at all of them."""
 
 PLAN = '[{"tool": "t", "method": "m"}]'
 ADAPTERS = """\

@@ -25,7 +25,7 @@ from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools, ToolResult
 
 EXAMPLES = int(os.environ.get("NEXUS_MODEL_RUNS", "40"))
-"""Histories of up to 50 steps; `make soak` tells many more."""
+"""Histories of up to 50 steps; `make faults` tells many more."""
 
 NAMES = ("ann", "bob", "cyd")
 WHO = st.sampled_from(NAMES)

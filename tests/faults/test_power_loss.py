@@ -21,7 +21,7 @@ from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
 EVERY_STEP = "NEXUS_EVERY_STEP" in os.environ
-"""Else a choice of bytes and of seeds; `make soak` takes all bytes and many seeds."""
+"""Else a choice of bytes and of seeds; `make faults` takes all bytes and many seeds."""
 
 SEEDS = range(400 if EVERY_STEP else 25)
 SECTOR = 512

@@ -23,7 +23,7 @@ from nexus_control.tool import NexusControlTools, ToolResult
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 EVERY_STEP = "NEXUS_EVERY_STEP" in os.environ
-"""Else every third one; `make soak` stands still at all of them."""
+"""Else every third one; `make faults` stands still at all of them."""
 
 
 class Router:

@@ -1,0 +1,61 @@
+"""The long run, for three seconds; and that it would notice what it looks for."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import soak
+from store_testing import environment, quick_folder
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and open files are read from /proc")
+
+
+@pytest.fixture
+def here() -> Iterator[soak.Soak]:
+    with quick_folder() as folder:
+        found = soak.Soak(folder, seed=1)
+        for _ in range(120):
+            found.step()
+        yield found
+        found.close()
+
+
+def test_a_store_that_is_busy_for_three_seconds_loses_nothing_and_the_process_does_not_grow() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(Path(soak.__file__)), "--minutes", "0.05", "--seed", "7"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["seed"], told["seconds"] >= 3) == (7, True)
+    assert told["steps"]["command"] > 10
+
+
+def test_an_event_that_was_acknowledged_and_is_not_there_ends_the_run(here: soak.Soak) -> None:
+    here.verify()
+    name = next(iter(here.acknowledged))
+    here.acknowledged[name] += 1
+    with pytest.raises(AssertionError, match="has lost events"):
+        here.verify()
+
+
+def test_an_execution_that_ran_twice_ends_the_run(here: soak.Soak) -> None:
+    with (here.at / "runs").open("a") as file:
+        file.write("evt_x_1\nevt_x_1\n")
+    with pytest.raises(AssertionError, match="evt_x_1"):
+        here.verify()
+
+
+@pytest.mark.parametrize(("memory", "files", "what"), [(100.0, 0, "memory grew"), (0.0, 9, "open files grew")])
+def test_a_process_that_grows_ends_the_run(monkeypatch: pytest.MonkeyPatch, memory: float, files: int, what: str) -> None:
+    measured = iter([(50.0, 10), (50.0 + memory, 10 + files)])
+    monkeypatch.setattr(soak, "resources", lambda: next(measured))
+    with quick_folder() as folder, pytest.raises(AssertionError, match=what):
+        soak.soak(0.2, 1, folder)
