@@ -42,7 +42,7 @@ from nexus_control.identity import ASSERTED, NO_TRUST, Act, Action, Envelope, Id
 from nexus_control.integrity import content_digest, prefixed
 from nexus_control.policy import Policy
 
-__all__ = ["Approval", "Decision", "DecisionState", "EventSource", "ExecutionRecord", "Past", "TemplateRef"]
+__all__ = ["Approval", "Decision", "DecisionState", "EventSource", "ExecutionRecord", "Past", "TemplateRef", "without_later_approvals"]
 
 
 class DecisionState(StrEnum):
@@ -351,6 +351,14 @@ class Decision:
                 "overrides_applied": _copied(template.overrides_applied),
             }
         return data
+
+
+def without_later_approvals(events: Iterable[StoredEvent], at: datetime) -> list[StoredEvent]:
+    """The events without approvals that are dated later than `at`, which is when something is, or was, to be run on them.
+
+    Whoever wrote such an approval down before that did not tell the time, so it counts neither for the run nor for a later reader.
+    """
+    return [event for event in events if event.event_type is not EventType.APPROVAL_GRANTED or event.ts <= at]
 
 
 def _counts_against(past: Past, approval: Approval) -> IdentityRefused | None:

@@ -8,13 +8,14 @@ A process that dies after the claim leaves the decision in EXECUTING. Nothing is
 somebody's word, that the outcome is unknown.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol, cast
 
-from nexus_control.decision import Decision
-from nexus_control.errors import ExecutionSuperseded, InvalidRouter, NexusError, NoPolicy, RunFailure
-from nexus_control.events import Actor, EventType, ExecutionMode
+from nexus_control.decision import Decision, without_later_approvals
+from nexus_control.errors import ExecutionSuperseded, InvalidRouter, NexusError, NoPolicy, PolicyViolation, RunFailure
+from nexus_control.events import Actor, EventType, ExecutionMode, StoredEvent
 from nexus_control.identity import ASSERTED, NO_TRUST, Identity, Trust
 from nexus_control.integrity import content_digest
 from nexus_control.judgement import execution_mode, judge_execution, judge_identity, judge_recovery
@@ -162,19 +163,37 @@ def _claim(
     capabilities = _capabilities(router, adapter_id)
     with store.transaction():
         now = store.clock()
-        decision = Decision.replay(decision_id, store.get_chained_events(decision_id), as_of=now, trust=trust)
+        events = store.get_chained_events(decision_id)
+        decision = Decision.replay(decision_id, without_later_approvals(events, now), as_of=now, trust=trust)
         decision.earlier = past_of(store, decision_id)
         judge_identity(decision, "execute", actor, identity, now, trust)
         mode = execution_mode(decision, dry_run)
-        policy = judge_execution(decision, mode, capabilities, retry=retry)
+        try:
+            policy = judge_execution(decision, mode, capabilities, retry=retry)
+        except PolicyViolation as refusal:
+            raise PolicyViolation("; ".join([str(refusal), *_dated_later(events, now)])) from None
         request = policy.compile_to_router_request(decision.goal or "", decision.plan, adapter_id, mode == "dry_run")
         digest = content_digest(request)
-        events: list[EventItem] = [
+        items: list[EventItem] = [
             (EventType.EXECUTION_REQUESTED, actor, {"adapter_id": adapter_id, "dry_run": mode == "dry_run", **identity.members()}),
             (EventType.EXECUTION_STARTED, _SYSTEM, {"router_request_digest": digest}),
         ]
-        requested = store.append_events(decision_id, events)[0]
+        requested = store.append_events(decision_id, items)[0]
+        # A reader judges at the instant that the event carries, which is a moment after `now`.
+        at = requested.ts
+        if without_later_approvals(events, at) != decision.events or decision.current_approvals(at) != decision.current_approvals(now):
+            raise PolicyViolation("Policy validation failed: an approval expired at this moment, or the clock was set; try again")
     return _Claim(decision_id, requested.event_id, requested.seq, requested.position, mode, request, digest)
+
+
+def _dated_later(events: Sequence[StoredEvent], now: datetime) -> list[str]:
+    """What to tell somebody whose approvals are in the future."""
+    return [
+        f"the approval of {event.actor['id']} is dated {event.ts.isoformat()}, later than now ({now.isoformat()}): "
+        "the clock was set back, or the clocks of two hosts differ; set them right, then wait for that time, or revoke and approve again"
+        for event in events
+        if event.event_type is EventType.APPROVAL_GRANTED and event.ts > now
+    ]
 
 
 def _capabilities(router: Any, adapter_id: str) -> set[str] | None:

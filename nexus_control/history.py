@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from nexus_control.bundle import DecisionBundle
 from nexus_control.bundle_checks import stored_event
-from nexus_control.decision import Decision
+from nexus_control.decision import Decision, without_later_approvals
 from nexus_control.errors import MalformedEvent
 from nexus_control.events import EventType, ExecutionMode, StoredEvent
 
@@ -51,15 +51,13 @@ class History:
     def before(self, run: Run) -> Decision:
         """The decision as it stood when this run was requested, expiry judged at that instant.
 
-        An approval that is dated later than the run is none: whoever wrote it down before the run did not tell the time. Not to be changed.
+        An approval that is dated later than the run is none. Not to be changed.
         """
         is_last = run is self.runs[-1]  # which every layer asks for
         if is_last and self._replayed:
             return self._replayed[0]
         at = run.requested.ts
-        known = [
-            event for event in self.events[: run.requested.seq] if event.event_type is not EventType.APPROVAL_GRANTED or event.ts <= at
-        ]
+        known = without_later_approvals(self.events[: run.requested.seq], at)
         decision = Decision.replay(self.decision.decision_id, known, as_of=at)
         if is_last:
             self._replayed.append(decision)

@@ -17,6 +17,7 @@ Ending = Literal["ok", "failed"]
 class ModelApproval:
     """`imported`: another system says so, which is shown and makes nothing executable."""
 
+    granted_at: datetime
     expires_at: datetime | None
     revoked: bool = False
     imported: bool = False
@@ -62,7 +63,7 @@ class Model:
         known = self.approvals.get(who)
         if known is not None and known.stands(now) and not known.imported:
             return "ALREADY_APPROVED"
-        self.approvals[who] = ModelApproval(expires_at)
+        self.approvals[who] = ModelApproval(now, expires_at)
         return None
 
     def revoke(self, who: str) -> str | None:
@@ -84,7 +85,9 @@ class Model:
             return "ALREADY_EXECUTED"
         if last == "failed" and not retry:
             return "EXECUTION_FAILED"
-        counting = sum(approval.stands(now) and not approval.imported for approval in self.approvals.values())
+        counting = sum(
+            approval.stands(now) and not approval.imported and approval.granted_at <= now for approval in self.approvals.values()
+        )
         if counting < self.needed or ("dry_run" if rehearsal else "apply") not in self.modes:
             return "POLICY_VALIDATION_FAILED"
         self.runs.append(ModelRun(rehearsal))
