@@ -307,8 +307,12 @@ def faults() -> tuple[type[Exception], ...]:
 
 def is_lost(error: BaseException, raw: Raw) -> bool:
     """Whether this error means that the connection, and with it the transaction, is gone."""
+    return raw.closed or _tells_of_loss(error)
+
+
+def _tells_of_loss(error: BaseException) -> bool:
     state = getattr(error, "sqlstate", None) or ""
-    return raw.closed or state.startswith("08") or state in _SHUT_DOWN
+    return state.startswith("08") or state in _SHUT_DOWN
 
 
 _SHUT_DOWN = frozenset({"57P01", "57P02", "57P03", "25P03"})
@@ -349,7 +353,7 @@ def raise_named(error: BaseException, path: str, *, lost: bool) -> NoReturn:
     if not isinstance(error, psycopg.Error):
         raise error
     text = " ".join(str(error).split())
-    if lost:
+    if lost or _tells_of_loss(error):
         raise StoreUnreachable(f"{where}{text:.500} (nothing was written; check address, password and server, then try again)") from error
     state = error.sqlstate or ""
     for key in (state, state[:2]):

@@ -32,12 +32,13 @@ Cut = Literal["before", "after"]
 
 
 class Proxy:
-    """A server for one store: passes everything on to PostgreSQL, until the message of number `at` comes from the store."""
+    """A server for one store: passes everything on to PostgreSQL, until the message of number `at`, or one with `on` in it, comes."""
 
     def __init__(self, folder: Path, server: PostgresServer) -> None:
         folder.mkdir()
         self.folder = folder
         self.at: int | None = None
+        self.on: bytes | None = None
         self.cut: Cut = "before"
         self.meanwhile: Callable[[], object] | None = None
         self.count = 0
@@ -72,7 +73,7 @@ class Proxy:
             while data := source.recv(1 << 20):
                 number = self.count
                 self.count += watched
-                if watched and number == self.at:
+                if watched and (number == self.at or (self.on is not None and self.on in data)):
                     if self.meanwhile is not None:
                         self.meanwhile()
                     elif self.cut == "before":
@@ -240,6 +241,25 @@ def test_a_server_that_is_killed_in_the_middle_of_a_transaction_has_nothing_of_i
             write()
         assert facts(store) == before
         assert NexusControlTools(store).execute(name, "ad", ALICE, Router()).success
+
+
+@pytest.mark.parametrize("word", [b"BEGIN", b"SELECT", b"INSERT", b"COMMIT"])
+def test_a_server_that_ends_the_connection_with_a_word_is_named_too(proxy: Proxy, postgres_server: PostgresServer, word: bytes) -> None:
+    address = postgres_server.new_database()
+    name = address.partition("@/")[2].partition("?")[0]
+    with PostgresStore(address) as direct, PostgresStore(proxy.address(address)) as store:
+        request_id, before = requested(direct), facts(direct)
+        assert NexusControlTools(store).status(request_id).success
+
+        def end() -> None:
+            postgres_server.psql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+
+        proxy.on, proxy.meanwhile = word, end
+        result = NexusControlTools(store).approve(request_id, CAROL)
+        proxy.on = None
+        assert result.code in ("STORE_UNREACHABLE", "COMMIT_UNKNOWN"), result
+        assert facts(direct) == before
+        assert NexusControlTools(store).approve(request_id, CAROL).success
 
 
 @pytest.mark.parametrize("how", ["kill", "restart"])
