@@ -1,17 +1,20 @@
-"""What a call through the MCP adapter costs over the SDK's client alone, both on an open session with the same server."""
+"""What a call through the MCP adapter, and a step of the router, cost over the SDK's client alone, all on an open session."""
 
 import asyncio
 import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any, cast
 
+from bench.floors import WriteFloor
 from bench.harness import Result, Settings, by_turns, milliseconds
-from nexus_attest.routers import Call, CallIdentity, CallLimit, Step, parse_adapters
+from nexus_attest.routers import Adapter, AdapterSession, Call, CallIdentity, CallLimit, RunEngine, Step, parse_adapters
 
 _SERVER = Path(__file__).resolve().parent.parent / "examples" / "keyregistry" / "server.py"
 _ARGS: dict[str, object] = {"name": "release.example"}
@@ -31,18 +34,50 @@ def calls(settings: Settings) -> Iterator[Result]:
     identity = CallIdentity(run_id="run-1", step_id="s1", execution_id=None)
     session = adapter.open((step,), CallLimit(time.monotonic() + 60))
     bare = _Bare([str(_SERVER), str(registry)])
+    disk = WriteFloor(settings.directory / "mcp.floor")
     try:
 
         def ours() -> None:
             for _ in range(number):
                 session.call(Call(step=step, identity=identity, limit=CallLimit(time.monotonic() + 30)))
 
-        samples, floor = by_turns(settings, ours, lambda: bare.call(number), clock=perf_counter)
+        with RunEngine([cast("Adapter", _Open(adapter, session))], db_path=settings.directory / "mcp.runs") as engine:
+            plan = json.dumps([{"tool": "registry", "method": "lookup", "args": _ARGS}] * number)
+            run = partial(engine.run, goal="g", adapter_id="mcp", dry_run=False, plan=plan)
+            operations = (ours, run, lambda: bare.call(number), lambda: _commits(disk, number))
+            samples, steps, floor, commits = by_turns(settings, *operations, clock=perf_counter)
     finally:
+        disk.close()
         bare.close()
         session.close()
     detail = f"{milliseconds(samples)} for {number} calls, the SDK alone {milliseconds(floor)}, {len(samples)} rounds"
     yield Result(name="mcp_call", unit="x bare", value=median(samples) / median(floor), goal=1.3, detail=detail)
+    detail = f"{milliseconds(steps)} for a run of {number} steps, the SDK {milliseconds(floor)}, the commits {milliseconds(commits)}"
+    value = median(steps) / (median(floor) + median(commits))
+    yield Result(name="mcp_step", unit="x bare + commit", value=value, goal=1.3, detail=detail)
+
+
+def _commits(disk: WriteFloor, number: int) -> None:
+    """What it costs to have each call on the disk before it is made: as many commits, of as many rows and bytes as a step leaves."""
+    for _ in range(number):
+        disk.commit(["x" * 600, "x" * 600])
+
+
+class _Open:
+    """An adapter whose one session is open already, and stays so."""
+
+    def __init__(self, adapter: Adapter, session: AdapterSession) -> None:
+        self._adapter = adapter
+        self.details, self.call = session.details, session.call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    def open(self, steps: Sequence[Step], limit: CallLimit) -> "_Open":  # noqa: ARG002 - the adapter's interface
+        return self
+
+    def close(self) -> None:
+        return None
 
 
 class _Bare:
