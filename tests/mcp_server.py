@@ -228,6 +228,8 @@ def page(cursor: str | None) -> dict[str, Any]:
     names = list(TOOLS)
     more = {"nextCursor": str(first + 10)} if first + 10 < len(names) or MODE == "endless" else {}
     tools = [listed(name) for name in names[first : first + 10]]
+    if MODE == "verbose":
+        return {"tools": [{**listed("echo"), "name": f"echo{first}", "description": "x" * 3_000_000}], "nextCursor": str(first + 1)}
     if MODE == "twice" and first == 0:
         tools.append(listed("echo"))
     return {"tools": tools, **more, **({"resultType": "complete", "ttlMs": 0, "cacheScope": "public"} if MODERN else {})}

@@ -319,6 +319,7 @@ def test_a_name_without_an_address_is_no_connection(monkeypatch: pytest.MonkeyPa
         *(("127.0.0.1", False), ("10.1.2.3", False), ("172.16.0.1", False), ("100.64.0.1", False), ("224.0.0.1", False)),
         *(("255.255.255.255", False), ("0.0.0.0", False), ("::", False), ("fe80::1", False), ("ff02::1", False)),
         *(("::ffff:10.0.0.1", False), ("2002:7f00:1::1", False), ("64:ff9b::7f00:1", False), ("64:ff9b::a00:1", False)),
+        *(("::127.0.0.1", False), ("64:ff9b:1::7f00:1", False), ("fec0::1", False), ("192.0.0.8", False), ("2001::1", False)),
     ],
 )
 def test_an_address_is_public_only_when_every_address_in_it_is(address: str, public: bool) -> None:

@@ -456,7 +456,12 @@ def test_a_tool_on_a_later_page_exists(opened: Open) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "words"),
-    [("exit", "ImportError: no module named tools"), ("endless", "does not end"), ("twice", "lists a tool twice")],
+    [
+        ("exit", "ImportError: no module named tools"),
+        ("endless", "does not end"),
+        ("twice", "lists a tool twice"),
+        ("verbose", "in more than 16 MiB"),
+    ],
 )
 def test_a_server_without_a_usable_session_is_a_failed_connection(tmp_path: Path, mode: str, words: str) -> None:
     problem = refusal(server(tmp_path, mode), "echo")

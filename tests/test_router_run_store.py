@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from router_testing import FakeAdapter, counted_ids, ticking_clock
 
-from nexus_attest.routers import RunEngine, RunNotFound
+from nexus_attest.routers import RunEngine, RunNotFound, RunRecords
 from nexus_attest.routers.run_store import RunStore, run_time
 from nexus_control.errors import SchemaTooNew, StoreUnreadable
 from nexus_control.flight_record import Run, RunEvent
@@ -179,6 +179,39 @@ def test_times_are_written_in_utc_with_milliseconds() -> None:
     moment = datetime(2026, 3, 1, 1, 2, 3, 456_789, tzinfo=timezone(timedelta(hours=2)))
     assert run_time(moment) == "2026-02-28T23:02:03.456Z"
     assert run_time(datetime(2026, 3, 1, tzinfo=timezone.utc)) == "2026-03-01T00:00:00.000Z"  # noqa: UP017
+
+
+HOSTILE = ["[" * 200_000 + "]" * 200_000, '{"a": 1', '"text"', "[]", "null", "9" * 5_000]
+
+
+@pytest.mark.parametrize("payload", HOSTILE, ids=["deep", "cut", "text", "list", "null", "long"])
+def test_a_run_that_nobody_can_read_hinders_no_other(file: Path, payload: str) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("INSERT INTO runs VALUES ('edited', 'apply', 'g', 'RUNNING', 't')")
+        connection.execute("""INSERT INTO events VALUES ('e1', 'edited', 0, 'REQUEST_RECORDED', '{"execution_id": "x"}', 't')""")
+        connection.execute("INSERT INTO events VALUES ('e2', 'edited', 1, 'STEP_STARTED', ?, 't')", (payload,))
+        connection.commit()
+    with RunEngine([FakeAdapter()], db_path=file) as engine:
+        assert engine.recovered == ()
+        engine.run(goal="g", adapter_id="fake", dry_run=True, plan=PLAN)
+    with RunRecords(file) as records:
+        listed = {run.run["run_id"]: run.error_code for run in records.runs()}
+        assert len(listed) == 3
+        assert listed["edited"] == "STORE_UNREADABLE"
+        for read in (records.show, records.flight_record):
+            with pytest.raises(StoreUnreadable, match="event 1 of run edited"):
+                read("edited")
+
+
+def test_a_run_that_says_nonsense_is_listed_all_the_same(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("INSERT INTO runs VALUES ('edited', 'apply', 'g', 'FAILED', 't')")
+        for seq, (kind, payload) in enumerate((("PLAN_CREATED", '{"plan": 5}'), ("TOOL_CALL_FAILED", '{"error_code": ["x"]}'))):
+            connection.execute("INSERT INTO events VALUES (?, 'edited', ?, ?, ?, 't')", (f"e{seq}", seq, kind, payload))
+        connection.commit()
+    with RunRecords(file) as records:
+        (run,) = (run for run in records.runs() if run.run["run_id"] == "edited")
+    assert (run.steps_planned, run.error_code) == (0, None)
 
 
 def test_the_run_of_an_execution_is_found_through_an_index_also_beside_rows_that_nobody_can_read(file: Path) -> None:

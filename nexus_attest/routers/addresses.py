@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from nexus_attest.routers.errors import CallFailed, CallOutcome
 from nexus_attest.urls import is_loopback_name
@@ -18,10 +18,21 @@ __all__ = ["is_public", "resolve"]
 _NAT64 = IPv6Network("64:ff9b::/96")
 """RFC 6052: the last 32 bits are the IPv4 address that is reached."""
 
+_NEVER_PUBLIC = (
+    IPv4Network("192.0.0.0/24"),  # RFC 6890: assigned to protocols
+    IPv6Network("::/96"),  # RFC 4291, section 2.5.5.1: stands for an IPv4 address
+    IPv6Network("64:ff9b:1::/48"),  # RFC 8215: the translator of one's own network
+    IPv6Network("fec0::/10"),  # RFC 3879: site-local
+)
+"""What `ipaddress` takes for global, in some versions of Python or in all."""
+
 
 def is_public(address: str) -> bool:
     """Whether an address, and each IPv4 address that it stands for, is globally reachable unicast."""
-    return all(part.is_global and not part.is_multicast for part in _parts(ip_address(address)))
+    return all(
+        part.is_global and not part.is_multicast and not any(part in network for network in _NEVER_PUBLIC)
+        for part in _parts(ip_address(address))
+    )
 
 
 async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:

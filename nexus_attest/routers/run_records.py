@@ -1,13 +1,13 @@
 """The runs of a file, for reading: nothing is executed, and no run is closed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from nexus_attest.routers.errors import RunNotFound
 from nexus_attest.routers.run_store import RunStore
-from nexus_control.errors import InputError
+from nexus_control.errors import InputError, StoreUnreadable
 from nexus_control.events import Clock, utc_now
 from nexus_control.flight_record import Run, RunEvent
 
@@ -38,11 +38,11 @@ class RunSummary:
         failures = [*payloads.get("TOOL_CALL_FAILED", ()), *payloads.get("RUN_FAILED", ())]
         return cls(
             run=run,
-            adapter_id=noted[0].get("adapter_id"),
-            execution_id=noted[0].get("execution_id"),
-            steps_planned=sum(len(payload.get("plan", ())) for payload in payloads.get("PLAN_CREATED", ())),
+            adapter_id=_text(noted[0].get("adapter_id")),
+            execution_id=_text(noted[0].get("execution_id")),
+            steps_planned=sum(_length(payload.get("plan")) for payload in payloads.get("PLAN_CREATED", ())),
             steps_executed=len(payloads.get("STEP_STARTED", ())),
-            error_code=next((code for payload in failures if (code := payload.get("error_code") or payload.get("reason"))), None),
+            error_code=next((code for payload in failures if (code := _text(payload.get("error_code") or payload.get("reason")))), None),
             unknown=sum(payload.get("outcome") == "unknown" for payload in payloads.get("TOOL_CALL_FAILED", ())),
         )
 
@@ -57,6 +57,14 @@ class RunSummary:
             "error_code": self.error_code,
             "unknown_outcomes": self.unknown,
         }
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _length(value: object) -> int:
+    return len(cast("list[object]", value)) if isinstance(value, list) else 0
 
 
 class RunRecords:
@@ -75,7 +83,14 @@ class RunRecords:
         """Runs, newest first, all or those of one status: RUNNING, COMPLETED or FAILED. Raises InputError for another one."""
         if status is not None and status not in _STATUSES:
             raise InputError(f"status must be one of {', '.join(_STATUSES)}")
-        return [RunSummary.of(*self._store.read(run["run_id"])) for run in self._store.runs(limit=limit, offset=offset, status=status)]
+        return [self._summary(run) for run in self._store.runs(limit=limit, offset=offset, status=status)]
+
+    def _summary(self, run: Run) -> RunSummary:
+        """A run that cannot be read does not hide the others."""
+        try:
+            return RunSummary.of(*self._store.read(run["run_id"]))
+        except StoreUnreadable as problem:
+            return replace(RunSummary.of(run, []), error_code=problem.code)
 
     def show(self, run_id: str) -> tuple[RunSummary, list[RunEvent]]:
         """A run as it stands, with its events. Raises RunNotFound."""

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from nexus_attest.routers.errors import RunNotFinished, RunNotFound
 from nexus_attest.routers.run_lock import RunLock
 from nexus_control.backend import insert
 from nexus_control.database import Database
+from nexus_control.errors import StoreUnreadable
 from nexus_control.events import Clock
 from nexus_control.flight_record import Run, RunEvent, flight_record
 from nexus_control.migration import Schema
@@ -204,7 +205,7 @@ class RunStore:
             try:
                 self.close_run(run_id, ending)
                 closed.append(run_id)
-            except (LookupError, TypeError, ValueError):
+            except (LookupError, TypeError, ValueError, StoreUnreadable):
                 continue  # somebody edited it, and what it says cannot be understood: no reason to run nothing else
             finally:
                 lock.release()
@@ -387,11 +388,22 @@ def _read(connection: Connection, run_id: str) -> tuple[Run, list[RunEvent]]:
             run_id=event["run_id"],
             seq=event["seq"],
             type=event["type"],
-            payload=json.loads(event["payload_json"]),
+            payload=_payload(event),
             ts=event["ts"],
         )
         for event in connection.execute(_SELECT_EVENTS, {"run_id": run_id})
     ]
+
+
+def _payload(event: Any) -> dict[str, Any]:
+    """The payload of a row, which anybody may have edited. Raises StoreUnreadable unless it is an object."""
+    try:
+        payload: object = json.loads(event["payload_json"])
+    except (TypeError, ValueError, RecursionError):
+        payload = None
+    if not isinstance(payload, dict):
+        raise StoreUnreadable(f"event {event['seq']} of run {event['run_id']:.200} cannot be read")
+    return cast("dict[str, Any]", payload)
 
 
 def _run(row: Any) -> Run:

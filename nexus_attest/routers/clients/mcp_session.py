@@ -43,6 +43,7 @@ for _name in ("client", "mcp"):
 _LOG = logging.getLogger(__name__)
 
 _MOST_PAGES = 100
+_MOST_DEFINITION_MIB = 16
 
 _CONNECTION_CLOSED = -32000
 _REFUSED = frozenset({-32601, -32602, -32020, -32021})
@@ -212,6 +213,7 @@ class Downstream:
     async def _look(self, client: Client) -> None:
         """List the tools, all pages, and keep the definitions of those that may be called."""
         found: dict[str, dict[str, object]] = {}
+        size = 0
         cursor: str | None = None
         for _ in range(_MOST_PAGES):
             page = await client.list_tools(cursor=cursor)
@@ -219,6 +221,9 @@ class Downstream:
                 if tool.name in found:
                     raise _no_session("the server lists a tool twice")
                 found[tool.name] = tool_definition(tool)
+                size += len(tool.model_dump_json())
+                if size > _MOST_DEFINITION_MIB * 1024 * 1024:
+                    raise _no_session(f"the server describes its tools in more than {_MOST_DEFINITION_MIB} MiB")
             cursor = page.next_cursor
             if cursor is None:
                 break
