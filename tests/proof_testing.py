@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,11 +15,13 @@ from nexus_attest.attestation.receipt import AttestationReceipt
 from nexus_attest.attestation.witness import WitnessProof
 from nexus_attest.attestation.xrpl.batch_receipt import Anchor
 from nexus_attest.attestation.xrpl.collector import ProofCollector
+from nexus_attest.attestation.xrpl.ledger_header import LedgerHeader
 from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
 from nexus_attest.attestation.xrpl.proof import LedgerProof
 from nexus_attest.attestation.xrpl.proof_store import ProofStore
 from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
-from nexus_attest.testledger import ClosedLedger, since_2000, xpop
+from nexus_attest.attestation.xrpl.validators import PublishedList
+from nexus_attest.testledger import ClosedLedger, hashing, since_2000, xpop
 from nexus_attest.trust import Ledger as Pin
 from nexus_attest.trust import TrustPolicy
 
@@ -54,6 +58,27 @@ def bare(world: World) -> dict[str, Any]:
 def document(world: World) -> dict[str, Any]:
     """The same as a document of ours, which nobody else holds."""
     return json.loads(json.dumps(LedgerProof.from_dict(bare(world)).to_dict()))
+
+
+def agreed(world: World, blob: bytes, metadata: bytes, *, votes: Iterable[int] | None = None, **changes: Any) -> dict[str, Any]:
+    """A proof of any transaction with any metadata, as if the validators had agreed on a ledger that holds it alone."""
+    closed, _ = world.ledger.find(world.attempts()[0].hash) or pytest.fail("not witnessed")
+    key = hashing.transaction_id(blob)
+    leaves = {key: hashing.transaction_leaf(blob, metadata)}
+    header = replace(closed.header, transaction_root=hashing.tree_root(leaves), **changes)
+    signed = world.ledger.validators.validate(header, votes)
+    return json.loads(
+        json.dumps(
+            LedgerProof(
+                header=LedgerHeader.from_bytes(header.encode()),
+                blob=blob,
+                metadata=metadata,
+                path=tuple(b"".join(node) for node in hashing.tree_path(leaves, key)),
+                votes={vote.signing.node: vote.data for vote in signed},
+                lists=(PublishedList.from_dict(bare(world)["validation"]["unl"]),),
+            ).to_dict()
+        )
+    )
 
 
 def receipt_of(world: World, number: int) -> tuple[AttestationReceipt, AttestationIntent]:

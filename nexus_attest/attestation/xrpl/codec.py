@@ -5,6 +5,7 @@ would not be encoded so are refused as well, so that one transaction has one for
 """
 
 from collections.abc import Mapping
+from functools import partial
 from hashlib import sha512
 from typing import Any
 
@@ -29,6 +30,9 @@ _MOST_MEMO_BYTES = 1024
 """Of the array of memos without the two bytes around it (rippled, `isMemoOkay` in STTx.cpp)."""
 
 _SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+_MOST_DEPTH = 8
+_CONTAINERS = frozenset({"STObject", "STArray"})
+_ENDS = frozenset({"ObjectEndMarker", "ArrayEndMarker"})
 _MOST_SIGNATURE_BYTES = 72
 _PUBLIC_KEY_BYTES = 33
 
@@ -68,10 +72,14 @@ def decode_transaction(blob: bytes) -> dict[str, Any]:
     return fields
 
 
-def decode_object(blob: bytes) -> dict[str, Any]:
-    """The fields of any object, metadata for example. Raises NotATransaction."""
+def decode_object(blob: bytes, *, depth: int = _MOST_DEPTH) -> dict[str, Any]:
+    """The fields of any object, metadata for example, with at most `depth` objects and arrays one in the other.
+
+    Raises NotATransaction, at once for fields out of order, which no encoding has: the codec would take minutes over some such bytes.
+    """
     from xrpl.core.binarycodec import decode  # as above
 
+    _guarded(partial(_require_ordered, depth=depth), blob)
     return _guarded(decode, blob.hex())
 
 
@@ -122,6 +130,30 @@ def require_memos_fit(fields: Mapping[str, Any]) -> None:
         for name in ("MemoType", "MemoFormat"):
             if not _URL_CHARACTERS.issuperset(bytes.fromhex(entry["Memo"].get(name, ""))):
                 raise NotATransaction(f"{name} has characters that RFC 3986 does not allow in a URL")
+
+
+def _require_ordered(blob: bytes, depth: int) -> None:
+    """Raises ValueError unless the fields of each object ascend, each once, as everything is encoded."""
+    from xrpl.core.binarycodec.binary_wrappers import BinaryParser  # as above
+
+    parser = BinaryParser(blob.hex())
+    last: list[int | None] = [-1]  # of each open object, None for an array, whose elements have no order
+    while not parser.is_end():
+        field = parser.read_field()
+        if field.name in _ENDS:
+            last.pop()
+            continue
+        before = last[-1]
+        if before is not None:
+            if field.ordinal <= before:
+                raise ValueError("fields out of order")
+            last[-1] = field.ordinal
+        if field.type in _CONTAINERS:
+            last.append(None if field.type == "STArray" else -1)
+            if len(last) > depth + 1:
+                raise ValueError("nested too deeply")
+        else:
+            parser.read_field_value(field)
 
 
 def _hex(encode: Any, fields: dict[str, Any]) -> bytes:

@@ -34,9 +34,9 @@ MAX_HEADERS = 10_000
 """Between a transaction's ledger and the one that was voted for: about eleven hours."""
 
 _MAX_LISTS = 8
-_MAX_BLOB_BYTES = 32 * 1024
-_MAX_META_BYTES = 64 * 1024
-_MAX_VOTE_BYTES = 8 * 1024
+_MAX_BLOB_BYTES = 16 * 1024
+_MAX_META_BYTES = 32 * 1024
+_MAX_VOTE_BYTES = 4 * 1024
 _MAX_MANIFEST_BYTES = 1024
 _DROPS = re.compile("0|[1-9][0-9]{0,18}")
 _NIBBLES = "0123456789ABCDEF"

@@ -296,8 +296,9 @@ def _count(proof: LedgerProof, lists: Sequence[ValidatorList]) -> _Count:
         else:
             counted[manifest.master] = manifest
             votes[label] = data
-    needed = [data for manifest, data in newer if counted.get(manifest.master) == manifest]
-    ignored += [f"the manifest of {manifest.master} is not needed" for manifest, data in newer if data not in needed]
+    # By identity: one that is there twice, or in a list as well, is equal and not needed.
+    needed = [data for manifest, data in newer if counted.get(manifest.master) is manifest]
+    ignored += [f"the manifest of {one.master} is not needed" for one, _ in newer if counted.get(one.master) is not one]
     return _Count(frozenset(counted), votes, tuple(needed), tuple(ignored))
 
 

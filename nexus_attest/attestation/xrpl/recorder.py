@@ -35,7 +35,7 @@ __all__ = ["ValidationRecorder"]
 _SUBSCRIBE = json.dumps({"id": 1, "command": "subscribe", "streams": ["validations"], "api_version": 2})
 _MAX_MESSAGE_BYTES = 256 * 1024
 _MAX_LIST_BYTES = 4 * 1024 * 1024
-_MAX_VOTE_BYTES = 8 * 1024
+_MAX_VOTE_BYTES = 4 * 1024
 _MOST_VOTES_PER_LEDGER = 1000
 """Of a server, while no list says who matters."""
 

@@ -32,7 +32,7 @@ MAX_VALIDATORS = 200
 """Of one list."""
 
 _MAX_MANIFEST_BYTES = 1024
-_MAX_VALIDATION_BYTES = 8 * 1024
+_MAX_VALIDATION_BYTES = 4 * 1024
 _MAX_LIST_BYTES = 1024 * 1024
 _MAX_BLOBS = 8
 _LIST_MEMBERS = ("public_key", "manifest", "blob", "signature", "version")
@@ -211,7 +211,7 @@ def _decoded(data: bytes, limit: int, what: str) -> dict[str, Any]:
     if len(data) > limit:
         raise ProofRefused(f"a {what} has more than {limit} bytes")
     try:
-        fields = decode_object(data)
+        fields = decode_object(data, depth=0)
         encoded = encode_transaction(fields)
     except NotATransaction as problem:
         raise ProofRefused(f"a {what} cannot be read: {problem}") from None
