@@ -202,7 +202,9 @@ class _Story:
         tell.command("The forgery; exit code 2:", f"{program} verify {forgery}")
         trust, attestation = (shlex.quote(str(path)) for path in (stage.witness_trust, stage.attestation))
         tell.command("What alice signed:", f"{program} attest verify {attestation} --package {package} --trust {trust}")
-        tell.command("The queue of the witness:", f"{program} witness status --db {store}")
+        witness, forged = (shlex.quote(str(path)) for path in (stage.witness_proof, stage.witness_forgery))
+        tell.command("The proof of the witness:", f"{program} proof verify {witness} --package {package} --trust {trust}")
+        tell.command("The same with one byte changed; exit code 2:", f"{program} proof verify {forged} --trust {trust}")
         tell.command("The store itself, every fact in it:", f"{program} log verify --db {store}")
 
 

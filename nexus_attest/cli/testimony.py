@@ -14,15 +14,16 @@ from typing import Any
 from nexus_attest.attestation import Attestor
 from nexus_attest.attestation._signing import sign_attestation
 from nexus_attest.attestation.intent import AttestationIntent
+from nexus_attest.attestation.proving import witness_proofs
 from nexus_attest.attestation.queue import AttestationQueue
-from nexus_attest.attestation.receipt import AttestationReceipt
 from nexus_attest.attestation.witness import Level, Verdict, WitnessJudge, WitnessProof
-from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness, Proof
-from nexus_attest.attestation.xrpl.batch_receipt import Anchor
+from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness
+from nexus_attest.attestation.xrpl.collector import ProofCollector
 from nexus_attest.attestation.xrpl.ledger_keys import key_of_seed
 from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
-from nexus_attest.attestation.xrpl.proof import LedgerProof
+from nexus_attest.attestation.xrpl.proof_store import ProofStore
 from nexus_attest.attestation.xrpl.signer import LocalWalletSigner
+from nexus_attest.attestation.xrpl.validators import PublishedList, Validation, ValidatorList
 from nexus_attest.cli.files import write_file
 from nexus_attest.cli.narrator import Narrator
 from nexus_attest.cli.output import document_text
@@ -30,7 +31,7 @@ from nexus_attest.cli.screen import checks_table
 from nexus_attest.cli.stage import Stage
 from nexus_attest.cli.told import require
 from nexus_attest.keys import LocalKey
-from nexus_attest.testledger import Clock, Ledger, Node, NodeTransport, seed_of, xpop
+from nexus_attest.testledger import Clock, ClosedLedger, Ledger, Node, NodeTransport, seed_of, since_2000
 from nexus_attest.trust_file import load_trust
 from nexus_control.events import utc_now
 from nexus_control.integrity import content_digest, prefixed, sha256_digest
@@ -70,15 +71,15 @@ class Testimony:
         self._key = LocalKey(secrets.token_bytes(32))
         self._signer = LocalWalletSigner(key_of_seed(seed_of("nexus-attest demo")))
         self._ledger = Ledger({self._signer.account: _DROPS}, clock=Clock(utc_now()), first_index=_FIRST_LEDGER)
-        self._proofs: dict[str, dict[str, Any]] = {}
 
     def play(self, binding_digest: str) -> dict[str, Any]:
         """Four acts; what happened, as JSON data."""
         attested = self._attested(binding_digest)
         intent = AttestationIntent("nexus.audit_package", binding_digest, labels={"attestation": attested})
-        receipt = self._witnessed(intent)
+        proof = self._witnessed(intent)
+        receipt = proof.receipt
         self._stage.witness_trust.write_text(self._trust(), encoding="utf-8")
-        verdict = self._proven(intent, receipt)
+        verdict = self._proven(proof)
         failed = self._forged(binding_digest)
         return {
             "witness_ledger": NETWORK,
@@ -99,7 +100,7 @@ class Testimony:
         tell.why("A signature says who, never when: whoever has the key can write any date. For that somebody else must have seen it.")
         return digest
 
-    def _witnessed(self, intent: AttestationIntent) -> AttestationReceipt:
+    def _witnessed(self, intent: AttestationIntent) -> WitnessProof:
         tell = self._tell
         tell.act(
             "The witness, on a local test ledger",
@@ -109,17 +110,13 @@ class Testimony:
         others = [AttestationIntent("demo.other", prefixed(sha256_digest(str(number).encode()))) for number in range(_OTHERS)]
         with AttestationQueue(self._stage.store, clock=self._ledger.clock) as queue:
             mine, *_ = queue.enqueue_many([intent, *others])
-            nodes = LedgerNodes([LedgerNode("local", NodeTransport(Node(self._ledger)))], clock=self._ledger.clock)
-            worker = BatchWitness(
-                queue, nodes, self._signer, BatchSettings(network=NETWORK, max_age=0), prove=self._prove, clock=self._ledger.clock
-            )
-            asyncio.run(worker.run(interval=0, until_empty=True, max_cycles=50, watch=lambda _: self._ledger.close()))
-            found = [receipt for receipt in queue.replay(mine) if receipt.proof]
+            asyncio.run(self._worker(queue).run(interval=0, until_empty=True, max_cycles=50, watch=lambda _: self._ledger.close()))
+            found = witness_proofs(queue, mine)
             counts = {row["status"]: row["intents"] for row in queue.storage.count_by_status()}
         require(counts == {"CONFIRMED": 1 + _OTHERS} and len(found) == 1, f"the batch was not witnessed: {counts}")
-        (receipt,), (transaction,) = found, self._ledger.history(self._signer.account)
-        require(receipt.proof["tx_hash"] == transaction[1].transaction.hash, "the receipt names another transaction")
-        proof = receipt.proof
+        (witnessed,), (transaction,) = found, self._ledger.history(self._signer.account)
+        proof = witnessed.receipt.proof
+        require(proof["tx_hash"] == transaction[1].transaction.hash, "the receipt names another transaction")
         memo = bytes.fromhex(transaction[1].transaction.fields["Memos"][0]["Memo"]["MemoData"]).decode()
         tell.good("witnessed", f"1,000 intents in one transaction, for {transaction[1].transaction.fee} drops (0.00001 XRP)")
         tell.facts(
@@ -128,13 +125,24 @@ class Testimony:
             ("published", escape(memo)),
         )
         tell.why("That is all that is published: a root and a number. Each of the thousand has a receipt with its own path to that root.")
-        return receipt
+        return witnessed
 
-    async def _prove(self, anchor: Anchor) -> Proof:
-        """The proof as the test ledger gives it out; from a public network it takes what validators signed meanwhile."""
-        found = LedgerProof.from_dict(xpop(self._ledger, anchor.tx_hash))
-        self._proofs[anchor.tx_hash] = found.to_dict()
-        return Proof(found.digest(), Level.QUORUM)
+    def _worker(self, queue: AttestationQueue) -> BatchWitness:
+        """As `witness run` has it, with the votes of the validators handed over instead of streamed."""
+        ledger, proofs = self._ledger, ProofStore(queue.storage)
+        published = PublishedList.from_dict(ledger.validators.published(since_2000(ledger.clock())))
+        proofs.add_list(published, ValidatorList.from_published(published), now=ledger.clock().timestamp())
+
+        def record(closed: ClosedLedger) -> None:
+            votes = [(Validation.from_bytes(vote.data), vote.data) for vote in ledger.validations(closed.index)]
+            now = ledger.clock().timestamp()
+            proofs.add_votes(votes, url=NETWORK, since=now, now=now)
+
+        ledger.listen(record)
+        nodes = LedgerNodes([LedgerNode(NETWORK, NodeTransport(Node(ledger)))], clock=ledger.clock)
+        prove = ProofCollector(proofs, nodes, [ledger.validators.pin], tries=1, clock=ledger.clock)
+        settings = BatchSettings(network=NETWORK, max_age=0)
+        return BatchWitness(queue, nodes, self._signer, settings, prove=prove, clock=ledger.clock)
 
     def _trust(self) -> str:
         return _TRUST.format(
@@ -145,15 +153,14 @@ class Testimony:
             publisher=self._ledger.validators.pin,
         )
 
-    def _proven(self, intent: AttestationIntent, receipt: AttestationReceipt) -> Verdict:
+    def _proven(self, proof: WitnessProof) -> Verdict:
         tell = self._tell
         tell.act(
             "The proof, offline (local test ledger)",
             "With one more file, whoever pins the publisher of the validators needs no server.",
         )
-        proof = WitnessProof(intent=intent, receipt=receipt, evidence=self._proofs[receipt.proof["tx_hash"]])
         write_file(self._stage.witness_proof, document_text(proof.to_dict()).encode(), force=False)
-        verdict = self._judged(self._stage.witness_proof, intent.binding_digest)
+        verdict = self._judged(self._stage.witness_proof, proof.intent.binding_digest)
         require(verdict.level is Level.QUORUM and not verdict.failed and not verdict.gaps, f"the proof fails {verdict.failed}")
         tell.facts(("file", escape(self._stage.witness_proof)), ("level", f"{verdict.level}, existed by {verdict.not_after}"))
         tell.show(checks_table(list(verdict.checks)))
