@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _MAX_DIGESTS_BYTES = 256 * 1024 * 1024
-_INTENTS_PER_COMMIT = 10_000
 _IDS_SHOWN = 20
 
 
