@@ -60,6 +60,15 @@ def test_a_snippet_has_the_command_line_that_serves_this_store(cli: CommandLine,
 
 
 @pytest.mark.parametrize("host", HOSTS)
+def test_every_host_has_a_page_with_its_snippet(cli: CommandLine, host: str) -> None:
+    page = (ROOT / "docs" / "hosts" / f"{host}.md").read_text()
+    printed = cli.run("mcp", "config", host).out.replace(str(cli.db), "/home/alice/decisions.db")
+    assert f"\n{printed.rstrip()}\n```\n" in page
+    assert f"nexus-attest mcp config {host} " in page
+    assert f"](hosts/{host}.md)" in (ROOT / "docs" / "mcp-server.md").read_text()
+
+
+@pytest.mark.parametrize("host", HOSTS)
 def test_names_of_files_survive_every_format(tmp_path: Path, host: str) -> None:
     folder = tmp_path / "a \"b\" 'c' $(d) \\e \u00e9\x7f"
     (folder / "home").mkdir(parents=True)

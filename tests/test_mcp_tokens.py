@@ -458,21 +458,21 @@ def opened_stream(running: Running, mode: str, token: dict[str, str]) -> Any:
         listen = {"notifications": {"resourcesListChanged": True}, "_meta": META}
         routing = {"Mcp-Protocol-Version": "2026-07-28", "Mcp-Method": "subscriptions/listen"}
         body = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": listen}
-        return httpx.stream("POST", running.url, json=body, headers={**ACCEPT, **routing, **token}, timeout=20)
+        return httpx.stream("POST", running.url, json=body, headers={**ACCEPT, **routing, **token}, timeout=30)
     begin = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
     body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": begin}
     opened = httpx.post(running.url, json=body, headers={**ACCEPT, **running.bearer()})
     session = {"Mcp-Session-Id": opened.headers["Mcp-Session-Id"], "Mcp-Protocol-Version": "2025-11-25"}
-    return httpx.stream("GET", running.url, headers={**ACCEPT, **session, **token}, timeout=20)
+    return httpx.stream("GET", running.url, headers={**ACCEPT, **session, **token}, timeout=30)
 
 
 async def test_a_stream_ends_in_good_order_when_the_token_that_opened_it_expires(running: Running, mode: str) -> None:
-    expiry = int(utc_now().timestamp()) + 2
+    expiry = int(utc_now().timestamp()) + 4
     with opened_stream(running, mode, running.bearer(exp=expiry - LEEWAY)) as stream:
         assert stream.status_code == 200
         assert stream.headers["content-type"].startswith("text/event-stream")
         list(stream.iter_lines())  # an end that is not that of the message would be an error
-    assert expiry <= utc_now().timestamp() < expiry + 5
+    assert expiry <= utc_now().timestamp() < expiry + 20
 
 
 async def test_only_streams_end_with_their_token_and_what_begins_too_late_is_refused() -> None:
