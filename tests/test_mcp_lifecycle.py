@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
 SECONDS_TO_LEAVE = 0.1
+BUDGET = 1.3
+"""Of processor time. The benchmark measures the time that a client waits, against a server that does nothing."""
+
 SLACK = 0.4
 """For a machine that is busy with other tests; the benchmark measures without it."""
 
@@ -201,6 +205,48 @@ def test_the_tools_can_be_listed_with_underscores_by_an_environment_variable(tmp
         server.begin()
         server.send({"id": 1, "method": "tools/list"})
         assert server.receive()["result"]["tools"][0]["name"] == "nexus_attest_request"
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--tools", "approver"], ["status", "inspect", "approve", "revoke_approval"]),
+        (["--tools", "approver,template.list"], ["status", "inspect", "template.list", "approve", "revoke_approval"]),
+    ],
+)
+def test_a_server_for_approvers_offers_what_they_need(tmp_path: Path, options: list[str], names: list[str]) -> None:
+    with lines(tmp_path, *options) as server:
+        server.begin()
+        server.send({"id": 1, "method": "tools/list"})
+        assert {tool["name"] for tool in server.receive()["result"]["tools"]} == {f"nexus-attest.{name}" for name in names}
+        server.call(2, "execute", request_id="x", adapter_id="y", actor=ALICE)
+        assert server.receive()["error"]["code"] == -32602
+
+
+def processor_seconds(command: list[str], folder: Path, said: bytes = b"") -> tuple[float, bytes]:
+    """What a program costs the processor from its start to its end, which other programs hardly disturb, and what it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, env=server_environment(folder), cwd=folder, input=said, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+def test_to_start_and_list_the_tools_costs_little_more_than_to_load_the_sdk(tmp_path: Path) -> None:
+    messages = (
+        {"id": 0, "method": "initialize", "params": HELLO},
+        {"method": "notifications/initialized"},
+        {"id": 1, "method": "tools/list"},
+    )
+    said = b"".join(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n" for message in messages)
+    sdk = [sys.executable, "-W", "error", "-c", "import mcp.server, mcp.server.stdio"]
+    ours: list[float] = []
+    floor: list[float] = []
+    for _ in range(3):
+        seconds, printed = processor_seconds(server_command("--log-level", "warning"), tmp_path, said)
+        assert len(json.loads(printed.splitlines()[-1])["result"]["tools"]) == 11
+        ours.append(seconds)
+        floor.append(processor_seconds(sdk, tmp_path)[0])
+    assert min(ours) < BUDGET * min(floor), (ours, floor)
 
 
 def test_a_read_only_server_does_not_create_a_store(tmp_path: Path) -> None:

@@ -30,7 +30,13 @@ _ToolNames = Annotated[
     typer.Option(envvar="NEXUS_ATTEST_TOOL_NAMES", help="How tools are listed; some hosts refuse dots. Calls may use either."),
 ]
 _Tools = Annotated[
-    str | None, typer.Option("--tools", metavar="NAME,NAME", help="Offer these tools only.", show_default="the eleven published ones")
+    str | None,
+    typer.Option(
+        "--tools",
+        metavar="NAME,NAME",
+        help="Offer these tools only; approver: those that approving takes.",
+        show_default="the eleven published ones",
+    ),
 ]
 _ExtraTools = Annotated[bool, typer.Option("--extra-tools", help="Offer revoke_approval, list and recover too.")]
 _ReadOnly = Annotated[bool, typer.Option("--read-only", help="Offer only tools that change nothing.")]

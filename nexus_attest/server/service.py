@@ -29,7 +29,7 @@ from nexus_attest.server.schemas import SIGNATURE_SCHEMA, ArgumentCheck
 from nexus_control.errors import NexusError
 from nexus_control.tool import NexusControlTools, RouterProtocol, ToolResult
 
-__all__ = ["Asker", "CallHandler", "Service", "ServiceOptions"]
+__all__ = ["PROFILES", "Asker", "CallHandler", "Service", "ServiceOptions"]
 
 _STORE_THREADS = 8
 _RUNS = 16
@@ -46,10 +46,13 @@ _SHAPING = {"include_template_snapshot", "include_router_link", "embed_router_bu
 
 Result = dict[str, Any] | InputRequiredResult
 
+PROFILES: Mapping[str, frozenset[str]] = {"approver": frozenset({"status", "inspect", "approve", "revoke_approval"})}
+"""Sets of tools for one kind of work, by the name that an allow-list may use for them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions:
-    """Which tools there are and how they are called. `tools` is an allow-list in any spelling; `read_only` wins over it."""
+    """Which tools there are and how they are called. `tools` is an allow-list in any spelling, or of profiles; `read_only` wins over it."""
 
     tool_names: NameStyle = "dotted"
     extra_tools: bool = False
@@ -63,14 +66,15 @@ class ServiceOptions:
     def unknown(self) -> list[str]:
         """Names of the allow-list that no tool has."""
         known = {name for spec in TOOLS for name in (spec.short, *spellings(spec.short))}
-        return sorted((self.tools or frozenset()) - known)
+        return sorted((self.tools or frozenset()) - known - PROFILES.keys())
 
     def _offers(self, spec: ToolSpec) -> bool:
         if self.read_only and not spec.read_only:
             return False
         if self.tools is None:
             return self.extra_tools or not spec.extra
-        return not self.tools.isdisjoint((spec.short, *spellings(spec.short)))
+        in_profiles = (profile for name, profile in PROFILES.items() if name in self.tools)
+        return not self.tools.isdisjoint((spec.short, *spellings(spec.short))) or any(spec.short in profile for profile in in_profiles)
 
 
 class Asker(Protocol):
