@@ -166,6 +166,7 @@ SHOWN_BY = {
             "test_a_token_that_says_less_or_something_else_is_refused",
             "test_without_tokens_nobody_else_can_reach_it",
             "test_tools_that_the_token_does_not_allow_are_neither_listed_nor_done",
+            "test_a_stream_ends_in_good_order_when_the_token_that_opened_it_expires",
         ],
     },
     "is a model behind a server with `--actor-source config` or `token`": {
@@ -195,13 +196,23 @@ SHOWN_BY = {
             "test_a_thousand_calls_in_flight_are_all_answered_and_all_on_the_record",
             "test_a_client_that_cancels_every_call_leaves_whole_decisions_only",
             "test_every_line_that_is_no_message_is_answered_and_the_next_one_works",
+            "test_a_body_with_two_meanings_is_refused",
+            "test_a_header_that_decides_something_is_there_once",
             "test_a_body_that_is_no_message_is_answered_without_details",
             "test_a_client_that_dies_with_calls_in_flight_leaves_whole_decisions",
             "test_http_clients_that_die_before_their_answers_leave_whole_decisions",
         ],
+        "test_mcp_sessions": [
+            "test_of_many_sessions_that_execute_one_decision_one_does",
+            "test_a_run_goes_on_to_its_end_when_its_client_is_gone",
+        ],
     },
     "shows the user's browser a page, with the server on HTTP": {
         "test_mcp_lifecycle": ["test_a_web_page_cannot_reach_the_server"],
+        "test_mcp_page": [
+            "test_nothing_but_the_form_of_this_page_answers",
+            "test_looking_answers_nothing_and_tells_browsers_to_be_careful",
+        ],
     },
     "controls names, goals, comments": {
         "test_markdown": ["test_nothing_that_controls_a_terminal_or_ends_a_line_is_left", "test_no_markup_is_left"],
