@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from witness_testing import World, intent
 
 from nexus_attest.attestation.batch_tree import BatchTree
 from nexus_attest.attestation.errors import LedgerUnavailable
+from nexus_attest.attestation.proving import proven_once
 from nexus_attest.attestation.witness import Level, WitnessJudge
+from nexus_attest.attestation.xrpl.batch import Proof
+from nexus_attest.attestation.xrpl.batch_receipt import Anchor
 from nexus_attest.attestation.xrpl.collector import ProofCollector
 from nexus_attest.attestation.xrpl.proof_check import check_proof
 from nexus_attest.attestation.xrpl.proof_store import ProofStore
@@ -204,3 +208,22 @@ def test_the_tree_of_a_batch_is_what_the_receipts_are_of() -> None:
     proofs = capture.run(3)
     root = BatchTree("sha256:" + intent(number).intent_digest() for number in range(3)).statement.root
     assert {proof["receipt"]["evidence_digests"]["xrpl.batch.root"] for proof in proofs} == {"sha256:" + root.hex()}
+
+
+def test_what_is_proven_is_not_proven_anew() -> None:
+    capture = Capture()
+    (proof,) = capture.run(1)
+    asked: list[str] = []
+
+    async def another(anchor: Anchor) -> Proof:
+        asked.append(anchor.tx_hash)
+        return Proof("sha256:" + "0" * 64, "tree")
+
+    prove, anchor = proven_once(capture.store, another), capture.anchor()
+
+    async def both() -> list[Proof | None]:
+        return [await prove(anchor), await prove(replace(anchor, tx_hash="00" * 32))]
+
+    known = Proof(proof["receipt"]["evidence_digests"]["xrpl.xpop"], "quorum")
+    assert asyncio.run(both()) == [known, Proof("sha256:" + "0" * 64, "tree")]
+    assert asked == ["00" * 32]

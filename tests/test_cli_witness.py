@@ -3,8 +3,9 @@
 import json
 import signal
 import subprocess
+import threading
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from test_cli_cases import Desk, environment
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.xrpl.batch_receipt import WitnessTransaction
-from nexus_attest.testledger import Clock, Faults, Ledger, Node, closing, http_front, key_from_seed, seed_of
+from nexus_attest.testledger import Clock, Faults, Ledger, Node, http_front, key_from_seed, seed_of
 from nexus_control.events import utc_now
 
 SEED = seed_of("command line")
@@ -37,9 +38,26 @@ class Net:
         entries = "\n".join(f"{key} = {json.dumps(value)}" for key, value in keys.items() if value is not None)
         self.file.write_text(f'network = "local"\n[networks.local]\n{entries}\n')
 
-    def closing(self) -> AbstractContextManager[None]:
-        """Ledgers close, ten in a second, and their clock does not run away from ours."""
-        return closing(self.ledger, every=0.1, seconds=1)
+    @contextmanager
+    def closing(self) -> Generator[None]:
+        """A ledger closes after each submission, else twice a second: a transaction has time, however slow the machine is."""
+        stopped = threading.Event()
+
+        def run() -> None:
+            sent = quiet = 0
+            while not stopped.wait(0.05):
+                now, quiet = sum(method == "submit" for method, _ in self.node.requests), quiet + 1
+                if now > sent or quiet >= 10:
+                    self.ledger.close(1)
+                    sent, quiet = now, 0
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
 
     def witnesses(self) -> list[WitnessTransaction]:
         """What the ledger holds of the account, oldest first: one memo each."""
@@ -70,7 +88,7 @@ def digests(folder: Path, count: int) -> str:
     return "digests"
 
 
-RUN = ("witness", "run", "--drain", "--interval", "0.05", "--for", "30")
+RUN = ("witness", "run", "--drain", "--interval", "0.05", "--for", "60")
 
 
 # -- the queue --------------------------------------------------------------------------------------------------------------
@@ -157,8 +175,8 @@ def test_everything_that_waits_is_witnessed_in_batches_and_told_as_it_goes(cli: 
         f"Batch 1, 8 intents: transaction {first[:16]}... (Sequence 1) sent, tesSUCCESS; it can be in a ledger up to "
     )
     assert [line for line in lines if "witnessed" in line] == [
-        f"Batch 1, 8 intents: witnessed in ledger {_ledger_of(net, first)}, transaction {first}; 8 receipts",
-        f"Batch 2, 2 intents: witnessed in ledger {_ledger_of(net, second)}, transaction {second}; 2 receipts",
+        f"Batch 1, 8 intents: witnessed in ledger {_ledger_of(net, first)}, transaction {first}; 8 receipts of level tree",
+        f"Batch 2, 2 intents: witnessed in ledger {_ledger_of(net, second)}, transaction {second}; 2 receipts of level tree",
     ]
     assert net.ledger.validated.state[ACCOUNT].sequence == 3
     assert SEED not in told.err + told.out
@@ -171,6 +189,18 @@ def test_everything_that_waits_is_witnessed_in_batches_and_told_as_it_goes(cli: 
     assert one["receipt"]["proof"]["network"] == "local"
     assert one["receipt"]["proof"]["tx_hash"] in (first, second)
     assert f"transaction {one['receipt']['proof']['tx_hash']}, level tree" in cli("witness", "status", ids[0])
+
+
+def test_where_votes_cannot_be_heard_it_says_so_and_goes_on(cli: Desk) -> None:
+    cli("witness", "enqueue", "--digests", digests(cli.folder, 1))
+    line = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(cli.folder / "witness.toml")})
+    nobody = {"lists": ["http://127.0.0.1:1"], "streams": ["ws://127.0.0.1:1"]}
+    with network(cli.folder, **nobody) as net:
+        done = line.run("witness", "run", "--interval", "0.05", "--for", "1.5")
+        assert net.node.requests
+    assert done.code == 0, done
+    for url in ("http://127.0.0.1:1", "ws://127.0.0.1:1"):
+        assert f"No votes or lists of validators from {url}: " in done.err
 
 
 def _ledger_of(net: Net, transaction: str) -> int:

@@ -4,6 +4,7 @@ Receipts are never changed. When better evidence was found later, it goes into t
 """
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nexus_attest.attestation.errors import InvalidReceipt, NotWitnessed
@@ -22,7 +23,7 @@ from nexus_attest.attestation.xrpl.proof_store import ProofStore
 from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
 from nexus_control.events import Clock, utc_now
 
-__all__ = ["collector_for", "raise_proof", "recorder_for", "witness_proofs"]
+__all__ = ["collector_for", "proven_once", "raise_proof", "recorder_for", "witness_proofs"]
 
 _XRPL = "xrpl"
 
@@ -40,6 +41,16 @@ def collector_for(network: Network, queue: AttestationQueue, nodes: LedgerNodes,
     """Who makes the proof of each batch when it is confirmed: `BatchWitness(prove=...)`. It waits for votes where they are recorded."""
     tries = 8 if network.streams else 1
     return ProofCollector(ProofStore(queue.storage), nodes, network.publisher_keys, tries=tries, clock=clock)
+
+
+def proven_once(store: ProofStore, prove: Callable[[Anchor], Awaitable[Proof | None]]) -> Callable[[Anchor], Awaitable[Proof | None]]:
+    """`prove`, but for what is proven: all receipts of a batch name one proof, also when a crash left some of them to be written later."""
+
+    async def proven(anchor: Anchor) -> Proof | None:
+        known = store.proofs_of(anchor.tx_hash)
+        return Proof(known[-1].digest, known[-1].level) if known else await prove(anchor)
+
+    return proven
 
 
 def witness_proofs(queue: AttestationQueue, intent_digest: str) -> list[WitnessProof]:

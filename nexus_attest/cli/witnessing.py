@@ -8,11 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nexus_attest.attestation.proving import collector_for, recorder_for
+from nexus_attest.attestation.proving import collector_for, proven_once, recorder_for
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.receipt import ReceiptStatus
+from nexus_attest.attestation.witness import Level
 from nexus_attest.attestation.witness_file import Network
 from nexus_attest.attestation.xrpl.batch import BatchWitness, Progress, Settled
+from nexus_attest.attestation.xrpl.proof_store import ProofStore
 from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
 from nexus_attest.attestation.xrpl.submission_store import Attempt, AttemptState, Batch, SlotState, SubmissionStore
 from nexus_attest.cli.errors import StoreMissing
@@ -48,9 +50,10 @@ def witness_queue(session: Session, network: Network, order: Order) -> None:
     settings = replace(network.batching, max_age=0) if order.drain else network.batching
     with AttestationQueue(session.store_path) as queue:
         nodes = network.nodes()
-        prove, recorder = collector_for(network, queue, nodes), recorder_for(network, queue, nodes)
+        proofs, recorder = ProofStore(queue.storage), recorder_for(network, queue, nodes)
+        prove = proven_once(proofs, collector_for(network, queue, nodes))
         worker = BatchWitness(queue, nodes, signer, settings, submission=network.submission, prove=prove)
-        teller = _Teller(silent=order.silent)
+        teller = _Teller(proofs, {} if recorder is None else recorder.problems, silent=order.silent)
         teller.say(f"Witnessing as {signer.account} on {network.name}; Ctrl-C ends it, and a later run goes on")
         ended_by = asyncio.run(_witness(worker, recorder, order, teller))
         if ended_by == signal.SIGINT:
@@ -87,8 +90,11 @@ async def _witness(worker: BatchWitness, recorder: ValidationRecorder | None, or
 class _Teller:
     """Notes what changes from cycle to cycle, on standard error, and keeps what the result tells."""
 
-    def __init__(self, *, silent: bool) -> None:
+    def __init__(self, proofs: ProofStore, problems: Mapping[str, str], *, silent: bool) -> None:
         self.last = Progress()
+        self._proofs = proofs
+        self._problems = problems
+        self._known_problems: dict[str, str] = {}
         self._silent = silent
         self._said = ""
         self._receipts = 0
@@ -97,13 +103,25 @@ class _Teller:
     def watch(self, progress: Progress) -> None:
         """One cycle."""
         for settled in progress.settled:
+            level = self._level(settled)
             self._receipts += settled.receipts
-            self._batches.append(_settled_data(settled))
-            self.say(_settled_line(settled))
+            self._batches.append({**_settled_data(settled), "level": level})
+            self.say(_settled_line(settled, level))
+        for url, problem in self._problems.items():
+            if self._known_problems.get(url) != problem:
+                self.say(f"No votes or lists of validators from {escape(url)}: {escape(problem)}")
+        self._known_problems = dict(self._problems)
         if (line := _line(progress)) is not None:
             self.say(line)
         if progress.unavailable is None:
             self.last = progress
+
+    def _level(self, settled: Settled) -> str | None:
+        """What the proof of a witnessed batch shows; None of another batch."""
+        if settled.state is not SlotState.CONFIRMED:
+            return None
+        proofs = self._proofs.proofs_of(settled.transaction.hash)
+        return proofs[-1].level if proofs else Level.SERVER.value
 
     def say(self, line: str) -> None:
         """A line, unless it is the one that was said last."""
@@ -137,10 +155,10 @@ def _attempt_line(attempt: Attempt) -> str:
     return f"{transaction} sent, {escape(attempt.note or '')}; it can be in a ledger up to {attempt.lls}"
 
 
-def _settled_line(settled: Settled) -> str:
+def _settled_line(settled: Settled, level: str | None) -> str:
     batch, told = f"Batch {settled.batch_id}, {_intents(settled.size)}", settled.transaction
-    if settled.state is SlotState.CONFIRMED:
-        return f"{batch}: witnessed in ledger {told.ledger}, transaction {told.hash}; {settled.receipts:,} receipts"
+    if level is not None:
+        return f"{batch}: witnessed in ledger {told.ledger}, transaction {told.hash}; {settled.receipts:,} receipts of level {level}"
     return f"{batch}: ended as {settled.state}, witnessed nothing; its intents go into another one"
 
 
