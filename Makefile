@@ -9,7 +9,7 @@ MINUTES ?= 10
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check lint format docs wheel bench faults soak clean
+.PHONY: help demo test coverage mutants check lint format docs wheel bench faults soak clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ test: $(VENV)/.installed-dev ## Run every test, on all processors
 
 coverage: $(VENV)/.installed-dev ## Run the tests of the code that verifies evidence; fail unless they take every branch of it
 	@$(BIN)/python scripts/check_coverage.py
+
+mutants: $(VENV)/.installed-dev ## Change the code that judges, one thing at a time, and see whether its tests notice (hours)
+	@$(BIN)/python scripts/mutants.py
 
 check: lint test coverage wheel ## Run every gate: format, lint, types, import contracts, tests and documents, coverage, wheel
 

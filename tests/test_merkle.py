@@ -406,6 +406,30 @@ def test_a_forged_history_has_no_consistency_proof(case: tuple[int, int, list[by
     assert verify_consistency(old, ROOTS[old], new, root(new, leaf_nodes(forged)), proof) is False
 
 
+def test_a_proof_that_is_too_long_fails_for_the_root_that_it_leads_to() -> None:
+    """Whoever chooses the root can make every hash of a longer proof count; the size says that there is no place for it."""
+    leaf, extra = leaf_hash(b"leaf"), leaf_hash(b"extra")
+    assert not verify_inclusion(leaf, 0, 1, [extra], node_hash(extra, leaf))
+    assert not verify_inclusion(leaf, 0, 1, [extra], node_hash(leaf, extra))
+    leaves = [leaf_hash(bytes([number])) for number in range(4)]
+    nodes = leaf_nodes(leaves)
+    old, new, proof = root(3, nodes), root(4, nodes), consistency_proof(3, 4, nodes)
+    assert verify_consistency(3, old, 4, new, proof)
+    assert not verify_consistency(3, node_hash(extra, old), 4, node_hash(extra, new), [*proof, extra])
+    assert not verify_consistency(3, old, 4, node_hash(new, extra), [*proof, extra])
+
+
+def test_places_beyond_those_that_python_keeps_are_compared_by_value() -> None:
+    """Numbers above 256 are objects of their own each time."""
+    leaves = [leaf_hash(number.to_bytes(2)) for number in range(600)]
+    nodes = leaf_nodes(leaves)
+    whole = root(600, nodes)
+    assert verify_inclusion(leaves[599], 599, 600, inclusion_proof(599, 600, nodes), whole)
+    assert verify_consistency(599, root(599, nodes), 600, whole, consistency_proof(599, 600, nodes))
+    some = dict(enumerate(leaves[:300]))
+    assert verify_joint_inclusion(some, 600, joint_inclusion_proof(some, 600, nodes), whole)
+
+
 def test_an_inner_node_does_not_pass_for_a_leaf() -> None:
     inner = node_hash(HASHES[0], HASHES[1])
     assert verify_inclusion(inner, 0, 2, [HASHES[2]], ROOTS[3]) is True  # a verifier that was lied to about the size
@@ -642,6 +666,24 @@ def test_a_leaf_that_is_not_there_has_no_joint_proof(index: int, size: int) -> N
     with pytest.raises(ValueError, match=f"^a tree of {size} leaves has no leaf with index {index}$"):
         joint_inclusion_proof([index], size, NODES)
     assert verify_joint_inclusion({index: HASHES[0]}, size, [], HASHES[0]) is False
+
+
+@pytest.mark.parametrize(("index", "size"), [(9, 3), (0, 2**64), (5, 2**64 + 1)])
+def test_a_leaf_or_a_tree_beyond_the_bounds_has_no_joint_proof(index: int, size: int) -> None:
+    asked: list[int] = []
+    with pytest.raises(ValueError, match="has no leaf"):
+        joint_inclusion_proof([index], size, lambda level, _: asked.append(level) or bytes(32))
+    assert asked == []
+
+
+def test_a_joint_proof_for_a_tree_of_more_leaves_than_64_bits_count_fails_also_when_its_hashes_fit() -> None:
+    leaf = leaf_hash(b"leaf")
+    for levels, holds in ((63, True), (64, False)):
+        proof = [bytes([level]) * 32 for level in range(levels)]
+        computed = leaf
+        for sibling in proof:
+            computed = node_hash(computed, sibling)
+        assert verify_joint_inclusion({0: leaf}, 2**levels, proof, computed) is holds
 
 
 def test_a_size_that_no_tree_has_costs_nothing() -> None:

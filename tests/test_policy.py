@@ -240,6 +240,11 @@ def test_every_problem_is_told_in_the_order_mode_approvals_capabilities() -> Non
     ]
 
 
+@pytest.mark.parametrize(("given", "enough"), [(0, False), (1, False), (2, True), (3, True), (1000, True)])
+def test_as_many_approvals_as_are_needed_are_enough_and_so_are_more(given: int, enough: bool) -> None:
+    assert validate_execution_request(Policy(min_approvals=2), "dry_run", given).valid is enough
+
+
 def test_unknown_capabilities_are_not_judged_but_an_empty_set_is() -> None:
     policy = Policy(require_adapter_capabilities=("timeout",))
     assert validate_execution_request(policy, "dry_run", 1)
