@@ -7,7 +7,6 @@ __all__ = ["pytest_sessionstart"]
 
 def pytest_sessionstart() -> None:
     """After the conftest has chosen its profile."""
-    settings.register_profile(
-        "mutants", settings.default, max_examples=40, phases=(Phase.explicit, Phase.generate), derandomize=True, database=None, deadline=None
-    )
+    phases = (Phase.explicit, Phase.generate)
+    settings.register_profile("mutants", settings.default, max_examples=40, phases=phases, derandomize=True, database=None, deadline=None)
     settings.load_profile("mutants")

@@ -421,13 +421,13 @@ def test_a_proof_that_is_too_long_fails_for_the_root_that_it_leads_to() -> None:
 
 def test_places_beyond_those_that_python_keeps_are_compared_by_value() -> None:
     """Numbers above 256 are objects of their own each time."""
-    leaves = [leaf_hash(number.to_bytes(2)) for number in range(600)]
+    leaves = [leaf_hash(number.to_bytes(2)) for number in range(602)]
     nodes = leaf_nodes(leaves)
-    whole = root(600, nodes)
-    assert verify_inclusion(leaves[599], 599, 600, inclusion_proof(599, 600, nodes), whole)
-    assert verify_consistency(599, root(599, nodes), 600, whole, consistency_proof(599, 600, nodes))
+    before, whole = root(601, nodes), root(602, nodes)
+    assert verify_inclusion(leaves[600], 600, 601, inclusion_proof(600, 601, nodes), before)
+    assert verify_consistency(601, before, 602, whole, consistency_proof(601, 602, nodes))
     some = dict(enumerate(leaves[:300]))
-    assert verify_joint_inclusion(some, 600, joint_inclusion_proof(some, 600, nodes), whole)
+    assert verify_joint_inclusion(some, 602, joint_inclusion_proof(some, 602, nodes), whole)
 
 
 def test_an_inner_node_does_not_pass_for_a_leaf() -> None:
@@ -443,6 +443,12 @@ def test_every_tree_begins_with_the_tree_without_leaves(new: int) -> None:
     assert verify_consistency(0, empty_root(), new, ROOTS[new], []) is True
     assert verify_consistency(0, ROOTS[1], new, ROOTS[new], []) is False
     assert verify_consistency(0, empty_root(), new, ROOTS[new], [HASHES[0]]) is False
+
+
+@pytest.mark.parametrize("other", [bytes(32), b"\xe4" + empty_root()[1:], b"\xff" * 32])
+def test_no_other_root_is_that_of_the_tree_without_leaves(other: bytes) -> None:
+    assert not verify_consistency(0, other, 0, other, [])
+    assert not verify_consistency(0, other, 3, ROOTS[3], [])
 
 
 def test_the_tree_without_leaves_has_one_root() -> None:
