@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import nexus_control
 from nexus_control import __all__ as __all__
+from nexus_control.places import register
 
 if TYPE_CHECKING:
     from nexus_control import *
@@ -24,3 +25,13 @@ else:
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
+
+
+def _open_postgres(address: str) -> Any:
+    from nexus_attest.postgres import PostgresStore  # and with it the store's modules
+
+    return PostgresStore(address)
+
+
+for _scheme in ("postgresql", "postgres"):
+    register(_scheme, _open_postgres)

@@ -20,6 +20,7 @@
     |       |-- SignatureForOtherDecision  SignatureForOtherAction  SignatureForOtherActor  SignatureForOtherCommand
     |       `-- SignatureReplayed  VerifierMissing
     |-- RunFailure                           the router's run failed; carries the router's own code
+    |-- StoresDiffer                         a copy of a store is not, or would not be, the same
     |-- LogRewritten                         the log is not what its own checkpoint says
     `-- StoreError                           the database cannot do it now
         |-- StoreBusy  StoreFull  StoreConflict  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew
@@ -84,6 +85,7 @@ __all__ = [
     "StoreReadOnly",
     "StoreUnreachable",
     "StoreUnreadable",
+    "StoresDiffer",
     "TemplateExists",
     "TemplateNotFound",
     "VerifierMissing",
@@ -446,6 +448,12 @@ class SchemaMissing(StoreError):
     """The database has no store, or one of an older release, and it may not be made or migrated here."""
 
     code = "SCHEMA_MISSING"
+
+
+class StoresDiffer(NexusError):
+    """A store is not what it should be a copy of: another log, a later state, or a row that is not the same."""
+
+    code = "STORES_DIFFER"
 
 
 class LogRewritten(NexusError):

@@ -24,7 +24,18 @@ from nexus_control.header import COPY_COLUMNS, HeaderCopy
 from nexus_control.json_data import decode_json
 from nexus_control.log import LogWriter
 
-__all__ = ["EVENT_COLUMNS", "RAW_KEYS", "ChainWriter", "Tip", "payload_or_nothing", "prepare", "raw_row", "stored_event", "tip_of"]
+__all__ = [
+    "EVENT_COLUMNS",
+    "HEADER_COLUMNS",
+    "RAW_KEYS",
+    "ChainWriter",
+    "Tip",
+    "payload_or_nothing",
+    "prepare",
+    "raw_row",
+    "stored_event",
+    "tip_of",
+]
 
 EVENT_COLUMNS = "seq, event_type, ts, actor_type, actor_id, payload, digest, prev, chain, position, decision_id"
 """What `stored_event` reads, in its order."""
@@ -33,7 +44,7 @@ _TIP = """
     SELECT d.generation, d.tombstone, d.chain, e.seq, e.chain, (SELECT COALESCE(MAX(position), 0) FROM log)
     FROM decisions AS d LEFT JOIN decision_events AS e ON e.decision_id = d.decision_id AND e.generation = d.generation
     WHERE d.decision_id = ? ORDER BY d.generation DESC, e.seq DESC LIMIT 1"""
-_HEADER_COLUMNS = (
+HEADER_COLUMNS = (
     "decision_id",
     "generation",
     "created_at",
@@ -44,7 +55,7 @@ _HEADER_COLUMNS = (
     "chain",
     "position",
 )
-_INSERT_HEADER = f"INSERT INTO decisions ({', '.join(_HEADER_COLUMNS)}) VALUES ({', '.join('?' * len(_HEADER_COLUMNS))})"
+_INSERT_HEADER = f"INSERT INTO decisions ({', '.join(HEADER_COLUMNS)}) VALUES ({', '.join('?' * len(HEADER_COLUMNS))})"
 _INSERT_EVENT = """
     INSERT INTO decision_events
         (position, decision_id, generation, seq, event_type, ts, actor_type, actor_id, payload, digest, prev, chain)

@@ -86,6 +86,16 @@ class SqlStore:
         """Where the store is: the absolute path of a file, `:memory:`, or the URL of a database without its password."""
         return self._database.path
 
+    @property
+    def backend(self) -> Backend:
+        """The database, for what works on the rows of whole stores."""
+        return self._database
+
+    @property
+    def dialect(self) -> Dialect:
+        """What the database does in its own way."""
+        return self._dialect
+
     def close(self) -> None:
         """Close all connections; the store is unusable from then on (StoreClosed). Closing again does nothing."""
         self._database.close()

@@ -9,10 +9,11 @@ from nexus_control.event_store import EventItem, EventStore
 from nexus_control.events import Clock, StoredEvent, utc_now
 from nexus_control.header import ImportOrigin
 from nexus_control.log_check import LogVerification
+from nexus_control.places import opener_of
 from nexus_control.schema import SCHEMA, SQLITE
 from nexus_control.sql_store import SqlStore
 
-__all__ = ["ConcurrencyError", "DecisionStore", "EventItem", "EventStore", "ImportOrigin", "LogVerification", "StoredEvent"]
+__all__ = ["ConcurrencyError", "DecisionStore", "EventItem", "EventStore", "ImportOrigin", "LogVerification", "StoredEvent", "open_store"]
 
 
 class DecisionStore(SqlStore):
@@ -24,3 +25,9 @@ class DecisionStore(SqlStore):
 
     def __init__(self, db_path: str | Path = ":memory:", *, clock: Clock = utc_now, new_id: Callable[[], str] | None = None) -> None:
         super().__init__(Database(db_path, SCHEMA), SQLITE, clock=clock, new_id=new_id)
+
+
+def open_store(place: str | Path) -> EventStore:
+    """The store at a path, `:memory:` or an address of a registered backend. Raises what the backend's constructor raises."""
+    opener = opener_of(place)
+    return DecisionStore(place) if opener is None else opener(str(place))

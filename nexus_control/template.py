@@ -34,13 +34,13 @@ from nexus_control.policy import Policy
 from nexus_control.schema import SCHEMA, SQLITE
 from nexus_control.sqlite import Connection as SqliteConnection
 
-__all__ = ["StoredTemplateEvent", "Template", "TemplateStore", "template_problems"]
+__all__ = ["TEMPLATE_COLUMNS", "StoredTemplateEvent", "Template", "TemplateStore", "template_problems"]
 
 _LARGEST_INT = 2**63 - 1
 """What an INTEGER column holds."""
 
 _SEQUENCES = ("allowed_modes", "require_adapter_capabilities", "labels")
-_FIELDS = (
+TEMPLATE_COLUMNS = (
     "name",
     "description",
     "min_approvals",
@@ -53,8 +53,8 @@ _FIELDS = (
     "created_by_id",
     "digest",
 )
-_SELECT = f"SELECT {', '.join(_FIELDS)} FROM templates"
-_INSERT = f"INSERT INTO templates ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))})"
+_SELECT = f"SELECT {', '.join(TEMPLATE_COLUMNS)} FROM templates"
+_INSERT = f"INSERT INTO templates ({', '.join(TEMPLATE_COLUMNS)}) VALUES ({', '.join('?' * len(TEMPLATE_COLUMNS))})"
 _EVENT_FIELDS = "template_name, seq, event_type, ts, actor_type, actor_id, payload, digest"
 _EVENTS = f"SELECT {_EVENT_FIELDS} FROM template_events WHERE template_name = ? ORDER BY seq"
 _NEWEST_FIRST = _SELECT + " ORDER BY created_at DESC, (SELECT position FROM template_events WHERE template_name = name AND seq = 0) DESC"
@@ -295,7 +295,7 @@ def _row(template: Template) -> tuple[str | int | None, ...]:
     lists = {field: canonical_json(data[field]) for field in _SEQUENCES}
     who = data["created_by"]
     flat = {**data, **lists, "created_by_type": who["type"], "created_by_id": who["id"], "digest": template.digest()}
-    return tuple(flat[field] for field in _FIELDS)
+    return tuple(flat[field] for field in TEMPLATE_COLUMNS)
 
 
 def _select(connection: Connection, name: str) -> Any:

@@ -27,7 +27,7 @@ from nexus_control.judgement import judge_approval, judge_identity, judge_revoca
 from nexus_control.lifecycle import compute_blocking_reasons
 from nexus_control.past import past_of
 from nexus_control.policy import Policy
-from nexus_control.store import DecisionStore, EventItem, EventStore
+from nexus_control.store import EventItem, EventStore, open_store
 from nexus_control.template import Template, TemplateStore
 
 __all__ = ["NexusControlTools", "RouterProtocol", "ToolResult"]
@@ -74,8 +74,9 @@ def _tool(
 class NexusControlTools:
     """Request, approve, execute and prove decisions in one store.
 
-    `store` is used when given, otherwise `DecisionStore(db_path)` is opened; close it with `tools.store.close()`. Every call returns a
-    `ToolResult`; times are ISO 8601 in UTC, digests raw hex unless they start with `sha256:`.
+    `store` is used when given, otherwise the one at `db_path` is opened: a `DecisionStore` on a file or, where nexus_attest was imported, a
+    `PostgresStore` on `postgresql://...`; close it with `tools.store.close()`. Every call returns a `ToolResult`; times are ISO 8601 in
+    UTC, digests raw hex unless they start with `sha256:`.
 
     `request`, `approve`, `revoke_approval` and `execute` take `assurance`, `channel` and `signature`, which say how their actor was
     established (`identity.Identity`) and are recorded when given. `trust` judges each of them, and each approval whenever it is
@@ -99,7 +100,7 @@ class NexusControlTools:
         around: Callable[[str, Callable[[], ToolResult]], ToolResult] | None = None,
     ) -> None:
         self.around = around
-        self.store: EventStore = DecisionStore(db_path) if store is None else store
+        self.store: EventStore = open_store(db_path) if store is None else store
         self.trust: Trust = NO_TRUST if trust is None else trust
         self.flight_records = flight_records
         self._last_router: object = None

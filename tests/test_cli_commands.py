@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from nexus_attest.cli import files, main
 from nexus_attest.cli.app import app
 from nexus_attest.cli.errors import exit_code
-from nexus_attest.cli.settings import config_path, parse_actor_text, store_path
+from nexus_attest.cli.settings import config_path, parse_actor_text, store_place
 from nexus_control import errors
 from nexus_control.errors import InvalidActor
 from nexus_control.events import EventType
@@ -193,15 +193,15 @@ def test_files_of_a_user_are_where_the_platform_puts_them(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(sys, "platform", platform)
     assert config_path().absolute() == tmp_path / config / "config.toml"
-    assert store_path(None)[0].absolute() == tmp_path / data / "decisions.db"
-    assert store_path(None)[1] is True
+    assert Path(store_place(None)[0]).absolute() == tmp_path / data / "decisions.db"
+    assert store_place(None)[1] is True
 
 
 @pytest.mark.parametrize(("given", "path"), [("~/x.db", "x.db"), ("~/team/y.db", "team/y.db"), ("~", ".")])
 def test_a_store_in_the_home_folder_may_be_given_by_a_tilde(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str, path: str) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NEXUS_ATTEST_DB", given)
-    assert store_path(None) == (tmp_path / path, False)
+    assert store_place(None) == (tmp_path / path, False)
 
 
 def test_a_tilde_without_a_known_user_is_refused(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from nexus_attest.cli import (
     audit,
     bundles,
     cases,
+    database,
     decisions,
     demo,
     executions,
@@ -70,6 +71,7 @@ def _root(
 for module in (
     *(demo, decisions, executions, runs, adapters, views, templates, bundles),
     *(audit, cases, verify, log, keys, sign, attestations, witness, narratives, proofs, trust, mcp, serve, operations),
+    database,
 ):
     module.register(app)
 

@@ -73,8 +73,13 @@ _DB = inspect.Parameter(
     inspect.Parameter.KEYWORD_ONLY,
     default=None,
     annotation=Annotated[
-        Path | None,
-        typer.Option("--db", metavar="FILE", help="The store. [env: NEXUS_ATTEST_DB; default: in your data folder]", show_default=False),
+        str | None,
+        typer.Option(
+            "--db",
+            metavar="FILE",
+            help="The store: a file, or postgresql://... [env: NEXUS_ATTEST_DB; default: in your data folder]",
+            show_default=False,
+        ),
     ],
 )
 _TRUST = inspect.Parameter(
@@ -143,7 +148,7 @@ def command(
     with_trust = trust
 
     def register(function: Callable[Concatenate["Session", P], None]) -> Callable[Concatenate["Session", P], None]:
-        def run(*, db: Path | None = None, trust: Path | None = None, as_json: bool, debug: bool, **given: Any) -> None:
+        def run(*, db: str | None = None, trust: Path | None = None, as_json: bool, debug: bool, **given: Any) -> None:
             from nexus_attest.cli.report import report  # the engine's errors
             from nexus_attest.cli.session import Session  # the engine
 

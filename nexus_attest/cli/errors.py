@@ -18,6 +18,7 @@ __all__ = [
     "FileExists",
     "RunsMissing",
     "StoreMissing",
+    "StoreNotAFile",
     "WitnessMissing",
     "exit_code",
 ]
@@ -39,6 +40,12 @@ class StoreMissing(InputError):
     """There is no store at this path, and the command would not create one."""
 
     code = "STORE_NOT_FOUND"
+
+
+class StoreNotAFile(InputError):
+    """The store is on a server, and the command works on files."""
+
+    code = "STORE_NOT_A_FILE"
 
 
 class RunsMissing(InputError):

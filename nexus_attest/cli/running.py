@@ -16,7 +16,7 @@ from nexus_control.errors import NexusError
 from nexus_control.flight_record import RunEvent
 from nexus_control.markdown import escape
 
-__all__ = ["closed_runs", "executor", "known_adapters_path", "progress", "recorded_runs", "runs_path"]
+__all__ = ["closed_runs", "executor", "known_adapters_path", "new_runs_path", "progress", "recorded_runs", "runs_path"]
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def _opened(session: Session, known: Iterable[Adapter], runs: Path | None, timeo
     engines: list[RunEngine] = []
     with (
         StopSignals(lambda: [engine.stop() for engine in engines]) as stopped,
-        RunEngine(known, db_path=runs_path(session, runs), run_timeout_s=timeout_s, watch=watch) as engine,
+        RunEngine(known, db_path=new_runs_path(session, runs), run_timeout_s=timeout_s, watch=watch) as engine,
     ):
         engines.append(engine)
         for run_id in engine.recovered:
@@ -123,8 +123,16 @@ _OUTCOMES = {"not_sent": "not sent", "failed": "failed", "unknown": "outcome unk
 
 
 def runs_path(session: Session, runs: Path | None) -> Path:
-    """The file of the run records: `runs`, or the store's name with `.runs` after it."""
-    return runs if runs is not None else session.store_path.with_name(session.store_path.name + ".runs")
+    """The file of the run records: `runs`, or the name of the store, or what stands for it on this machine, with `.runs` after it."""
+    return runs if runs is not None else session.local_path.with_name(session.local_path.name + ".runs")
+
+
+def new_runs_path(session: Session, runs: Path | None) -> Path:
+    """As `runs_path`, for who may make the file. A store on a server says nothing about its folder: it is made, for this user alone."""
+    path = runs_path(session, runs)
+    if runs is None and session.store_address is not None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
 
 
 class _LastRun:

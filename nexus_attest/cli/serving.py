@@ -10,7 +10,7 @@ import anyio
 
 from nexus_attest.cli import settings
 from nexus_attest.cli.identity import IdentityOptions
-from nexus_attest.cli.running import runs_path
+from nexus_attest.cli.running import new_runs_path
 from nexus_attest.cli.session import Session
 from nexus_attest.routers import RunEngine, load_adapters
 from nexus_attest.server.app import build_server
@@ -95,7 +95,7 @@ def _service(session: Session, opened: ExitStack, adapters: Path | None, runs: P
     if path is None or options.read_only:
         return Service(tools=session.tools, options=options)
     known = load_adapters(path)
-    router = opened.enter_context(RunEngine(known, db_path=runs_path(session, runs), watch=partial(_watch, watching)))
+    router = opened.enter_context(RunEngine(known, db_path=new_runs_path(session, runs), watch=partial(_watch, watching)))
     session.tools.flight_records = router
     return Service(
         tools=session.tools,

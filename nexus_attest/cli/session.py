@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import typer
 
 from nexus_attest.cli import settings
-from nexus_attest.cli.errors import Failure, StoreMissing
+from nexus_attest.cli.errors import Failure, StoreMissing, StoreNotAFile
 from nexus_attest.cli.report import print_json
+from nexus_attest.postgres.address import is_address, shown
 from nexus_control.errors import NexusError
 from nexus_control.events import Actor
+from nexus_control.sql_store import SqlStore
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools, ToolResult
 
@@ -31,7 +34,7 @@ __all__ = ["Session"]
 class Session:
     """One command's run. Nothing is opened before it is needed, everything is closed at the end."""
 
-    def __init__(self, *, db: Path | None, trust: Path | None = None, as_json: bool) -> None:
+    def __init__(self, *, db: str | Path | None, trust: Path | None = None, as_json: bool) -> None:
         self.as_json = as_json
         self._db = db
         self._trust = trust
@@ -46,8 +49,31 @@ class Session:
 
     @cached_property
     def store_path(self) -> Path:
-        """The file of the store, absolute: `:memory:` is a file name here too. Raises ConfigError."""
-        return settings.store_path(self._db)[0].absolute()
+        """The file of the store, absolute: `:memory:` is a file name here too. Raises ConfigError, StoreNotAFile."""
+        place = settings.store_place(self._db)[0]
+        if isinstance(place, str):
+            raise StoreNotAFile(
+                f"{shown(place)} is a database on a server: this command works on files. "
+                "`nexus-attest migrate` copies it into one, verified; its server has its own backups"
+            )
+        return place.absolute()
+
+    @cached_property
+    def store_address(self) -> str | None:
+        """The address of a store on a server, None for one in a file. Raises ConfigError."""
+        place = settings.store_place(self._db)[0]
+        return place if isinstance(place, str) else None
+
+    @cached_property
+    def local_path(self) -> Path:
+        """The file that stays on this machine: the store's own; for one on a server a file in the data folder, named after its address.
+
+        The queue of attestations is in it, and the records of runs are beside it. Raises ConfigError.
+        """
+        if self.store_address is None:
+            return self.store_path
+        name = sha256(shown(self.store_address).encode()).hexdigest()[:16]
+        return settings.data_folder() / f"postgresql-{name}.db"
 
     @property
     def existing_store_path(self) -> Path:
@@ -57,8 +83,12 @@ class Session:
         return self.store_path
 
     @cached_property
-    def store(self) -> DecisionStore:
-        """The store. Raises StoreMissing unless it exists or may be created, StoreError when it cannot be opened."""
+    def store(self) -> SqlStore:
+        """The store. Raises StoreMissing or SchemaMissing unless it exists or may be created, StoreError when it cannot be opened."""
+        if self.store_address is not None:
+            from nexus_attest.postgres import PostgresStore  # which most stores do without
+
+            return self._open.enter_context(PostgresStore(self.store_address, create=self._may_create))
         path = self.store_path if self._may_create else self.existing_store_path
         return self._open.enter_context(DecisionStore(path))
 
@@ -92,21 +122,23 @@ class Session:
 
     def allow_new_store(self) -> None:
         """Let this command create the store when there is none. Only the default one gets its folder made, for this user alone."""
-        path, is_default = settings.store_path(self._db)
-        if is_default:
+        path, is_default = settings.store_place(self._db)
+        if is_default and isinstance(path, Path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._may_create = True
 
     @property
     def same_store(self) -> str:
         """The options that lead another command to this store and trust policy; empty when none were given."""
-        given = (("--db", self._db), ("--trust", self._trust))
+        db = self._db if self._db is None or not is_address(self._db) else shown(str(self._db))
+        given = (("--db", db), ("--trust", self._trust))
         return "".join(f" {option} {shlex.quote(str(path))}" for option, path in given if path is not None)
 
     def store_options(self) -> list[str]:
-        """The same for every folder and environment: absolute paths, also of what was not given. Raises ConfigError."""
+        """The same for every folder and environment: absolute paths, also of what was not given, no password. Raises ConfigError."""
         trust = settings.trust_path(self._trust)
-        named = (("--db", self.store_path), ("--trust", None if trust is None else trust.absolute()))
+        store = self.store_path if self.store_address is None else shown(self.store_address)
+        named = (("--db", store), ("--trust", None if trust is None else trust.absolute()))
         return [word for option, path in named if path is not None for word in (option, str(path))]
 
     def actor(self, option: str | None) -> Actor:

@@ -4,6 +4,7 @@ An option wins over an environment variable, that over the configuration file, t
 
     actor     --actor     NEXUS_ATTEST_ACTOR   actor = "alice"              no default: nobody acts by accident
     db        --db        NEXUS_ATTEST_DB      db = "~/team/decisions.db"   decisions.db in the user's data folder
+              or, for any of these, "postgresql://USER@HOST/DATABASE"
     adapters  --adapters                       adapters = "adapters.toml"   no default
     trust     --trust     NEXUS_ATTEST_TRUST   trust = "trust.toml"         no default: names are believed, signatures refused
     keys      --keys      NEXUS_ATTEST_KEYS    keys = "keys"                keys in the user's configuration folder
@@ -28,6 +29,7 @@ import tomllib
 from pathlib import Path
 
 from nexus_attest.cli.errors import ActorMissing, ConfigError, WitnessMissing
+from nexus_attest.postgres.address import is_address
 from nexus_control.errors import FileRefused, InvalidActor
 from nexus_control.events import Actor, parse_actor
 from nexus_control.files import read_file
@@ -42,9 +44,10 @@ __all__ = [
     "actor",
     "adapters_path",
     "config_path",
+    "data_folder",
     "keys_path",
     "parse_actor_text",
-    "store_path",
+    "store_place",
     "trust_path",
     "witness_path",
 ]
@@ -89,15 +92,20 @@ def parse_actor_text(text: str) -> Actor:
     return parse_actor({"type": kind, "id": name})
 
 
-def store_path(option: Path | None) -> tuple[Path, bool]:
-    """The file of the store, and whether it is the built-in default. Raises ConfigError."""
+def store_place(option: str | Path | None) -> tuple[Path | str, bool]:
+    """The file of the store, or its address, which is a text; and whether it is the built-in default. Raises ConfigError."""
     if option is not None:
-        return option, False
+        return option if is_address(option) else Path(option), False
     if given := os.environ.get(DB_VARIABLE):
-        return _expanded(given), False
+        return given if is_address(given) else _expanded(given), False
     if given := _config().get("db"):
-        return _from_config(given), False
-    return _folder("XDG_DATA_HOME", ".local/share", "LOCALAPPDATA") / "decisions.db", True
+        return given if is_address(given) else _from_config(given), False
+    return data_folder() / "decisions.db", True
+
+
+def data_folder() -> Path:
+    """Where this user's stores are, unless somebody says otherwise. Raises ConfigError without a home folder."""
+    return _folder("XDG_DATA_HOME", ".local/share", "LOCALAPPDATA")
 
 
 def adapters_path(option: Path | None) -> Path | None:

@@ -3,8 +3,19 @@
 Needs the extra `postgres` (psycopg 3 and psycopg-pool), which is loaded when a store is opened and not before.
 """
 
-from nexus_attest.postgres.address import is_address, shown
-from nexus_attest.postgres.errors import PostgresDriverMissing
-from nexus_attest.postgres.store import PostgresStore
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["PostgresDriverMissing", "PostgresStore", "is_address", "shown"]
+if TYPE_CHECKING:
+    from nexus_attest.postgres.store import PostgresStore
+
+__all__ = ["PostgresStore"]
+
+if not TYPE_CHECKING:  # a type checker that saw this function would accept every name
+
+    def __getattr__(name: str) -> Any:
+        """PEP 562: the store's modules, on their first use; whoever asks whether a text is an address does without."""
+        if name != "PostgresStore":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from nexus_attest.postgres.store import PostgresStore
+
+        return PostgresStore

@@ -81,7 +81,7 @@ class PostgresDatabase:
                         f"{raw.info.server_version // 10_000} in {encoding}; createdb --encoding=UTF8 --template=template0 makes one"
                     )
                 found = tables.version(connection, self._schema)
-                if tables.is_current(found):
+                if found == tables.newest():
                     return
                 if not (create or found):
                     raise SchemaMissing(f"{self.path}: there is no store in this database; `nexus-attest db init` makes one")

@@ -13,7 +13,18 @@ from nexus_attest.postgres.driver import PgConnection, faults, run
 from nexus_control import backend
 from nexus_control.errors import DecisionExists, InputError, SchemaMissing, SchemaTooNew, TemplateExists, brief
 
-__all__ = ["DEFAULT_SCHEMA", "POSTGRES", "READER", "WRITER", "apply", "ddl", "require_name", "roles", "take_lock", "version"]
+__all__ = [
+    "DEFAULT_SCHEMA",
+    "POSTGRES",
+    "READER",
+    "WRITER",
+    "apply",
+    "newest",
+    "require_name",
+    "script",
+    "take_lock",
+    "version",
+]
 
 DEFAULT_SCHEMA = "nexus_attest"
 WRITER, READER = "nexus_writer", "nexus_reader"
@@ -176,7 +187,7 @@ def require_name(schema: object) -> str:
     return schema
 
 
-def ddl(schema: str, since: int = 0) -> str:
+def _ddl(schema: str, since: int = 0) -> str:
     """The statements that make the schema, or bring one of version `since` to the present version; without roles."""
     parts = [f"CREATE SCHEMA IF NOT EXISTS {schema};"] if not since else []
     parts.append(f"SET LOCAL search_path = {schema}, pg_temp;")
@@ -185,7 +196,7 @@ def ddl(schema: str, since: int = 0) -> str:
     return "\n".join(parts) + "\n"
 
 
-def roles(schema: str) -> str:
+def _roles(schema: str) -> str:
     """The statements that make the two roles, which nobody can log in as, and give them what they may do. Running them again is safe."""
     return "\n".join(
         [
@@ -204,6 +215,11 @@ def roles(schema: str) -> str:
             "",
         ]
     )
+
+
+def script(schema: str, *, with_roles: bool) -> str:
+    """What an owner runs with psql to set up a new database, all or nothing."""
+    return "\n".join(["BEGIN;", _ddl(schema), *([_roles(schema)] if with_roles else []), "COMMIT;", ""])
 
 
 def version(connection: PgConnection, schema: str) -> int:
@@ -234,9 +250,9 @@ def apply(connection: PgConnection, schema: str, *, with_roles: bool) -> int:
         _lock(connection, schema)
         since = version(connection, schema)  # under the lock: another process may have done it
         if since < len(_MIGRATIONS):
-            run(connection.raw, ddl(schema, since))
+            run(connection.raw, _ddl(schema, since))
         if with_roles:
-            run(connection.raw, roles(schema))
+            run(connection.raw, _roles(schema))
         connection.execute("COMMIT")
     except BaseException:
         if not connection.raw.closed:
@@ -245,9 +261,9 @@ def apply(connection: PgConnection, schema: str, *, with_roles: bool) -> int:
     return since
 
 
-def is_current(number: int) -> bool:
-    """Whether a schema of this version needs no migration."""
-    return number == len(_MIGRATIONS)
+def newest() -> int:
+    """The version that this release makes."""
+    return len(_MIGRATIONS)
 
 
 # -- the write lock -------------------------------------------------------------------------------------------------------------
