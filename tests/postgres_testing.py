@@ -84,6 +84,11 @@ class PostgresServer:
         """What psql prints for some SQL, unaligned and without headings. Fails when a statement does."""
         return self._run("psql", "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-c", sql, address or self.address()).strip()
 
+    def dump(self, address: str) -> str:
+        """Tables, functions, triggers and rights of a database, as pg_dump writes them."""
+        written = self._run("pg_dump", "--schema-only", address)
+        return re.sub(r"(?m)^(\\(un)?restrict |--).*", "", written)
+
     # -- life
 
     @property
@@ -136,7 +141,7 @@ class PostgresServer:
     def close(self) -> None:
         """Stop it and remove everything."""
         try:
-            self.stop()
+            self.stop(signal.SIGQUIT)
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 

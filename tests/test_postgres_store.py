@@ -1,22 +1,65 @@
 """The store on PostgreSQL: everything that every backend does, and what is PostgreSQL's own."""
 
+import itertools
+import os
+import pickle
+import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from postgres_testing import PostgresServer
-from store_contract import StoreContract
-from store_testing import ticking_clock
+from store_contract import CREATION, StoreContract, append, created
+from store_testing import ALICE, BOB, in_child, new_store, raw_event, ticking_clock
 
-from nexus_attest.postgres import PostgresStore
+from nexus_attest.postgres import PostgresStore, database, driver
+from nexus_attest.postgres.address import shown
+from nexus_attest.postgres.driver import PgConnection
+from nexus_attest.postgres.errors import PostgresDriverMissing
+from nexus_attest.postgres.schema import DEFAULT_SCHEMA, script, take_lock
+from nexus_attest.postgres.setup import initialize
+from nexus_control.errors import (
+    CommitUnknown,
+    DecisionExists,
+    InputError,
+    SchemaMissing,
+    SchemaTooNew,
+    StoreBusy,
+    StoreClosed,
+    StoreConflict,
+    StoreError,
+    StoreReadOnly,
+    StoreUnreachable,
+    TemplateExists,
+)
+from nexus_control.events import EventType, event_digest
 from nexus_control.store import EventStore
+from nexus_control.tool import NexusControlTools
+
+_numbers = itertools.count(1)
 
 
-def open_store(address: str, schema: str = "nexus_attest", clock: Callable[[], datetime] | None = None) -> PostgresStore:
+def open_store(address: str, schema: str = DEFAULT_SCHEMA, clock: Callable[[], datetime] | None = None, **options: Any) -> PostgresStore:
     """A store whose times and ids (`id-0`, `id-1` ...) repeat on every run."""
     names: Iterator[str] = (f"id-{number}" for number in range(1_000_000))
-    return PostgresStore(address, schema=schema, clock=clock or ticking_clock(), new_id=lambda: next(names))
+    return PostgresStore(address, schema=schema, clock=clock or ticking_clock(), new_id=lambda: next(names), **options)
+
+
+@pytest.fixture
+def schema() -> str:
+    return f"schema_{next(_numbers)}"
+
+
+@pytest.fixture
+def store(postgres_server: PostgresServer, schema: str) -> Iterator[PostgresStore]:
+    with open_store(postgres_server.address(), schema) as store:
+        yield store
 
 
 class TestOnPostgres(StoreContract):
@@ -27,5 +70,544 @@ class TestOnPostgres(StoreContract):
         self._server = postgres_server
 
     def open(self, folder: Path, clock: Callable[[], datetime] | None = None) -> EventStore:
-        schema = "s" + folder.name.lower().replace("-", "_")
-        return open_store(self._server.address(), schema, clock)
+        name = "s" + "".join(character if character.isalnum() else "_" for character in folder.name.lower())
+        return open_store(self._server.address(), name, clock)
+
+
+# -- the same as on SQLite
+
+
+def test_the_same_events_make_the_same_chain_positions_and_roots_as_on_sqlite(store: PostgresStore) -> None:
+    found: list[Any] = []
+    for each in (store, new_store()):
+        templates = each.get_template_store()
+        first = each.append_events(
+            "dec-1", [created("a\x00\x01\u2028é"), (EventType.POLICY_ATTACHED, BOB, {"min_approvals": 2})], create=True
+        )
+        templates.create_template("t\x00", ALICE, labels=["x\x01"])
+        each.delete_decision("dec-1")
+        each.import_decision_atomic("dec-1", "2024-06-01T00:00:00+00:00", [raw_event(0), raw_event(1, actor_id="\x01\x02\x00")])
+        for number in range(300):
+            append(each, "dec-1", str(number))
+        size, root = each.log_root()
+        proofs = each.inclusion_proof(7), each.consistency_proof(5, 299), each.joint_inclusion_proof([1, 280])
+        found.append((first, each.get_events("dec-1"), each.list_generations("dec-1"), size, root, proofs, templates.list_templates()))
+        assert each.certain_log_root() == (size, root)
+    assert found[0] == found[1]
+    assert found[0][3:5] == (308, found[1][4])
+
+
+def test_a_place_is_told_without_its_password(postgres_server: PostgresServer) -> None:
+    address = postgres_server.address().replace("nexus@", "nexus:s%40cret@") + "&password=other"
+    with open_store(address, "told") as store:
+        assert store.path == f"{postgres_server.address()} (schema told)"
+    assert shown("postgres://u:p@h:5/d?sslpassword=x&sslmode=require&PassWord=y") == "postgres://u@h:5/d?sslmode=require"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "store.db",
+        "mysql://h/d",
+        "postgresql:/h/d",
+        "postgresql://u:se#cret@h/d",
+        "postgresql://u:se\0cret@h/d",
+        "postgresql://[u:secret@h/d",
+    ],
+)
+def test_what_is_no_address_is_refused_without_repeating_it(address: str) -> None:
+    with pytest.raises(InputError) as caught:
+        PostgresStore(address)
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["postgresql://u:%zzsecret@h/d", "postgresql://u:secret@h/d?no_such=secret", "postgresql://u:se cret@h:x/d"]
+)
+def test_what_libpq_does_not_take_is_refused_without_repeating_it(address: str) -> None:
+    with pytest.raises(InputError) as caught:
+        PostgresStore(address)
+    assert "cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("name", ["", "Nexus", "a-b", 'a"; DROP', "1a", "a" * 64, 5])
+def test_a_schema_has_a_plain_name(postgres_server: PostgresServer, name: Any) -> None:
+    with pytest.raises(InputError):
+        PostgresStore(postgres_server.address(), schema=name)
+
+
+def test_tools_take_an_address_where_they_take_a_path(postgres_server: PostgresServer) -> None:
+    tools = NexusControlTools(db_path=postgres_server.new_database())
+    with closing(tools.store):
+        assert isinstance(tools.store, PostgresStore)
+        assert tools.request("goal", {"type": "human", "id": "alice"}).success
+
+
+def test_without_the_driver_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg_pool", None)
+    with pytest.raises(PostgresDriverMissing, match=r"pip install 'nexus-attest\[postgres\]'"):
+        PostgresStore("postgresql://nobody@localhost:1/nothing")
+
+
+def test_a_database_in_another_encoding_is_refused(postgres_server: PostgresServer) -> None:
+    postgres_server.psql("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(StoreError, match="UTF8"):
+        PostgresStore(postgres_server.address("latin"))
+
+
+def test_existing_things_are_named_as_such(store: PostgresStore) -> None:
+    store.create_decision("a")
+    store.get_template_store().create_template("t", ALICE)
+    with pytest.raises(DecisionExists):
+        store.create_decision("a")
+    with pytest.raises(TemplateExists):
+        store.get_template_store().create_template("t", ALICE)
+    with pytest.raises(StoreConflict):
+        store.import_decision_atomic("b", "2024-06-01", [raw_event(0), raw_event(0)])
+
+
+def test_an_id_that_no_index_can_hold_is_an_input_error_and_nothing_is_written(store: PostgresStore) -> None:
+    name = "".join(map(chr, range(1000, 5000)))
+    with pytest.raises(InputError, match="2,600 bytes"):
+        store.append_events(name, [created()], create=True)
+    assert store.log_root()[0] == 0
+
+
+def test_an_open_store_cannot_be_pickled(store: PostgresStore) -> None:
+    with pytest.raises(TypeError):
+        pickle.dumps(store._database)  # pyright: ignore[reportPrivateUsage]
+
+
+def test_two_stores_on_one_database_see_what_the_other_wrote(postgres_server: PostgresServer, schema: str) -> None:
+    with open_store(postgres_server.address(), schema) as first, open_store(postgres_server.address(), schema) as second:
+        first.append_events("dec-1", [created()], create=True)
+        assert append(second, "dec-1").seq == 1
+        with first.snapshot():
+            assert len(first.get_events("dec-1")) == 2
+            append(second, "dec-1")
+            assert len(first.get_events("dec-1")) == 2
+        assert first.log_root() == second.log_root() == (4, first.log_root()[1])
+
+
+def test_a_transaction_cannot_begin_inside_a_snapshot(store: PostgresStore) -> None:
+    with pytest.raises(RuntimeError), store.snapshot():
+        store.create_decision("a")
+    store.create_decision("a")
+
+
+# -- append-only
+
+
+TABLES = ["decisions", "decision_events", "templates", "template_events", "log", "checkpoints", "imports", "schema_versions"]
+
+
+@pytest.fixture
+def filled(store: PostgresStore) -> PostgresStore:
+    store.import_decision_atomic("dec-1", "2024-06-01", [raw_event(0, digest=created_digest())])
+    store.get_template_store().create_template("t", ALICE)
+    assert store.verify_log().errors == []
+    return store
+
+
+def created_digest() -> str:
+    return event_digest("DECISION_CREATED", '{"goal":"g"}')
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_nobody_can_change_or_delete_a_row_nor_the_owner_nor_a_replica(
+    postgres_server: PostgresServer, filled: PostgresStore, schema: str, table: str
+) -> None:
+    column = postgres_server.psql(f"SELECT attname FROM pg_attribute WHERE attrelid = '{schema}.{table}'::regclass AND attnum = 1")
+    statements = [
+        f"UPDATE {schema}.{table} SET {column} = {column}",
+        f"UPDATE {schema}.{table} SET {column} = {column} WHERE false",
+        f"DELETE FROM {schema}.{table}",
+        f"TRUNCATE {schema}.{table} CASCADE",
+    ]
+    with psycopg.connect(postgres_server.address(), autocommit=True) as other:
+        for role in ("origin", "replica"):
+            other.execute(f"SET session_replication_role = {role}")  # pyright: ignore
+            for statement in statements:
+                with pytest.raises(psycopg.errors.RestrictViolation, match="is append-only"):
+                    other.execute(statement)  # pyright: ignore
+    assert filled.verify_log().errors == []
+
+
+@pytest.mark.parametrize("position", [1, 5, 7])
+def test_no_leaf_goes_anywhere_but_to_the_end(postgres_server: PostgresServer, filled: PostgresStore, schema: str, position: int) -> None:
+    assert filled.log_root()[0] == 3
+    with psycopg.connect(postgres_server.address(), autocommit=True) as other, pytest.raises(psycopg.IntegrityError):
+        other.execute(f"INSERT INTO {schema}.log VALUES ({position}, decode(repeat('00', 32), 'hex'), 'event')")  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("damage", "finding"),
+    [
+        ("DROP TRIGGER log_refuse_change ON {0}.log", "schema: the trigger log_refuse_change is missing or was changed"),
+        ("ALTER TABLE {0}.log DISABLE TRIGGER log_refuse_gap", "schema: the trigger log_refuse_gap is missing or was changed"),
+        (
+            "ALTER TABLE {0}.decisions ENABLE TRIGGER decisions_refuse_change",
+            "schema: the trigger decisions_refuse_change is missing or was changed",
+        ),
+        (
+            "CREATE OR REPLACE FUNCTION {0}.refuse_checkpoint() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+            "schema: the trigger checkpoints_refuse_insert is missing or was changed",
+        ),
+        (
+            "CREATE TRIGGER other BEFORE INSERT ON {0}.log FOR EACH ROW EXECUTE FUNCTION {0}.refuse_change()",
+            "schema: the trigger 'other' on log is not of this schema",
+        ),
+        ("CREATE RULE quiet AS ON INSERT TO {0}.log DO INSTEAD NOTHING", "schema: the rule 'quiet' on log is not of this schema"),
+        ("ALTER TABLE {0}.log DROP CONSTRAINT log_pkey", "schema: the table log lacks a constraint (PRIMARY KEY)"),
+        (
+            "ALTER TABLE {0}.imports DROP CONSTRAINT imports_decision_id_generation_fkey",
+            "schema: the table imports lacks a constraint (REFERENCES)",
+        ),
+        ("GRANT UPDATE ON {0}.log TO PUBLIC", "schema: PUBLIC may UPDATE on log"),
+        ("GRANT DELETE ON {0}.log_tiles TO nexus_writer", "schema: nexus_writer may DELETE on log_tiles"),
+        ("GRANT INSERT ON {0}.log TO nexus_reader", "schema: nexus_reader may INSERT on log"),
+    ],
+)
+def test_what_guards_the_rows_is_verified_with_them(
+    postgres_server: PostgresServer, filled: PostgresStore, schema: str, damage: str, finding: str
+) -> None:
+    initialize(postgres_server.address(), schema=schema)
+    assert filled.verify_log().errors == []
+    postgres_server.psql(damage.format(schema))
+    assert filled.verify_log().errors == [finding]
+
+
+def test_a_row_that_was_edited_by_the_owner_is_found(postgres_server: PostgresServer, filled: PostgresStore, schema: str) -> None:
+    postgres_server.psql(
+        f"ALTER TABLE {schema}.decision_events DISABLE TRIGGER ALL; UPDATE {schema}.decision_events SET actor_id = 'mallory';"
+        f"ALTER TABLE {schema}.decision_events ENABLE ALWAYS TRIGGER decision_events_refuse_change"
+    )
+    assert filled.verify_log().errors[-2:] == [
+        "decision dec-1 generation 1 event 0: the chain hash does not match the row",
+        "log: the leaf at position 2 does not match its event",
+    ]
+
+
+def test_rows_that_a_rule_drops_are_not_acknowledged(postgres_server: PostgresServer, filled: PostgresStore, schema: str) -> None:
+    postgres_server.psql(f"CREATE RULE quiet AS ON INSERT TO {schema}.decision_events DO INSTEAD NOTHING")
+    with pytest.raises(StoreError, match="the database dropped 1 of 1 new rows"):
+        append(filled, "dec-1")
+    assert filled.log_root()[0] == 3
+
+
+def test_a_wrong_cached_hash_is_named_and_never_signed(postgres_server: PostgresServer, store: PostgresStore, schema: str) -> None:
+    store.append_events("dec-1", [created()] * 300, create=True)
+    right = store.certain_log_root()
+    postgres_server.psql(
+        f"INSERT INTO {schema}.log_tiles SELECT number, decode(repeat('00', 32), 'hex'), "
+        f"sha256(convert_to('nexus-control log tile 0 ', 'UTF8') || decode(repeat('00', 32), 'hex')) FROM {schema}.log_tiles"
+    )
+    with open_store(postgres_server.address(), schema) as other:
+        assert other.certain_log_root() == other.log_root() == right
+        assert other.verify_log().errors == ["tile 0: the cached hash of positions 1 to 256 is wrong"]
+
+
+# -- making it, and who may
+
+
+def test_a_database_without_a_store_is_refused_where_none_may_be_made(postgres_server: PostgresServer) -> None:
+    address = postgres_server.new_database()
+    with pytest.raises(SchemaMissing, match="nexus-attest db init"):
+        PostgresStore(address, create=False)
+    assert postgres_server.psql("SELECT count(*) FROM pg_namespace WHERE nspname = 'nexus_attest'", address) == "0"
+
+
+def test_a_schema_of_a_newer_release_is_left_alone(postgres_server: PostgresServer, schema: str) -> None:
+    open_store(postgres_server.address(), schema).close()
+    postgres_server.psql(f"INSERT INTO {schema}.schema_versions VALUES (99)")
+    with pytest.raises(SchemaTooNew, match="99"):
+        open_store(postgres_server.address(), schema)
+
+
+def test_stores_that_are_opened_at_once_make_one_schema(postgres_server: PostgresServer, schema: str) -> None:
+    problems: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            open_store(postgres_server.address(), schema).close()
+        except BaseException as error:  # shown by the assertion below
+            problems.append(error)
+
+    run_together([work] * 6)
+    assert problems == []
+
+
+def run_together(works: list[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture
+def shared(postgres_server: PostgresServer) -> str:
+    """A database set up by the printed script, with a writer and a reader who can log in; roles belong to the whole server."""
+    address = postgres_server.new_database()
+    postgres_server.psql(script(DEFAULT_SCHEMA, with_roles=True), address)
+    for role in ("writer", "reader"):
+        with suppress(AssertionError):
+            postgres_server.psql(f"CREATE ROLE app_{role} LOGIN IN ROLE nexus_{role}")
+    return address
+
+
+def test_setting_up_a_second_time_changes_nothing(shared: str) -> None:
+    assert initialize(shared)["from"] == initialize(shared)["to"]
+    with PostgresStore(shared) as store:
+        assert store.verify_log().errors == []
+
+
+def test_a_writer_can_do_everything_that_tools_do_and_only_insert_and_read(postgres_server: PostgresServer, shared: str) -> None:
+    address = shared.replace("nexus@", "app_writer@")
+    with PostgresStore(address) as store:
+        store.append_events("dec-1", [created()] * 300, create=True)
+        store.get_template_store().create_template("t", ALICE)
+        store.import_decision_atomic("dec-1", "2024-06-01", [raw_event(0, digest=created_digest())], overwrite=True)
+        store.delete_decision("dec-1")
+        assert store.verify_log().errors == []
+        for right in ("UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"):
+            for table in [*TABLES, "log_tiles"]:
+                assert postgres_server.psql(f"SELECT has_table_privilege('nexus_attest.{table}', '{right}')", address) == "f"
+        with pytest.raises(AssertionError, match="permission denied"):
+            postgres_server.psql("CREATE TABLE nexus_attest.more ()", address)
+
+
+def test_a_reader_only_reads(shared: str) -> None:
+    with PostgresStore(shared) as store:
+        store.create_decision("dec-1")
+    with PostgresStore(shared.replace("nexus@", "app_reader@")) as store:
+        assert store.decision_exists("dec-1")
+        assert store.verify_log().errors == []
+        with pytest.raises(StoreReadOnly, match="nexus_writer"):
+            store.create_decision("dec-2")
+
+
+def test_who_may_make_nothing_is_told_who_can(postgres_server: PostgresServer, shared: str) -> None:  # noqa: ARG001
+    address = postgres_server.new_database().replace("nexus@", "app_writer@")
+    with pytest.raises(SchemaMissing, match="owner run `nexus-attest db init`"):
+        PostgresStore(address)
+    with pytest.raises(StoreReadOnly):
+        initialize(address)
+
+
+# -- writers at once
+
+
+def test_threads_that_write_at_once_share_commits_and_a_failure_undoes_its_own_alone(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: Counter[str] = Counter()
+    whole = PgConnection.execute
+
+    def counted(self: PgConnection, sql: str, parameters: Any = (), /) -> Any:
+        statements[sql] += 1
+        return whole(self, sql, parameters)
+
+    monkeypatch.setattr(PgConnection, "execute", counted)
+    barrier = threading.Barrier(16)
+    refused: list[str] = []
+
+    def work(number: int) -> None:
+        for turn in range(6):
+            barrier.wait()
+            try:
+                with store.transaction():
+                    store.append_events(f"{number}-{turn}", [created()], create=True)
+                    if number % 4 == 0:
+                        raise LookupError
+            except LookupError:
+                refused.append(f"{number}-{turn}")
+            else:
+                assert store.decision_exists(f"{number}-{turn}")
+
+    run_together([lambda number=number: work(number) for number in range(16)])
+    assert len(refused) == 24
+    assert sorted(name for name, _ in store.list_decisions()) == sorted(f"{n}-{t}" for n in range(16) for t in range(6) if n % 4)
+    assert store.log_root()[0] == 72 * 2
+    assert store.verify_log().errors == []
+    assert 0 < statements["COMMIT"] < 72  # with one for each there would be 72
+
+
+def test_one_of_many_workers_gets_each_execution(postgres_server: PostgresServer, schema: str) -> None:
+    runs: Counter[str] = Counter()
+
+    class Router:
+        def run(self, **given: Any) -> dict[str, Any]:
+            runs[given["goal"]] += 1
+            return {"run_id": given["goal"], "steps_executed": 0}
+
+        def get_adapter_capabilities(self, adapter_id: str) -> set[str] | None:  # noqa: ARG002
+            return None
+
+    actor = {"type": "human", "id": "alice"}
+    stores = [PostgresStore(postgres_server.address(), schema=schema) for _ in range(4)]
+    tools = [NexusControlTools(store) for store in stores]
+    ids: list[str] = []
+    for goal in "abcde":
+        ids.append(tools[0].request(goal, actor, min_approvals=1).data["request_id"])
+        tools[0].approve(ids[-1], actor)
+    outcomes: list[Any] = []
+    barrier = threading.Barrier(16)
+
+    def work(number: int) -> None:
+        for decision_id in ids:
+            barrier.wait()
+            outcomes.append(tools[number % 4].execute(decision_id, "a", actor, Router()))
+
+    run_together([lambda number=number: work(number) for number in range(16)])
+    assert dict(runs) == dict.fromkeys("abcde", 1)
+    assert Counter(outcome.code for outcome in outcomes)[None] == 5
+    assert {outcome.code for outcome in outcomes} <= {None, "ALREADY_EXECUTED", "EXECUTION_IN_PROGRESS"}
+    assert stores[0].verify_log().errors == []
+    for store in stores:
+        store.close()
+
+
+def test_a_writer_who_waits_too_long_for_another_process_is_told(
+    postgres_server: PostgresServer, store: PostgresStore, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "LOCK_TIMEOUT_SECONDS", 1)
+    with psycopg.connect(postgres_server.address()) as other:
+        other.execute(take_lock(schema))  # pyright: ignore
+        with pytest.raises(StoreBusy, match="another writer holds the lock"):
+            store.create_decision("dec-1")
+    store.create_decision("dec-1")
+
+
+# -- connections that end
+
+
+def end_connections(server: PostgresServer, schema: str) -> None:
+    server.psql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query !~ 'no{schema}'")
+
+
+def test_idle_connections_that_the_server_ended_are_replaced(postgres_server: PostgresServer, store: PostgresStore, schema: str) -> None:
+    store.create_decision("dec-1")
+    end_connections(postgres_server, schema)
+    assert store.decision_exists("dec-1")
+    end_connections(postgres_server, schema)
+    assert append(store, "dec-1").seq == 0
+
+
+def test_a_connection_that_ends_in_a_transaction_takes_all_of_it_along(
+    postgres_server: PostgresServer, store: PostgresStore, schema: str
+) -> None:
+    with pytest.raises(StoreUnreachable, match="nothing was written"), store.transaction():  # noqa: PT012
+        store.create_decision("dec-1")
+        end_connections(postgres_server, schema)
+        store.create_decision("dec-2")
+    assert store.list_decisions() == []
+    with pytest.raises(StoreUnreachable, match="nothing was written"), store.transaction():  # noqa: PT012
+        store.create_decision("dec-1")
+        end_connections(postgres_server, schema)
+    assert store.list_decisions() == []
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_commit_whose_answer_is_lost_is_looked_up(store: PostgresStore, monkeypatch: pytest.MonkeyPatch, arrived: bool) -> None:
+    whole = PgConnection.execute
+
+    def cut(self: PgConnection, sql: str, parameters: Any = (), /) -> Any:
+        if sql == "COMMIT":
+            if arrived:
+                whole(self, sql)
+            self.raw.close()
+            raise psycopg.OperationalError("cut")
+        return whole(self, sql, parameters)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PgConnection, "execute", cut)
+        if arrived:
+            store.append_events("dec-1", [created()], create=True)
+        else:
+            with pytest.raises(StoreUnreachable, match="nothing was written"):
+                store.append_events("dec-1", [created()], create=True)
+    assert store.decision_exists("dec-1") is arrived
+
+
+def test_a_commit_that_nobody_can_look_up_is_unknown(
+    postgres_server: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(driver, "_POOL_TIMEOUT_SECONDS", 1)
+    whole = PgConnection.execute
+
+    def cut(self: PgConnection, sql: str, parameters: Any = (), /) -> Any:
+        if sql == "COMMIT":
+            postgres_server.kill()
+        return whole(self, sql, parameters)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PgConnection, "execute", cut)
+        with pytest.raises(CommitUnknown, match="read again what is stored"):
+            store.append_events("dec-1", [created()], create=True)
+    with pytest.raises(StoreUnreachable):
+        store.decision_exists("dec-1")
+    postgres_server.start()
+    assert store.decision_exists("dec-1") is False
+    store.append_events("dec-1", [created()], create=True)
+    assert store.verify_log().errors == []
+
+
+def test_a_server_that_is_not_there_is_told(postgres_server: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "_POOL_TIMEOUT_SECONDS", 1)
+    store.create_decision("dec-1")
+    postgres_server.stop()
+    try:
+        with pytest.raises(StoreUnreachable, match="check"):
+            store.create_decision("dec-2")
+        with pytest.raises(StoreUnreachable, match="check"):
+            PostgresStore(postgres_server.address())
+    finally:
+        postgres_server.start()
+    store.create_decision("dec-2")
+    assert store.log_root()[0] == 2
+
+
+def test_a_child_process_has_connections_of_its_own(store: PostgresStore) -> None:
+    store.create_decision("dec-1")
+    assert in_child(lambda: [append(store, "dec-1").seq, store.log_root()[0]]) == [0, 2]
+    assert append(store, "dec-1").seq == 1
+    with store.transaction():
+        append(store, "dec-1")
+        assert in_child(lambda: store.log_root()[0]) == 3
+    assert store.log_root()[0] == 4
+
+
+def test_a_block_that_was_forked_ends_only_in_the_parent(store: PostgresStore) -> None:
+    store.create_decision("dec-1")
+    with store.transaction():
+        append(store, "dec-1")
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writer, b"x")
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)
+    assert store.log_root()[0] == 2
+
+
+def test_a_store_that_was_closed_by_another_thread_says_so(store: PostgresStore) -> None:
+    with store.snapshot():
+        store.close()
+        assert store.log_root()[0] == 0
+    with pytest.raises(StoreClosed):
+        store.log_root()
+    with pytest.raises(StoreClosed):
+        store.create_decision()
+
+
+def test_many_readers_at_once_share_a_few_connections(store: PostgresStore) -> None:
+    store.append_event(store.create_decision("dec-1"), CREATION, ALICE, {})
+    found: list[int] = []
+    run_together([lambda: found.extend(len(store.get_events("dec-1")) for _ in range(5))] * 24)
+    assert found == [1] * 120

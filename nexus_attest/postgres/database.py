@@ -24,7 +24,7 @@ from nexus_attest.postgres.driver import PgConnection, Pool, Raw, connect, fault
 from nexus_attest.postgres.writer import Writer
 from nexus_control import fork
 from nexus_control.backend import Connection
-from nexus_control.errors import CommitUnknown, SchemaMissing, StoreClosed, StoreError, StoreReadOnly, StoreUnreachable
+from nexus_control.errors import CommitUnknown, SchemaMissing, StoreBusy, StoreClosed, StoreError, StoreReadOnly, StoreUnreachable
 
 __all__ = ["PostgresDatabase"]
 
@@ -105,24 +105,38 @@ class PostgresDatabase:
     # -- connections ----------------------------------------------------------------------------------------------------------
 
     def lend(self) -> PgConnection:
-        """A connection of the pool. Raises StoreClosed, StoreUnreachable."""
-        with self._guard:
-            if self._closed:
-                raise StoreClosed(_CLOSED)
-            if self._pool is None:
-                self._pool = open_pool(self._address, self._schema, self._pool_size)
-            pool = self._pool
+        """A connection of the pool, until `take_back`. Raises StoreClosed, StoreUnreachable, StoreBusy when all of them are in use."""
+        pool = self._open_pool()
         try:
-            return PgConnection(pool.getconn())
+            return PgConnection(pool.getconn(), pool)
         except faults() as error:
             if self._closed:
                 raise StoreClosed(_CLOSED) from None
+            if pool.get_stats().get("pool_size", 0) >= self._pool_size:
+                raise StoreBusy(f"{self.path}: all {self._pool_size} connections of this process are in use; try again") from error
+        # A pool that could not connect waits longer from try to try. So ask the server itself, which names the reason, or is there again.
+        self.connect().close()
+        try:
+            pool = self._open_pool(instead_of=pool)
+            return PgConnection(pool.getconn(), pool)
+        except faults() as error:
             raise_named(error, self.path, lost=True)
 
+    def _open_pool(self, *, instead_of: Pool | None = None) -> Pool:
+        with self._guard:
+            if self._closed:
+                raise StoreClosed(_CLOSED)
+            if self._pool is None or self._pool is instead_of:
+                self._pool = open_pool(self._address, self._schema, self._pool_size)
+            pool = self._pool
+        if instead_of is not None:
+            instead_of.close()
+        return pool
+
     def take_back(self, connection: PgConnection) -> None:
-        """Return a connection to the pool, which throws away a broken one and undoes what is open on it."""
-        if self._pool is not None:
-            self._pool.putconn(connection.raw)
+        """Return a connection to its pool, which throws away a broken one and undoes what is open on it."""
+        if connection.pool is not None:
+            connection.pool.putconn(connection.raw)
 
     @property
     def session(self) -> _Session | None:

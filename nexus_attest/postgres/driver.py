@@ -73,12 +73,16 @@ else:
 
 
 class PgConnection:
-    """A connection as the engine's statements want it. `leaf` is the last leaf of the log that was inserted: position and hash."""
+    """A connection as the engine's statements want it, and the pool that it goes back to.
 
-    __slots__ = ("leaf", "raw")
+    `leaf` is the last leaf of the log that was inserted: position and hash.
+    """
 
-    def __init__(self, raw: Raw) -> None:
+    __slots__ = ("leaf", "pool", "raw")
+
+    def __init__(self, raw: Raw, pool: Pool | None = None) -> None:
         self.raw = raw
+        self.pool = pool
         self.leaf: tuple[int, bytes] | None = None
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:

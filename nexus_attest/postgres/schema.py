@@ -222,14 +222,18 @@ def script(schema: str, *, with_roles: bool) -> str:
     return "\n".join(["BEGIN;", _ddl(schema), *([_roles(schema)] if with_roles else []), "COMMIT;", ""])
 
 
+_STORED_SCHEMA = """
+    SELECT has_schema_privilege(n.oid, 'USAGE') AS usable, c.oid AS versions
+    FROM pg_namespace AS n LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'schema_versions' WHERE n.nspname = ?"""
+
+
 def version(connection: PgConnection, schema: str) -> int:
     """Which version the schema has, 0 when there is none. Raises SchemaTooNew, SchemaMissing where this role may not even look."""
-    found, usable = connection.execute(
-        "SELECT to_regnamespace(?) IS NOT NULL, COALESCE(has_schema_privilege(to_regnamespace(?), 'USAGE'), false)", (schema, schema)
-    ).fetchone()
-    if found and not usable:
+    # Asked of the catalog's tables: functions like to_regclass may still say what was there before this transaction waited for the lock.
+    row = connection.execute(_STORED_SCHEMA, (schema,)).fetchone()
+    if row is not None and not row["usable"]:
         raise SchemaMissing(f"this role may not use the schema {schema}; connect as a member of {WRITER} or {READER}")
-    if not found or connection.execute("SELECT to_regclass(?)", (f"{schema}.schema_versions",)).fetchone()[0] is None:
+    if row is None or row["versions"] is None:
         return 0
     number: int = connection.execute(f"SELECT COALESCE(MAX(version), 0) FROM {schema}.schema_versions").fetchone()[0]
     if number > len(_MIGRATIONS):

@@ -1,0 +1,111 @@
+"""The command line on PostgreSQL: the same commands, `db init`, and `migrate` either way."""
+
+from pathlib import Path
+
+import pytest
+from cli_testing import ADAPTER, CommandLine, program
+from postgres_testing import PostgresServer
+from test_copying import fill
+
+from nexus_attest.postgres import PostgresStore
+from nexus_control import copying
+from nexus_control.copying import copy_store
+from nexus_control.errors import StoresDiffer
+from nexus_control.store import DecisionStore
+
+
+@pytest.fixture
+def cli(tmp_path: Path, postgres_server: PostgresServer) -> CommandLine:
+    """Its store is a new database, whose address holds a password that nothing may show."""
+    return CommandLine(tmp_path, extra={"NEXUS_ATTEST_DB": postgres_server.new_database().replace("nexus@", "nexus:hunt%65r2@")})
+
+
+def address_of(cli: CommandLine) -> str:
+    return cli.extra["NEXUS_ATTEST_DB"]
+
+
+def test_a_decision_goes_all_the_way(cli: CommandLine) -> None:
+    program(cli.folder)
+    assert cli.json("list", code=1)["code"] == "SCHEMA_MISSING"
+    made = cli.json("db", "init")
+    assert (made["from"], made["to"], made["roles"]) == (0, 1, ["nexus_writer", "nexus_reader"])
+    assert cli.json("db", "init")["from"] == 1
+    request_id = cli.approved()
+    run_id = cli.json("execute", request_id, ADAPTER, "--adapters", "adapters.toml")["run_id"]
+    assert cli.json("status", request_id)["state"] == "completed"
+    assert cli.json("runs", "show", run_id)["status"] == "COMPLETED"
+    assert cli.json("log", "verify")["size"] == 7
+    (runs,) = (cli.folder / "home" / ".local/share/nexus-attest").glob("postgresql-*.db.runs")
+    assert runs.is_file()
+
+
+def test_a_command_that_records_makes_the_tables(cli: CommandLine) -> None:
+    request_id = cli.json("request", "do it")["request_id"]
+    assert cli.json("list")["requests"][0]["request_id"] == request_id
+
+
+def test_no_output_has_the_password(cli: CommandLine) -> None:
+    address = address_of(cli)
+    outputs = [
+        cli.run("db", "init"),
+        cli.run("request", "do it", "--db", address),
+        cli.run("mcp", "config", "claude-desktop", "--db", address),
+        cli.run("doctor"),
+        cli.run("backup", "x.db"),
+        cli.run("migrate", address, "copy.db"),
+        cli.run("migrate", "copy.db", address, "--json"),
+        cli.run("list", "--db", address.replace("host=", "host=/nowhere&x=")),
+        cli.run("list", "--db", "postgresql://nexus:hunter2@localhost:1/x", "--debug"),
+    ]
+    assert [output for output in outputs if "hunter2" in output.out + output.err or "hunt%65r2" in output.out + output.err] == []
+    assert "STORE_NOT_A_FILE" in outputs[3].err + outputs[4].err
+    assert "STORE_UNREACHABLE" in outputs[-1].err
+
+
+def test_the_printed_script_makes_the_same_database(cli: CommandLine, postgres_server: PostgresServer) -> None:
+    sql = cli.run("db", "init", "--print").out
+    assert cli.json("db", "init", "--print")["sql"] == sql
+    assert "CREATE ROLE" not in cli.run("db", "init", "--print", "--without-roles").out
+    address = postgres_server.new_database()
+    postgres_server.psql(sql, address)
+    assert cli.json("log", "verify", "--db", address)["ok"] is True
+    assert postgres_server.dump(address) == (cli.json("db", "init"), postgres_server.dump(address_of(cli)))[1]
+
+
+def test_a_store_moves_to_postgres_and_back_with_every_row(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_STEP", 40)
+    path = cli.folder / "old.db"
+    with DecisionStore(path) as store:
+        fill(store)
+        store.append_events("long", [], create=True)
+        expected = store.log_root()
+    there = cli.json("migrate", str(path), address_of(cli))
+    assert (there["size"], there["root"], there["copied"], there["checkpoints"]) == (*expected, expected[0], 3)
+    back = cli.json("migrate", address_of(cli), "new.db")
+    assert (back["root"], back["errors"]) == (expected[1], [])
+    with DecisionStore(path) as old, DecisionStore(cli.folder / "new.db") as new, PostgresStore(address_of(cli)) as between:
+        assert old.list_decisions() == new.list_decisions() == between.list_decisions()
+        assert old.checkpoints() == new.checkpoints() == between.checkpoints()
+        assert between.verify_log().errors == []
+    again = cli.run("migrate", str(path), address_of(cli))
+    assert "(0 of them new)" in again.out
+
+
+def test_an_interrupted_move_goes_on_and_a_foreign_target_is_refused(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_STEP", 10)
+
+    def interrupt(done: int, _: int) -> None:
+        if done == 30:
+            raise KeyboardInterrupt
+
+    with DecisionStore() as source, PostgresStore(address_of(cli)) as target:
+        fill(source)
+        with pytest.raises(KeyboardInterrupt):
+            copy_store(source, target, interrupt)
+        assert target.log_root() == source.log_root(30)
+        assert copy_store(source, target).facts == source.log_root()[0] - 30
+        target.create_decision("more")
+        with pytest.raises(StoresDiffer):
+            copy_store(source, target)
+    assert cli.json("migrate", "nowhere.db", "x.db", code=2)["code"] == "STORE_NOT_FOUND"
+    assert not (cli.folder / "x.db").exists()
