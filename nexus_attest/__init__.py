@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import nexus_control
 from nexus_control import __all__ as __all__
-from nexus_control.places import register
+from nexus_control.backends import BACKENDS
 
 if TYPE_CHECKING:
     from nexus_control import *
@@ -33,5 +33,4 @@ def _open_postgres(address: str) -> Any:
     return PostgresStore(address)
 
 
-for _scheme in ("postgresql", "postgres"):
-    register(_scheme, _open_postgres)
+BACKENDS.update(postgresql=_open_postgres, postgres=_open_postgres)

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from nexus_control.backends import BACKENDS
 from nexus_control.database import Database
-from nexus_control.errors import ConcurrencyError
+from nexus_control.errors import ConcurrencyError, InputError
 from nexus_control.event_store import EventItem, EventStore
 from nexus_control.events import Clock, StoredEvent, utc_now
 from nexus_control.header import ImportOrigin
 from nexus_control.log_check import LogVerification
-from nexus_control.places import opener_of
 from nexus_control.schema import SCHEMA, SQLITE
 from nexus_control.sql_store import SqlStore
 
@@ -28,6 +28,13 @@ class DecisionStore(SqlStore):
 
 
 def open_store(place: str | Path) -> EventStore:
-    """The store at a path, `:memory:` or an address of a registered backend. Raises what the backend's constructor raises."""
-    opener = opener_of(place)
-    return DecisionStore(place) if opener is None else opener(str(place))
+    """The store at a path, at `:memory:`, or at an address `scheme://...` that one of `backends` opens.
+
+    Raises InputError for a PostgreSQL address where nexus_attest was not imported, and what the backend's constructor raises.
+    """
+    scheme, separator, _ = place.partition("://") if isinstance(place, str) else ("", "", "")
+    if separator and scheme in BACKENDS:
+        return BACKENDS[scheme](str(place))
+    if separator and scheme in ("postgresql", "postgres"):
+        raise InputError(f"{scheme}:// needs the package nexus-attest: import nexus_attest first")
+    return DecisionStore(place)

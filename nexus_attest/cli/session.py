@@ -121,10 +121,12 @@ class Session:
         return load_trust(path)
 
     def allow_new_store(self) -> None:
-        """Let this command create the store when there is none. Only the default one gets its folder made, for this user alone."""
-        path, is_default = settings.store_place(self._db)
-        if is_default and isinstance(path, Path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Let this command create the store when there is none.
+
+        Only the default one gets its folder made, for this user alone, and what stays on this machine of a store on a server.
+        """
+        if settings.store_place(self._db)[1] or self.store_address is not None:
+            self.local_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._may_create = True
 
     @property
