@@ -155,13 +155,13 @@ def _report(
         return parse_narrative(read_file(Path(subject), MAX_NARRATIVE_BYTES)), {"narrative": subject}
     if bodies is not None and exchanges is None:
         raise typer.BadParameter("bodies belong to an exchange store: give --exchanges too", param_hint="--bodies")
-    for path in (session.local_path, exchanges):
+    for path in (session.store_path, exchanges):
         if path is not None and not path.is_file():
             raise StoreMissing(f"there is no store at {path}")
     if bodies is not None and not bodies.is_dir():
         raise StoreMissing(f"there is no folder {bodies}")
     with ExitStack() as stores:
-        queue = stores.enter_context(AttestationQueue(session.local_path))
+        queue = stores.enter_context(AttestationQueue(session.store_path))
         store = None if exchanges is None else stores.enter_context(ExchangeStore(exchanges, bodies))
         compared = bodies is not None
         report = show_intent(
@@ -173,7 +173,7 @@ def _report(
             embed_bodies=embed,
             redact=redact,
         )
-    sources = {"queue": session.local_path, "exchanges": exchanges, "bodies": bodies}
+    sources = {"queue": session.store_path, "exchanges": exchanges, "bodies": bodies}
     return report, {name: str(path) for name, path in sources.items() if path is not None}
 
 

@@ -32,11 +32,11 @@ def _doctor(
     """
     from nexus_attest.operations import Paths, diagnose  # the engine
 
-    findings = diagnose(Paths(store=session.store_path, runs=runs, options=session.same_store), quick=quick)
+    findings = diagnose(Paths(store=session.store_file, runs=runs, options=session.same_store), quick=quick)
     bad = [finding for finding in findings if finding.severity != "note"]
-    data: dict[str, Any] = {"ok": not bad, "store": str(session.store_path), "findings": [finding.to_dict() for finding in findings]}
+    data: dict[str, Any] = {"ok": not bad, "store": str(session.store_file), "findings": [finding.to_dict() for finding in findings]}
     if not bad:
-        session.show(data, lambda: _say_findings(session, findings, f"Nothing is wrong with {session.store_path}"))
+        session.show(data, lambda: _say_findings(session, findings, f"Nothing is wrong with {session.store_file}"))
         return
     text = f"{len(bad)} {'thing needs' if len(bad) == 1 else 'things need'} attention"
     session.fail("ATTENTION_NEEDED", text, data, lambda: _say_findings(session, findings, text), exit_code=1)
@@ -97,7 +97,7 @@ def _restore(
     from nexus_control.markdown import escape, printable
 
     session.allow_new_store()
-    done = restore(file, session.store_path, replace=replace)
+    done = restore(file, session.store_file, replace=replace)
     data: dict[str, Any] = {
         "store": str(done.store),
         "size": done.head.size,

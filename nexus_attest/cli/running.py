@@ -123,8 +123,8 @@ _OUTCOMES = {"not_sent": "not sent", "failed": "failed", "unknown": "outcome unk
 
 
 def runs_path(session: Session, runs: Path | None) -> Path:
-    """The file of the run records: `runs`, or the name of the store, or what stands for it on this machine, with `.runs` after it."""
-    return runs if runs is not None else session.local_path.with_name(session.local_path.name + ".runs")
+    """The file of the run records: `runs`, or the store's name with `.runs` after it."""
+    return runs if runs is not None else session.store_path.with_name(session.store_path.name + ".runs")
 
 
 def new_runs_path(session: Session, runs: Path | None) -> Path:

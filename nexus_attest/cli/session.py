@@ -49,13 +49,13 @@ class Session:
 
     @cached_property
     def store_path(self) -> Path:
-        """The file of the store, absolute: `:memory:` is a file name here too. Raises ConfigError, StoreNotAFile."""
+        """The file of the store, absolute: `:memory:` is a file name here too. The queue of attestations is in it, runs are beside it.
+
+        For a store on a server, a file in the data folder that is named after its address: what stays on this machine. Raises ConfigError.
+        """
         place = settings.store_place(self._db)[0]
         if isinstance(place, str):
-            raise StoreNotAFile(
-                f"{shown(place)} is a database on a server: this command works on files. "
-                "`nexus-attest migrate` copies it into one, verified; its server has its own backups"
-            )
+            return settings.data_folder() / f"postgresql-{sha256(shown(place).encode()).hexdigest()[:16]}.db"
         return place.absolute()
 
     @cached_property
@@ -64,23 +64,22 @@ class Session:
         place = settings.store_place(self._db)[0]
         return place if isinstance(place, str) else None
 
-    @cached_property
-    def local_path(self) -> Path:
-        """The file that stays on this machine: the store's own; for one on a server a file in the data folder, named after its address.
-
-        The queue of attestations is in it, and the records of runs are beside it. Raises ConfigError.
-        """
-        if self.store_address is None:
-            return self.store_path
-        name = sha256(shown(self.store_address).encode()).hexdigest()[:16]
-        return settings.data_folder() / f"postgresql-{name}.db"
+    @property
+    def store_file(self) -> Path:
+        """The file of the store, for what works on files alone. Raises StoreNotAFile, ConfigError."""
+        if self.store_address is not None:
+            raise StoreNotAFile(
+                f"{shown(self.store_address)} is a database on a server, this command works on files: "
+                "`nexus-attest migrate` makes one of it, verified; its server has its own backups"
+            )
+        return self.store_path
 
     @property
     def existing_store_path(self) -> Path:
         """The same, of a file that is there. Raises StoreMissing."""
-        if not self.store_path.exists():
-            raise StoreMissing(f"there is no store at {self.store_path}")
-        return self.store_path
+        if not self.store_file.exists():
+            raise StoreMissing(f"there is no store at {self.store_file}")
+        return self.store_file
 
     @cached_property
     def store(self) -> SqlStore:
@@ -89,7 +88,7 @@ class Session:
             from nexus_attest.postgres import PostgresStore  # which most stores do without
 
             return self._open.enter_context(PostgresStore(self.store_address, create=self._may_create))
-        path = self.store_path if self._may_create else self.existing_store_path
+        path = self.store_file if self._may_create else self.existing_store_path
         return self._open.enter_context(DecisionStore(path))
 
     @cached_property
@@ -126,7 +125,7 @@ class Session:
         Only the default one gets its folder made, for this user alone, and what stays on this machine of a store on a server.
         """
         if settings.store_place(self._db)[1] or self.store_address is not None:
-            self.local_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.store_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._may_create = True
 
     @property

@@ -86,7 +86,7 @@ def _enqueue(
     about: dict[str, Any] = {"run_id": run_id, "env": env, "tenant": tenant, "labels": labels, "claims": claims}
     intents = {prefixed(intent.intent_digest()): intent for intent in (AttestationIntent(kind, digest, **about) for digest in found)}
     session.allow_new_store()
-    with AttestationQueue(session.local_path) as queue:
+    with AttestationQueue(session.store_path) as queue:
         new = [queue_id for queue_id in intents if queue.get_status(queue_id) is None]
         queue.enqueue_many(intents.values())
         data = {
@@ -143,9 +143,9 @@ def _status(
     from nexus_attest.cli.witnessing import intent_report, queue_report
     from nexus_control.integrity import prefixed, unprefixed
 
-    if not session.local_path.is_file():
-        raise StoreMissing(f"there is no store at {session.local_path}")
-    with AttestationQueue(session.local_path) as queue:
+    if not session.store_path.is_file():
+        raise StoreMissing(f"there is no store at {session.store_path}")
+    with AttestationQueue(session.store_path) as queue:
         if intent is None:
             queue_report(session, queue)
         else:

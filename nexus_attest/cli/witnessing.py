@@ -44,8 +44,8 @@ def witness_queue(session: Session, network: Network, order: Order) -> None:
     Ctrl-C and SIGTERM end it at once; whatever was under way is followed by the next run. Raises StoreMissing, SignerMissing, what opening
     the signer raises, WrongNetwork, SignerFailed and StoreError.
     """
-    if not session.local_path.is_file():
-        raise StoreMissing(f"there is no store at {session.local_path}; `nexus-attest witness enqueue` makes one")
+    if not session.store_path.is_file():
+        raise StoreMissing(f"there is no store at {session.store_path}; `nexus-attest witness enqueue` makes one")
     signer = network.open_signer()
     settings = replace(network.batching, max_age=0) if order.drain else network.batching
     with AttestationQueue(session.store_path) as queue:
