@@ -29,6 +29,7 @@ __all__ = [
     "HEADER_COLUMNS",
     "RAW_KEYS",
     "ChainWriter",
+    "Prepared",
     "Tip",
     "payload_or_nothing",
     "prepare",
@@ -91,17 +92,22 @@ def tip_of(connection: Connection, decision_id: str) -> Tip | None:
 
 
 class ChainWriter:
-    """Chains new rows of one decision to its tip and to the log, inside a transaction; `flush` inserts what was collected."""
+    """Chains new rows of one decision to its tip and to the log, inside a transaction; `flush` inserts what was collected.
 
-    def __init__(self, connection: Connection, decision_id: str, tip: Tip | None) -> None:
+    With the writer of another decision, `beside`, both collect into the same log and the same rows, and flushing one flushes both.
+    """
+
+    def __init__(self, connection: Connection, decision_id: str, tip: Tip | None, *, beside: "ChainWriter | None" = None) -> None:
         self._connection = connection
         self._decision_id = decision_id
         self.generation, self.seq, self.prev_hash = (0, 0, ZERO_HASH) if tip is None else (tip.generation, tip.next_seq, tip.chain_hash)
-        self._events: list[tuple[object, ...]] = []
-        self.log = LogWriter(connection, None if tip is None else tip.position)
+        self.live = tip is not None and tip.live
+        self._events: list[tuple[object, ...]] = [] if beside is None else beside._events
+        self.log = LogWriter(connection, None if tip is None else tip.position) if beside is None else beside.log
 
     def header(self, created_at: str, copy: HeaderCopy, *, tombstone: bool = False) -> None:
         """Insert the header of the next generation."""
+        self.live = not tombstone
         self.generation, self.seq, prev_hash = self.generation + 1, 0, self.prev_hash
         name, generation = self._decision_id, self.generation
         record = generation_record(decision_id=name, generation=generation, created_at=created_at, tombstone=tombstone, prev_hash=prev_hash)
@@ -133,10 +139,15 @@ class ChainWriter:
     def flush(self) -> None:
         """Insert the collected events and all leaves."""
         insert(self._connection, _INSERT_EVENT, self._events)
+        self._events.clear()
         self.log.flush()
 
 
-def prepare(item: EventItem) -> tuple[EventType, Actor, dict[str, Any], str, str]:
+Prepared: TypeAlias = tuple[EventType, Actor, dict[str, Any], str, str]
+"""Type, actor, payload, its canonical text and digest of an event that will be stored."""
+
+
+def prepare(item: EventItem) -> Prepared:
     """Everything of an event that needs no lock: type, actor, payload, its canonical text, its digest."""
     given_type, actor, given_payload = item
     event_type = _TYPES.get(require_text(given_type, "event_type"))

@@ -8,6 +8,7 @@ The store accepts any event; whether a command may happen is judged above it, in
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, cast
@@ -15,7 +16,17 @@ from typing import Any, Self, cast
 from nexus_control.backend import Backend, Dialect, insert
 from nexus_control.checkpoint import Checkpoint, SignedNote
 from nexus_control.errors import ConcurrencyError, DecisionNotFound, InputError, MalformedEvent, StoreUnreadable
-from nexus_control.event_rows import EVENT_COLUMNS, RAW_KEYS, ChainWriter, payload_or_nothing, prepare, raw_row, stored_event, tip_of
+from nexus_control.event_rows import (
+    EVENT_COLUMNS,
+    RAW_KEYS,
+    ChainWriter,
+    Prepared,
+    payload_or_nothing,
+    prepare,
+    raw_row,
+    stored_event,
+    tip_of,
+)
 from nexus_control.event_store import EventItem
 from nexus_control.events import (
     Clock,
@@ -30,7 +41,7 @@ from nexus_control.log import Log
 from nexus_control.log_check import LogVerification, chained_events, check_decision, check_store
 from nexus_control.template import TemplateStore
 
-__all__ = ["SqlStore"]
+__all__ = ["Append", "SqlStore"]
 
 _NEWEST = "SELECT generation, tombstone FROM decisions WHERE decision_id = ? ORDER BY generation DESC LIMIT 1"
 _EVENTS_OF_NEWEST = f"""
@@ -63,6 +74,16 @@ _ORIGIN = """
     FROM decisions AS d LEFT JOIN imports AS i ON i.decision_id = d.decision_id AND i.generation = d.generation
     WHERE d.decision_id = ? ORDER BY d.generation DESC LIMIT 1"""
 _INSERT_IMPORT = "INSERT INTO imports (decision_id, generation, events) VALUES (?, ?, ?)"
+
+
+@dataclass(frozen=True)
+class Append:
+    """What `append_events` was asked for, with everything done that needs no lock."""
+
+    decision_id: str
+    prepared: list[Prepared]
+    expected_seq: int | None
+    create: bool
 
 
 class SqlStore:
@@ -150,32 +171,36 @@ class SqlStore:
         Raises DecisionNotFound (or DecisionExists with `create`), ConcurrencyError when `expected_seq` is taken or not reached yet,
         InputError for a wrong type, actor or payload (one that canonical JSON cannot express).
         """
-        decision_id = require_text(decision_id, "decision_id")
-        prepared = [prepare(item) for item in items]
+        return self._append_alone(Append(require_text(decision_id, "decision_id"), [prepare(item) for item in items], expected_seq, create))
+
+    def _append_alone(self, wanted: Append) -> list[StoredEvent]:
         with self._database.transaction() as connection:
-            now = self.clock()
-            ts = now.isoformat()
-            tip = tip_of(connection, decision_id)
-            writer = ChainWriter(connection, decision_id, tip)
-            if create:
-                if tip is not None and tip.live:
-                    raise self._dialect.decision_exists(f"Decision already exists: {decision_id}")
-                facts = ((event_type, actor["type"], actor["id"], payload) for event_type, actor, payload, _, _ in prepared)
-                writer.header(ts, first_events_copy(facts))
-            elif tip is None or not tip.live:
-                raise DecisionNotFound(decision_id)
-            if expected_seq is not None and expected_seq != writer.seq:
-                raise ConcurrencyError(
-                    f"expected the next event of {decision_id} to be {expected_seq}, but it is {writer.seq}; read it again"
-                )
-            stored: list[StoredEvent] = []
-            for event_type, actor, payload, payload_json, digest in prepared:
-                seq, prev_hash = writer.seq, writer.prev_hash
-                writer.event((seq, event_type.value, ts, actor["type"], actor["id"], payload_json, digest), payload_json)
-                chained = (prev_hash, writer.prev_hash, writer.log.position)
-                stored.append(StoredEvent(decision_id, seq, event_type, now, actor, payload, digest, *chained))
+            writer = ChainWriter(connection, wanted.decision_id, tip_of(connection, wanted.decision_id))
+            stored = self._chained(writer, wanted)
             writer.flush()
             return stored
+
+    def _chained(self, writer: ChainWriter, wanted: Append) -> list[StoredEvent]:
+        """The events as they will be stored, collected by the writer; raises before anything is written or collected."""
+        name, now = wanted.decision_id, self.clock()
+        ts = now.isoformat()
+        if wanted.create and writer.live:
+            raise self._dialect.decision_exists(f"Decision already exists: {name}")
+        if not wanted.create and not writer.live:
+            raise DecisionNotFound(name)
+        next_seq = 0 if wanted.create else writer.seq
+        if wanted.expected_seq is not None and wanted.expected_seq != next_seq:
+            raise ConcurrencyError(f"expected the next event of {name} to be {wanted.expected_seq}, but it is {next_seq}; read it again")
+        if wanted.create:
+            facts = ((event_type, actor["type"], actor["id"], payload) for event_type, actor, payload, _, _ in wanted.prepared)
+            writer.header(ts, first_events_copy(facts))
+        stored: list[StoredEvent] = []
+        for event_type, actor, payload, payload_json, digest in wanted.prepared:
+            seq, prev_hash = writer.seq, writer.prev_hash
+            writer.event((seq, event_type.value, ts, actor["type"], actor["id"], payload_json, digest), payload_json)
+            chained = (prev_hash, writer.prev_hash, writer.log.position)
+            stored.append(StoredEvent(name, seq, event_type, now, actor, payload, digest, *chained))
+        return stored
 
     def delete_decision(self, decision_id: str) -> bool:
         """Insert a tombstone: for readers the decision is gone, its generations stay stored. False when there was nothing to delete."""

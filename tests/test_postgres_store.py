@@ -6,7 +6,7 @@ import pickle
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from nexus_control.errors import (
     CommitUnknown,
     DecisionExists,
     InputError,
+    NexusError,
     SchemaMissing,
     SchemaTooNew,
     StoreBusy,
@@ -339,7 +340,7 @@ def test_stores_that_are_opened_at_once_make_one_schema(postgres_server: Postgre
     assert problems == []
 
 
-def run_together(works: list[Callable[[], None]]) -> None:
+def run_together(works: Sequence[Callable[[], object]]) -> None:
     threads = [threading.Thread(target=work) for work in works]
     for thread in threads:
         thread.start()
@@ -433,6 +434,64 @@ def test_threads_that_write_at_once_share_commits_and_a_failure_undoes_its_own_a
     assert store.log_root()[0] == 72 * 2
     assert store.verify_log().errors == []
     assert 0 < statements["COMMIT"] < 72  # with one for each there would be 72
+
+
+def test_appends_of_many_threads_go_in_together_and_each_is_answered_for_itself(store: PostgresStore) -> None:
+    store.append_events("shared", [created()], create=True)
+    store.create_decision("deleted")
+    store.delete_decision("deleted")
+    answers: list[tuple[str, object]] = []
+    unindexable = "".join(map(chr, range(1000, 5000)))
+    calls: dict[str, Callable[[], object]] = {
+        "shared": lambda: append(store, "shared").seq,
+        "no such": lambda: append(store, "no such"),
+        "deleted": lambda: append(store, "deleted"),
+        "late": lambda: store.append_events("shared", [created()], expected_seq=0),
+        "new": lambda: len(store.append_events("new", [created(), created()], create=True)),
+        "long": lambda: store.append_events(unindexable, [created()], create=True),
+        "wrong": lambda: store.append_events("shared", [("NO_SUCH", ALICE, {})]),  # pyright: ignore[reportArgumentType]
+    }
+    barrier = threading.Barrier(4 * len(calls))
+
+    def work(name: str) -> None:
+        for _ in range(5):
+            barrier.wait()
+            try:
+                answers.append((name, calls[name]()))
+            except NexusError as error:
+                answers.append((name, error.code))
+
+    run_together([lambda name=name: work(name) for name in [*calls] * 4])
+    found = Counter(answers)
+    assert {answer: number for answer, number in found.items() if answer[0] != "shared"} == {
+        ("no such", "DECISION_NOT_FOUND"): 20,
+        ("deleted", "DECISION_NOT_FOUND"): 20,
+        ("late", "CONCURRENT_MODIFICATION"): 20,
+        ("new", 2): 1,
+        ("new", "DECISION_EXISTS"): 19,
+        ("long", "INVALID_ARGUMENT"): 20,
+        ("wrong", "INVALID_ARGUMENT"): 20,
+    }
+    assert sorted(seq for name, seq in answers if name == "shared") == list(range(1, 21))
+    assert [event.seq for event in store.get_events("shared")] == list(range(21))
+    assert store.log_root()[0] == 2 + 2 + 20 + 3
+    assert store.verify_log().errors == []
+
+
+def test_appends_that_wait_for_each_other_need_few_commits(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits: list[str] = []
+    whole = PgConnection.execute
+
+    def counted(self: PgConnection, sql: str, parameters: Any = (), /) -> Any:
+        commits.extend([sql] * (sql == "COMMIT"))
+        return whole(self, sql, parameters)
+
+    store.create_decision("d")
+    monkeypatch.setattr(PgConnection, "execute", counted)
+    run_together([lambda: [append(store, "d") for _ in range(10)] and None] * 24)
+    assert len(store.get_events("d")) == 240
+    assert len(commits) < 120
+    assert store.verify_log().errors == []
 
 
 def test_one_of_many_workers_gets_each_execution(postgres_server: PostgresServer, schema: str) -> None:

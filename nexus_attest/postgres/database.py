@@ -147,6 +147,10 @@ class PostgresDatabase:
     def session(self, value: _Session | None) -> None:
         self._local.session = value
 
+    def is_inside_block(self) -> bool:
+        """Whether this thread stands in a `transaction` or `snapshot` block."""
+        return self.session is not None
+
     @property
     def is_writing(self) -> bool:
         """Whether this thread stands in a `transaction` block."""

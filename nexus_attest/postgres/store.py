@@ -1,11 +1,14 @@
 """The store of decisions on PostgreSQL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nexus_attest.postgres import schema as tables
+from nexus_attest.postgres.appends import AppendQueue
 from nexus_attest.postgres.database import PostgresDatabase
-from nexus_control.events import Clock, utc_now
-from nexus_control.sql_store import SqlStore
+from nexus_control.event_rows import prepare
+from nexus_control.event_store import EventItem
+from nexus_control.events import Clock, StoredEvent, require_text, utc_now
+from nexus_control.sql_store import Append, SqlStore
 
 __all__ = ["PostgresStore"]
 
@@ -35,3 +38,14 @@ class PostgresStore(SqlStore):
     ) -> None:
         database = PostgresDatabase(address, tables.require_name(schema), create=create, pool_size=pool_size)
         super().__init__(database, tables.POSTGRES, clock=clock, new_id=new_id)
+        self._is_inside_block = database.is_inside_block
+        self._queue = AppendQueue(database, self._chained, self._append_alone)
+
+    def append_events(
+        self, decision_id: str, items: Sequence[EventItem], *, expected_seq: int | None = None, create: bool = False
+    ) -> list[StoredEvent]:
+        """As `SqlStore.append_events`. Outside of blocks, what several threads append at the same time is committed together."""
+        if self._is_inside_block():
+            return super().append_events(decision_id, items, expected_seq=expected_seq, create=create)
+        name = require_text(decision_id, "decision_id")
+        return self._queue.append(Append(name, [prepare(item) for item in items], expected_seq, create))
