@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import downstream, evidence, growth, reads, runs, scale, serving, startup, syncs, verification, witness, writes
+from bench import downstream, evidence, growth, postgres, races, reads, runs, scale, serving, startup, syncs, verification, witness, writes
 from bench.harness import Benchmark, Result, Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +35,9 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "growth_with_approvers": growth.growth_with_approvers,
     "growth_with_decisions": growth.growth_with_decisions,
     "approve_once": growth.approve_once,
+    "postgres_append": postgres.appends,
+    "postgres_group_commit": postgres.group_commit,
+    "races": races.races,
     "scale": scale.scale,
     "import": startup.imports,
     "help": startup.command_help,

@@ -440,7 +440,7 @@ def test_appends_of_many_threads_go_in_together_and_each_is_answered_for_itself(
     store.append_events("shared", [created()], create=True)
     store.create_decision("deleted")
     store.delete_decision("deleted")
-    answers: list[tuple[str, object]] = []
+    answers: list[tuple[str, Any]] = []
     unindexable = "".join(map(chr, range(1000, 5000)))
     calls: dict[str, Callable[[], object]] = {
         "shared": lambda: append(store, "shared").seq,

@@ -1,0 +1,105 @@
+"""What the store on PostgreSQL costs, against a server that is started for it. Skipped where none is installed."""
+
+import hashlib
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from itertools import cycle
+from time import perf_counter
+
+import psycopg
+import pytest
+
+from bench.harness import Result, Settings, ratio
+from bench.load import measure
+from bench.workload import ALICE, request
+from nexus_attest.postgres import PostgresStore
+from nexus_control.events import EventType
+from nexus_control.tool import NexusControlTools
+from tests.postgres_testing import PostgresServer
+
+_PAYLOAD = {"expires_at": None, "comment": "Checked against the change calendar"}
+_DURABLE = "fsync = on\nfull_page_writes = on\nautovacuum = on"
+_CLIENTS = 32
+
+
+class ChainedFloor:
+    """One connection that does the least a chained log needs: per event the hash, the row, its leaf, and a commit."""
+
+    def __init__(self, address: str) -> None:
+        self._connection = psycopg.connect(address, autocommit=True)
+        self._connection.execute(
+            "CREATE TABLE facts (position bigint PRIMARY KEY, decision_id text, seq bigint, body text, prev bytea, chain bytea, "
+            "UNIQUE (decision_id, seq))"
+        )
+        self._connection.execute("CREATE TABLE leaves (position bigint PRIMARY KEY, leaf bytea)")
+        self._position, self._chain = 0, bytes(32)
+        self._body = "x" * 400
+
+    def append(self) -> None:
+        """One event."""
+        self._position += 1
+        chain = hashlib.sha256(self._chain + self._body.encode()).digest()
+        with self._connection.transaction():
+            row = (self._position, "decision", self._position, self._body, self._chain, chain)
+            self._connection.execute("INSERT INTO facts VALUES (%s, %s, %s, %s, %s, %s)", row)
+            self._connection.execute("INSERT INTO leaves VALUES (%s, %s)", (self._position, hashlib.sha256(b"\0" + chain).digest()))
+        self._chain = chain
+
+    def rate(self, seconds: float) -> float:
+        """Events per second."""
+        began, before = perf_counter(), self._position
+        while perf_counter() < began + seconds:
+            self.append()
+        return (self._position - before) / (perf_counter() - began)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def appends(settings: Settings) -> Iterator[Result]:
+    """One client, one commit per event: at least 0.7 of the rate of the floor."""
+    with started_server() as server:
+        if server is None:
+            yield Result(name="postgres, 1 client", unit="x floor", goal=1 / 0.7, detail="no PostgreSQL server is installed")
+            return
+        with PostgresStore(server.new_database()) as store, closing(ChainedFloor(server.new_database())) as floor:
+            with store.transaction():
+                turn = cycle([request(NexusControlTools(store)) for _ in range(100)])
+            yield ratio(
+                "postgres, 1 client",
+                settings,
+                lambda: store.append_event(next(turn), EventType.APPROVAL_GRANTED, ALICE, _PAYLOAD),
+                floor.append,
+                goal=1 / 0.7,
+                clock=perf_counter,
+            )
+
+
+def group_commit(settings: Settings) -> Iterator[Result]:
+    """32 clients of one process: the time per event, against the floor of one connection before and after."""
+    seconds = settings.size(4.0, 0.2)
+    name = f"postgres, {_CLIENTS} clients"
+    with started_server() as server:
+        if server is None:
+            yield Result(name=name, unit="x floor", goal=0.1, detail="no PostgreSQL server is installed")
+            return
+        address = server.new_database()
+        with closing(ChainedFloor(server.new_database())) as floor:
+            before = floor.rate(seconds / 2)
+            found = measure(address, "append", processes=1, clients=_CLIENTS, seconds=seconds)
+            least = (before + floor.rate(seconds / 2)) / 2
+        detail = f"{found['per_second']:,.0f} events/s, floor {least:,.0f}/s; p99 {found['p99_ms']:.1f} ms"
+        yield Result(name=name, unit="x floor", value=least / found["per_second"], goal=0.1, detail=detail)
+
+
+@contextmanager
+def started_server() -> Generator[PostgresServer | None, None, None]:
+    """A server that syncs as one in use does; None where none is installed."""
+    try:
+        server = PostgresServer(_DURABLE)
+    except pytest.skip.Exception:
+        yield None
+        return
+    with server:
+        yield server
