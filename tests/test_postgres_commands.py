@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from cli_testing import ADAPTER, CommandLine, program
+from cli_testing import ADAPTER, ROOT, CommandLine, program
 from postgres_testing import PostgresServer
 from test_copying import fill
+from test_docs import run
 
 from nexus_attest.postgres import PostgresStore
 from nexus_control import copying
@@ -109,3 +110,11 @@ def test_an_interrupted_move_goes_on_and_a_foreign_target_is_refused(cli: Comman
             copy_store(source, target)
     assert cli.json("migrate", "nowhere.db", "x.db", code=2)["code"] == "STORE_NOT_FOUND"
     assert not (cli.folder / "x.db").exists()
+
+
+def test_the_document_does_what_it_says(postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    postgres_server.psql("CREATE DATABASE decisions TEMPLATE template0")
+    monkeypatch.setenv("PGHOST", str(postgres_server.folder))
+    monkeypatch.setenv("PGUSER", "nexus")
+    monkeypatch.chdir(tmp_path)
+    run(ROOT / "docs" / "postgres.md")

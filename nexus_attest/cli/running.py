@@ -128,11 +128,10 @@ def runs_path(session: Session, runs: Path | None) -> Path:
 
 
 def new_runs_path(session: Session, runs: Path | None) -> Path:
-    """As `runs_path`, for who may make the file. A store on a server says nothing about its folder: it is made, for this user alone."""
-    path = runs_path(session, runs)
-    if runs is None and session.store_address is not None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return path
+    """As `runs_path`, for who may make the file."""
+    if runs is None:
+        session.make_local_folder()
+    return runs_path(session, runs)
 
 
 class _LastRun:

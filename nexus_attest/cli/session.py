@@ -120,13 +120,15 @@ class Session:
         return load_trust(path)
 
     def allow_new_store(self) -> None:
-        """Let this command create the store when there is none.
-
-        Only the default one gets its folder made, for this user alone, and what stays on this machine of a store on a server.
-        """
-        if settings.store_place(self._db)[1] or self.store_address is not None:
+        """Let this command create the store when there is none. Only the default one gets its folder made, for this user alone."""
+        if settings.store_place(self._db)[1]:
             self.store_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._may_create = True
+
+    def make_local_folder(self) -> None:
+        """Before something is kept at or beside `store_path`: for a store on a server its folder is made, for this user alone."""
+        if self.store_address is not None:
+            self.store_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @property
     def same_store(self) -> str:

@@ -86,6 +86,7 @@ def _enqueue(
     about: dict[str, Any] = {"run_id": run_id, "env": env, "tenant": tenant, "labels": labels, "claims": claims}
     intents = {prefixed(intent.intent_digest()): intent for intent in (AttestationIntent(kind, digest, **about) for digest in found)}
     session.allow_new_store()
+    session.make_local_folder()
     with AttestationQueue(session.store_path) as queue:
         new = [queue_id for queue_id in intents if queue.get_status(queue_id) is None]
         queue.enqueue_many(intents.values())

@@ -18,7 +18,7 @@ NOT_OF_TOOLS = {
     *("KEY_NOT_FOUND", "KEY_EXISTS", "KEY_FILE_REFUSED", "PASSPHRASE_MISSING", "PASSPHRASE_WRONG", "SIGNER_FAILED"),  # who signs
     *("TRUST_INVALID", "ADAPTER_FILE_INVALID", "FILE_NOT_READABLE", "SERVER_CONFIG_INVALID"),  # told before anything is served
     *("NOTE_INVALID", "LOG_REWRITTEN"),  # checkpoints
-    *("BACKUP_EXISTS", "BACKUP_UNSOUND", "STORE_EXISTS", "STORE_IN_USE"),  # backup and restore
+    *("BACKUP_EXISTS", "BACKUP_UNSOUND", "STORE_EXISTS", "STORE_IN_USE", "STORES_DIFFER"),  # backup, restore, migrate
     *("POSTGRES_DRIVER_MISSING", "OTEL_MISSING"),  # what is not installed, told before anything is served
 }
 """Codes of sections about tools that no tool answers."""

@@ -96,6 +96,15 @@ SHOWN_BY = {
             "test_bytes_that_are_no_text_are_a_finding_and_no_exception",
         ],
     },
+    "connects to the PostgreSQL store as a member of `nexus_writer`, or as its owner": {
+        "test_postgres_store": [
+            "test_a_writer_can_do_everything_that_tools_do_and_only_insert_and_read",
+            "test_nobody_can_change_or_delete_a_row_nor_the_owner_nor_a_replica",
+            "test_what_guards_the_rows_is_verified_with_them",
+            "test_no_leaf_goes_anywhere_but_to_the_end",
+        ],
+        "test_postgres_commands": ["test_no_output_has_the_password"],
+    },
     "edits the file and recomputes every hash": {
         "test_tamper_recomputed": ["test_no_cell_can_be_changed_past_an_older_checkpoint_but_those_outside"],
         "test_tamper_store": [
