@@ -630,6 +630,35 @@ def test_a_server_that_is_not_there_is_told(postgres_server: PostgresServer, sto
     assert store.log_root()[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("08006", "STORE_UNREACHABLE"),
+        ("22003", "INVALID_ARGUMENT"),
+        ("23505", "STORE_CONFLICT"),
+        ("25006", "STORE_READ_ONLY"),
+        ("25P02", "STORE_ERROR"),
+        ("40001", "STORE_BUSY"),
+        ("40P01", "STORE_BUSY"),
+        ("42501", "STORE_READ_ONLY"),
+        ("42P01", "STORE_UNREADABLE"),
+        ("53100", "STORE_FULL"),
+        ("53300", "STORE_BUSY"),
+        ("54000", "INVALID_ARGUMENT"),
+        ("55P03", "STORE_BUSY"),
+        ("57014", "STORE_BUSY"),
+        ("57P03", "STORE_UNREACHABLE"),
+        ("58030", "STORE_ERROR"),
+        ("P0001", "STORE_ERROR"),
+        ("XX001", "STORE_UNREADABLE"),
+    ],
+)
+def test_every_error_of_the_server_has_a_code_and_says_what_to_do(state: str, code: str) -> None:
+    with pytest.raises(NexusError, match=r"^here: it broke \(.+\)$") as caught:
+        driver.raise_named(psycopg.errors.lookup(state)("it\n broke"), "here", lost=False)
+    assert caught.value.code == code
+
+
 def test_a_child_process_has_connections_of_its_own(store: PostgresStore) -> None:
     store.create_decision("dec-1")
     assert in_child(lambda: [append(store, "dec-1").seq, store.log_root()[0]]) == [0, 2]

@@ -333,6 +333,7 @@ _RESTORE = "the tables were changed by others; `nexus-attest log verify` tells m
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: the code or its class, our class, and what to do next.
 _BY_STATE: dict[str, tuple[type[Exception], str]] = {
+    "08": (StoreUnreachable, "nothing was written; " + _RETRY),
     "22": (InputError, "nothing was written"),
     "23": (StoreConflict, "read again what is stored; `nexus-attest log verify` tells whether it is sound"),
     "25006": (StoreReadOnly, "this server, maybe a standby, takes no writes; name the primary"),
@@ -345,6 +346,7 @@ _BY_STATE: dict[str, tuple[type[Exception], str]] = {
     "54000": (InputError, "PostgreSQL indexes ids and names of up to some 2,600 bytes; nothing was written"),
     "55P03": (StoreBusy, "another writer holds the lock; " + _RETRY),
     "57014": (StoreBusy, "the server cancelled it; nothing was written; " + _RETRY),
+    "57": (StoreUnreachable, "the server is going down or coming up; nothing was written; " + _RETRY),
     "58": (StoreError, "check the server's disk and log"),
     "XX": (StoreUnreadable, "the server's data is damaged; restore a backup"),
 }
@@ -366,9 +368,8 @@ def raise_named(error: BaseException, path: str, *, lost: bool) -> NoReturn:
     text = " ".join(str(error).split())
     if lost or _tells_of_loss(error):
         raise StoreUnreachable(f"{where}{text:.500} (nothing was written; check address, password and server, then try again)") from error
-    state = error.sqlstate or ""
-    for key in (state, state[:2]):
-        if key in _BY_STATE:
-            make, advice = _BY_STATE[key]
-            raise make(f"{where}{text:.500} ({advice})") from error
-    raise error
+    state = error.sqlstate
+    if state is None:  # by the driver, for a call that it does not allow
+        raise error
+    make, advice = _BY_STATE.get(state) or _BY_STATE.get(state[:2]) or (StoreError, "nothing was written")
+    raise make(f"{where}{text:.500} ({advice})") from error
