@@ -544,7 +544,7 @@ def test_a_writer_who_waits_too_long_for_another_process_is_told(
 
 
 def end_connections(server: PostgresServer, schema: str) -> None:
-    server.psql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query !~ 'no{schema}'")
+    server.psql(f"SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query !~ 'no{schema}'")
 
 
 def test_idle_connections_that_the_server_ended_are_replaced(postgres_server: PostgresServer, store: PostgresStore, schema: str) -> None:
