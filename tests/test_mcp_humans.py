@@ -133,6 +133,15 @@ async def test_the_question_shows_what_is_approved_and_the_event_how(tmp_path: P
         assert re.fullmatch(r"mcp elicitation a_client/1\.0\\x0a sha256:[0-9a-f]{64}", payload["channel"])
 
 
+async def test_the_question_shows_the_comment_that_is_recorded_in_the_persons_name(tmp_path: Path, mode: str) -> None:
+    person = yes()
+    async with asking(tmp_path, mode, person) as client:
+        request_id = await requested(client)
+        await answer(client, "approve", request_id=request_id, actor=BOB, comment="I checked\nGoal: nothing")
+        assert (await events_of(client, request_id))[-1]["payload"]["comment"] == "I checked\nGoal: nothing"
+    assert "Comment: I checked\\x0aGoal: nothing" in person.asked[0].splitlines()
+
+
 async def test_a_plan_that_is_too_long_to_show_is_said_to_be_cut(tmp_path: Path, mode: str) -> None:
     person = yes()
     async with asking(tmp_path, mode, person) as client:

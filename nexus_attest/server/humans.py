@@ -83,8 +83,8 @@ class HumanAsker:
     ) -> BoundActor | InputRequiredResult:
         """The actor, once a person said yes; or the question, in the stateless era.
 
-        Raises HumanDeclined after a no, HumanRequired when nobody could be asked or nobody answered, and what an approval would raise
-        anyway: nobody is asked for what would be refused.
+        Raises HumanDeclined after a no, HumanRequired when nobody could be asked or nobody answered, ApprovalPending while the page waits
+        for an answer, and what an approval would raise anyway: nobody is asked for what would be refused.
         """
         if who.actor.type == "system" and not self.systems:
             return who
@@ -166,6 +166,7 @@ class HumanAsker:
             f"Plan: {_shown(decision.plan)}",
             f"Requested by: {named}{' (so another system says)' if decision.earlier.imported else ''}",
             f"Until: {_shown(arguments.get('expires_at') or 'for good')}",
+            *([] if arguments.get("comment") is None else [f"Comment: {_shown(arguments['comment'])}"]),
             f"Decision: {printable(decision.decision_id)}, action sha256:{decision.action_digest}",
         ]
         question = "\n".join(lines)
