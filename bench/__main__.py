@@ -49,6 +49,7 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "witness_receipts": witness.receipts,
     "witness_queue": witness.queue,
     "witness_signatures": witness.signatures,
+    "witness_verification": witness.verification,
 }
 
 _HEADINGS = ("", "measured", "", "at most", "")

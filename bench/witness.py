@@ -1,5 +1,6 @@
 """What witnessing in batches costs here: the tree, a receipt, the queue, a signature. The ledger and the way to it come on top."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,8 +12,16 @@ from bench.harness import Result, Settings, by_turns, milliseconds, ratio
 from nexus_attest.attestation.batch_tree import MAX_MEMBERS, BatchTree
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.queue import AttestationQueue
+from nexus_attest.attestation.witness import Level, Testimony, WitnessJudge
+from nexus_attest.attestation.xrpl.adapter import XRPL_BACKEND
+from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness
 from nexus_attest.attestation.xrpl.batch_receipt import Anchor, batch_receipt
 from nexus_attest.attestation.xrpl.ledger_keys import key_of_seed
+from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
+from nexus_attest.attestation.xrpl.proof import LedgerProof
+from nexus_attest.attestation.xrpl.signer import LocalWalletSigner
+from nexus_attest.trust import Ledger as Pin
+from nexus_attest.trust import TrustPolicy
 
 _SEED = "sEdSJHS4oiAdz7w2X2ni1gFiqtbJHqE"
 """16 zero bytes."""
@@ -71,6 +80,42 @@ def queue(settings: Settings) -> Iterator[Result]:
         (sample,) = by_turns(settings, enqueue, clock=perf_counter, rounds=settings.size(30, 2))
     detail = f"{_COMMIT / median(sample):,.0f} intents a second, {len(sample)} commits"
     yield Result(name=f"enqueue {_COMMIT:,} intents, one commit", unit="ms", value=median(sample) * 1000, goal=500, detail=detail)
+
+
+def verification(settings: Settings) -> Iterator[Result]:
+    """What a reader does offline: the proof of a transaction once, then the receipts of its batch."""
+    from nexus_attest.testledger import Clock, Ledger, Node, NodeTransport, key_from_seed, xpop
+
+    members = settings.size(1000, 10)
+    ledger = Ledger({key_from_seed(_SEED).address: 100_000_000}, clock=Clock(), first_index=100)
+    intents = [AttestationIntent("build.artifact", f"sha256:{number:064x}") for number in range(members)]
+    with AttestationQueue(clock=ledger.clock) as found:
+        ids = found.enqueue_many(intents)
+        nodes = LedgerNodes([LedgerNode("local", NodeTransport(Node(ledger)))], clock=ledger.clock)
+        signer, batching = LocalWalletSigner(key_of_seed(_SEED)), BatchSettings(network="local", max_age=0)
+        worker = BatchWitness(found, nodes, signer, batching, clock=ledger.clock)
+        asyncio.run(worker.run(interval=0, until_empty=True, max_cycles=50, watch=lambda _: ledger.close()))
+        receipts = [found.replay(queue_id)[0] for queue_id in ids]
+    document = LedgerProof.from_dict(xpop(ledger, receipts[0].proof["tx_hash"])).to_dict()
+    trust = TrustPolicy(ledgers=(Pin("local", (_ACCOUNT,), (ledger.validators.pin,)),))
+
+    def judged() -> Testimony:
+        testimony = WitnessJudge(trust).testimony(XRPL_BACKEND, document)
+        if testimony.level is not Level.QUORUM:
+            raise RuntimeError(f"the proof shows {testimony.level}")
+        return testimony
+
+    testimony = judged()
+
+    def covered() -> None:
+        for receipt, intent in zip(receipts, intents, strict=True):
+            testimony.covers(receipt, intent)
+
+    once, each = by_turns(settings, judged, covered)
+    detail = f"{milliseconds(once)}, 5 validators, {len(once)} rounds"
+    yield Result(name="verify the proof of a transaction", unit="ms", value=median(once) * 1000, goal=150, detail=detail)
+    detail = f"{milliseconds(each)}, after the proof that they share, {len(each)} rounds"
+    yield Result(name=f"verify {members:,} receipts of a batch", unit="ms", value=median(each) * 1000, goal=30, detail=detail)
 
 
 def signatures(settings: Settings) -> Iterator[Result]:

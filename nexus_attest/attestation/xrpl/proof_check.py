@@ -130,9 +130,12 @@ def judge_evidence(evidence: dict[str, Any] | None, trust: TrustPolicy) -> Testi
     if transaction is None or header is None:
         return testimony
 
+    place = _place(header)
+
     def covers(receipt: AttestationReceipt, intent: AttestationIntent) -> None:
         transaction.check(receipt, intent)
-        _require_place(receipt, header)
+        for name, value in place.items():
+            require_same(name, receipt.proof.get(name, value), value)
 
     return Testimony(
         level=report.level,
@@ -368,12 +371,10 @@ def _covers_by_itself(receipt: AttestationReceipt, intent: AttestationIntent) ->
     require_included(statement, digest, proof)
 
 
-def _require_place(receipt: AttestationReceipt, header: LedgerHeader) -> None:
-    """Raises WitnessMismatch when the receipt says that the transaction is somewhere else."""
+def _place(header: LedgerHeader) -> dict[str, Any]:
+    """What a receipt says of where the transaction is, if it says so."""
     closed = header.closed_at.strftime("%Y-%m-%dT%H:%M:%SZ")
-    told = {"ledger_index": header.index, "ledger_hash": header.hash().hex().upper(), "close_time": closed, "ledger_close_time": closed}
-    for name, value in told.items():
-        require_same(name, receipt.proof.get(name, value), value)
+    return {"ledger_index": header.index, "ledger_hash": header.hash().hex().upper(), "close_time": closed, "ledger_close_time": closed}
 
 
 class _Stopped(Exception):
