@@ -77,7 +77,7 @@ from nexus_control.events import Actor, parse_actor
 from nexus_control.files import read_file
 from nexus_control.identity import Action, Assurance
 
-__all__ = ["load_trust", "parse_trust"]
+__all__ = ["load_trust", "parse_trust", "pem_certificates"]
 
 _MAX_FILE_BYTES = 1024 * 1024
 _MAX_PROBLEMS = 100
@@ -86,6 +86,7 @@ _ACTIONS: tuple[Action, ...] = ("request", "approve", "revoke", "execute")
 _ASSURANCES: tuple[Assurance, ...] = ("asserted", "authenticated", "signed")
 _LEVELS: tuple[LedgerLevel, ...] = ("server", "tree", "quorum")
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]{64,20000})-----END CERTIFICATE-----", re.ASCII)
+_PEM_BLOCK = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _OID = re.compile(r"[0-2](?:\.(?:0|[1-9]\d{0,38})){1,30}", re.ASCII)
 _PUBLISHER_KEY = re.compile("(?:ED|02|03)[0-9A-F]{64}")
 
@@ -105,6 +106,14 @@ def load_trust(path: str | Path) -> TrustPolicy:
         return parse_trust(data)
     except TrustInvalid as problem:
         raise TrustInvalid([f"{path}: {text}" for text in problem.problems]) from None
+
+
+def pem_certificates(text: str) -> list[bytes]:
+    """The DER of the certificates in PEM (RFC 7468) in a text, whatever stands between them. Raises TrustInvalid when one is none."""
+    try:
+        return [_certificate(block) for block in _PEM_BLOCK.findall(text)]
+    except _Wrong as problem:
+        raise TrustInvalid([f"must be {problem}"]) from None
 
 
 def parse_trust(data: Mapping[str, Any]) -> TrustPolicy:

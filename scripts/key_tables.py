@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nexus_attest.attestation.witness_file import NETWORK_KEYS
+from nexus_attest.attestation.witness_file import AUTHORITY_KEYS, NETWORK_KEYS
 from nexus_attest.routers.adapters_file import VARIANTS
 from nexus_attest.shapes import Key
 
@@ -20,6 +20,7 @@ _TABLES: Mapping[str, Mapping[str, Sequence[Key]]] = {
             for name, variant in zip(("subprocess", "mcp, started", "mcp, url", "http"), VARIANTS, strict=True)
         },
     },
+    "timestamps.md": {"authorities": AUTHORITY_KEYS},
     "witness.md": {"networks": NETWORK_KEYS},
 }
 _PLACE = re.compile(r"(<!-- keys: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_attest.attestation.errors import NetworkUnknown, SignerMissing, WitnessFileError, WrongNetwork
+from nexus_attest.attestation.errors import AuthorityUnknown, NetworkUnknown, SignerMissing, WitnessFileError, WrongNetwork
 from nexus_attest.attestation.witness_file import (
+    AUTHORITY_KEYS,
     NETWORK_KEYS,
     load_witness_file,
     parse_witness_file,
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SEED = "sEdSJHS4oiAdz7w2X2ni1gFiqtbJHqE"
 ACCOUNT = "r9zRhGr7b6xPekLvT6wP4qNdWMryaumZS7"
 LEAST: dict[str, Any] = {"network_id": 1, "urls": ["https://a.example"]}
+LEAST_AUTHORITY: dict[str, Any] = {"url": "http://a.example/tsr", "certificates": ["root.pem"]}
 
 
 def problems(networks: object, **top: Any) -> list[str]:
@@ -152,6 +154,55 @@ def test_a_file_that_cannot_be_understood_is_refused_with_its_name(content: byte
         load_witness_file(tmp_path)
 
 
+# -- authorities ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_authority_is_named_or_is_the_only_one() -> None:
+    one = parse_witness_file({"authorities": {"a": LEAST_AUTHORITY}}, base_dir=Path("/x"))
+    found = one.authority()
+    assert (found.name, found.url, found.certificates, found.policies) == ("a", "http://a.example/tsr", ("root.pem",), ())
+    assert (found.timeout_s, found.clock_skew_s, found.batching.max_members, found.batching.network) == (15.0, 300.0, 4096, "a")
+    assert one.authority("a") == found
+    with pytest.raises(NetworkUnknown, match="has none"):
+        one.network()
+    two = parse_witness_file({"authorities": {"a": LEAST_AUTHORITY, "b": LEAST_AUTHORITY}}, base_dir=Path("/"))
+    for name in (None, "c"):
+        with pytest.raises(AuthorityUnknown, match="a, b"):
+            two.authority(name)
+    with pytest.raises(AuthorityUnknown, match="none"):
+        parse_witness_file({"networks": {"x": LEAST}}, base_dir=Path("/")).authority()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"url": "https://user:hunter2@a.example"}, "authorities.a.url: must be a URL of HTTP"),
+        ({"url": "ldap://a.example"}, "authorities.a.url"),
+        ({"certificates": []}, "authorities.a.certificates: must be a list of files"),
+        ({"certificates": [""]}, "authorities.a.certificates[0]"),
+        ({"policies": ["1.02"]}, "authorities.a.policies[0]: must be an object identifier"),
+        ({"max_members": 0}, "authorities.a.max_members"),
+        ({"timeout_s": 0}, "authorities.a.timeout_s"),
+        ({"clock_skew_s": 86_401}, "authorities.a.clock_skew_s"),
+        ({"pins": []}, "authorities.a.pins: unknown key"),
+    ],
+)
+def test_what_is_wrong_with_an_authority_is_named_by_its_path(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(WitnessFileError) as refused:
+        parse_witness_file({"authorities": {"a": {**LEAST_AUTHORITY, **change}}}, base_dir=Path("/"))
+    (found,) = refused.value.problems
+    assert found.startswith(named)
+    assert "hunter2" not in found
+
+
+def test_a_second_witness_must_be_in_the_file() -> None:
+    both = {"networks": {"x": {**LEAST, "authorities": ["a"]}}, "authorities": {"a": LEAST_AUTHORITY}}
+    assert parse_witness_file(both, base_dir=Path("/")).network("x").authorities == ("a",)
+    assert problems({"x": {**LEAST, "authorities": ["a", "b"]}}, authorities={"a": LEAST_AUTHORITY}) == [
+        "networks.x.authorities[1]: must be an authority of this file"
+    ]
+
+
 # -- signers ----------------------------------------------------------------------------------------------------------------
 
 
@@ -212,7 +263,15 @@ VALUES: list[Any] = [
 
 @given(key=st.sampled_from([*(key.name for key in NETWORK_KEYS), "other"]), value=st.sampled_from(VALUES))
 def test_the_schema_and_the_reader_accept_the_same(key: str, value: object) -> None:
-    data = {"networks": {"x": {**LEAST, key: value}}}
+    require_agreement({"networks": {"x": {**LEAST, key: value}}, "authorities": {"a": LEAST_AUTHORITY}})
+
+
+@given(key=st.sampled_from([*(key.name for key in AUTHORITY_KEYS), "other"]), value=st.sampled_from(VALUES))
+def test_the_schema_and_the_reader_accept_the_same_of_authorities(key: str, value: object) -> None:
+    require_agreement({"authorities": {"a": {**LEAST_AUTHORITY, key: value}}})
+
+
+def require_agreement(data: dict[str, Any]) -> None:
     try:
         parse_witness_file(data, base_dir=Path("/"))
     except WitnessFileError:

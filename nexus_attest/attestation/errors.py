@@ -4,6 +4,7 @@ NexusError
 |-- InputError (ValueError)
 |   |-- NetworkUnknown          the witness file has no such network, or none was named
 |   |-- NotWitnessed            no witness has confirmed it, so there is no proof
+|   |-- AuthorityUnknown        the same of time-stamp authorities
 |   |-- WitnessFileError        the witness file says something that is unknown, wrong or not supported
 |   `-- InvalidAttestationRecord
 |       |-- InvalidIntent       what is to be witnessed cannot be said so
@@ -31,6 +32,7 @@ from nexus_control.errors import InputError, NexusError
 
 __all__ = [
     "AuthorityUnavailable",
+    "AuthorityUnknown",
     "ExtraMissing",
     "InvalidAnchor",
     "InvalidAttestation",
@@ -130,6 +132,12 @@ class NotWitnessed(InputError):
     """No witness has confirmed this intent, so there is no proof of it."""
 
     code = "NOT_WITNESSED"
+
+
+class AuthorityUnknown(InputError):
+    """The witness file has no time-stamp authority of this name, or nobody named one of several."""
+
+    code = "AUTHORITY_UNKNOWN"
 
 
 class WitnessFileError(InputError):

@@ -7,32 +7,51 @@
     urls = ["https://s.altnet.rippletest.net:51234"]
     signer = "env:NEXUS_XRPL_SEED"               where the secret is, never the secret itself
 
-What a key means is said once, in `NETWORK_KEYS`; docs/witness.md and the JSON Schema for editors, schemas/nexus-attest.witness.v1.json,
-follow from it. A file of at most 1 MiB is understood completely or refused, with every mistake in it named by its path. Values are never
-repeated in messages: somebody may have written a seed where the name of one belongs.
+    [authorities.example]                        a time-stamp authority: a witness of its own, or the second one of a network
+    url = "http://timestamps.example/tsr"
+    certificates = ["example-root.pem"]          what its certificates must lead to
+
+What a key means is said once, in `NETWORK_KEYS` and `AUTHORITY_KEYS`; docs/witness.md, docs/timestamps.md and the JSON Schema for editors,
+schemas/nexus-attest.witness.v1.json, follow from it. A file of at most 1 MiB is understood completely or refused, with every mistake in it
+named by its path. Values are never repeated in messages: somebody may have written a seed where the name of one belongs.
 """
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from nexus_attest.attestation.batch_tree import MAX_MEMBERS
-from nexus_attest.attestation.errors import NetworkUnknown, SignerMissing, WitnessFileError
+from nexus_attest.attestation.errors import AuthorityUnknown, NetworkUnknown, SignerMissing, WitnessFileError
 from nexus_attest.attestation.xrpl.batch import BatchSettings
 from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
 from nexus_attest.attestation.xrpl.signer import LocalWalletSigner
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings
 from nexus_attest.attestation.xrpl.transport import HttpxTransport
+from nexus_attest.key_errors import TrustInvalid
 from nexus_attest.shapes import Key, Problems, Shape, boolean, integer, listing, number, read_table, shown, table_schema, text
+from nexus_attest.trust import Authority
+from nexus_attest.trust_file import pem_certificates
 from nexus_attest.urls import is_bare_url, is_private_way
 from nexus_control.errors import FileRefused
 from nexus_control.events import Clock, utc_now
 from nexus_control.files import read_file
 
-__all__ = ["NETWORK_KEYS", "Network", "WitnessFile", "load_witness_file", "parse_witness_file", "witness_file_schema"]
+if TYPE_CHECKING:
+    from nexus_attest.attestation.tsa import TimestampAuthority
+
+__all__ = [
+    "AUTHORITY_KEYS",
+    "NETWORK_KEYS",
+    "AuthoritySource",
+    "Network",
+    "WitnessFile",
+    "load_witness_file",
+    "parse_witness_file",
+    "witness_file_schema",
+]
 
 SCHEMA_ID = "nexus-attest.witness.v1"
 
@@ -123,6 +142,12 @@ NETWORK_KEYS = (
         about="The pins: master keys of publishers whose lists are believed. Whoever verifies has their own, in the trust policy.",
     ),
     Key(
+        name="authorities",
+        shape=listing(text(_NAME, "a name of letters, digits, '.', '_' and '-'"), "a list of names"),
+        default=(),
+        about="Time-stamp authorities of this file which stamp its confirmed batches, too: a second witness.",
+    ),
+    Key(
         name="allow_plain",
         shape=boolean(),
         default=False,
@@ -130,6 +155,35 @@ NETWORK_KEYS = (
     ),
 )
 """Every key of a network, in the order of the documents."""
+
+AUTHORITY_KEYS = (
+    Key(
+        name="url",
+        shape=text(r"https?://[^\s\x00-\x1f\x7f]{1,2000}", "a URL of HTTP without credentials, query and fragment", also=is_bare_url),
+        about="Where it answers (RFC 3161 over HTTP). Without TLS nothing is lost: what counts is its signature.",
+    ),
+    Key(
+        name="certificates",
+        shape=listing(text(r"[^\x00]{1,4096}", "the name of a file"), "a list of files with certificates in PEM, at least one", least=1),
+        about="Files, relative to this file's folder: roots that its certificates must lead to, and what is between and not sent.",
+    ),
+    Key(
+        name="policies",
+        shape=listing(text(r"[0-2](?:\.(?:0|[1-9][0-9]{0,38})){1,30}", "an object identifier"), "a list of object identifiers"),
+        default=(),
+        about="Only time-stamps under these policies are taken. Absent: any.",
+    ),
+    Key(name="max_members", shape=integer(1, MAX_MEMBERS), default=4096, about="A batch closes when it has so many members,"),
+    Key(name="max_age_s", shape=integer(0, 600), default=10, about="or when its oldest intent has waited so many seconds."),
+    Key(name="timeout_s", shape=number(0, 600, "seconds"), default=15.0, about="Seconds that a whole request may take."),
+    Key(
+        name="clock_skew_s",
+        shape=number(0, 86_400, "seconds"),
+        default=300.0,
+        about="So far may its clock be from ours, or its time-stamp is not taken.",
+    ),
+)
+"""Every key of a time-stamp authority, in the order of the documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +199,7 @@ class Network:
     streams: tuple[str, ...]
     lists: tuple[str, ...]
     publisher_keys: tuple[str, ...]
+    authorities: tuple[str, ...]
     timeout_s: float
     batching: BatchSettings
     submission: SubmissionSettings
@@ -164,16 +219,58 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuthoritySource:
+    """One time-stamp authority of a file. `base_dir`: the folder of the file, which the names of `certificates` start from."""
+
+    name: str
+    base_dir: Path
+    url: str
+    certificates: tuple[str, ...]
+    policies: tuple[str, ...]
+    timeout_s: float
+    clock_skew_s: float
+    batching: BatchSettings
+
+    def open(self, *, clock: Clock = utc_now) -> "TimestampAuthority":
+        """Its client. Raises ExtraMissing, and WitnessFileError when a file holds no certificate."""
+        from nexus_attest.attestation.tsa import TimestampAuthority  # which most files have no use for
+
+        pins: list[bytes] = []
+        for name in self.certificates:
+            path = self.base_dir / Path(name).expanduser()
+            try:
+                found = pem_certificates(read_file(path, _MAX_FILE_BYTES).decode("ascii", "replace"))
+            except (FileRefused, TrustInvalid) as problem:
+                raise WitnessFileError(f"authorities.{self.name}.certificates: {path}: {problem}") from None
+            if not found:
+                raise WitnessFileError(f"authorities.{self.name}.certificates: {path} holds no certificate in PEM")
+            pins += found
+        believed = Authority(self.name, tuple(pins), self.policies)
+        return TimestampAuthority(self.url, believed, timeout=self.timeout_s, clock_skew=self.clock_skew_s, clock=clock)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WitnessFile:
-    """The networks of a file by their names; `default` is the one that is meant where none is named."""
+    """The networks and time-stamp authorities of a file by their names; `default` is the network that is meant where none is named."""
 
     networks: Mapping[str, Network]
+    authorities: Mapping[str, AuthoritySource]
     default: str | None
+
+    def authority(self, name: str | None = None) -> AuthoritySource:
+        """One authority; without a name the only one. Raises AuthorityUnknown."""
+        known = ", ".join(self.authorities) or "none"
+        if name is None and len(self.authorities) != 1:
+            raise AuthorityUnknown(f"which time-stamp authority? The witness file has {known}")
+        wanted = next(iter(self.authorities)) if name is None else name
+        if wanted not in self.authorities:
+            raise AuthorityUnknown(f"the witness file has no time-stamp authority {shown(wanted)}; it has {known}")
+        return self.authorities[wanted]
 
     def network(self, name: str | None = None) -> Network:
         """One network. Raises NetworkUnknown for one that is not there, and when none is named anywhere."""
         wanted = self.default if name is None else name
-        known = ", ".join(self.networks)
+        known = ", ".join(self.networks) or "none"
         if wanted is None:
             raise NetworkUnknown(f"which network? The witness file has {known}, and no `network` that is meant when none is named")
         if wanted not in self.networks:
@@ -204,12 +301,25 @@ def parse_witness_file(data: object, *, base_dir: Path) -> WitnessFile:
     for name, found in cast("Mapping[str, object]", values.get("networks") or {}).items():
         if (network := _network(name, found, base_dir, problems)) is not None:
             networks[name] = network
+    authorities: dict[str, AuthoritySource] = {}
+    for name, found in cast("Mapping[str, object]", values.get("authorities") or {}).items():
+        if (source := _authority(name, found, base_dir, problems)) is not None:
+            authorities[name] = source
+    if not problems and not networks and not authorities:
+        problems.append("networks: is missing, and so is authorities")
+    if not problems:
+        named = ((network, place, name) for network in networks.values() for place, name in enumerate(network.authorities))
+        problems += [
+            f"networks.{network.name}.authorities[{place}]: must be an authority of this file"
+            for network, place, name in named
+            if name not in authorities
+        ]
     default = values.get("network")
     if not problems and default is not None and default not in networks:
         problems.append("network: must be a network of this file")
     if problems:
         raise WitnessFileError("; ".join(problems), tuple(problems))
-    return WitnessFile(networks=networks, default=default)
+    return WitnessFile(networks=networks, authorities=authorities, default=default)
 
 
 def witness_file_schema() -> dict[str, object]:
@@ -219,6 +329,7 @@ def witness_file_schema() -> dict[str, object]:
         "$id": SCHEMA_ID,
         "title": "Witness file of nexus-attest",
         **table_schema(_FILE),
+        "anyOf": [{"required": ["networks"]}, {"required": ["authorities"]}],
     }
 
 
@@ -236,30 +347,43 @@ def _network(name: str, value: object, base_dir: Path, problems: Problems) -> Ne
     return Network(name=name, base_dir=base_dir, batching=batching, submission=SubmissionSettings(**submission), **values)
 
 
-def _read_networks(value: object, where: str, problems: Problems) -> dict[str, object]:
-    if not isinstance(value, dict) or not value:
-        problems.append(f"{where}: must be a table of at least one network, [networks.NAME]")
-        return {}
-    named = cast("dict[str, object]", value)
-    name_shape: Callable[[object, str, Problems], object] = _NETWORK_NAME.read
-    return {name: entry for name, entry in named.items() if name_shape(name, f"{where}.{shown(name)}", problems) is not None}
+def _authority(name: str, value: object, base_dir: Path, problems: Problems) -> AuthoritySource | None:
+    before = len(problems)
+    values: dict[str, Any] = read_table(value, AUTHORITY_KEYS, f"authorities.{shown(name)}", problems)
+    if len(problems) > before:
+        return None
+    batching = BatchSettings(network=name, max_members=values.pop("max_members"), max_age=values.pop("max_age_s"))
+    return AuthoritySource(name=name, base_dir=base_dir, batching=batching, **values)
 
 
-_NETWORK_NAME = text(_NAME, "a name of letters, digits, '.', '_' and '-'")
+def _tables(kind: str, example: str, keys: Sequence[Key]) -> Shape:
+    """Tables by names of the user's choice, at least one, whose content is read later."""
+
+    def read(value: object, where: str, problems: Problems) -> dict[str, object]:
+        if not isinstance(value, dict) or not value:
+            problems.append(f"{where}: must be a table of at least one {kind}, {example}")
+            return {}
+        named = cast("dict[str, object]", value)
+        return {name: entry for name, entry in named.items() if _NAME_SHAPE.read(name, f"{where}.{shown(name)}", problems) is not None}
+
+    schema = {"type": "object", "minProperties": 1, "propertyNames": _NAME_SHAPE.schema, "additionalProperties": table_schema(keys)}
+    return Shape(read=read, schema=schema)
+
+
+_NAME_SHAPE = text(_NAME, "a name of letters, digits, '.', '_' and '-'")
 
 _FILE = (
-    Key(name="network", shape=_NETWORK_NAME, default=None, about="The network that is meant where none is named."),
+    Key(name="network", shape=_NAME_SHAPE, default=None, about="The network that is meant where none is named."),
     Key(
         name="networks",
-        shape=Shape(
-            read=_read_networks,
-            schema={
-                "type": "object",
-                "minProperties": 1,
-                "propertyNames": _NETWORK_NAME.schema,
-                "additionalProperties": table_schema(NETWORK_KEYS),
-            },
-        ),
-        about="The networks by their names.",
+        shape=_tables("network", "[networks.NAME]", NETWORK_KEYS),
+        default=None,
+        about="The networks by their names. There is one, or an authority.",
+    ),
+    Key(
+        name="authorities",
+        shape=_tables("time-stamp authority", "[authorities.NAME]", AUTHORITY_KEYS),
+        default=None,
+        about="The time-stamp authorities by their names.",
     ),
 )

@@ -109,6 +109,12 @@ def _run(
     network: Annotated[
         str | None, typer.Option(metavar="NAME", help="The network. [default: the one that the file names]", show_default=False)
     ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Who witnesses: xrpl; tsa or tsa:NAME, a time-stamp authority of the file; self, for demonstrations."
+        ),
+    ] = "xrpl",
     drain: Annotated[bool, typer.Option("--drain", help="End when no intent waits and no batch is under way.")] = False,
     seconds: Annotated[
         float | None, typer.Option("--for", min=0, metavar="SECONDS", help="End after so many seconds.", show_default=False)
@@ -119,14 +125,28 @@ def _run(
     """Witness what is queued, batch by batch, until interrupted.
 
     Every transaction is stored before it is sent, so this may end at any moment, by Ctrl-C or by force: the next run follows what was under
-    way, and nothing is witnessed twice. Several may run at once; one of them has the account.
+    way, and nothing is witnessed twice. Several may run at once; one of them has the account. The local witness, `self`, proves nothing to
+    anybody else.
     """
     from nexus_attest.attestation.witness_file import load_witness_file  # the attestation side
     from nexus_attest.cli import settings
-    from nexus_attest.cli.witnessing import Order, witness_queue
+    from nexus_attest.cli.witnessing import Order, self_witness_queue, stamp_queue, witness_queue
 
-    chosen = load_witness_file(settings.witness_path(witness)).network(network)
-    witness_queue(session, chosen, Order(drain=drain, seconds=seconds, interval=interval, silent=quiet or session.as_json))
+    kind, colon, name = backend.partition(":")
+    if kind not in ("xrpl", "tsa", "self") or (colon and (kind != "tsa" or not name)):
+        raise typer.BadParameter("is xrpl, tsa, tsa:NAME or self", param_hint="--backend")
+    if kind != "xrpl" and network is not None:
+        raise typer.BadParameter("a network is of the backend xrpl", param_hint="--network")
+    order = Order(drain=drain, seconds=seconds, interval=interval, silent=quiet or session.as_json)
+    if kind == "self":
+        self_witness_queue(session, order)
+        return
+    file = load_witness_file(settings.witness_path(witness))
+    if kind == "tsa":
+        stamp_queue(session, file.authority(name or None), order)
+    else:
+        chosen = file.network(network)
+        witness_queue(session, chosen, order, besides=[file.authority(second) for second in chosen.authorities])
 
 
 def _status(

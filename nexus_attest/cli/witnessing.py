@@ -3,17 +3,21 @@
 import asyncio
 import signal
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nexus_attest.attestation.local_witness import SelfWitness
 from nexus_attest.attestation.proving import collector_for, proven_once, recorder_for
 from nexus_attest.attestation.queue import AttestationQueue
-from nexus_attest.attestation.receipt import ReceiptStatus
+from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
+from nexus_attest.attestation.stamp import StampingWitness
+from nexus_attest.attestation.stamp_store import StampStore
+from nexus_attest.attestation.stamping import StampWitness
 from nexus_attest.attestation.witness import Level
-from nexus_attest.attestation.witness_file import Network
-from nexus_attest.attestation.xrpl.batch import BatchWitness, Progress, Settled
+from nexus_attest.attestation.witness_file import AuthoritySource, Network
+from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness, Progress, Settled
 from nexus_attest.attestation.xrpl.proof_store import ProofStore
 from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
 from nexus_attest.attestation.xrpl.submission_store import Attempt, AttemptState, Batch, SlotState, SubmissionStore
@@ -23,7 +27,7 @@ from nexus_attest.cli.session import Session
 from nexus_control.events import utc_now
 from nexus_control.markdown import escape
 
-__all__ = ["Order", "intent_report", "queue_report", "witness_queue"]
+__all__ = ["Order", "intent_report", "queue_report", "self_witness_queue", "stamp_queue", "witness_queue"]
 
 _BATCHES_TOLD = 100
 
@@ -38,41 +42,97 @@ class Order:
     silent: bool
 
 
-def witness_queue(session: Session, network: Network, order: Order) -> None:
-    """Witness until the order is carried out, and show what came of it.
+def witness_queue(session: Session, network: Network, order: Order, *, besides: Sequence[AuthoritySource] = ()) -> None:
+    """Witness on a ledger until the order is carried out, and show what came of it; `besides` stamp the batches that it confirms.
 
     Ctrl-C and SIGTERM end it at once; whatever was under way is followed by the next run. Raises StoreMissing, SignerMissing, what opening
-    the signer raises, WrongNetwork, SignerFailed and StoreError.
+    the signer or an authority raises, WrongNetwork, SignerFailed and StoreError.
     """
-    if not session.store_path.is_file():
-        raise StoreMissing(f"there is no store at {session.store_path}; `nexus-attest witness enqueue` makes one")
-    signer = network.open_signer()
+    _require_store(session)
+    signer, authorities = network.open_signer(), [source.open() for source in besides]
     settings = replace(network.batching, max_age=0) if order.drain else network.batching
     with AttestationQueue(session.store_path) as queue:
         nodes = network.nodes()
         proofs, recorder = ProofStore(queue.storage), recorder_for(network, queue, nodes)
         prove = proven_once(proofs, collector_for(network, queue, nodes))
         worker = BatchWitness(queue, nodes, signer, settings, submission=network.submission, prove=prove)
+        stamping = [StampWitness(queue, authority, beside=True) for authority in authorities]
         teller = _Teller(proofs, {} if recorder is None else recorder.problems, silent=order.silent)
         teller.say(f"Witnessing as {signer.account} on {network.name}; Ctrl-C ends it, and a later run goes on")
-        ended_by = asyncio.run(_witness(worker, recorder, order, teller))
-        if ended_by == signal.SIGINT:
-            teller.say(_under_way(teller.last))
-            raise KeyboardInterrupt
+
+        async def stamped() -> int:
+            written = [await one.besides() for one in stamping]
+            for one, receipts in zip(stamping, written, strict=True):
+                teller.stamped(one.status(), receipts)
+            return sum(written)
+
+        def work(stop: asyncio.Event) -> Awaitable[int]:
+            told = stamped if stamping else None
+            return worker.run(interval=order.interval, stop=stop, until_empty=order.drain, watch=teller.watch, besides=told)
+
+        _work(work, order, teller, recorder)
         data = {"network": network.name, **worker.status(), **teller.data()}
+        if stamping:
+            data["besides"] = [one.status() for one in stamping]
     _show(session, order, data)
 
 
-async def _witness(worker: BatchWitness, recorder: ValidationRecorder | None, order: Order, teller: "_Teller") -> signal.Signals | None:
+def stamp_queue(session: Session, source: AuthoritySource, order: Order) -> None:
+    """The same with a time-stamp authority as the only witness. Raises StoreMissing, ExtraMissing, WitnessFileError and StoreError."""
+    _require_store(session)
+    authority = source.open()
+    _stamp(session, lambda _: authority, source.batching, order, f"Having time-stamps made by {source.name}; Ctrl-C ends it")
+
+
+def self_witness_queue(session: Session, order: Order) -> None:
+    """The same with the local witness. Raises StoreMissing and StoreError."""
+    _require_store(session)
+    warning = "Witnessing by myself: for demonstrations, it proves nothing to anybody else; Ctrl-C ends it"
+    _stamp(session, SelfWitness, BatchSettings(network="self"), order, warning)
+
+
+def _stamp(
+    session: Session, make: Callable[[AttestationQueue], StampingWitness], batching: BatchSettings, order: Order, opening: str
+) -> None:
+    settings = replace(batching, max_age=0) if order.drain else batching
+    with AttestationQueue(session.store_path) as queue:
+        worker, teller = StampWitness(queue, make(queue), settings), _Teller(ProofStore(queue.storage), {}, silent=order.silent)
+        teller.say(opening)
+
+        def work(stop: asyncio.Event) -> Awaitable[int]:
+            return worker.run(interval=order.interval, stop=stop, until_empty=order.drain, watch=teller.watch)
+
+        _work(work, order, teller)
+        data = {**worker.status(), **teller.data()}
+    _show(session, order, data)
+
+
+def _require_store(session: Session) -> None:
+    if not session.store_path.is_file():
+        raise StoreMissing(f"there is no store at {session.store_path}; `nexus-attest witness enqueue` makes one")
+
+
+def _work(
+    work: Callable[[asyncio.Event], Awaitable[int]], order: Order, teller: "_Teller", recorder: ValidationRecorder | None = None
+) -> None:
+    """Do the work, and end as it was ended: by itself, by SIGTERM, or with KeyboardInterrupt."""
+    if asyncio.run(_witness(work, order, recorder)) == signal.SIGINT:
+        teller.say(_under_way(teller.last))
+        raise KeyboardInterrupt
+
+
+async def _witness(
+    work: Callable[[asyncio.Event], Awaitable[int]], order: Order, recorder: ValidationRecorder | None
+) -> signal.Signals | None:
     """The signal that ended it, None when it ended by itself. Votes are recorded from before the first transaction is sent."""
     loop, stop, silence = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     recording = None if recorder is None else loop.create_task(recorder.run(silence))
-    work = loop.create_task(worker.run(interval=order.interval, stop=stop, until_empty=order.drain, watch=teller.watch))
+    task = asyncio.ensure_future(work(stop))
     received: list[signal.Signals] = []
 
     def end(number: signal.Signals) -> None:
         received.append(number)
-        work.cancel()  # wherever it waits: what it changes is stored in single commits, none of which waits
+        task.cancel()  # wherever it waits: what it changes is stored in single commits, none of which waits
 
     for number in (signal.SIGINT, signal.SIGTERM):
         with suppress(NotImplementedError):  # where there are no such handlers Ctrl-C cancels this task instead
@@ -80,7 +140,7 @@ async def _witness(worker: BatchWitness, recorder: ValidationRecorder | None, or
     if order.seconds is not None:
         loop.call_later(order.seconds, stop.set)
     with suppress(asyncio.CancelledError):
-        await work
+        await task
     if recording is not None:
         silence.set()
         await recording
@@ -111,6 +171,10 @@ class _Teller:
             if self._known_problems.get(url) != problem:
                 self.say(f"No votes or lists of validators from {escape(url)}: {escape(problem)}")
         self._known_problems = dict(self._problems)
+        if progress.receipts and not progress.settled:  # of a witness that answers at once
+            self._receipts += progress.receipts
+            told = {"batch_id": progress.batch_id, "size": progress.size, "state": progress.state, "receipts": progress.receipts}
+            self._batches.append(told)
         if (line := _line(progress)) is not None:
             self.say(line)
         if progress.unavailable is None:
@@ -122,6 +186,14 @@ class _Teller:
             return None
         proofs = self._proofs.proofs_of(settled.transaction.hash)
         return proofs[-1].level if proofs else Level.SERVER.value
+
+    def stamped(self, status: Mapping[str, Any], receipts: int) -> None:
+        """What a second witness did in one cycle."""
+        self._receipts += receipts
+        if receipts:
+            self.say(f"Stamped by {escape(status['account'])}: {receipts:,} receipts")
+        if status["stopped"] is not None:
+            self.say(f"No second witness any more: {escape(status['stopped'])}")
 
     def say(self, line: str) -> None:
         """A line, unless it is the one that was said last."""
@@ -143,6 +215,10 @@ def _line(progress: Progress) -> str | None:
     if progress.batch_id is None:
         return None if not progress.waiting else f"{progress.waiting:,} intents wait for the next batch"
     batch, attempt = f"Batch {progress.batch_id}, {_intents(progress.size)}", progress.attempt
+    if attempt is None and progress.state is SlotState.CONFIRMED:
+        return f"{batch}: stamped; {progress.receipts:,} receipts"
+    if attempt is None and progress.state is SlotState.REJECTED:
+        return f"{batch}: refused; its intents wait for another one"
     if attempt is None:
         return f"{batch}: closed, to be signed"
     return f"{batch}: {_attempt_line(attempt)}"
@@ -200,7 +276,7 @@ def queue_report(session: Session, queue: AttestationQueue) -> None:
     """Show how many intents there are by status, and the batches of each account."""
     store = SubmissionStore(queue.storage)
     statuses = {row["status"]: row["intents"] for row in queue.storage.count_by_status()}
-    accounts = [_account_data(store, lane) for lane in store.lanes()]
+    accounts = [_account_data(store, StampStore(queue.storage), lane) for lane in store.lanes()]
     data: dict[str, Any] = {"intents": statuses, "waiting": store.count_waiting(now=utc_now().timestamp()), "accounts": accounts}
     lines = ["Intents  " + (", ".join(f"{count:,} {status}" for status, count in statuses.items()) or "none")]
     lines.append(f"Waiting  {data['waiting']:,} for the next batch")
@@ -211,8 +287,10 @@ def queue_report(session: Session, queue: AttestationQueue) -> None:
     session.show(data, "\n".join(lines))
 
 
-def _account_data(store: SubmissionStore, lane: Mapping[str, Any]) -> dict[str, Any]:
+def _account_data(store: SubmissionStore, stamps: StampStore, lane: Mapping[str, Any]) -> dict[str, Any]:
     counts = store.counts(lane["account"])
+    if batches := stamps.counts(lane["account"])[0]:  # a witness that answers at once has no transactions
+        counts = {SlotState.CONFIRMED.value: (batches, stamps.counts(lane["account"])[1])}
     return {
         "account": lane["account"],
         "network_id": lane["network_id"],
@@ -267,11 +345,18 @@ def intent_report(session: Session, queue: AttestationQueue, intent_digest: str)
     lines = [escape(intent_digest), f"  status   {escape(status['status'])}{error}, attempt {status['last_attempt']}"]
     if data["batch"] is not None:
         lines.append(f"  batch    {_under_way_line(data['batch'])}")
-    if confirmed:
-        proof = confirmed[-1].proof
-        where = f"ledger {escape(proof.get('ledger_index'))}, closed {escape(proof.get('close_time') or proof.get('ledger_close_time'))}"
-        lines.append(f"  witness  {where}, transaction {escape(proof.get('tx_hash'))}, level {escape(proof.get('level', 'server'))}")
+    lines += [f"  witness  {_witness_line(receipt)}" for receipt in confirmed]
     session.show(data, "\n".join(lines))
+
+
+def _witness_line(receipt: AttestationReceipt) -> str:
+    """Who witnessed, by a receipt."""
+    proof = receipt.proof
+    if proof.get("tx_hash") is None:
+        when = "" if proof.get("not_after") is None else f", not after {escape(proof['not_after'])}"
+        return f"{escape(receipt.backend)} {escape(proof.get('by'))}{when}, level {escape(proof.get('level'))}"
+    where = f"ledger {escape(proof.get('ledger_index'))}, closed {escape(proof.get('close_time') or proof.get('ledger_close_time'))}"
+    return f"{where}, transaction {escape(proof.get('tx_hash'))}, level {escape(proof.get('level', 'server'))}"
 
 
 def _intents(count: int) -> str:
