@@ -5,16 +5,19 @@ import copy
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from evidence_testing import edited, reference_package
 from tsa_testing import Holder, LocalAuthority, certified, openssl, pinned, served
 
+from nexus_attest.attestation.errors import NotWitnessed
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.local_witness import SelfWitness
+from nexus_attest.attestation.proving import witness_proofs
 from nexus_attest.attestation.queue import AttestationQueue
-from nexus_attest.attestation.stamping import StampWitness, stamp_proofs
+from nexus_attest.attestation.stamping import StampWitness
 from nexus_attest.attestation.tsa import TimestampAuthority
 from nexus_attest.attestation.witness import Level, WitnessJudge
 from nexus_attest.attestation.xrpl.batch import BatchSettings
@@ -45,7 +48,7 @@ def proof(root: Holder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
         queue.enqueue_many([INTENT, *OTHERS])
         with served(local) as server:
             asyncio.run(StampWitness(queue, TimestampAuthority(server.url, pinned(root)), NOW).cycle())
-        (found,) = stamp_proofs(queue, "sha256:" + INTENT.intent_digest())
+        (found,) = witness_proofs(queue, "sha256:" + INTENT.intent_digest())
         return json.loads(json.dumps(found.to_dict()))
 
 
@@ -55,7 +58,7 @@ def own() -> dict[str, Any]:
     with AttestationQueue() as queue:
         queue.enqueue_many([INTENT, *OTHERS[:2]])
         asyncio.run(StampWitness(queue, SelfWitness(queue), NOW).cycle())
-        (found,) = stamp_proofs(queue, "sha256:" + INTENT.intent_digest())
+        (found,) = witness_proofs(queue, "sha256:" + INTENT.intent_digest())
         return json.loads(json.dumps(found.to_dict()))
 
 
@@ -221,8 +224,26 @@ def test_an_old_time_stamp_is_not_taken_for_a_new_batch(proof: dict[str, Any], r
     assert progress.stopped == told
 
 
+def test_two_authorities_are_two_witnesses(root: Holder, tmp_path: Path) -> None:
+    openssl()
+    local = LocalAuthority(tmp_path, certified("Authority", root))
+    with AttestationQueue() as queue, served(local) as server:
+        queue.enqueue(INTENT)
+        for name, beside in (("one", False), ("two", True)):
+            authority = TimestampAuthority(server.url, Authority(name, (root.der,)))
+            if beside:  # as if a ledger had confirmed the batch
+                with queue.storage.database.transaction() as connection:
+                    connection.execute("INSERT INTO witness_slots (batch_id, account, seq, state) VALUES (1, 'r', 1, 'CONFIRMED')")
+            asyncio.run(StampWitness(queue, authority, NOW, beside=beside).cycle())
+        found = witness_proofs(queue, "sha256:" + INTENT.intent_digest())
+    assert [proof.receipt.proof["by"] for proof in found] == ["one", "two"]
+    documents = [json.loads(json.dumps(proof.to_dict())) for proof in found]
+    assert layer(believing(pinned(root)), *documents).outcome is Outcome.PASS
+
+
 def test_intents_without_stamps_have_no_proofs() -> None:
     with AttestationQueue() as queue:
         queue.enqueue(INTENT)
-        assert stamp_proofs(queue, "sha256:" + INTENT.intent_digest()) == []
-        assert stamp_proofs(queue, "sha256:" + "0" * 64) == []
+        for digest in (INTENT.intent_digest(), "0" * 64):
+            with pytest.raises(NotWitnessed):
+                witness_proofs(queue, f"sha256:{digest}")

@@ -143,6 +143,7 @@ def test_an_incomplete_transaction_is_not_signed(signer: LocalWalletSigner, abse
         ({"TransactionType": "Nothing"}, NotATransaction),
         ({"Memos": 7}, NotATransaction),
         ({"Memos": [{"Memo": {"MemoData": "zz"}}]}, NotATransaction),
+        ({"Memos": [{"SignerEntry": {"Account": SECP_ACCOUNT, "SignerWeight": 1}}]}, NotATransaction),
         ({"Memos": [{"Memo": {"Unknown": "00"}}]}, NotATransaction),
         ({"Memos": [{"Memo": {"MemoType": b"a b".hex(), "MemoData": "00"}}]}, NotATransaction),
         ({"Memos": [{"Memo": {"MemoType": b"ok".hex(), "MemoFormat": b"\xc3\xa9".hex()}}]}, NotATransaction),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_testing import ADAPTER, program
 from test_attestation_secrets import SECP256K1, needles, pieces, quiet, require_none, stored
 from test_attestation_secrets import told as told_by
 from test_cli_cases import Desk, environment
@@ -15,15 +16,16 @@ from test_cli_witness import ACCOUNT, SEED, digests, network
 from tsa_testing import Holder, LocalAuthority, certified, openssl, served
 from typer.testing import CliRunner
 
+from nexus_attest.attestation.proving import witness_proofs
 from nexus_attest.attestation.queue import AttestationQueue
-from nexus_attest.attestation.stamping import stamp_proofs
 from nexus_attest.attestation.witness import Level, WitnessJudge
 from nexus_attest.cli.app import app
+from nexus_attest.testledger import closing
 from nexus_attest.trust import Authority, TrustPolicy
 
 __all__ = ["quiet"]
 
-RUN = ("witness", "run", "--drain", "--interval", "0.05", "--for", "30")
+RUN = ("witness", "run", "--drain", "--interval", "0.05", "--for", "60")
 
 
 @pytest.fixture
@@ -57,7 +59,8 @@ def authority(folder: Path, url: str, *, name: str = "local", certificates: str 
 
 def proofs_of(cli: Desk, told: dict[str, Any], place: int = 0) -> list[dict[str, Any]]:
     with AttestationQueue(cli.folder / "decisions.db") as queue:
-        return [json.loads(json.dumps(proof.to_dict())) for proof in stamp_proofs(queue, told["intents"][place]["intent_digest"])]
+        found = witness_proofs(queue, told["intents"][place]["intent_digest"])
+        return [json.loads(json.dumps(proof.to_dict())) for proof in found if proof.receipt.backend != "xrpl"]
 
 
 def test_a_queue_is_stamped_by_an_authority_and_the_proofs_are_believed(cli: Desk, url: str, root: Holder) -> None:
@@ -80,6 +83,34 @@ def test_a_queue_is_stamped_by_an_authority_and_the_proofs_are_believed(cli: Des
     assert (lane["account"], lane["batches"], lane["under_way"]) == ("tsa:local", {"CONFIRMED": {"batches": 2, "members": 300}}, [])
 
 
+def test_from_a_decision_to_a_case_file_whose_witness_layer_passes(cli: Desk, url: str, root: Holder) -> None:
+    request_id = cli("request", "Run", "--mode", "apply", "--plan", '[{"tool": "t", "method": "m"}]', "-q").strip()
+    cli("approve", request_id)
+    cli("execute", request_id, ADAPTER, "--adapters", str(program(cli.folder)))
+    cli("audit", "export", request_id, "--embed", "-o", "package.json")
+    (intent,) = cli.json("witness", "enqueue", "package.json")["intents"]
+    authority(cli.folder, url)
+    assert cli.json(*RUN, "--backend", "tsa")["receipts"] == 1
+    cli("proof", "export", intent["intent_digest"], "--backend", "tsa:local", "-o", "proof.json")
+    cli("case", "export", request_id, "--embed", "--witness", "proof.json", "-o", "case.json")
+    pin = json.dumps(root.pem.decode())
+    (cli.folder / "trust.toml").write_text(
+        f'version = 1\n[[actors]]\nid = "alice"\n[[authorities]]\nname = "ours"\ncertificates = [{pin}]\n'
+    )
+    judged = cli.json("proof", "verify", "proof.json", "--trust", "trust.toml", "--package", "package.json")
+    assert (judged["level"], judged["by"], judged["failed"]) == ("authority", "ours", [])
+    told = cli.json("verify", "case.json", "--trust", "trust.toml", "--require", "witness")
+    witness = told["layers"][-1]
+    assert (witness["name"], witness["outcome"], witness["gaps"]) == ("witness", "PASS", [])
+    assert "witnessed at level authority by ours, not after " in cli("verify", "case.json", "--trust", "trust.toml")
+    assert cli.json("verify", "case.json", "--require", "witness", code=2)["failed"] == ["witness"]
+    case = cli.case("case.json")
+    token: str = case["witness"][0]["evidence"]["token"]
+    case["witness"][0]["evidence"]["token"] = token[:300] + ("A" if token[300] != "A" else "B") + token[301:]
+    cli.write("changed.json", case)
+    assert cli.json("verify", "changed.json", "--trust", "trust.toml", code=2)["failed"] == ["witness"]
+
+
 def test_the_local_witness_needs_no_file_and_warns(cli: Desk, capfd: pytest.CaptureFixture[str]) -> None:
     queued = cli.json("witness", "enqueue", "--digests", digests(cli.folder, 3))
     cli(*RUN, "--backend", "self")
@@ -94,7 +125,7 @@ def test_a_second_witness_stamps_what_the_ledger_confirmed(cli: Desk, url: str, 
     queued = cli.json("witness", "enqueue", "--digests", digests(cli.folder, 50))
     with network(cli.folder, authorities=["local"]) as net:
         authority(cli.folder, url)
-        with net.closing():
+        with closing(net.ledger, every=0.4, seconds=1):
             told = cli.json(*RUN)
     assert (told["receipts"], told["stopped"]) == (100, None)
     assert [(one["account"], one["batches"]["CONFIRMED"]["members"]) for one in told["besides"]] == [("tsa:local", 50)]

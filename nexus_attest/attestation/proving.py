@@ -54,7 +54,9 @@ def proven_once(store: ProofStore, prove: Callable[[Anchor], Awaitable[Proof | N
 
 
 def witness_proofs(queue: AttestationQueue, intent_digest: str) -> list[WitnessProof]:
-    """A proof by each backend that has witnessed an intent (prefixed digest), with the best evidence that is stored.
+    """A proof by each witness that has confirmed an intent (prefixed digest), with the best evidence that is stored.
+
+    Sorted by backend, and by the names of several of one: two time-stamp authorities are two witnesses.
 
     Raises NotWitnessed when none has, or the intent is unknown; InvalidReceipt and StoreError for what is stored.
     """
@@ -62,7 +64,7 @@ def witness_proofs(queue: AttestationQueue, intent_digest: str) -> list[WitnessP
     confirmed = [receipt for receipt in queue.replay(intent_digest) if receipt.status is ReceiptStatus.CONFIRMED]
     if queued is None or not confirmed:
         raise NotWitnessed(f"no witness has confirmed the intent {intent_digest!r:.100}")
-    latest = {receipt.backend: receipt for receipt in confirmed}
+    latest = {(receipt.backend, str(receipt.proof.get("by", ""))): receipt for receipt in confirmed}
     return [
         WitnessProof(intent=queued.intent, receipt=receipt, evidence=_evidence(queue, receipt)) for _, receipt in sorted(latest.items())
     ]

@@ -8,7 +8,6 @@ witness that was asked twice for one statement has done no harm: the second stam
 """
 
 import asyncio
-import json
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,15 +18,14 @@ from nexus_attest.attestation.errors import WitnessMismatch, WitnessRefused, Wit
 from nexus_attest.attestation.members import compact_utc
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptError, ReceiptErrorCode, ReceiptStatus
-from nexus_attest.attestation.stamp import Shown, StampingWitness, evidence_key, stamp_receipt
+from nexus_attest.attestation.stamp import Shown, StampingWitness, stamp_receipt
 from nexus_attest.attestation.stamp_store import StampStore, StoredStamp
-from nexus_attest.attestation.witness import WitnessProof
 from nexus_attest.attestation.xrpl.batch import BatchSettings, Progress, close_batch
 from nexus_attest.attestation.xrpl.submission_store import Batch, Member, SlotState, SubmissionStore
 from nexus_control.errors import InputError
 from nexus_control.events import Clock, utc_now
 
-__all__ = ["StampWitness", "stamp_proofs"]
+__all__ = ["StampWitness"]
 
 _RECEIPTS_PER_COMMIT = 1000
 _NO_NETWORK = 0
@@ -221,20 +219,6 @@ class StampWitness:
         waiting = self._store.count_waiting(now=self._clock().timestamp())
         size = 0 if batch is None else batch.size
         return Progress(None if batch is None else batch.batch_id, state, waiting, written, stopped=self._stopped, size=size)
-
-
-def stamp_proofs(queue: AttestationQueue, intent_digest: str) -> list[WitnessProof]:
-    """The witness proofs that the queue holds for an intent (prefixed digest), of witnesses that answer at once; oldest first.
-
-    Raises StoreError, and InvalidIntent or InvalidReceipt when a stored row cannot be read.
-    """
-    item, stamps = queue.get(intent_digest), StampStore(queue.storage)
-    found: list[WitnessProof] = []
-    for receipt in [] if item is None else queue.replay(intent_digest):
-        stamp = stamps.by_digest(receipt.evidence_digests.get(evidence_key(receipt.backend), ""))
-        if item is not None and stamp is not None and receipt.status is ReceiptStatus.CONFIRMED:
-            found.append(WitnessProof(intent=item.intent, receipt=receipt, evidence=json.loads(stamp.evidence)))
-    return found
 
 
 def _statement(batch: Batch) -> Statement:

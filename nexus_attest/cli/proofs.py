@@ -35,7 +35,8 @@ def _export(
         str, typer.Argument(help="The digest of the intent, as `witness enqueue` prints it.", metavar="INTENT", show_default=False)
     ],
     backend: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which witness, when several have seen it: xrpl, rfc3161, self.", show_default=False)
+        str | None,
+        typer.Option(metavar="NAME", help="Which witness, when several have seen it: xrpl, tsa, tsa:NAME, self.", show_default=False),
     ] = None,
     output: OutputOption = None,
     force: ForceOption = False,
@@ -55,8 +56,10 @@ def _export(
         raise StoreMissing(f"there is no store at {session.store_path}")
     digest = prefixed(unprefixed(intent))
     with AttestationQueue(session.store_path) as queue:
-        proofs = {proof.receipt.backend: proof for proof in witness_proofs(queue, digest)}
-    wanted = backend or ("xrpl" if "xrpl" in proofs else next(iter(proofs)))
+        found = witness_proofs(queue, digest)
+    proofs = {f"{proof.receipt.backend}:{proof.receipt.proof['by']}": proof for proof in found if "by" in proof.receipt.proof}
+    proofs |= {proof.receipt.backend: proof for proof in reversed(found)}  # the first one, where there are several
+    wanted = backend or ("xrpl" if "xrpl" in proofs else found[0].receipt.backend)
     if wanted not in proofs:
         raise NotWitnessed(f"{wanted!r:.80} has not witnessed it; {', '.join(proofs)} has")
     about = {"kind": "witness_proof", "digest": digest, "backend": wanted, "binding_digest": proofs[wanted].intent.binding_digest}
