@@ -14,9 +14,15 @@ ENGINE = (
     *("flight_subject", "history", "identity", "in_toto", "layers", "log_evidence", "merkle", "past", "router_record", "run_evidence"),
     *("signatures", "story", "tiles", "verification"),
 )
-PRODUCT = ("ed25519", "reader", "trust", "trust_file")
+PRODUCT = (
+    *("ed25519", "reader", "trust", "trust_file"),
+    *("attestation/local_witness", "attestation/stamp"),
+    *("attestation/tsa/authority", "attestation/tsa/der", "attestation/tsa/evidence", "attestation/tsa/judge", "attestation/tsa/token"),
+)
 
 TESTS = (
+    # Those of time-stamps need the program `openssl`.
+    *("test_attestation_stamp_proofs", "test_attestation_stamping", "test_attestation_tsa"),
     *("test_attacks", "test_audit_package", "test_bundle", "test_checkpoint", "test_cli_cases", "test_ed25519", "test_evidence"),
     *("test_flight_checks", "test_identity", "test_log", "test_log_checkpoints", "test_merkle", "test_past", "test_reader_knowledge"),
     *("test_router_flight_record", "test_tamper_package", "test_trust", "test_trust_file"),

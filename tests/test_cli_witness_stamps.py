@@ -125,7 +125,7 @@ def test_a_second_witness_stamps_what_the_ledger_confirmed(cli: Desk, url: str, 
     queued = cli.json("witness", "enqueue", "--digests", digests(cli.folder, 50))
     with network(cli.folder, authorities=["local"]) as net:
         authority(cli.folder, url)
-        with closing(net.ledger, every=0.4, seconds=1):
+        with closing(net.ledger, every=0.6, seconds=1):
             told = cli.json(*RUN)
     assert (told["receipts"], told["stopped"]) == (100, None)
     assert [(one["account"], one["batches"]["CONFIRMED"]["members"]) for one in told["besides"]] == [("tsa:local", 50)]

@@ -16,7 +16,7 @@ from store_testing import ALICE, BOB
 from nexus_attest import trust_file
 from nexus_attest.key_errors import TrustInvalid
 from nexus_attest.trust import TrustPolicy
-from nexus_attest.trust_file import load_trust, parse_trust
+from nexus_attest.trust_file import load_trust, parse_trust, pem_certificates
 from nexus_control.events import Actor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,6 +153,15 @@ def test_the_documented_file_is_one() -> None:
     text = re.sub(r"(?m)^(\[\[?[a-z_.]+\]\]?) .*$", r"\1", text)
     text = text.replace('["bob"]', '["alice"]').replace("[groups]", '[[actors]]\nid = "ci"\ntype = "system"\n[groups]')
     assert parsed(text).name == "production"
+
+
+def test_certificates_are_found_in_a_text_wherever_they_stand() -> None:
+    pem = PEM.replace("\\n", "\n")
+    der = b64decode("MIIB" + "QUJD" * 20)
+    assert pem_certificates(f"subject=/CN=x\n{pem}\nissuer=/CN=y\r\n{pem}\n") == [der, der]
+    assert pem_certificates("no certificate") == pem_certificates("") == []
+    with pytest.raises(TrustInvalid, match="must be one certificate in PEM"):
+        pem_certificates(pem + pem.replace("MIIB", "MI!B"))
 
 
 def test_the_file_of_the_documentation_is_one() -> None:
