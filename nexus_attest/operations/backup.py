@@ -92,16 +92,12 @@ def back_up(
         if findings and not keep_unsound:
             raise BackupUnsound(f"the copy of {source} does not verify: {findings[0]}; no backup was made", findings)
         size = copy.stat().st_size
+        # Before the store's, whose name says that all is there.
+        placed, damage = _place_runs(records, runs_beside(target), progress, keep_damaged=keep_unsound)
         _place(copy, target)
-    if not records.exists():
-        return Backup(file=target, bytes=size, head=head, runs=None, findings=findings)
-    with _copied(records, target.parent, progress) as (copy, _, found):
-        if found.damage and not keep_unsound:
-            raise BackupUnsound(
-                f"the run records {records} are damaged: {found.damage[0]}; {target} is a backup without them", found.damage
-            )
-        _place(copy, runs_beside(target))
-    return Backup(file=target, bytes=size, head=head, runs=runs_beside(target), findings=(*findings, *found.damage))
+    if damage and not keep_unsound:
+        raise BackupUnsound(f"the run records {records} are damaged: {damage[0]}; {target} is a backup without them", damage)
+    return Backup(file=target, bytes=size, head=head, runs=placed, findings=(*findings, *damage))
 
 
 def restore(backup: Path, store: Path, *, replace: bool = False, progress: Progress | None = None, clock: Clock = utc_now) -> Restored:
@@ -131,15 +127,25 @@ def restore(backup: Path, store: Path, *, replace: bool = False, progress: Progr
             leftover = store.with_name(store.name + suffix)
             if os.path.lexists(leftover):
                 leftover.rename(aside.with_name(aside.name + suffix))
+        # Before the store: nobody would miss them beside one that is back, and `restore` would refuse to bring them.
+        runs, damage = _place_runs(runs_beside(backup), runs_beside(store), progress)
         _place(copy, store)
-    records, place = runs_beside(backup), runs_beside(store)
+    if damage:
+        raise BackupUnsound(f"the store is restored, but its run records {runs_beside(backup)} are damaged: {damage[0]}", damage)
+    return Restored(store=store, head=head, runs=runs, kept=kept, before=before)
+
+
+def _place_runs(
+    records: Path, place: Path, progress: Progress | None, *, keep_damaged: bool = False
+) -> tuple[Path | None, tuple[str, ...]]:
+    """Copy run records to where there are none. Gives where they are, None when they were not put there, and what is wrong with them."""
     if not records.exists() or os.path.lexists(place):
-        return Restored(store=store, head=head, runs=None, kept=kept, before=before)
+        return None, ()
     with _copied(records, place.parent, progress) as (copy, _, found):
-        if found.damage:
-            raise BackupUnsound(f"the store is restored, but its run records {records} are damaged: {found.damage[0]}", found.damage)
-        _place(copy, place)
-    return Restored(store=store, head=head, runs=place, kept=kept, before=before)
+        keep = keep_damaged or not found.damage
+        if keep:
+            _place(copy, place)
+    return (place if keep else None), found.damage
 
 
 def _findings(found: Examination, head: LogHead) -> tuple[str, ...]:

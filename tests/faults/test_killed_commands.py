@@ -186,6 +186,15 @@ def ran(folder: Path) -> Words:
     return {**words, "run": done.document["run_id"]}
 
 
+def backed_up(folder: Path) -> Words:
+    """The store and its run records are lost, and there is a backup of them."""
+    words = ran(folder)
+    assert again(folder, words, "backup", "copy.db").code == 0
+    for name in ("decisions.db", "decisions.db.runs"):
+        (folder / name).unlink()
+    return words
+
+
 def folder_of_keys(folder: Path) -> Path:
     keys = folder / "keys"
     keys.mkdir(mode=0o700, exist_ok=True)
@@ -238,6 +247,21 @@ def key_file(folder: Path) -> str:
 def note_file(folder: Path) -> bool:
     path = folder / "checkpoint.txt"
     return path.exists() and parse_checkpoint(parse_note(path.read_bytes())).size > 0
+
+
+def whole_backup(folder: Path) -> bool:
+    """What has the name of the backup is one."""
+    if not (folder / "copy.db").exists():
+        return False
+    with RunRecords(folder / "copy.db.runs") as records:
+        return len(records.runs()) == 1 and state_of(folder / "copy.db").facts == 11
+
+
+def runs_before_the_store(folder: Path) -> None:
+    """A store that is back has its run records: nobody would miss them, and bring them back."""
+    if (folder / "decisions.db").exists():
+        with RunRecords(folder / "decisions.db.runs") as records:
+            assert len(records.runs()) == 1
 
 
 @dataclass(frozen=True)
@@ -330,6 +354,10 @@ COMMANDS = {
     ),
     "runs export": told_twice(
         *("runs", "export", "{run}", "-o", "out.json"), prepare=ran, look=document("out.json", layer=False), told={True: EXISTS}
+    ),
+    "backup": told_twice("backup", "copy.db", prepare=ran, look=whole_backup, told={True: ("BACKUP_EXISTS", "copy.db")}),
+    "restore": told_twice(
+        "restore", "copy.db", prepare=backed_up, facts=(0, 11), look=runs_before_the_store, told={11: ("STORE_EXISTS", "decisions.db")}
     ),
     "attest sign": told_twice(
         *("attest", "sign", "package.json", "--claim", "seen", "--key", "log", "--attestor", "alice", "-o", "out.json"),
