@@ -21,7 +21,7 @@ from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
 EVERY_STEP = "NEXUS_EVERY_STEP" in os.environ
-"""Else a choice of bytes and of seeds; `make faults` takes all bytes and many seeds."""
+"""Else a choice of places and of seeds; `make faults` takes thousands of places and many seeds."""
 
 SEEDS = range(400 if EVERY_STEP else 25)
 SECTOR = 512
@@ -119,7 +119,7 @@ def commands(tools: NexusControlTools) -> Iterator[Callable[[], object]]:
     yield lambda: tools.execute(made["id"], "ad", ALICE, Router())
 
 
-def test_a_log_that_is_cut_off_at_any_byte_gives_the_last_commit_that_is_whole_in_it(history: History) -> None:
+def test_a_log_that_is_cut_off_anywhere_gives_the_last_commit_that_is_whole_in_it(history: History) -> None:
     moments = [history.moment()]
     for command in commands(history.tools):
         command()
@@ -129,7 +129,7 @@ def test_a_log_that_is_cut_off_at_any_byte_gives_the_last_commit_that_is_whole_i
     between = last.size - 1  # `execute` commits twice
     history.roots[between] = history.store.log_root(between)[1]
     ends = {moment.size: len(moment.wal) for moment in moments}
-    lengths = set(range(len(last.wal) + 1)) if EVERY_STEP else set[int]()
+    lengths = set(range(0, len(last.wal) + 1, 61)) if EVERY_STEP else set[int]()  # a prime: every offset in a page comes
     for frame in range(_WAL_HEADER, len(last.wal) + 1, _FRAME):
         lengths |= {frame - 1, frame, frame + 24} if frame in ends.values() else {frame}
     for length in sorted(length for length in lengths if length <= len(last.wal)):
