@@ -32,19 +32,22 @@ __all__ = ["Ended", "State", "in_process", "library", "lines_of", "snapshots", "
 
 STEPS = frozenset(
     {
-        *("execute", "executemany", "executescript", "commit", "rollback"),
-        *("open", "write", "writelines", "flush", "fsync", "close", "__exit__", "ftruncate", "truncate"),
-        *("rename", "replace", "unlink", "remove", "link", "symlink", "mkdir", "rmdir", "chmod", "flock", "lockf"),
+        *("execute", "executemany", "executescript", "commit", "rollback", "backup"),
+        *("write", "writelines", "flush", "fsync", "close", "__exit__", "ftruncate", "truncate"),
+        *("rename", "replace", "unlink", "remove", "link", "symlink", "mkdir", "rmdir", "chmod", "fchmod", "flock", "lockf"),
         *("fork_exec", "kill", "killpg", "send", "sendall", "connect"),
     }
 )
-"""Names of the functions that are steps. A reading one among them costs a little time and nothing else."""
+"""Names of the functions that are steps. A reading one among them costs a little time and nothing else.
+
+`open` is none, because most of what is opened is read, and how often depends on the machine; a file that it made is there at the next step.
+"""
 
 _HARMLESS = (str, bytes, bytearray, list, set, dict, deque, type(Lock()), type(RLock()), io.BufferedReader)
 """Methods of these change nothing outside, whatever their names."""
 
 _KINDS = {"c_call": "before", "c_return": "after", "c_exception": "after"}
-_PATIENCE_SECONDS = 60
+_PATIENCE_SECONDS = 240
 _SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
