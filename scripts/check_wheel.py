@@ -3,7 +3,8 @@
 Checks, in this order, that
 1. the wheel, built from the sdist, holds every file of both packages, the schemas, its metadata, and nothing else;
 2. installed without dependencies, every module imports but those of the command line and whatever else NEEDS_DEPENDENCIES names;
-3. installed with its dependencies and no extra, every module imports and `nexus-attest --help` answers;
+3. installed with its dependencies and no extra, by the Install step of action.yml, every module imports, `nexus-attest --help` answers,
+   and the Verify step of action.yml passes evidence;
 4. the engine's own tests pass with the wheel's nexus_control alone, where no third-party package exists but pytest, hypothesis and
    what these need themselves.
 
@@ -12,6 +13,7 @@ Leaves the two built files in dist/.
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +34,8 @@ NEEDS_DEPENDENCIES = (
 )
 """Modules, with everything below them, that may import third-party packages when they are imported. They need not exist yet."""
 
+EVIDENCE = ROOT / "tests" / "vectors" / "router" / "router-audit-package-embedded.json"
+
 TEST_TOOLS = ("hypothesis", "pytest")
 
 
@@ -50,13 +54,34 @@ def main() -> None:
         light = [name for name in modules if not _below(name, NEEDS_DEPENDENCIES)]
         _say(f"importing {len(light)} modules without any dependency")
         _import_each(python, light, cwd=work)
-        _say("installing the dependencies")
-        _pip(python, str(wheel))
+        _say("installing with the dependencies, as action.yml does")
+        _run_step("Install", work, action=wheel)  # the wheel in place of the checkout, which pip would build it from once more
+        python = work / "nexus-attest" / "bin" / "python"
         _say(f"importing all {len(modules)} modules, no extra installed")
         _import_each(python, modules, cwd=work)
         _run(str(python.with_name("nexus-attest")), "--help", cwd=work, quiet=True)
+        _say("verifying evidence, as action.yml does")
+        shutil.copy(EVIDENCE, work / "evidence.json")
+        _run_step("Verify", work, action=ROOT, NEXUS_FILES="*.json", NEXUS_REQUIRE="integrity authorization execution")
         _check_engine_alone(wheel, work / "engine")
     _say(f"{wheel.name} is good")
+
+
+def action_step(name: str) -> str:
+    """The bash script of a step of action.yml."""
+    found = re.search(
+        rf"- name: {name}\n.*?run: \|\n((?:        [^\n]*\n?)+)", (ROOT / "action.yml").read_text(encoding="utf-8"), re.DOTALL
+    )
+    if found is None:
+        sys.exit(f"action.yml has no step {name}")
+    return re.sub("^        ", "", found[1], flags=re.MULTILINE)
+
+
+def _run_step(name: str, folder: Path, *, action: Path, **inputs: str) -> None:
+    """Run a step of action.yml as GitHub's runner does, in `folder`, which is its temporary folder too."""
+    told = {"RUNNER_TEMP": str(folder), "GITHUB_OUTPUT": str(folder / "output"), "GITHUB_STEP_SUMMARY": str(folder / "summary")}
+    os.environ.update({**told, "GITHUB_ACTION_PATH": str(action), "NEXUS_PYTHON": sys.executable, **inputs})
+    _run("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", action_step(name), cwd=folder, quiet=True)
 
 
 def _check_contents(wheel: Path) -> list[str]:

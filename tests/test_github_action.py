@@ -1,4 +1,7 @@
-"""The steps of action.yml, run as the runner runs them: bash, with the environment that the action declares."""
+"""The Verify step of action.yml, run as the runner runs it: bash, with the environment that the action declares.
+
+`make wheel` runs the Install step.
+"""
 
 import json
 import os
@@ -12,14 +15,9 @@ import pytest
 from cli_testing import ROOT
 from evidence_testing import edited, vector
 
+from scripts.check_wheel import action_step
+
 ACTION = (ROOT / "action.yml").read_text(encoding="utf-8")
-
-
-def script(step: str) -> str:
-    """The `run` of a step, as the file has it."""
-    found = re.search(rf"- name: {step}\n.*?run: \|\n((?:        [^\n]*\n?)+)", ACTION, re.DOTALL)
-    assert found is not None
-    return re.sub("^        ", "", found[1], flags=re.MULTILINE)
 
 
 class Job:
@@ -42,7 +40,7 @@ class Job:
         names = ("NEXUS_FILES", "NEXUS_TRUST", "NEXUS_CHECKPOINTS", "NEXUS_REQUIRE", "NEXUS_SARIF")
         given = {name: inputs.get(name.removeprefix("NEXUS_").lower(), "") for name in names}
         done = subprocess.run(
-            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script("Verify")],
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", action_step("Verify")],
             cwd=self.folder,
             env={
                 "PATH": os.environ["PATH"],
@@ -122,6 +120,6 @@ def test_every_input_reaches_the_step_that_uses_it() -> None:
     inputs = set(re.findall(r"^  (\w+):\n    description", ACTION, re.MULTILINE))
     used = set(re.findall(r"\$\{\{ inputs\.(\w+) \}\}", ACTION))
     assert used == inputs - {"failed"}
-    assert "${{" not in script("Verify") + script("Install"), "what a pull request can name must not be pasted into a script"
+    assert "${{" not in action_step("Verify") + action_step("Install"), "what a pull request can name must not be pasted into a script"
     documented = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "ci.md").read_text(encoding="utf-8"), re.MULTILINE))
     assert documented == used
