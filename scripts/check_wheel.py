@@ -20,6 +20,7 @@ import sys
 import tempfile
 import venv
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -69,9 +70,8 @@ def main() -> None:
 
 def action_step(name: str) -> str:
     """The bash script of a step of action.yml."""
-    found = re.search(
-        rf"- name: {name}\n.*?run: \|\n((?:        [^\n]*\n?)+)", (ROOT / "action.yml").read_text(encoding="utf-8"), re.DOTALL
-    )
+    action = (ROOT / "action.yml").read_text(encoding="utf-8")
+    found = re.search(rf"- name: {name}\n.*?run: \|\n((?:        [^\n]*\n?)+)", action, re.DOTALL)
     if found is None:
         sys.exit(f"action.yml has no step {name}")
     return re.sub("^        ", "", found[1], flags=re.MULTILINE)
@@ -168,8 +168,11 @@ def _pip(python: Path, *what: str) -> None:
 
 
 def _import_each(python: Path, modules: list[str], *, cwd: Path) -> None:
-    for name in modules:  # one process each: a module must not lean on what another one has imported
+    def load(name: str) -> None:  # one process each: a module must not lean on what another one has imported
         _run(str(python), "-I", "-c", f"import {name}", cwd=cwd)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(load, modules))
 
 
 def _run(*command: str, cwd: Path, quiet: bool = False) -> None:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -169,3 +171,24 @@ def test_a_check_of_an_adapter_file_finds_what_is_wrong_in_it_and_what_this_mach
     assert cli.run("adapters", "check", "adapters.toml", "--file-only").code == 0
     path.write_text(path.read_text() + "retries = 3\n")
     assert cli.json("adapters", "check", "adapters.toml", code=2)["code"] == "ADAPTER_FILE_INVALID"
+
+
+def test_on_a_terminal_each_call_is_shown_before_it_ends(cli: CommandLine) -> None:
+    program(cli.folder, "time.sleep(60)")
+    request_id = cli.approved()
+    screen, terminal = os.openpty()
+    argv = cli.argv("execute", request_id, ADAPTER, "--adapters", "adapters.toml")
+    with subprocess.Popen(argv, env=cli.env, cwd=cli.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=terminal) as process:
+        os.close(terminal)
+        told = b""
+        while not told.endswith(b" ... "):
+            told += os.read(screen, 1000)
+        assert told.decode() == "  s1  t/m ... "
+        deadline = time.monotonic() + 30
+        while not (cli.folder / "ran").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+        assert "CANCELLED, outcome unknown\r\n" in os.read(screen, 10_000).decode()
+    os.close(screen)

@@ -116,6 +116,13 @@ SHOWN_BY = {
         "test_cli_cases": ["test_two_checkpoints_of_one_size_prove_a_split_view"],
         "test_attacks": ["test_a_split_view_fails_the_log_and_says_what_it_is"],
     },
+    "owns the host: its files, its processes and the keys on it": {
+        "test_attacks": [
+            "test_invented_approvals_pass_authorization_and_never_signatures",
+            "test_every_edit_of_an_event_with_all_digests_recomputed_fails_the_log",
+        ],
+        "test_tamper_recomputed": ["test_no_cell_can_be_changed_past_an_older_checkpoint_but_those_outside"],
+    },
     "forges a case file: invented, missing, late, expired or repeated approvals, another action, another run, another log": {
         "test_attacks": [
             "test_a_forged_history_fails_authorization",
