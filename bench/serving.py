@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
-from bench.harness import Result, Settings, milliseconds
+from bench.harness import Clock, Result, Settings, milliseconds
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
@@ -134,6 +134,7 @@ async def _alternating(
         await other.list_tools()
         return await _times(
             settings.size(_CALLS, 5),
+            process_time if transport == "in process" else perf_counter,
             lambda: one.call_tool(_STATUS, {"request_id": request_id}),
             lambda: other.call_tool(_NOTHING, {"request_id": request_id}),
         )
@@ -157,13 +158,13 @@ async def _started(settings: Settings, folder: Path, tools: NexusControlTools, r
     return [times[0] for times in found[2::2]], [times[0] for times in found[3::2]]
 
 
-async def _times(number: int, *operations: Callable[[], Awaitable[Any]]) -> Any:
+async def _times(number: int, clock: Clock, *operations: Callable[[], Awaitable[Any]]) -> Any:
     samples: list[list[float]] = [[] for _ in operations]
     for _ in range(number):
         for sample, operation in zip(samples, operations, strict=True):
-            began = perf_counter()
+            began = clock()
             result = await operation()
-            sample.append(perf_counter() - began)
+            sample.append(clock() - began)
             assert not result.is_error
     return samples
 
