@@ -166,11 +166,12 @@ def test_a_binding_digest_without_prefix_is_the_same_digest() -> None:
     assert verify_audit_package(edited(package, "integrity.binding_digest", raw)).ok
 
 
-def test_an_unknown_package_version_fails_check_one_even_when_rebound() -> None:
-    result = verify_audit_package(rebound(edited(reference_package(), "package_version", "9.9")))
+@pytest.mark.parametrize("version", ["9.9", "0.5", "0.60", ""])
+def test_an_unknown_package_version_fails_check_one_even_when_rebound(version: str) -> None:
+    result = verify_audit_package(rebound(edited(reference_package(), "package_version", version)))
     assert failed(result) == ["binding_digest"]
     check = the(result, "binding_digest")
-    assert (check.expected, check.actual, check.detail) == ("0.6", "9.9", "unknown package_version")
+    assert (check.expected, check.actual, check.detail) == ("0.6", version, "unknown package_version")
 
 
 def test_an_unknown_algorithm_fails_check_one() -> None:
@@ -578,10 +579,24 @@ def test_content_that_is_no_json_fails_its_check_and_leaves_the_others_running()
     assert len(result.checks) == 5
 
 
-def test_an_object_whose_router_section_was_edited_into_nothing_known_fails_check_four() -> None:
-    package = AuditPackage.from_dict(reference_package())
-    package.router.mode = "neither"  # pyright: ignore[reportAttributeAccessIssue]
-    assert failed(verify_audit_package(package)) == ["binding_router_match"]
+@pytest.mark.parametrize("mode", ["neither", "", "a", "embedde", "embeddedx", "referencex", "zzz"])
+@pytest.mark.parametrize("make", [reference_package, embedded_package])
+def test_an_object_whose_router_section_was_edited_into_nothing_known_fails_check_four(make: Any, mode: Any) -> None:
+    package = AuditPackage.from_dict(make())
+    package.router.mode = mode
+    result = verify_audit_package(package)
+    assert [check.name for check in result.checks] == SIX[:5]
+    assert failed(result) == ["binding_router_match"]
+    assert package.router.to_dict().keys() == {"mode", "ref"}
+
+
+@pytest.mark.parametrize("part", ["router", "router.ref", "binding", "integrity"])
+def test_a_misspelt_field_of_a_part_is_refused_when_it_is_edited_in_place(part: str) -> None:
+    found: Any = AuditPackage.from_dict(reference_package())
+    for name in part.split("."):
+        found = getattr(found, name)
+    with pytest.raises(AttributeError):
+        found.bindingdigest = "sha256:0"
 
 
 # -- shapes

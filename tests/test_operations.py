@@ -63,6 +63,12 @@ def tamper(path: Path) -> None:
     edit(path, "DROP TRIGGER decision_events_refuse_update", "UPDATE decision_events SET actor_id = 'mallory'")
 
 
+def make_older(path: Path) -> None:
+    """Make the file one of the release before imports were counted."""
+    triggers = [f"DROP TRIGGER imports_refuse_{event}" for event in ("update", "delete", "insert")]
+    edit(path, *triggers, "DROP TABLE imports", "PRAGMA user_version = 2")
+
+
 def runs_file(path: Path, execution_id: str | None = None) -> Path:
     """A file of run records with one run that ended."""
     store = RunStore(path)
@@ -162,6 +168,21 @@ def test_a_backup_of_nothing_or_to_nowhere_is_refused_by_name(tmp_path: Path, so
     with pytest.raises(FileRefused):
         back_up(tmp_path / source, tmp_path / target)
     assert names(tmp_path) == ["runs", "s.db"]
+
+
+def test_run_records_that_are_named_and_not_there_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    fill(tmp_path / "s.db")
+    with pytest.raises(FileRefused, match="there is no file"):
+        back_up(tmp_path / "s.db", tmp_path / "b.db", runs=tmp_path / "runs")
+    runs_file(tmp_path / "runs")
+    assert back_up(tmp_path / "s.db", tmp_path / "b.db", runs=tmp_path / "runs").runs == tmp_path / "b.db.runs"
+
+
+def test_a_backup_before_an_update_can_be_read_by_the_older_release(tmp_path: Path) -> None:
+    head = fill(tmp_path / "s.db")
+    make_older(tmp_path / "s.db")
+    assert back_up(tmp_path / "s.db", tmp_path / "b.db").head == head
+    assert [examine_file(tmp_path / name).outdated for name in ("s.db", "b.db")] == [True, True]
 
 
 def test_a_backup_of_a_store_under_load_verifies_and_no_writer_is_refused(tmp_path: Path) -> None:
@@ -408,8 +429,7 @@ def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
 def test_an_old_schema_is_told_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     fill(path)
-    triggers = [f"DROP TRIGGER imports_refuse_{event}" for event in ("update", "delete", "insert")]
-    edit(path, *triggers, "DROP TABLE imports", "PRAGMA user_version = 2")
+    make_older(path)
     assert severities(found(path)) == {"SCHEMA_OUTDATED": "warning"}
     assert severities(found(path)) == {"SCHEMA_OUTDATED": "warning"}
     assert "backup" in found(path)["SCHEMA_OUTDATED"].next

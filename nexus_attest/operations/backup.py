@@ -82,7 +82,8 @@ def back_up(
     except that the store's may stand when its run records could not be copied.
     """
     records = runs_beside(source) if runs is None else runs
-    _require_file(source)
+    for place in (source, *(() if runs is None else (runs,))):
+        _require_file(place)
     for place in (target, runs_beside(target)):
         _require_free(place)
     with _copied(source, target.parent, progress) as (copy, head, found):

@@ -377,7 +377,8 @@ def _queue(paths: Paths, now: datetime) -> Iterator[Finding]:
                 continue
             if waiting > _PATIENCE:
                 text = f"{intents} {row['status']}, the oldest unchanged since {row['since']}: no witness works on the queue"
-                yield Finding(code="QUEUE_STALLED", severity="warning", subject=row["oldest"], text=text, next=following)
+                waits = f"nexus-attest witness status{paths.options}"
+                yield Finding(code="QUEUE_STALLED", severity="warning", subject=row["oldest"], text=text, next=waits)
 
 
 # -- shared -----------------------------------------------------------------------------------------------------------------------
