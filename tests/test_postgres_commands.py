@@ -12,7 +12,10 @@ from nexus_attest.postgres import PostgresStore
 from nexus_control import copying
 from nexus_control.copying import copy_store
 from nexus_control.errors import StoresDiffer
+from nexus_control.events import Actor, EventType
 from nexus_control.store import DecisionStore
+
+ALICE = Actor(type="human", id="alice")
 
 
 @pytest.fixture
@@ -118,3 +121,28 @@ def test_the_document_does_what_it_says(postgres_server: PostgresServer, tmp_pat
     monkeypatch.setenv("PGUSER", "nexus")
     monkeypatch.chdir(tmp_path)
     run(ROOT / "docs" / "postgres.md")
+
+
+def test_the_doctor_looks_at_facts_executions_and_what_is_kept_on_this_machine(cli: CommandLine) -> None:
+    cli.json("db", "init")
+    program(cli.folder)
+    request_id = cli.approved()
+    assert cli.json("doctor")["ok"] is True
+    assert cli.json("doctor")["store"].startswith("postgresql://nexus@")
+    with PostgresStore(address_of(cli)) as store:
+        store.append_event(request_id, EventType.EXECUTION_REQUESTED, ALICE, {"adapter_id": ADAPTER, "dry_run": True})
+        store.append_event(request_id, EventType.EXECUTION_STARTED, ALICE, {"router_request_digest": ""})
+        store.create_decision("strange")
+        store.insert_event_raw("strange", 0, "NONSENSE", "2026-01-01T00:00:00+00:00", "human", "x", "{}", "")
+    told = cli.json("doctor", code=1)
+    found = {finding["code"]: (finding["severity"], finding["subject"]) for finding in told["findings"]}
+    assert found["EXECUTION_UNDER_WAY"] == ("note", request_id)
+    assert found["DECISION_UNREADABLE"] == ("error", "strange")
+    assert found["LOG_VERIFICATION_FAILED"] == ("error", told["store"])
+    assert "LOG_VERIFICATION_FAILED" not in {finding["code"] for finding in cli.json("doctor", "--quick", code=1)["findings"]}
+
+
+def test_a_store_on_a_server_is_backed_up_by_its_server(cli: CommandLine) -> None:
+    cli.json("db", "init")
+    assert cli.json("backup", "b.db", code=2)["code"] == "STORE_NOT_A_FILE"
+    assert cli.json("restore", "b.db", code=2)["code"] == "STORE_NOT_A_FILE"

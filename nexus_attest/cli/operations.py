@@ -31,12 +31,17 @@ def _doctor(
     Nothing is repaired. Exit code 1 when there is an error or a warning; notes alone are 0.
     """
     from nexus_attest.operations import Paths, diagnose  # the engine
+    from nexus_attest.postgres.address import shown
 
-    findings = diagnose(Paths(store=session.store_file, runs=runs, options=session.same_store), quick=quick)
+    if session.store_address is None:
+        name, store = str(session.store_path), None
+    else:
+        name, store = shown(session.store_address), session.store
+    findings = diagnose(Paths(store=session.store_path, runs=runs, options=session.same_store, name=name), store=store, quick=quick)
     bad = [finding for finding in findings if finding.severity != "note"]
-    data: dict[str, Any] = {"ok": not bad, "store": str(session.store_file), "findings": [finding.to_dict() for finding in findings]}
+    data: dict[str, Any] = {"ok": not bad, "store": name, "findings": [finding.to_dict() for finding in findings]}
     if not bad:
-        session.show(data, lambda: _say_findings(session, findings, f"Nothing is wrong with {session.store_file}"))
+        session.show(data, lambda: _say_findings(session, findings, f"Nothing is wrong with {name}"))
         return
     text = f"{len(bad)} {'thing needs' if len(bad) == 1 else 'things need'} attention"
     session.fail("ATTENTION_NEEDED", text, data, lambda: _say_findings(session, findings, text), exit_code=1)

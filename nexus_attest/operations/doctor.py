@@ -9,8 +9,8 @@ import re
 import shlex
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from nexus_attest.routers.run_store import FOREIGN_TABLES
 from nexus_control.errors import MalformedEvent, NexusError, StoreError
 from nexus_control.events import Clock, EventType, parse_time, utc_now
 from nexus_control.file_copy import Examination, examine_file
+from nexus_control.sql_store import SqlStore
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
@@ -48,11 +49,20 @@ _EXECUTION_ID = re.compile(r"evt_(.+)_([0-9]{1,18})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paths:
-    """Where to look: the store, and its run records (None: beside it). `options` lead a command to the same store, such as ` --db FILE`."""
+    """Where to look: the store, and its run records (None: beside it). `options` lead a command to the same store, such as ` --db FILE`.
+
+    For a store on a server `store` is the file with the queue, which need not exist, and `name` what to call the store.
+    """
 
     store: Path
     runs: Path | None = None
     options: str = ""
+    name: str | None = None
+
+    @property
+    def subject(self) -> str:
+        """What findings about the store as a whole are about."""
+        return str(self.store) if self.name is None else self.name
 
     @property
     def records(self) -> Path:
@@ -75,9 +85,13 @@ class Finding:
         return {"code": self.code, "severity": self.severity, "subject": self.subject, "text": self.text, "next": self.next}
 
 
-def diagnose(paths: Paths, *, quick: bool = False, clock: Clock = utc_now) -> list[Finding]:
-    """Everything that is wrong, the worst first. With `quick` the facts of the log are not recomputed."""
-    findings = list(_diagnosed(paths, quick=quick, now=clock()))
+def diagnose(paths: Paths, *, store: SqlStore | None = None, quick: bool = False, clock: Clock = utc_now) -> list[Finding]:
+    """Everything that is wrong, the worst first. With `quick` the facts of the log are not recomputed.
+
+    `store` is one on a server, already open; without it the file is looked at that `paths` names.
+    """
+    now = clock()
+    findings = list(_diagnosed(paths, quick=quick, now=now) if store is None else _served(paths, store, quick=quick, now=now))
     return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
 
 
@@ -122,7 +136,22 @@ def _diagnosed(paths: Paths, *, quick: bool, now: datetime) -> Iterator[Finding]
         yield _unreadable(store, error, f"nexus-attest doctor{paths.options}")
 
 
-def _unreadable(path: Path, error: NexusError, following: str) -> Finding:
+def _served(paths: Paths, store: SqlStore, *, quick: bool, now: datetime) -> Iterator[Finding]:
+    """A store on a server, whose disk, permissions and backups are the server's business."""
+    try:
+        if not quick and (problems := store.verify_log().errors):
+            yield _altered(paths, problems)
+        for _, created_at in store.list_decisions(1):
+            yield from _clock(created_at.isoformat(), now)
+        yield from _checkpoints(paths, store)
+        yield from _executions(paths, store, now)
+        if paths.store.exists() and "attestation_intents" in examine_file(paths.store, facts=False).tables:
+            yield from _queue(paths, now)
+    except NexusError as error:
+        yield _unreadable(paths.subject, error, f"nexus-attest doctor{paths.options}")
+
+
+def _unreadable(path: Path | str, error: NexusError, following: str) -> Finding:
     return Finding(code=error.code, severity="error", subject=str(path), text=str(error), next=following)
 
 
@@ -212,40 +241,46 @@ def _contents(paths: Paths, found: Examination, now: datetime) -> Iterator[Findi
             next="nexus-attest doctor --db FILE",
         )
     if found.problems:
-        yield Finding(
-            code="LOG_VERIFICATION_FAILED",
-            severity="error",
-            subject=store,
-            text=f"{_count(len(found.problems), 'fact')} not as written, the first: {found.problems[0]}",
-            next=f"nexus-attest log verify{paths.options}",
-        )
+        yield _altered(paths, found.problems)
     if found.newest is not None:
-        try:
-            ahead = parse_time(found.newest) - now
-        except MalformedEvent:
-            return  # which is a problem of its own, listed above
+        yield from _clock(found.newest, now)
+
+
+def _altered(paths: Paths, problems: Sequence[str]) -> Finding:
+    return Finding(
+        code="LOG_VERIFICATION_FAILED",
+        severity="error",
+        subject=paths.subject,
+        text=f"{_count(len(problems), 'fact')} not as written, the first: {problems[0]}",
+        next=f"nexus-attest log verify{paths.options}",
+    )
+
+
+def _clock(newest: str, now: datetime) -> Iterator[Finding]:
+    with suppress(MalformedEvent):  # which is a problem of its own
+        ahead = parse_time(newest) - now
         if ahead > _CLOCK_SLACK:
             yield Finding(
                 code="CLOCK_BEHIND",
                 severity="error",
-                subject=found.newest,
+                subject=newest,
                 text=f"the newest event is {ahead.total_seconds():.0f} s ahead of this machine's clock, which decides what has expired",
                 next="timedatectl status",
             )
 
 
-def _checkpoints(paths: Paths, store: DecisionStore) -> Iterator[Finding]:
+def _checkpoints(paths: Paths, store: SqlStore) -> Iterator[Finding]:
     size, _ = store.log_root()
     try:
         kept = store.checkpoints()
     except NexusError as error:
-        yield _unreadable(paths.store, error, f"nexus-attest log verify{paths.options}")
+        yield _unreadable(paths.subject, error, f"nexus-attest log verify{paths.options}")
         return
     if size and not kept:
         yield Finding(
             code="CHECKPOINT_MISSING",
             severity="note",
-            subject=str(paths.store),
+            subject=paths.subject,
             text="the log was never signed: nobody could tell a store that was cut off or rewritten as a whole",
             next=f"nexus-attest log checkpoint --key KEY --origin NAME -o FILE{paths.options}",
         )
@@ -254,7 +289,7 @@ def _checkpoints(paths: Paths, store: DecisionStore) -> Iterator[Finding]:
 # -- executions -------------------------------------------------------------------------------------------------------------------
 
 
-def _executions(paths: Paths, store: DecisionStore, now: datetime) -> Iterator[Finding]:
+def _executions(paths: Paths, store: SqlStore, now: datetime) -> Iterator[Finding]:
     executing: list[str] = []
     yield from _at_most(_unreadable_decisions(paths, store, executing), paths)
     if not paths.records.exists():
@@ -287,7 +322,7 @@ def _executions(paths: Paths, store: DecisionStore, now: datetime) -> Iterator[F
         yield _unreadable(paths.records, error, f"nexus-attest runs list{_runs_option(paths)}")
 
 
-def _unreadable_decisions(paths: Paths, store: DecisionStore, executing: list[str]) -> Iterator[Finding]:
+def _unreadable_decisions(paths: Paths, store: SqlStore, executing: list[str]) -> Iterator[Finding]:
     """Look at all decisions; those under execution are put into the list."""
     tools = NexusControlTools(store)
     offset = 0
@@ -307,7 +342,7 @@ def _unreadable_decisions(paths: Paths, store: DecisionStore, executing: list[st
 
 
 def _executing(
-    paths: Paths, store: DecisionStore, records: RunRecords | None, dead: list[str] | tuple[()], decision_id: str, now: datetime
+    paths: Paths, store: SqlStore, records: RunRecords | None, dead: list[str] | tuple[()], decision_id: str, now: datetime
 ) -> Finding:
     """What there is to say about a decision that is being executed."""
     recover = f"nexus-attest recover {shlex.quote(decision_id)} --actor NAME{paths.options}{_runs_option(paths)}"
@@ -332,7 +367,7 @@ def _executing(
     )
 
 
-def _forgotten(paths: Paths, store: DecisionStore, records: RunRecords) -> Iterator[Finding]:
+def _forgotten(paths: Paths, store: SqlStore, records: RunRecords) -> Iterator[Finding]:
     """Runs whose execution the store does not have: it was rolled back since, and would let them happen once more."""
     made = records.executions()
     for start in range(0, len(made), _PAGE):
@@ -396,7 +431,7 @@ def _at_most(findings: Iterator[Finding], paths: Paths) -> Iterator[Finding]:
             more += 1
     if last is not None and more:
         text = f"and {more} more like the ones above"
-        yield Finding(code=last.code, severity=last.severity, subject=str(paths.store), text=text, next=last.next)
+        yield Finding(code=last.code, severity=last.severity, subject=paths.subject, text=text, next=last.next)
 
 
 def _runs_option(paths: Paths) -> str:
