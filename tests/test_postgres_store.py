@@ -543,29 +543,30 @@ def test_a_writer_who_waits_too_long_for_another_process_is_told(
 # -- connections that end
 
 
-def end_connections(server: PostgresServer, schema: str) -> None:
-    server.psql(f"SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query !~ 'no{schema}'")
+def end_connections(server: PostgresServer) -> None:
+    """End every connection of clients, and wait until they have ended."""
+    server.psql(
+        "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
 
 
-def test_idle_connections_that_the_server_ended_are_replaced(postgres_server: PostgresServer, store: PostgresStore, schema: str) -> None:
+def test_idle_connections_that_the_server_ended_are_replaced(postgres_server: PostgresServer, store: PostgresStore) -> None:
     store.create_decision("dec-1")
-    end_connections(postgres_server, schema)
+    end_connections(postgres_server)
     assert store.decision_exists("dec-1")
-    end_connections(postgres_server, schema)
+    end_connections(postgres_server)
     assert append(store, "dec-1").seq == 0
 
 
-def test_a_connection_that_ends_in_a_transaction_takes_all_of_it_along(
-    postgres_server: PostgresServer, store: PostgresStore, schema: str
-) -> None:
+def test_a_connection_that_ends_in_a_transaction_takes_all_of_it_along(postgres_server: PostgresServer, store: PostgresStore) -> None:
     with pytest.raises(StoreUnreachable, match="nothing was written"), store.transaction():  # noqa: PT012
         store.create_decision("dec-1")
-        end_connections(postgres_server, schema)
+        end_connections(postgres_server)
         store.create_decision("dec-2")
     assert store.list_decisions() == []
     with pytest.raises(StoreUnreachable, match="nothing was written"), store.transaction():  # noqa: PT012
         store.create_decision("dec-1")
-        end_connections(postgres_server, schema)
+        end_connections(postgres_server)
     assert store.list_decisions() == []
 
 
