@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import downstream, evidence, growth, postgres, races, reads, runs, scale, serving, startup, syncs, verification, witness, writes
+from bench import downstream, evidence, growth, postgres, proofs, races, reads, runs, scale, serving, startup, syncs, verification, witness, writes
 from bench.harness import Benchmark, Result, Settings
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +50,7 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "witness_queue": witness.queue,
     "witness_signatures": witness.signatures,
     "witness_verification": witness.verification,
+    "proofs": proofs.proofs,
 }
 
 _HEADINGS = ("", "measured", "", "at most", "")

@@ -15,14 +15,17 @@ ENGINE = (
     *("signatures", "story", "tiles", "verification"),
 )
 PRODUCT = (
-    *("ed25519", "reader", "trust", "trust_file"),
+    *("ed25519", "reader", "trust", "trust_file", "attestation/inclusion", "attestation/witness"),
     *("attestation/local_witness", "attestation/stamp"),
     *("attestation/tsa/authority", "attestation/tsa/der", "attestation/tsa/evidence", "attestation/tsa/judge", "attestation/tsa/token"),
+    *("attestation/xrpl/batch_receipt", "attestation/xrpl/codec", "attestation/xrpl/ledger_header", "attestation/xrpl/ledger_tree"),
+    *("attestation/xrpl/proof", "attestation/xrpl/proof_check", "attestation/xrpl/validators"),
 )
 
 TESTS = (
     # Those of time-stamps need the program `openssl`.
     *("test_attestation_stamp_proofs", "test_attestation_stamping", "test_attestation_tsa"),
+    *("test_attestation_every_byte", "test_attestation_xrpl_proof", "test_attestation_xrpl_signer", "test_cli_proofs"),
     *("test_attacks", "test_audit_package", "test_bundle", "test_checkpoint", "test_cli_cases", "test_ed25519", "test_evidence"),
     *("test_flight_checks", "test_identity", "test_log", "test_log_checkpoints", "test_merkle", "test_past", "test_reader_knowledge"),
     *("test_router_flight_record", "test_tamper_package", "test_trust", "test_trust_file"),

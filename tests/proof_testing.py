@@ -135,7 +135,7 @@ class Capture:
             return left.pop()
 
         with pytest.raises(ConnectionError):
-            asyncio.run(self.recorder._hear("ws://server", receive))  # pyright: ignore[reportPrivateUsage] - without a wire
+            asyncio.run(self.recorder.hear("ws://server", receive))
 
     def collector(self, **options: Any) -> ProofCollector:
         return ProofCollector(self.store, self.nodes, self.keys, clock=self.world.clock, sleep=no_time, **options)

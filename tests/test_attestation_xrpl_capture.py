@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from proof_testing import Capture, pin, policy
+from proof_testing import LISTS, Capture, pin, policy
 from witness_testing import World, intent
 
 from nexus_attest.attestation.batch_tree import BatchTree
-from nexus_attest.attestation.errors import LedgerUnavailable
-from nexus_attest.attestation.proving import proven_once
+from nexus_attest.attestation.errors import InvalidReceipt, LedgerUnavailable, NotWitnessed
+from nexus_attest.attestation.proving import proven_once, raise_proof, witness_proofs
 from nexus_attest.attestation.witness import Level, WitnessJudge
+from nexus_attest.attestation.xrpl import recorder
 from nexus_attest.attestation.xrpl.batch import Proof
 from nexus_attest.attestation.xrpl.batch_receipt import Anchor
 from nexus_attest.attestation.xrpl.collector import ProofCollector
@@ -125,15 +126,16 @@ def test_lists_of_others_and_false_ones_are_not_kept() -> None:
         ({**served, "signature": "00" * 64}, "ProofRefused: a validator list is not signed by its publisher"),
         ({"blobs_v2": [1]}, "ProofRefused: blobs_v2 must be an array of objects"),
         ([], "ProofRefused: a validator list must be an object"),
+        (Validators("another publisher").published(0), "ProofRefused: a list of "),
     ]
     for document, problem in wrong:
 
         async def get(_url: str, _limit: int, document: Any = document) -> bytes:
             return json.dumps(document).encode()
 
-        recorder = ValidationRecorder(capture.store, (), lists=["u"], publisher_keys=capture.keys, clock=capture.world.clock, get=get)
-        asyncio.run(recorder.refresh_lists())
-        assert recorder.problems["u"].startswith(problem)
+        reader = ValidationRecorder(capture.store, (), lists=["u"], publisher_keys=capture.keys, clock=capture.world.clock, get=get)
+        asyncio.run(reader.refresh_lists())
+        assert reader.problems["u"].startswith(problem)
     assert len(capture.store.lists()) == 1
 
 
@@ -178,28 +180,28 @@ def test_a_recorder_hears_servers_over_their_websockets_and_gets_the_lists() -> 
 
     async def record(urls: Any) -> ValidationRecorder:
         stop = asyncio.Event()
-        recorder = ValidationRecorder(
+        hearing = ValidationRecorder(
             store, [urls.ws, "ws://127.0.0.1:1/"], lists=[urls.http, "http://127.0.0.1:1/"], clock=world.clock, get=fetch
         )
-        running = asyncio.create_task(recorder.run(stop))
+        running = asyncio.create_task(hearing.run(stop))
         for _ in range(40):
             world.ledger.close()
             await asyncio.sleep(0.3)  # longer than the silence after which votes are stored
-            if recorder.recorded[urls.ws] >= 10:
+            if hearing.recorded[urls.ws] >= 10:
                 break
         stop.set()
         await running
-        return recorder
+        return hearing
 
     with serving(world.nodes[0]) as urls:
-        recorder = asyncio.run(record(urls))
-    assert recorder.recorded[urls.ws] >= 10
-    assert set(recorder.problems) == {"ws://127.0.0.1:1/", "http://127.0.0.1:1/"}
+        heard = asyncio.run(record(urls))
+    assert heard.recorded[urls.ws] >= 10
+    assert set(heard.problems) == {"ws://127.0.0.1:1/", "http://127.0.0.1:1/"}
     assert len(store.lists()) == 1
     assert [recording.url for recording in store.recordings()] == [urls.ws]
     counts = store.counts(0, 2**40, least=5)
     assert counts
-    assert store.drop_votes(world.clock().timestamp() + 1) == recorder.recorded[urls.ws]
+    assert store.drop_votes(world.clock().timestamp() + 1) == heard.recorded[urls.ws]
     assert store.counts(0, 2**40, least=1) == []
 
 
@@ -227,3 +229,96 @@ def test_what_is_proven_is_not_proven_anew() -> None:
     known = Proof(proof["receipt"]["evidence_digests"]["xrpl.xpop"], "quorum")
     assert asyncio.run(both()) == [known, Proof("sha256:" + "0" * 64, "tree")]
     assert asked == ["00" * 32]
+
+
+def test_a_server_with_a_ledger_of_its_own_gets_no_further_than_the_tree() -> None:
+    capture = Capture()
+    capture.run(1)
+    _, entry = capture.world.ledger.find(capture.anchor().tx_hash) or pytest.fail("not witnessed")
+    lie, _ = capture.world.ledger.invent(entry.transaction)
+
+    def alter(method: str, result: dict[str, Any]) -> None:
+        if method == "ledger" and "transactions" in result.get("ledger", {}):
+            (only,) = lie.entries
+            shown = {"tx_blob": only.transaction.blob.hex(), "meta_blob": only.meta_blob.hex(), "hash": only.transaction.hash}
+            result["ledger"] = {"ledger_data": lie.header.encode().hex(), "closed": True, "transactions": [shown]}
+
+    capture.world.wire.alter = alter
+    made = asyncio.run(capture.collector().collect(replace(capture.anchor(), ledger_index=lie.index)))
+    assert made is not None
+    assert made[1] is Level.TREE, "everything hashes, and nobody voted for it"
+
+
+def test_a_proof_is_raised_later_from_the_receipt_alone() -> None:
+    capture = Capture(record=False)
+    capture.run(1)
+    capture.recording = True
+    capture.world.ledger.close()
+    (receipt,) = capture.world.confirmed(intent(0))
+    assert asyncio.run(raise_proof(capture.collector(), receipt)) is not None
+    (best,) = witness_proofs(capture.world.queue, receipt.intent_digest)
+    assert best.receipt.proof["level"] == "tree"
+    assert level_of(capture, json.loads(json.dumps(best.to_dict()))) is Level.QUORUM
+    with pytest.raises(InvalidReceipt, match="does not say where"):
+        asyncio.run(raise_proof(capture.collector(), replace(receipt, proof={"tx_hash": 1})))
+    with pytest.raises(NotWitnessed):
+        witness_proofs(capture.world.queue, "sha256:" + "0" * 64)
+
+
+def test_who_matters_is_bounded_while_nobody_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_MOST_VOTES_PER_LEDGER", 3)
+    monkeypatch.setattr(recorder, "_MOST_LEDGERS", 1)
+    capture = Capture(record=False)
+    nobody = recorder.ValidationRecorder(capture.store, (), clock=capture.world.clock)
+    stranger = Validators("another network", 4)
+    for closed in (capture.world.ledger.close(), capture.world.ledger.close()):
+        votes = stranger.validate(closed.header)
+        assert [nobody.vote_in(json.dumps(vote.message(0))) is not None for vote in votes] == [True, True, True, False]
+    claimed = capture.world.ledger.validators.members[0].master.node
+    liar = json.dumps({**stranger.validate(capture.world.ledger.close().header)[0].message(0), "master_key": claimed})
+    assert capture.recorder.vote_in(liar) is not None, "perhaps with a new key"
+    asyncio.run(capture.recorder.learn_manifests())
+    assert capture.recorder.vote_in(liar) is None, "no server knows a manifest for it"
+
+
+def test_lists_are_fetched_again_and_old_votes_forgotten_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_KEEP_UP_SECONDS", 0.0)
+    capture = Capture()
+    capture.world.ledger.close()
+    fetched: list[str] = []
+
+    async def get(url: str, limit: int) -> bytes:
+        fetched.append(url)
+        return await capture.published(LISTS, limit)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        keeper = recorder.ValidationRecorder(
+            capture.store, (), lists=[LISTS], clock=capture.world.clock, list_hours=2, keep_hours=1, get=get
+        )
+        running = asyncio.create_task(keeper.run(stop))
+        await asyncio.sleep(0.05)
+        assert len(fetched) == 1
+        assert capture.store.counts(0, 2**40, least=1) != []
+        capture.world.clock.advance(3 * 3600)
+        await asyncio.sleep(0.05)
+        stop.set()
+        await running
+
+    asyncio.run(run())
+    assert len(fetched) == 2
+    assert capture.store.counts(0, 2**40, least=1) == []
+    assert capture.store.recordings() == []
+
+
+def test_a_stream_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(recorder, "_DEAD_SECONDS", 0.03)
+    capture = Capture(record=False)
+
+    async def receive() -> str:
+        await asyncio.sleep(60)
+        return ""
+
+    with pytest.raises(TimeoutError, match="nothing was heard"):
+        asyncio.run(capture.recorder.hear("ws://server", receive))

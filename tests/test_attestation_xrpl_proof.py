@@ -9,24 +9,35 @@ from functools import lru_cache
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from proof_testing import agreed, bare, document, pin, policy, receipt_of, witness_proof, witnessed
 from witness_testing import SEED, World, intent
 from xrpl.core.binarycodec import decode, encode
 from xrpl.core.binarycodec.binary_wrappers import BinarySerializer
 from xrpl.core.binarycodec.types import Blob
+from xrpl.core.keypairs import is_valid_message
 
 from nexus_attest.attestation import witness
 from nexus_attest.attestation.batch_tree import Statement
+from nexus_attest.attestation.errors import ProofRefused
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.witness import Level, WitnessJudge, WitnessProof
 from nexus_attest.attestation.xrpl import MemoCodec, batch_receipt, proof_check, validators
-from nexus_attest.attestation.xrpl.codec import decode_object, decode_transaction, encode_transaction, sha512_half, verify_payload
+from nexus_attest.attestation.xrpl.codec import (
+    decode_object,
+    decode_transaction,
+    encode_transaction,
+    sha512_half,
+    verify_payload,
+)
 from nexus_attest.attestation.xrpl.ledger_header import LedgerHeader
 from nexus_attest.attestation.xrpl.ledger_tree import path_problem, transaction_leaf, tree_path
 from nexus_attest.attestation.xrpl.proof import LedgerProof
 from nexus_attest.attestation.xrpl.proof_check import LedgerReport, check_proof
 from nexus_attest.testledger import REVOKED, Key, Validation, Validators, hashing, key_from_seed, manifest, seed_of, sign_transaction
+from nexus_attest.testledger.keys import validator_key
 from nexus_control.layers import Outcome
 
 NAMES = ["form", "path", "result", "account", "memo", "lists", "publisher", "validations", "quorum"]
@@ -283,6 +294,7 @@ def bad_votes(world: World) -> dict[str, dict[str, bytes]]:
         "a vote with another signature": {**three, good[3].signing.node: good[3].data.replace(good[3].data[-20:], good[4].data[-20:])},
         "no vote at all": {**three, good[3].signing.node: b""},
         "an object that is none": {**three, good[3].signing.node: bytes.fromhex(encode({"Flags": 1}))},
+        "an object with a signature and nothing else": {**three, good[3].signing.node: bytes.fromhex(encode({"Signature": "00"}))},
     }
 
 
@@ -601,18 +613,23 @@ def test_headers_lead_from_the_transaction_to_the_ledger_that_was_voted_for() ->
 
 def test_a_path_is_read_as_lists_and_as_a_tree_of_objects() -> None:
     world = World(max_members=1, drops=10**9)
-    for number in range(40):
-        world.ledger.pay(key_from_seed(seed_of(f"payee {number}")).address, 20_000_000)
     world.queue.enqueue(intent(0))
-    world.run()
+    world.run(between=lambda turn: [world.ledger.pay(seed_account(turn, number), 20_000_000) for number in range(40)])
     foreign = bare(world)
     nodes = LedgerProof.from_dict(foreign).path
-    assert len(nodes) >= 1
+    assert len(nodes) >= 2
     foreign["transaction"]["proof"] = as_object(foreign["transaction"]["proof"])
     assert LedgerProof.from_dict(foreign).path == nodes
     assert check_proof(foreign, [pin(world)]).level is Level.QUORUM
+    single = bare(witnessed())
+    single["transaction"]["proof"] = as_object(single["transaction"]["proof"])
+    assert check_proof(single, [pin(witnessed())]).level is Level.QUORUM
     ours = {**document(world), "xpop": foreign}
     assert failed(check_proof(ours, [pin(world)])) == ["form"], "we write lists"
+
+
+def seed_account(turn: int, number: int) -> str:
+    return key_from_seed(seed_of(f"payee {turn} {number}")).address
 
 
 def as_object(node: list[Any]) -> dict[str, Any]:
@@ -629,6 +646,9 @@ def test_a_path_with_two_levels_is_followed_nibble_by_nibble() -> None:
     assert (root, len(path)) == (hashing.tree_root(leaves), 2)
     assert path == [b"".join(node) for node in hashing.tree_path(leaves, key)]
     assert path_problem(root, key, path, leaves[key]) is None
+    last = bytes([0x20]) + bytes(31)
+    assert tree_path(leaves, last) == (root, path[:1])
+    assert path_problem(root, last, path[:1], leaves[last]) is None
     other = bytes([0x11]) + bytes(31)
     assert path_problem(root, other, path, leaves[key]) == "the path does not end on the transaction with its metadata"
     assert path_problem(root, key, path[:1], leaves[key]) is not None
@@ -753,5 +773,50 @@ def test_a_backend_that_is_not_known_is_a_gap_and_evidence_that_is_no_json_a_fai
     assert judge.testimony("xrpl", {"a": float("nan")}).checks[0].name == "form"
     assert judge.judge_evidence("xrpl", document(world)).outcome is Outcome.PASS
     assert judge.testimony("xrpl", document(world)) is judge.testimony("xrpl", document(world)), "judged once"
+    assert {name: judge.testimony(name, None).level for name in ("tsa", "self")} == {"tsa": Level.SELF, "self": Level.SELF}
+    proof = witness_proof(world)
+    odd: list[Any] = [
+        {**proof, "type": "nexus.witness/2"},
+        {**proof, "receipt": {**proof["receipt"], "receipt_version": "9"}},
+        {**proof, "intent": {**proof["intent"], "labels": {}}},
+        {**proof, "receipt": {**proof["receipt"], "attempt": True}},
+    ]
+    assert [judge.judge(one).failed for one in odd] == [["form"]] * 4
     nothing = WitnessJudge(policy(world), {"xrpl": lambda _evidence, _trust: witness.Testimony(level=Level.SELF)})
     assert nothing.judge(witness_proof(world)).failed == ["receipt"]
+
+
+def test_a_key_of_another_length_and_an_object_that_is_too_long_are_refused() -> None:
+    assert not verify_payload("02" * 32, b"x", b"x")
+    with pytest.raises(ProofRefused, match="more than 4096 bytes"):
+        validators.Validation.from_bytes(bytes(5000))
+    fields = decode(manifest(Validators().publisher, Validators().publisher_signing, 1).hex())
+    del fields["Sequence"]
+    with pytest.raises(ProofRefused, match="no Sequence"):
+        validators.Manifest.from_bytes(bytes.fromhex(encode(fields)))
+
+
+def test_lists_of_the_second_version_are_read_as_several_of_the_first() -> None:
+    first, second = published(witnessed()), published(witnessed(), sequence=2)
+    served = {
+        "version": 2,
+        "public_key": first["public_key"],
+        "manifest": first["manifest"],
+        "blobs_v2": [
+            {"blob": first["blob"], "signature": first["signature"]},
+            {"blob": second["blob"], "signature": second["signature"], "manifest": second["manifest"]},
+        ],
+    }
+    assert [one.to_dict() for one in validators.published_lists(served)] == [first, second]
+    assert [one.to_dict() for one in validators.published_lists({**first, "peers": []})] == [first]
+
+
+@settings(max_examples=50)
+@given(message=st.binary(max_size=40), seed=st.binary(min_size=1, max_size=4), spoil=st.integers(min_value=0, max_value=575))
+def test_a_signature_is_good_where_xrpl_py_says_so_too_and_spoiled_by_every_bit(message: bytes, seed: bytes, spoil: int) -> None:
+    key = validator_key(seed.hex())
+    signature = bytearray(key.sign(message))
+    assert verify_payload(key.hex, message, bytes(signature))
+    assert is_valid_message(message, bytes(signature), key.hex)
+    signature[spoil // 8 % len(signature)] ^= 1 << spoil % 8
+    assert not verify_payload(key.hex, message, bytes(signature)), "xrpl-py takes some that are no DER"

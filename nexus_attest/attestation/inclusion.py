@@ -8,6 +8,7 @@ from nexus_attest.attestation.errors import WitnessMismatch
 
 __all__ = ["require_included", "require_same"]
 
+_NODE_DIGITS = 64
 _MEMBERS = {"alg", "index", "size", "path"}
 
 
@@ -26,11 +27,13 @@ def require_included(statement: Statement, intent_digest: str, proof: Mapping[st
     if type(index) is not int or index < 0 or type(merkle["size"]) is not int or not isinstance(path, list):
         raise WitnessMismatch("merkle.index must be a number from 0 on, merkle.path an array")
     try:
-        nodes = [bytes.fromhex(node) for node in cast("list[Any]", path)]
+        digits = "".join(cast("list[str]", path))
+        joined = bytes.fromhex(digits)
     except (ValueError, TypeError):
         raise WitnessMismatch("merkle.path must be hex digits") from None
-    if [node.hex() for node in nodes] != path:
-        raise WitnessMismatch("merkle.path must be lowercase hex digits")
+    if joined.hex() != digits or any(len(node) != _NODE_DIGITS for node in cast("list[str]", path)):
+        raise WitnessMismatch("merkle.path must be hashes of 64 lowercase hex digits")
+    nodes = [joined[start : start + 32] for start in range(0, len(joined), 32)]
     if not statement.covers(intent_digest, index, nodes):
         raise WitnessMismatch("the intent is not under the root of the batch by this path")
 

@@ -52,6 +52,7 @@ EVIDENCE_KEY = "xrpl.xpop"
 
 _RANKS: dict[str, int] = {level: rank for rank, level in enumerate(get_args(LedgerLevel))}
 _SUCCESS = "tesSUCCESS"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class LedgerReport:
     @property
     def not_after(self) -> str | None:
         """When the ledger closed: what the memo says existed by then. UTC, ISO 8601."""
-        return None if self.header is None else self.header.closed_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return None if self.header is None else self.header.closed_at.strftime(_TIME)
 
     def about(self) -> dict[str, Any]:
         """What was read, as JSON data; nothing when it could not be read that far."""
@@ -130,12 +131,12 @@ def judge_evidence(evidence: dict[str, Any] | None, trust: TrustPolicy) -> Testi
     if transaction is None or header is None:
         return testimony
 
-    place = _place(header)
+    place = _place_of(header)
 
     def covers(receipt: AttestationReceipt, intent: AttestationIntent) -> None:
         transaction.check(receipt, intent)
-        for name, value in place.items():
-            require_same(name, receipt.proof.get(name, value), value)
+        for name in place.keys() & receipt.proof.keys():
+            require_same(name, receipt.proof[name], place[name])
 
     return Testimony(
         level=report.level,
@@ -371,9 +372,9 @@ def _covers_by_itself(receipt: AttestationReceipt, intent: AttestationIntent) ->
     require_included(statement, digest, proof)
 
 
-def _place(header: LedgerHeader) -> dict[str, Any]:
-    """What a receipt says of where the transaction is, if it says so."""
-    closed = header.closed_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+def _place_of(header: LedgerHeader) -> dict[str, object]:
+    """What a receipt may say about where its transaction is, under the names that receipts have for it."""
+    closed = header.closed_at.strftime(_TIME)
     return {"ledger_index": header.index, "ledger_hash": header.hash().hex().upper(), "close_time": closed, "ledger_close_time": closed}
 
 

@@ -37,7 +37,7 @@ _MAX_MESSAGE_BYTES = 256 * 1024
 _MAX_LIST_BYTES = 4 * 1024 * 1024
 _MAX_VOTE_BYTES = 4 * 1024
 _MOST_VOTES_PER_LEDGER = 1000
-"""Of a server, while no list says who matters."""
+"""Of validators of whom nobody knows whether they matter."""
 
 _QUIET_SECONDS = 0.25
 """Votes come in bursts: after so long a silence they are stored."""
@@ -155,15 +155,15 @@ class ValidationRecorder:
             try:
                 async with connect(url, max_size=_MAX_MESSAGE_BYTES, close_timeout=1) as connection:
                     await connection.send(_SUBSCRIBE)
-                    await self._hear(url, connection.recv)
+                    await self.hear(url, connection.recv)
             except (OSError, TimeoutError, WebSocketException) as problem:
                 self.problems[url] = f"{type(problem).__name__}: {problem}"
             failures = 0 if self.recorded[url] > before else failures + 1
             wait = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(failures, 16))
             await asyncio.sleep(wait * (0.5 + self._jitter() / 2))
 
-    async def _hear(self, url: str, receive: Callable[[], Awaitable[str | bytes]]) -> None:
-        """Keep what a server sends, until it is silent for too long, or goes away."""
+    async def hear(self, url: str, receive: Callable[[], Awaitable[str | bytes]]) -> None:
+        """Keep the votes that one server sends, until it is silent for too long (TimeoutError) or `receive` raises."""
         since, silent, pending = self._now(), 0.0, list[tuple[Validation, bytes]]()
         try:
             while silent < _DEAD_SECONDS:
@@ -175,7 +175,7 @@ class ValidationRecorder:
                     self._keep(url, since, pending)
                     continue
                 silent = 0.0
-                vote = self._vote(message)
+                vote = self.vote_in(message)
                 if vote is not None:
                     pending.append(vote)
                 if len(pending) >= _MOST_PENDING:
@@ -191,7 +191,7 @@ class ValidationRecorder:
             self.problems.pop(url, None)
             pending.clear()
 
-    def _vote(self, message: str | bytes) -> tuple[Validation, bytes] | None:
+    def vote_in(self, message: str | bytes) -> tuple[Validation, bytes] | None:
         """The vote in a message with its bytes; None for any other message, for a vote that is none, and for one of nobody who matters."""
         try:
             told: object = json.loads(message)
@@ -209,19 +209,18 @@ class ValidationRecorder:
         return vote, data
 
     def _matters(self, vote: Validation, master: object) -> bool:
-        """Whether it is by a listed validator; one with a key that is not known yet is believed for now, and its manifest is asked for."""
+        """Whether it is by a listed validator. One that is said to be, with a key of which no list knows, is asked for."""
         if vote.signing in self._signing:
             return True
-        if not self._masters:
-            return self._is_few(vote.ledger_index)
-        if not isinstance(master, str) or master not in self._masters:
-            return False
-        if vote.signing not in self._asked and len(self._unknown) < MAX_VALIDATORS:
-            self._unknown[vote.signing] = None
-        return True
+        if self._masters:
+            if not isinstance(master, str) or master not in self._masters or vote.signing in self._asked:
+                return False
+            if len(self._unknown) < MAX_VALIDATORS:
+                self._unknown[vote.signing] = None
+        return self._is_few(vote.ledger_index)
 
     def _is_few(self, ledger_index: int) -> bool:
-        """Nobody knows yet who matters: everybody does, within bounds."""
+        """Bounds what is kept of validators of whom nobody knows whether they matter."""
         if ledger_index not in self._seen and len(self._seen) >= _MOST_LEDGERS:
             self._seen.clear()
         self._seen[ledger_index] += 1
