@@ -820,3 +820,15 @@ def test_a_signature_is_good_where_xrpl_py_says_so_too_and_spoiled_by_every_bit(
     assert is_valid_message(message, bytes(signature), key.hex)
     signature[spoil // 8 % len(signature)] ^= 1 << spoil % 8
     assert not verify_payload(key.hex, message, bytes(signature)), "xrpl-py takes some that are no DER"
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.binary(min_size=2, max_size=2), st.binary(min_size=32, max_size=32), min_size=1, max_size=60))
+def test_trees_are_those_of_the_test_ledger_which_xrpl_js_confirms(short: dict[bytes, bytes]) -> None:
+    leaves = {key + bytes(30): leaf for key, leaf in short.items()}
+    for key, leaf in leaves.items():
+        root, path = tree_path(leaves, key)
+        assert root == hashing.tree_root(leaves)
+        assert path == [b"".join(node) for node in hashing.tree_path(leaves, key)]
+        assert path_problem(root, key, path, leaf) is None
+        assert path_problem(root, key, path, bytes(32)) is not None or leaf == bytes(32)

@@ -8,11 +8,11 @@ import pytest
 from cli_testing import ADAPTER, program
 from proof_testing import Capture, bare, pin, witness_proof, witnessed
 from typer.testing import CliRunner
-from witness_testing import World
+from witness_testing import World, intent
 
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.cli.app import app
-from nexus_attest.testledger import Clock, Ledger, Node, closing, key_from_seed, seed_of, serving
+from nexus_attest.testledger import Clock, Ledger, Node, closing, http_front, key_from_seed, seed_of, serving
 from nexus_control.events import utc_now
 
 SEED = seed_of("proofs on the command line")
@@ -218,7 +218,26 @@ def test_witness_run_records_votes_and_ends_with_proofs_that_need_no_server(desk
     desk("proof", "export", digest, "-o", "fresh.json")
     assert desk.read("fresh.json")["receipt"]["proof"]["level"] == "quorum"
     pins = ("--publisher", ledger.validators.pin, "--account", key.address)
+    desk("proof", "export", digest, "-o", "fresh.json", "--force", "--witness", "witness.toml")  # nobody is asked: it is proven
     assert desk.json("proof", "verify", "fresh.json", *pins, "--package", "package.json")["level"] == "quorum"
+
+
+def test_a_proof_that_ended_at_the_tree_is_raised_by_votes_that_were_recorded_since(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXUS_ATTEST_DB", str(desk.folder / "late.db"))
+    capture = Capture(record=False, path=desk.folder / "late.db")
+    capture.run(1)
+    capture.recording = True
+    capture.world.ledger.close()
+    digest = "sha256:" + intent(0).intent_digest()
+    with http_front(Node(capture.world.ledger)) as url:
+        keys = f'urls = ["{url}"]\nnetwork_id = 0\npublisher_keys = ["{capture.world.ledger.validators.pin}"]\n'
+        desk.write("late.toml", f'network = "local"\n[networks.local]\n{keys}')
+        desk("proof", "export", digest, "-o", "before.json")
+        desk("proof", "export", digest, "-o", "after.json", "--witness", "late.toml")
+    capture.world.queue.close()
+    assert desk.json("proof", "verify", "before.json", *desk.pins(), code=2)["level"] == "tree"
+    found = desk.json("proof", "verify", "after.json", *desk.pins())
+    assert (found["level"], desk.read("after.json")["receipt"]["proof"]["level"]) == ("quorum", "tree")
 
 
 def test_what_was_not_witnessed_has_no_proof(desk: Desk) -> None:

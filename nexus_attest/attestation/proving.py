@@ -18,12 +18,13 @@ from nexus_attest.attestation.xrpl.batch import Proof
 from nexus_attest.attestation.xrpl.batch_receipt import Anchor
 from nexus_attest.attestation.xrpl.collector import ProofCollector
 from nexus_attest.attestation.xrpl.node import LedgerNodes
+from nexus_attest.attestation.xrpl.proof import MAX_HEADERS
 from nexus_attest.attestation.xrpl.proof_check import EVIDENCE_KEY
 from nexus_attest.attestation.xrpl.proof_store import ProofStore
 from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
 from nexus_control.events import Clock, utc_now
 
-__all__ = ["collector_for", "proven_once", "raise_proof", "recorder_for", "witness_proofs"]
+__all__ = ["collector_for", "is_proven", "later_collector_for", "proven_once", "raise_proof", "recorder_for", "witness_proofs"]
 
 _XRPL = "xrpl"
 
@@ -41,6 +42,11 @@ def collector_for(network: Network, queue: AttestationQueue, nodes: LedgerNodes,
     """Who makes the proof of each batch when it is confirmed: `BatchWitness(prove=...)`. It waits for votes where they are recorded."""
     tries = 8 if network.streams else 1
     return ProofCollector(ProofStore(queue.storage), nodes, network.publisher_keys, tries=tries, clock=clock)
+
+
+def later_collector_for(network: Network, queue: AttestationQueue, nodes: LedgerNodes, *, clock: Clock = utc_now) -> ProofCollector:
+    """Who makes a proof afterwards, for `raise_proof`: it waits for nothing, and looks for votes as far ahead as a proof may reach."""
+    return ProofCollector(ProofStore(queue.storage), nodes, network.publisher_keys, tries=1, reach=MAX_HEADERS, clock=clock)
 
 
 def proven_once(store: ProofStore, prove: Callable[[Anchor], Awaitable[Proof | None]]) -> Callable[[Anchor], Awaitable[Proof | None]]:
@@ -89,6 +95,12 @@ async def raise_proof(collector: ProofCollector, receipt: AttestationReceipt) ->
         engine_result="tesSUCCESS",
     )
     return await collector(anchor)
+
+
+def is_proven(queue: AttestationQueue, receipt: AttestationReceipt) -> bool:
+    """Whether a proof of level `quorum` is stored for the transaction of a receipt."""
+    stored = ProofStore(queue.storage).proofs_of(str(receipt.proof.get("tx_hash")))
+    return any(proof.level == Level.QUORUM for proof in stored)
 
 
 def _evidence(queue: AttestationQueue, receipt: AttestationReceipt) -> dict[str, Any] | None:

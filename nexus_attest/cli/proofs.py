@@ -10,7 +10,8 @@ import typer
 from nexus_attest.cli.command import ForceOption, OutputOption, command, group
 
 if TYPE_CHECKING:
-    from nexus_attest.attestation.witness import Verdict
+    from nexus_attest.attestation.queue import AttestationQueue
+    from nexus_attest.attestation.witness import Verdict, WitnessProof
     from nexus_attest.cli.session import Session
     from nexus_attest.trust import TrustPolicy
 
@@ -38,11 +39,17 @@ def _export(
         str | None,
         typer.Option(metavar="NAME", help="Which witness, when several have seen it: xrpl, tsa, tsa:NAME, self.", show_default=False),
     ] = None,
+    witness: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A witness file: ask its servers for a better proof, if there is none of level quorum."),
+    ] = None,
+    network: Annotated[str | None, typer.Option(metavar="NAME", help="The network of that file.", show_default=False)] = None,
     output: OutputOption = None,
     force: ForceOption = False,
 ) -> None:
     """Write the proof that an intent was witnessed: the intent, its receipt, and the best evidence that is stored.
 
+    A proof that ended at the level tree, because votes were missing, can be raised by votes for a later ledger that were recorded since.
     `proof verify FILE` judges it without this store; `case export --witness FILE` puts it into the case file of its package.
     """
     from nexus_attest.attestation.errors import NotWitnessed  # the attestation side
@@ -57,6 +64,10 @@ def _export(
     digest = prefixed(unprefixed(intent))
     with AttestationQueue(session.store_path) as queue:
         found = witness_proofs(queue, digest)
+        mine = [proof for proof in found if proof.receipt.backend == "xrpl"]
+        if witness is not None and mine:
+            _raise(queue, mine[0], witness, network)
+            found = witness_proofs(queue, digest)
     proofs = {f"{proof.receipt.backend}:{proof.receipt.proof['by']}": proof for proof in found if "by" in proof.receipt.proof}
     proofs |= {proof.receipt.backend: proof for proof in reversed(found)}  # the first one, where there are several
     wanted = backend or ("xrpl" if "xrpl" in proofs else found[0].receipt.backend)
@@ -64,6 +75,18 @@ def _export(
         raise NotWitnessed(f"{wanted!r:.80} has not witnessed it; {', '.join(proofs)} has")
     about = {"kind": "witness_proof", "digest": digest, "backend": wanted, "binding_digest": proofs[wanted].intent.binding_digest}
     write_document(session, output or Path("witness-proof.json"), proofs[wanted].to_dict(), about, force=force)
+
+
+def _raise(queue: "AttestationQueue", proof: "WitnessProof", witness: Path, network: str | None) -> None:
+    """Try to make a proof of level quorum, when none is stored."""
+    import asyncio  # what only this does
+
+    from nexus_attest.attestation.proving import is_proven, later_collector_for, raise_proof
+    from nexus_attest.attestation.witness_file import load_witness_file
+
+    if not is_proven(queue, proof.receipt):
+        chosen = load_witness_file(witness).network(network)
+        asyncio.run(raise_proof(later_collector_for(chosen, queue, chosen.nodes()), proof.receipt))
 
 
 def _verify(
