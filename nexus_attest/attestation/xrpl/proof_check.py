@@ -127,18 +127,7 @@ def judge_evidence(evidence: dict[str, Any] | None, trust: TrustPolicy) -> Testi
         return Testimony(level=Level.SERVER, gaps=() if enough else (gap,), covers=_covers_by_itself)
     report = check_proof(evidence, trust.ledgers)
     transaction, header = report.transaction, report.header
-    testimony = Testimony(level=report.level, checks=report.checks, gaps=report.gaps, about=report.about())
-    if transaction is None or header is None:
-        return testimony
-
-    place = _place_of(header)
-
-    def covers(receipt: AttestationReceipt, intent: AttestationIntent) -> None:
-        transaction.check(receipt, intent)
-        for name in place.keys() & receipt.proof.keys():
-            require_same(name, receipt.proof[name], place[name])
-
-    return Testimony(
+    testimony = Testimony(
         level=report.level,
         checks=report.checks,
         gaps=report.gaps,
@@ -147,8 +136,17 @@ def judge_evidence(evidence: dict[str, Any] | None, trust: TrustPolicy) -> Testi
         about=report.about(),
         evidence_digest=report.digest,
         evidence_key=EVIDENCE_KEY,
-        covers=covers,
     )
+    if transaction is None or header is None:
+        return testimony
+    place = _place_of(header)
+
+    def covers(receipt: AttestationReceipt, intent: AttestationIntent) -> None:
+        transaction.check(receipt, intent)
+        for name in place.keys() & receipt.proof.keys():
+            require_same(name, receipt.proof[name], place[name])
+
+    return replace(testimony, covers=covers)
 
 
 def _checked(proof: LedgerProof, pins: Sequence[Ledger], trail: "_Trail", *, strict: bool) -> LedgerReport:
