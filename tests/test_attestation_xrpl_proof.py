@@ -38,6 +38,7 @@ from nexus_attest.attestation.xrpl.proof import LedgerProof
 from nexus_attest.attestation.xrpl.proof_check import LedgerReport, check_proof
 from nexus_attest.testledger import REVOKED, Key, Validation, Validators, hashing, key_from_seed, manifest, seed_of, sign_transaction
 from nexus_attest.testledger.keys import validator_key
+from nexus_attest.trust import TrustPolicy
 from nexus_control.layers import Outcome
 
 NAMES = ["form", "path", "result", "account", "memo", "lists", "publisher", "validations", "quorum"]
@@ -512,6 +513,14 @@ def test_the_level_is_what_was_shown_and_less_than_demanded_is_a_gap() -> None:
         assert (verdict.level, len(verdict.gaps), verdict.failed) == (Level.SERVER, gaps, [])
 
 
+def test_a_word_is_enough_only_when_every_network_of_the_policy_takes_it() -> None:
+    world = witnessed()
+    alone = {key: value for key, value in witness_proof(world).items() if key != "evidence"}
+    both = TrustPolicy(ledgers=(pin(world, level="server"), pin(world, network="other")))
+    assert len(WitnessJudge(both).judge(alone).gaps) == 1
+    assert len(WitnessJudge(TrustPolicy()).judge(alone).gaps) == 1
+
+
 def test_a_receipt_that_says_more_than_its_evidence_shows_gains_nothing() -> None:
     world = witnessed()
     tree = document(world)
@@ -552,6 +561,7 @@ def test_a_receipt_that_says_something_else_than_the_proof_is_refused(changes: d
         ({"xrpl.batch.root": "sha256:" + "0" * 64}, {}),
         ({"memo_digest": "sha256:" + "0" * 64}, {}),
         ({}, {"type": "x"}),
+        ({}, {"account": "rPT1Sjq2YGrBMTttX4GZHjKu9dyfzbpAYe"}),
         ({}, {"merkle": []}),
         ({}, {"merkle": {"size": 0}}),
         ({}, {"merkle": {"size": "5"}}),

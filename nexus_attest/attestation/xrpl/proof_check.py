@@ -25,6 +25,7 @@ says is believed of the time when the ledger closed, not of today, so that an ar
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, get_args
 
 from nexus_attest.attestation.batch_tree import Statement
@@ -123,8 +124,9 @@ def judge_evidence(evidence: dict[str, Any] | None, trust: TrustPolicy) -> Testi
     """A proof as evidence of the backend `xrpl`; without one the receipt is all there is, and its writer must be believed."""
     if evidence is None:
         gap = Gap("that a server saw the transaction validated is only said", "a proof of the transaction (`nexus-attest proof export`)")
-        enough = any(ledger.level == "server" for ledger in trust.ledgers)
-        return Testimony(level=Level.SERVER, gaps=() if enough else (gap,), covers=_covers_by_itself)
+        enough = trust.ledgers and all(ledger.level == "server" for ledger in trust.ledgers)
+        accounts = frozenset(account for ledger in trust.ledgers for account in ledger.accounts)
+        return Testimony(level=Level.SERVER, gaps=() if enough else (gap,), covers=partial(_covers_by_itself, accounts))
     report = check_proof(evidence, trust.ledgers)
     transaction, header = report.transaction, report.header
     testimony = Testimony(
@@ -351,8 +353,10 @@ def _reported(report: LedgerReport, trail: "_Trail", pins: Sequence[Ledger], lac
     return replace(report, checks=tuple(trail.checks), gaps=tuple(gaps))
 
 
-def _covers_by_itself(receipt: AttestationReceipt, intent: AttestationIntent) -> None:
-    """What a receipt shows without evidence: that its own statements belong together."""
+def _covers_by_itself(accounts: frozenset[str], receipt: AttestationReceipt, intent: AttestationIntent) -> None:
+    """What a receipt shows without evidence: that its own statements belong together, and name an account that is expected."""
+    if accounts and "account" in receipt.proof and receipt.proof["account"] not in accounts:
+        raise WitnessMismatch("the receipt names an account that the trust policy does not")
     digest, proof = prefixed(intent.intent_digest()), receipt.proof
     require_same("intent_digest", receipt.intent_digest, digest)
     require_same("status", receipt.status, ReceiptStatus.CONFIRMED)
