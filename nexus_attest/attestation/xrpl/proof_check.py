@@ -125,7 +125,7 @@ def judge_evidence(evidence: dict[str, Any] | None, trust: TrustPolicy) -> Testi
     if evidence is None:
         gap = Gap("that a server saw the transaction validated is only said", "a proof of the transaction (`nexus-attest proof export`)")
         enough = trust.ledgers and all(ledger.level == "server" for ledger in trust.ledgers)
-        accounts = frozenset(account for ledger in trust.ledgers for account in ledger.accounts)
+        accounts = tuple(account for ledger in trust.ledgers for account in ledger.accounts)
         return Testimony(level=Level.SERVER, gaps=() if enough else (gap,), covers=partial(_covers_by_itself, accounts))
     report = check_proof(evidence, trust.ledgers)
     transaction, header = report.transaction, report.header
@@ -353,7 +353,7 @@ def _reported(report: LedgerReport, trail: "_Trail", pins: Sequence[Ledger], lac
     return replace(report, checks=tuple(trail.checks), gaps=tuple(gaps))
 
 
-def _covers_by_itself(accounts: frozenset[str], receipt: AttestationReceipt, intent: AttestationIntent) -> None:
+def _covers_by_itself(accounts: tuple[str, ...], receipt: AttestationReceipt, intent: AttestationIntent) -> None:
     """What a receipt shows without evidence: that its own statements belong together, and name an account that is expected."""
     if accounts and "account" in receipt.proof and receipt.proof["account"] not in accounts:
         raise WitnessMismatch("the receipt names an account that the trust policy does not")
