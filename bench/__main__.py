@@ -10,7 +10,23 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import downstream, evidence, growth, postgres, proofs, races, reads, runs, scale, serving, startup, syncs, verification, witness, writes
+from bench import (
+    downstream,
+    evidence,
+    growth,
+    postgres,
+    proofs,
+    races,
+    reads,
+    runs,
+    scale,
+    serving,
+    startup,
+    syncs,
+    verification,
+    witness,
+    writes,
+)
 from bench.harness import Benchmark, Result, Settings
 
 _ROOT = Path(__file__).resolve().parent.parent

@@ -39,7 +39,7 @@ class Batch:
 
 
 def proofs(settings: Settings) -> Iterator[Result]:
-    """The proof of a batch, from its text down to the memo, and the receipts of the batch after it; `witness_verification` has the times."""
+    """The proof of a batch, from its text down to the memo, and its receipts after it; `witness_verification` has the times."""
     batch = _batch(settings.size(1000, 10), validators=5)
     yield from _shared(settings, batch, 5)
     yield from _receipts(settings, batch)
