@@ -321,7 +321,7 @@ def test_only_a_process_that_hides_its_environment_as_well_is_out_of_reach(tmp_p
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.parametrize("script", [DAEMON + "time.sleep(60)", "import os, time; os.setpgid(0, 0); time.sleep(60)"])
+@pytest.mark.parametrize("script", [DAEMON + "time.sleep(60)", "import os, time; os.fork() or os.setpgid(0, 0); time.sleep(60)"])
 def test_when_we_are_killed_by_force_the_tools_end_and_their_arguments_are_gone(tmp_path: Path, temporary: Path, script: str) -> None:
     python_tool(tmp_path, script)
     host = f"""
