@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from copy import deepcopy
 from typing import Any
 
@@ -319,15 +318,3 @@ def test_a_foreign_account_and_another_result_witness_nothing() -> None:
         WitnessTransaction(blob, "tecCLAIM", account=SIGNER.account)
     with pytest.raises(NotATransaction):
         WitnessTransaction(blob[:-1], "tesSUCCESS", account=SIGNER.account)
-
-
-# -- speed: bounds an order of magnitude above what a laptop needs, so that only a mistake in kind fails ---------------------------------
-
-
-def test_large_trees_are_quick() -> None:
-    digests = [f"sha256:{number:064x}" for number in range(50_000)]
-    start = time.perf_counter()
-    tree = BatchTree(digests)
-    paths = [tree.path(index) for index in range(len(digests))]
-    assert time.perf_counter() - start < 3
-    assert len(paths[0]) == 16
