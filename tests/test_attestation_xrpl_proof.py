@@ -440,6 +440,40 @@ def test_a_validator_whose_manifest_is_revoked_or_false_has_no_vote_but_stands_i
     assert failed(check_proof(proof, [pin(world)])) == ["validations"]
 
 
+def test_a_revoked_key_has_no_vote_whatever_older_manifest_comes_along() -> None:
+    world = witnessed()
+    validators, other = world.ledger.validators, Validators("another publisher")
+    revoking, false = listed(world), listed(world)
+    for number in (0, 1):
+        revocation = manifest(validators.members[number].master, None, REVOKED)
+        revoking["validators"][number]["manifest"] = b64encode(revocation).decode()
+        forged = {**decode(revocation.hex()), "MasterSignature": "00" * 64}
+        false["validators"][number]["manifest"] = b64encode(bytes.fromhex(encode(forged))).decode()
+
+    def of_another(content: dict[str, Any]) -> dict[str, Any]:
+        return relisted(world, content, master=other.publisher, signing=other.publisher_signing)
+
+    revoked, good = with_list(world, relisted(world, revoking)), with_list(world, relisted(world, listed(world)))
+    older = [b64encode(member.manifest()).decode() for member in validators.members[:2]]
+    for proof in (
+        revoked,
+        {**revoked, "manifests": older},
+        {**revoked, "lists": [of_another(listed(world))]},
+        {**good, "lists": [of_another(revoking)]},
+    ):
+        assert failed(check_proof(proof, [pin(world)])) == ["validations"]
+    assert check_proof({**good, "lists": [of_another(false)]}, [pin(world)]).level is Level.QUORUM
+
+
+def test_an_account_that_another_network_names_is_none_that_this_one_names() -> None:
+    world, other = witnessed(), Validators("another publisher")
+    named, unnamed = pin(world, publisher_keys=(other.pin,)), pin(world, accounts=())
+    for pins in ([unnamed], [named, unnamed], [unnamed, named]):
+        report = check_proof(document(world), pins)
+        assert (report.level, [gap.what for gap in report.gaps]) == (Level.QUORUM, ["which account may witness was not said"])
+    assert check_proof(document(world), [pin(world), unnamed]).gaps == ()
+
+
 def test_a_newer_manifest_counts_and_one_that_is_not_needed_or_false_is_refused() -> None:
     world = World(max_members=1)
     world.queue.enqueue(intent(0))

@@ -23,7 +23,7 @@ says is believed of the time when the ledger closed, not of today, so that an ar
 """
 
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
@@ -40,7 +40,7 @@ from nexus_attest.attestation.xrpl.ledger_header import LedgerHeader
 from nexus_attest.attestation.xrpl.ledger_tree import path_problem, transaction_leaf
 from nexus_attest.attestation.xrpl.memo import MemoCodec
 from nexus_attest.attestation.xrpl.proof import LedgerProof
-from nexus_attest.attestation.xrpl.validators import Manifest, Validation, ValidatorList, quorum_of
+from nexus_attest.attestation.xrpl.validators import Manifest, Validation, ValidatorList, quorum_of, revoked_by
 from nexus_attest.trust import Ledger, LedgerLevel, TrustPolicy
 from nexus_control.integrity import prefixed, unprefixed
 from nexus_control.layers import Gap
@@ -163,24 +163,27 @@ def _checked(proof: LedgerProof, pins: Sequence[Ledger], trail: "_Trail", *, str
         expected = [pin for pin in pins if not pin.accounts or account in pin.accounts]
         if pins and not expected:
             raise ProofRefused(f"{account} is no account that the trust policy names as a witness")
-        known = any(pin.accounts for pin in expected)
-        told.append(account if known else f"{account}, whoever that is")
+        told.append(f"{account}, whoever that is" if _unsaid(expected) else account)
     with trail.step("memo"):
         transaction = WitnessTransaction(proof.blob, engine_result, account=account)
-    gaps = () if known else (_NO_ACCOUNT,)
     digest = proof.digest() if strict else None
-    report = LedgerReport(level=Level.TREE, checks=(), gaps=gaps, transaction=transaction, header=header, digest=digest)
+    report = LedgerReport(level=Level.TREE, checks=(), gaps=_unsaid(expected), transaction=transaction, header=header, digest=digest)
     if not proof.lists:
         return _reported(report, trail, expected, _NO_VOTES)
     quorum = _quorum(proof, expected, trail, strict=strict)
     believed = expected if quorum.pin is None else [quorum.pin]
-    return _reported(_with(report, quorum), trail, believed, _NO_PUBLISHER if quorum.pin is None else None)
+    report = replace(_with(report, quorum), gaps=_unsaid(believed))  # another network's pin may have named the account
+    return _reported(report, trail, believed, _NO_PUBLISHER if quorum.pin is None else None)
 
 
 _NEEDED_PINS = "a trust policy that names accounts and publisher_keys of the network under [[ledgers]]"
 _NO_ACCOUNT = Gap("which account may witness was not said", _NEEDED_PINS)
 _NO_VOTES = Gap("no votes of validators are in the proof", "a proof with them; they are recorded while ledgers close")
 _NO_PUBLISHER = Gap("whose list of validators to believe was not said", _NEEDED_PINS)
+
+
+def _unsaid(pins: Sequence[Ledger]) -> tuple[Gap, ...]:
+    return () if any(pin.accounts for pin in pins) else (_NO_ACCOUNT,)
 
 
 def _require_path(proof: LedgerProof) -> tuple[dict[str, Any], str]:
@@ -307,25 +310,32 @@ def _count(proof: LedgerProof, lists: Sequence[ValidatorList]) -> _Count:
 
 
 def _signers(proof: LedgerProof, lists: Sequence[ValidatorList]) -> tuple[dict[str, Manifest], list[tuple[Manifest, bytes]], list[str]]:
-    """Listed validators' manifests by their signing keys, the highest sequence of each; the proof's own; what cannot be read of them."""
+    """Listed validators' manifests by their signing keys, the highest sequence of each; the proof's own; what cannot be read of them.
+
+    A key that was revoked anywhere has no vote, whatever earlier manifest of it there is.
+    """
     latest: dict[str, Manifest] = {}
     newer: list[tuple[Manifest, bytes]] = []
     ignored: list[str] = []
     listed = {key for known in lists for key in known.manifests}
     read: list[Manifest] = []
+    revoked: set[str | None] = set()
     for data in (data for known in lists for data in known.manifests.values()):
-        with suppress(ProofRefused):  # a validator without a good manifest has no vote
+        try:
             read.append(Manifest.from_bytes(data))
+        except ProofRefused:  # a validator without a good manifest has no vote
+            revoked.add(revoked_by(data))
     for data in proof.manifests:
         try:
             newer.append((Manifest.from_bytes(data), data))
         except ProofRefused as problem:
             ignored.append(str(problem))
+            revoked.add(revoked_by(data))
     for manifest in (*read, *(manifest for manifest, _ in newer)):
         known = latest.get(manifest.master)
         if manifest.master in listed and (known is None or known.sequence < manifest.sequence):
             latest[manifest.master] = manifest
-    return {manifest.signing: manifest for manifest in latest.values()}, newer, ignored
+    return {manifest.signing: manifest for master, manifest in latest.items() if master not in revoked}, newer, ignored
 
 
 def _with(report: LedgerReport, quorum: _Quorum) -> LedgerReport:

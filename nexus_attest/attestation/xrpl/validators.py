@@ -26,6 +26,7 @@ __all__ = [
     "hex_bytes",
     "published_lists",
     "quorum_of",
+    "revoked_by",
 ]
 
 MAX_VALIDATORS = 200
@@ -77,6 +78,19 @@ class Manifest:
             raise ProofRefused(f"the manifest of {self.master} is not signed by its master key")
         if not _signed(self.signing, self.signed, self.signature):
             raise ProofRefused(f"the manifest of {self.master} is not signed by its signing key")
+
+
+def revoked_by(data: bytes) -> str | None:
+    """The master key that says, in these bytes, that it is revoked and stays so; None for everything else."""
+    try:
+        fields = _decoded(data, _MAX_MANIFEST_BYTES, "manifest")
+        master_signature = _taken(fields, "MasterSignature", "manifest")
+        master = _key(fields.get("PublicKey"), "PublicKey of a manifest")
+    except ProofRefused:
+        return None
+    fields.pop("Signature", None)  # of a signing key, which has no say any more
+    revoked = fields.get("Sequence") == _REVOKED and _signed(master, b"MAN\0" + encode_transaction(fields), master_signature)
+    return master if revoked else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
