@@ -25,6 +25,7 @@ from nexus_control.events import (
     event_digest,
     parse_actor,
     parse_time,
+    require_text,
     template_event_record,
     utc_now,
 )
@@ -210,7 +211,8 @@ class TemplateStore:
         return template
 
     def get_template(self, name: str) -> Template | None:
-        """The template of this name, or None. Raises MalformedEvent when its row cannot be read."""
+        """The template of this name, or None. Raises MalformedEvent when its row cannot be read, InputError for what is no text."""
+        name = require_text(name, "template name")
         with self._database.reading() as connection:
             row = _select(connection, name)
         return None if row is None else _template(row)

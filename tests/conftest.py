@@ -1,6 +1,7 @@
 """No test sees the user that runs it: an empty home that must stay empty, and none of the user's settings."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,11 @@ settings.register_profile("unhurried", deadline=None, suppress_health_check=[Hea
 settings.load_profile("unhurried")
 
 pytest.register_assert_rewrite("store_contract")
+
+# A background job of a shell ignores them, and so would every program that a test starts.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 _SETTINGS = ("XDG_", "NEXUS_ATTEST_", "APPDATA", "LOCALAPPDATA", "PG")
 

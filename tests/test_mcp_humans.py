@@ -185,6 +185,16 @@ async def test_a_client_that_cannot_ask_gets_the_command_and_the_command_works(t
         assert (approval["actor"]["id"], approval["payload"]["channel"]) == ("Bob O'Hara", "cli")
 
 
+async def test_the_command_for_a_person_asks_for_the_same_act(tmp_path: Path, mode: str) -> None:
+    async with asking(tmp_path, mode, None) as client:
+        request_id = await requested(client)
+        until = "2030-01-31T18:00:00+01:00"
+        error = await error_of(client, "approve", request_id=request_id, actor=BOB, comment="only today; it's late", expires_at=until)
+        command = shlex.split(error["command"])
+        assert command[:5] == ["nexus-attest", "approve", request_id, "--actor", "human:bob"]
+        assert command[5:9] == ["--comment", "only today; it's late", "--expires-at", until]
+
+
 async def test_somebody_who_never_answers_holds_the_call_for_a_limited_time(tmp_path: Path) -> None:
     async def silent(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         await anyio.sleep(60)

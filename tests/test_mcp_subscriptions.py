@@ -1,5 +1,6 @@
 """Subscriptions under attack and misfortune: what one subscriber does, or what happens to the store, ends nothing for the others."""
 
+import itertools
 import json
 import sqlite3
 from collections.abc import Callable
@@ -29,6 +30,9 @@ META = {
 }
 
 
+IDS = itertools.count(1)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -36,7 +40,7 @@ def anyio_backend() -> str:
 
 def posted(url: str, body: dict[str, Any], **headers: str) -> tuple[str, str]:
     """Session id and first line of data of an answer."""
-    data = json.dumps({"jsonrpc": "2.0", "id": 1, **body}).encode()
+    data = json.dumps({"jsonrpc": "2.0", "id": next(IDS), **body}).encode()
     given = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", **headers}
     with urlopen(Request(url, data, given), timeout=5) as found:
         while not (line := found.readline().decode()).startswith(("data: {", "{")):

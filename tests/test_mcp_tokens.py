@@ -26,6 +26,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from token_testing import AUDIENCE, ISSUER, Issuer
 
+from nexus_attest.server.callers import actor_of
 from nexus_attest.server.errors import ServerConfigError
 from nexus_attest.server.gate import Gate
 from nexus_attest.server.http import http_app, parse_address
@@ -60,6 +61,18 @@ async def test_a_token_for_this_server_tells_who_may_do_what(tmp_path: Path, iss
     found = await access(tmp_path, issuer).verify_token(issuer.token(scope="read approve unknown"))
     assert found is not None
     assert (found.subject, found.client_id, found.scopes, found.resource) == ("alice", "agent", ["read", "approve"], AUDIENCE)
+
+
+async def test_a_token_that_does_not_say_whose_client_has_it_is_a_persons(tmp_path: Path, issuer: Issuer) -> None:
+    found = await access(tmp_path, issuer).verify_token(issuer.token(client_id=None))
+    assert found is not None
+    assert actor_of(found).type == "human"
+
+
+@pytest.mark.parametrize("header", [{"alg": []}, {"alg": {}}, {"alg": "ES256", "typ": {}}, {"alg": "ES256", "typ": []}])
+async def test_a_header_of_the_wrong_types_is_refused(tmp_path: Path, issuer: Issuer, header: dict[str, Any]) -> None:
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in (header, {"sub": "alice"})]
+    assert await access(tmp_path, issuer).verify_token(".".join([*parts, "AAAA"])) is None
 
 
 @pytest.mark.parametrize("key", [rsa.generate_private_key(65_537, 2048), ed25519.Ed25519PrivateKey.generate()])

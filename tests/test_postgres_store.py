@@ -3,6 +3,7 @@
 import itertools
 import os
 import pickle
+import signal
 import sys
 import threading
 from collections import Counter
@@ -10,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -20,6 +22,7 @@ from store_testing import ALICE, BOB, in_child, new_store, raw_event, ticking_cl
 
 from nexus_attest.postgres import PostgresStore, database, driver
 from nexus_attest.postgres.address import shown
+from nexus_attest.postgres.appends import AppendQueue
 from nexus_attest.postgres.driver import PgConnection
 from nexus_attest.postgres.errors import PostgresDriverMissing
 from nexus_attest.postgres.schema import DEFAULT_SCHEMA, script, take_lock
@@ -113,6 +116,8 @@ def test_a_place_is_told_without_its_password(postgres_server: PostgresServer) -
         "mysql://h/d",
         "postgresql:/h/d",
         "postgresql://u:se#cret@h/d",
+        "postgresql://u:se?cret@h/d",
+        "postgresql://u:se/cret@h/d",
         "postgresql://u:se\0cret@h/d",
         "postgresql://[u:secret@h/d",
     ],
@@ -476,6 +481,60 @@ def test_appends_of_many_threads_go_in_together_and_each_is_answered_for_itself(
     assert [event.seq for event in store.get_events("shared")] == list(range(21))
     assert store.log_root()[0] == 2 + 2 + 20 + 3
     assert store.verify_log().errors == []
+
+
+def test_an_append_that_is_interrupted_while_it_waits_holds_up_nobody() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(wanted: Any) -> list[Any]:
+        entered.set()
+        leave.wait(10)
+        return [wanted]
+
+    queue = AppendQueue(cast("Any", None), cast("Any", None), slow)
+    first = threading.Thread(target=queue.append, args=(cast("Any", "first"),))
+    first.start()
+    entered.wait(10)
+
+    def interrupt(*_: object) -> None:
+        threading.Timer(0.05, leave.set).start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            queue.append(cast("Any", "interrupted"))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    first.join(10)
+    answers: list[object] = []
+    last = threading.Thread(target=lambda: answers.append(queue.append(cast("Any", "last"))), daemon=True)
+    last.start()
+    last.join(10)
+    assert answers == [["last"]]
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_writers_see_what_was_committed_before_their_turn_whatever_the_server_has_for_a_default(
+    postgres_server: PostgresServer, level: str
+) -> None:
+    address = postgres_server.new_database()
+    with PostgresStore(address) as store:
+        store.append_events("shared", [created()], create=True)
+    name = urlsplit(address).path[1:]
+    postgres_server.psql(f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'")
+
+    def work() -> None:
+        with PostgresStore(address) as own:
+            for _ in range(10):
+                with own.transaction():
+                    append(own, "shared")
+
+    run_together([work] * 4)
+    with PostgresStore(address) as store:
+        assert [event.seq for event in store.get_events("shared")] == list(range(41))
+        assert store.verify_log().ok
 
 
 def test_appends_that_wait_for_each_other_need_few_commits(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:

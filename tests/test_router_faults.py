@@ -213,6 +213,20 @@ def test_two_processes_run_on_one_file_at_once(tmp_path: Path) -> None:
             assert {event["run_id"] for event in events} == {run_id}
 
 
+def test_a_run_is_alive_under_every_name_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "current.db").symlink_to("runs.db")
+    closed: list[object] = []
+
+    def look() -> dict[str, Any]:
+        with RunEngine([], db_path=tmp_path / "current.db") as another:
+            closed.append(list(another.recovered))
+        return {}
+
+    with RunEngine([FakeAdapter(look)], db_path=tmp_path / "runs.db") as engine:
+        engine.run(goal="g", adapter_id="fake", dry_run=False, plan='[{"tool": "t", "method": "m"}]')
+    assert closed == [[]]
+
+
 # A disk that is full.
 
 

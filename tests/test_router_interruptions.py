@@ -200,6 +200,22 @@ def test_ctrl_c_that_comes_too_late_does_not_make_a_completed_run_a_failed_decis
     tools.store.close()
 
 
+def test_ctrl_c_before_the_first_call_leaves_none_to_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeAdapter(lambda: {})
+    with RunEngine([fake]) as engine:
+        lock = engine._store.lock  # pyright: ignore[reportPrivateUsage]
+
+        def interrupted(run_id: str) -> Any:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # what is told is told by a thread
+            return lock(run_id)
+
+        monkeypatch.setattr(engine._store, "lock", interrupted)  # pyright: ignore[reportPrivateUsage]
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(goal="g", adapter_id="fake", dry_run=False, plan=PLAN)
+    assert fake.calls == []
+
+
 def test_whoever_handles_ctrl_c_otherwise_is_left_alone() -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))

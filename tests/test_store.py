@@ -563,4 +563,5 @@ def test_the_names_of_the_module_are_these() -> None:
         "ImportOrigin",
         "LogVerification",
         "StoredEvent",
+        "open_store",
     ]

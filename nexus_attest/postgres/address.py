@@ -30,7 +30,8 @@ def parsed(text: str) -> SplitResult:
         except ValueError:
             pass
         else:
-            if not parts.fragment:  # a `#` in a password, which has to be written %23: what follows it would be shown
+            # `#`, `?` or `/` in a password have to be written %XX: what follows them would be shown.
+            if not parts.fragment and "@" not in parts.path + parts.query:
                 return parts
     raise InputError("the address of a PostgreSQL store is postgresql://USER@HOST:PORT/DATABASE, with special characters as %XX")
 

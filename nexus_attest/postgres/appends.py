@@ -72,12 +72,30 @@ class AppendQueue:
             own.leads = not self._has_leader
             self._has_leader = True
         if not own.leads:
-            own.woken.wait()
+            try:
+                own.woken.wait()
+            except BaseException:  # interrupted: nobody waits for its turn any more
+                self._withdraw(own)
+                raise
         if own.leads:
             self._lead()
         if own.error is not None:
             raise own.error
         return own.stored or []
+
+    def _withdraw(self, own: _Waiting) -> None:
+        """Take out what nobody has begun to append, and hand its lead on."""
+        with self._guard:
+            if own in self._waiting:
+                self._waiting.remove(own)
+            if own.leads:
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        self._has_leader = bool(self._waiting)
+        if self._waiting:
+            self._waiting[0].leads = True
+            self._waiting[0].woken.set()
 
     def _lead(self) -> None:
         """Do what waits, the caller's own among it, and hand the rest to the next."""
@@ -87,10 +105,7 @@ class AppendQueue:
             self._answer(batch)
         finally:
             with self._guard:
-                self._has_leader = bool(self._waiting)
-                if self._waiting:
-                    self._waiting[0].leads = True
-                    self._waiting[0].woken.set()
+                self._hand_on()
             for each in batch:
                 each.woken.set()
 

@@ -4,7 +4,7 @@ A writer begins with a transaction-level advisory lock and reads after that, sta
 waits for the lock has a view of its own, those that follow see everything that was committed before the lock was given, and nobody else
 commits until this transaction has ended. So what is judged cannot have changed before the commit. (REPEATABLE READ would fix the view
 before the wait; SELECT ... FOR UPDATE on a row needs the right to update it, which a writer must not have.) The lock ends with the
-transaction, also when the client dies; between operations nothing is held, and a pooler of transactions may stand in between.
+transaction, also when the client dies; between operations nothing is held, and a pooler of sessions may stand in between.
 
 Threads of one process that write at the same time share transactions: whoever has the lock lets those who are waiting go next, each under
 its own savepoint, and commits for all of them. Nobody is told of success before that commit.
@@ -235,7 +235,7 @@ class PostgresDatabase:
             try:
                 with closing(self.connect()) as raw:
                     connection = PgConnection(raw)
-                    connection.execute("BEGIN")
+                    connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                     connection.execute(tables.take_lock(self._schema))
                     row = connection.execute("SELECT leaf_hash FROM log WHERE position = ?", (leaf[0],)).fetchone()
                     connection.execute("ROLLBACK")

@@ -249,7 +249,7 @@ def apply(connection: PgConnection, schema: str, *, with_roles: bool) -> int:
 
     Raises SchemaTooNew; errors of the driver when the role may not.
     """
-    connection.execute("BEGIN")
+    connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")  # what a server has for a default may see the state before the lock
     try:
         _lock(connection, schema)
         since = version(connection, schema)  # under the lock: another process may have done it

@@ -39,7 +39,7 @@ class Writer:
 
     def __init__(self, database: "PostgresDatabase", lock_statement: str) -> None:
         self._database = database
-        self._begin = f"BEGIN; {lock_statement}"
+        self._begin = f"BEGIN ISOLATION LEVEL READ COMMITTED; {lock_statement}"
         self._guard = threading.Lock()
         self._queue: deque[threading.Event] = deque()
         self._is_taken = False

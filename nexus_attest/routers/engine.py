@@ -123,10 +123,11 @@ class RunEngine:
         )
         resolution = self._resolve(request)
         record = RunRecorder(self._store, self._new_id(), clock=self._clock, new_id=self._new_id, watch=self._watch)
+        cancelled = threading.Event()  # before anything that it ends has begun
         with (
-            self._interruptible(record),
+            self._interruptible(record, cancelled),
             self._store.lock(record.run_id),
-            self._cancellable(record.run_id) as cancelled,
+            self._cancellable(record.run_id, cancelled),
             self._ended(record),
         ):
             record.begin(request.mode, request.goal, *_resolution_events(request, resolution))
@@ -194,20 +195,20 @@ class RunEngine:
         return resolve(request, adapter, adapter.default_call if adapter else None, partial(objection, dry_run=request.dry_run))
 
     @contextmanager
-    def _cancellable(self, run_id: str) -> Generator[threading.Event]:
-        cancelled = self._under_way[run_id] = threading.Event()
+    def _cancellable(self, run_id: str, cancelled: threading.Event) -> Generator[None]:
+        self._under_way[run_id] = cancelled
         if self._stopped.is_set():  # asked after it was registered: `stop` either finds it there, or has been called by now
             cancelled.set()
         try:
-            yield cancelled
+            yield
         finally:
             del self._under_way[run_id]
 
     @contextmanager
-    def _interruptible(self, record: RunRecorder) -> Generator[None]:
+    def _interruptible(self, record: RunRecorder, cancelled: threading.Event) -> Generator[None]:
         """Inside, Ctrl-C ends the run and nothing else; the exception comes afterwards, and tells of it."""
         try:
-            with ctrl_c_deferred(partial(self.cancel, record.run_id)):
+            with ctrl_c_deferred(cancelled.set):
                 yield
         except KeyboardInterrupt as interruption:
             if record.ended:

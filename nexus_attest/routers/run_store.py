@@ -155,7 +155,7 @@ class RunStore:
 
     def __init__(self, db_path: str | Path = ":memory:") -> None:
         self._database = Database(db_path, _SCHEMA)
-        self._file = None if str(db_path) == ":memory:" else Path(db_path).absolute()
+        self._file = None if str(db_path) == ":memory:" else Path(db_path).resolve()  # two names of one file have one lock
 
     def lock(self, run_id: str) -> AbstractContextManager[object]:
         """What a process holds from before a run begins until after it has ended."""

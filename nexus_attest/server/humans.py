@@ -89,7 +89,12 @@ class HumanAsker:
         if who.actor.type == "system" and not self.systems:
             return who
         question, state = await anyio.to_thread.run_sync(self._question, arguments, who, limiter=self.limiter)
-        command = f"nexus-attest approve {shlex.quote(arguments['request_id'])} --actor {_named(who.actor)}{self.options}"
+        given = "".join(
+            f" {option} {shlex.quote(arguments[name])}"
+            for option, name in (("--comment", "comment"), ("--expires-at", "expires_at"))
+            if arguments.get(name) is not None
+        )
+        command = f"nexus-attest approve {shlex.quote(arguments['request_id'])} --actor {_named(who.actor)}{given}{self.options}"
         if _shows_forms(context):
             said, channel = await self._by_form(context, params, question, state, command), f"elicitation {_client(context)}"
         elif self.page is not None:

@@ -35,7 +35,9 @@ _ALGORITHMS: Mapping[str, frozenset[str]] = {
 }
 """By type of key (RFC 7518 section 6.1, RFC 8037)."""
 
-_TYPES = {None, "jwt", "at+jwt", "application/at+jwt"}
+_TYPES = {"jwt", "at+jwt", "application/at+jwt"}
+_NO_CLIENT = ""
+"""Of a token that does not say whose client has it: nobody's subject, so that its bearer is never taken for a system."""
 """Values of `typ`, in lowercase: RFC 9068 section 2.1, and what older issuers write."""
 
 _MOST_TOKEN_CHARACTERS = 16_384
@@ -179,9 +181,9 @@ class TokenAccess:
             raise NotAuthenticated(f"it has more than {_MOST_TOKEN_CHARACTERS} characters")
         header = jwt.get_unverified_header(token)
         algorithm, key_id, kind = header.get("alg"), header.get("kid"), header.get("typ")
-        if algorithm not in {name for names in _ALGORITHMS.values() for name in names}:
+        if not isinstance(algorithm, str) or algorithm not in {name for names in _ALGORITHMS.values() for name in names}:
             raise NotAuthenticated(f"algorithm {algorithm!r:.40} is not taken")
-        if (kind.lower() if isinstance(kind, str) else kind) not in _TYPES:
+        if kind is not None and (not isinstance(kind, str) or kind.lower() not in _TYPES):
             raise NotAuthenticated(f"a token of type {kind!r:.40} is no access token")
         key = await self.keys.find(key_id, algorithm)
         if key is None:
@@ -203,7 +205,7 @@ class TokenAccess:
             raise NotAuthenticated("its subject is empty")
         given = claims.get("scope", claims.get("scp", ""))
         words = given.split() if isinstance(given, str) else cast("list[object]", given) if isinstance(given, list) else []
-        client = next((claims[name] for name in ("client_id", "azp") if isinstance(claims.get(name), str)), claims["sub"])
+        client = next((claims[name] for name in ("client_id", "azp") if isinstance(claims.get(name), str)), _NO_CLIENT)
         return AccessToken(
             token=token,
             client_id=client,
