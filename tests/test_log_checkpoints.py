@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from store_testing import ALICE, foreign, new_store, quick_folder
 
 from nexus_control import merkle
+from nexus_control.backend import Connection
 from nexus_control.checkpoint import NoteKey, SignedNote
 from nexus_control.errors import InputError, LogRewritten, MalformedNote, StoreUnreadable
 from nexus_control.events import EventType
 from nexus_control.store import DecisionStore, EventItem
+from nexus_control.tiles import read_tiles
 
 
 @pytest.fixture
@@ -404,3 +406,12 @@ def test_a_checkpoint_is_no_fact_of_the_log() -> None:
         checkpoint(store)
         assert store.log_root()[0] == 5
         assert KEY.name == "example.org/log"
+
+
+def test_a_tile_that_says_two_things_says_nothing() -> None:
+    class Both:
+        def execute(self, *_: object) -> list[tuple[int, bytes, bytes]]:
+            told = [(0, b"a" * 32), (1, b"b" * 32), (1, b"c" * 32), (1, b"b" * 32), (2, b"d" * 32), (2, b"d" * 32)]
+            return [(number, value, sealed(number, value)) for number, value in told]
+
+    assert read_tiles(cast("Connection", Both()), 0, 3) == {0: b"a" * 32, 2: b"d" * 32}
