@@ -29,6 +29,7 @@ from nexus_attest.attestation.xrpl.submission_store import SlotState
 from nexus_control.errors import InputError, StoreError
 
 NOW = BatchSettings(network="local", max_members=4, max_age=0)
+LARGE = BatchSettings(network="local", max_members=2000, max_age=0, lease=0)
 
 
 class Scripted:
@@ -258,6 +259,28 @@ def test_a_loop_ends_when_nothing_waits_and_tells_of_each_cycle(queue: Attestati
     assert [(progress.size, progress.unavailable) for progress in told] == [(0, "not now"), (4, None), (1, None), (0, None)]
     with pytest.raises(InputError, match="interval"):
         asyncio.run(witness.run(interval=-1))
+
+
+def test_a_crash_while_a_refusal_is_written_leaves_a_batch_that_was_not_refused(queue: AttestationQueue) -> None:
+    """After the first 1,000 receipts. The witness, asked again, takes it: nobody has a receipt of failure for the same attempt."""
+    items = [intent(number) for number in range(1001)]
+    queue.enqueue_many(items)
+    witness = StampWitness(queue, Scripted(WitnessRefused("no")), LARGE)
+    record, left = queue.record_receipt, iter(range(1000))
+
+    def dying(receipt: AttestationReceipt, *, intent_status: ReceiptStatus | None = None) -> bool:
+        if next(left, None) is None:
+            raise Crash
+        return record(receipt, intent_status=intent_status)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue, "record_receipt", dying)
+        with pytest.raises(Crash):
+            cycled(witness)
+    assert cycled(StampWitness(queue, Scripted(), LARGE)).receipts == 1001
+    assert {tuple((receipt.status, receipt.attempt) for receipt in receipts(queue, item)) for item in items} == {
+        ((ReceiptStatus.CONFIRMED, 1),)
+    }
 
 
 def test_a_second_witness_that_refuses_takes_nothing_from_the_first() -> None:

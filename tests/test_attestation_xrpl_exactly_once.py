@@ -7,7 +7,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from witness_testing import World, intent
 
-from nexus_attest.attestation.xrpl.submission import SubmissionSettings
 from nexus_attest.testledger import KINDS
 
 RUNS = int(os.environ.get("NEXUS_WITNESS_RUNS", "100"))
@@ -49,7 +48,7 @@ def test_one_server_that_fails_and_workers_that_die(
     workers=st.integers(1, 2),
 )
 def test_two_servers_of_which_one_may_lie(requests: list[str], commits: list[str], liar: int, workers: int) -> None:
-    world = World(nodes=2, requests=requests, lease=0, submission=SubmissionSettings(confirm_answers=2, expiry_answers=2))
+    world = World(nodes=2, requests=requests, lease=0)
     honest = world.nodes[1 - liar]
     add = honest.faults.add
     honest.faults.add = lambda method, *kinds: add(method, *(kind for kind in kinds if kind not in LIES))

@@ -25,7 +25,7 @@ from nexus_attest.attestation.xrpl.signer import LocalWalletSigner, SignResult
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings
 from nexus_attest.attestation.xrpl.submission_store import SlotState
 from nexus_attest.key_errors import SignerFailed
-from nexus_attest.testledger import Node, http_front, key_from_seed, seed_of, sign_transaction
+from nexus_attest.testledger import Faults, Ledger, Node, http_front, key_from_seed, seed_of, sign_transaction
 from nexus_control.errors import InputError, StoreConflict
 
 
@@ -196,7 +196,7 @@ def test_a_dead_transaction_is_signed_anew_with_the_same_sequence() -> None:
 
 def test_where_history_is_missing_nothing_is_dead() -> None:
     """The first copy was applied and the answer lost; the server has forgotten the ledgers in which it could be."""
-    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
+    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5, confirm_answers=1))
     forgetful, whole = world.nodes
     worker = world.worker()
     world.cycle(worker, 2)
@@ -233,7 +233,7 @@ def test_one_server_that_has_lost_its_history_is_waited_for() -> None:
 
 
 def test_two_servers_are_asked_before_a_transaction_is_dead() -> None:
-    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
+    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5, confirm_answers=1))
     liar, honest = world.nodes
     worker = world.worker()
     world.cycle(worker, 2)
@@ -271,6 +271,22 @@ def test_a_server_that_says_validated_of_something_else_is_not_believed(lie: str
     world.clock.advance(2)
     world.cycle(worker, 2, close=True)
     world.require_exactly_once([intent(0)])
+
+
+@pytest.mark.parametrize(("submission", "receipts"), [(None, 0), (SubmissionSettings(confirm_answers=1), 1)])
+def test_one_server_of_two_that_lies_confirms_what_is_on_no_ledger_only_where_one_answer_is_enough(
+    submission: SubmissionSettings | None, receipts: int
+) -> None:
+    """It shows a ledger of its own, in which the transaction is, and lets nobody else have it."""
+    world = world_with(1, nodes=2, submission=submission)
+    own = Ledger({world.account: 100_000_000}, clock=world.clock, first_index=100)
+    world.nodes[0] = Node(own, Faults())
+    worker = world.worker()
+    for _ in range(6):
+        world.cycle(worker)
+        own.close()
+        world.ledger.close()
+    assert (world.witnesses(), len(world.confirmed(intent(0)))) == ([], receipts)
 
 
 def tampered(change: Callable[[dict[str, Any]], object]) -> Callable[[str, dict[str, Any]], None]:
@@ -553,7 +569,7 @@ def test_a_server_that_fails_is_left_alone_for_longer_and_longer() -> None:
 
 
 def test_the_next_server_is_asked_when_one_fails() -> None:
-    world = world_with(1, nodes=3)
+    world = world_with(1, nodes=3, submission=SubmissionSettings(confirm_answers=1))
     for node in world.nodes[:2]:
         node.faults.add("*", *["refuse", "http500", "empty", "timeout"] * 20)
     world.run()

@@ -183,7 +183,10 @@ class StampWitness:
         return self._record(members, make, done)
 
     def _release(self, batch: Batch, reason: str) -> int:
-        """Receipts of a batch that was refused; its members are tried again in another one, of this witness or of a ledger's."""
+        """Receipts of a batch that was refused; its members are tried again in another one, of this witness or of a ledger's.
+
+        In one commit: nothing but these receipts says that the batch was refused, and after half of them it could be stamped after all.
+        """
         members = self._store.members(batch.batch_id)
         error = ReceiptError(ReceiptErrorCode.REJECTED, reason[:_DETAIL_CHARACTERS])
         when = compact_utc(self._clock)
@@ -195,7 +198,7 @@ class StampWitness:
             self._store.release(batch.batch_id, 0, len(members))
             self._store.settle(batch.batch_id)
 
-        return self._record(members, make, done, status=ReceiptStatus.DEFERRED)
+        return self._record(members, make, done, status=ReceiptStatus.DEFERRED, per_commit=len(members))
 
     def _record(
         self,
@@ -204,10 +207,11 @@ class StampWitness:
         done: Callable[[], None],
         *,
         status: ReceiptStatus | None = None,
+        per_commit: int = _RECEIPTS_PER_COMMIT,
     ) -> int:
         written = 0
-        for start in range(0, len(members), _RECEIPTS_PER_COMMIT):
-            chosen = members[start : start + _RECEIPTS_PER_COMMIT]
+        for start in range(0, len(members), per_commit):
+            chosen = members[start : start + per_commit]
             with self._store.transaction():
                 for member in chosen:
                     written += self._queue.record_receipt(make(member), intent_status=status)

@@ -119,8 +119,9 @@ NETWORK_KEYS = (
     Key(
         name="confirm_answers",
         shape=integer(1, 100),
-        default=1,
-        about="So many servers must have a transaction validated before receipts are written; never more than there are.",
+        default=2,
+        about="So many servers must have a transaction validated before receipts are written; never more than there are. "
+        "With 1 a single server that lies writes receipts for what is on no ledger.",
     ),
     Key(name="timeout_s", shape=number(0, 600, "seconds"), default=30.0, about="Seconds that one request may take in each phase."),
     Key(

@@ -53,7 +53,7 @@ class SubmissionSettings:
     max_fee_drops: int = 5000
     clock_skew: float = 300.0
     expiry_answers: int = 2
-    confirm_answers: int = 1
+    confirm_answers: int = 2
 
     def __post_init__(self) -> None:
         if type(self.window) is not int or not 5 <= self.window <= 20:
