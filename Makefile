@@ -57,7 +57,8 @@ bench: $(VENV)/.installed-dev ## Measure
 	@$(BIN)/python -m bench
 
 faults: $(VENV)/.installed-dev ## Kill every command at every step, fail every system call, cut every message (about an hour)
-	@NEXUS_EVERY_STEP=1 NEXUS_MODEL_RUNS=2000 $(BIN)/python -m pytest -o faulthandler_timeout=3600 tests/faults
+	@NEXUS_EVERY_STEP=1 NEXUS_MODEL_RUNS=2000 NEXUS_WITNESS_RUNS=1000 \
+		$(BIN)/python -m pytest -o faulthandler_timeout=3600 tests/faults tests/test_attestation_xrpl_exactly_once.py
 
 soak: $(VENV)/.installed-dev ## Keep stores busy, with faults, and watch that nothing is lost and nothing grows: make soak MINUTES=10
 	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py --minutes $(MINUTES)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import httpx
@@ -185,8 +186,14 @@ def test_a_signer_that_refuses_is_a_failed_receipt_and_nothing_is_sent() -> None
         def sign(self, tx_dict: dict[str, Any]) -> Any:
             raise RuntimeError(f"no {tx_dict['TransactionType']}")
 
+    class Halved(Signer):
+        def sign(self, tx_dict: dict[str, Any]) -> Any:
+            del tx_dict
+            return SimpleNamespace(signed_tx_blob_hex="00")  # no key_id
+
     ledger = Ledger()
     assert told(submitted(ledger, Refusing())) == ("FAILED", {}, "REJECTED", "no Payment")
+    assert told(submitted(ledger, Halved()))[:3] == ("FAILED", {}, "REJECTED")
     assert ledger.blobs == []
 
 

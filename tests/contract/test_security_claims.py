@@ -266,6 +266,7 @@ SHOWN_BY = {
             "test_only_the_stored_bytes_are_ever_sent_again",
             "test_a_dead_transaction_is_signed_anew_with_the_same_sequence",
             "test_two_servers_are_asked_before_a_transaction_is_dead",
+            "test_one_server_of_two_that_lies_confirms_what_is_on_no_ledger_only_where_one_answer_is_enough",
             "test_a_sequence_that_looks_taken_is_looked_at_twice",
             "test_a_server_that_says_validated_of_something_else_is_not_believed",
             "test_an_answer_that_does_not_fit_confirms_nothing",

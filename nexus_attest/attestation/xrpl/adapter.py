@@ -84,10 +84,11 @@ async def submit(
 
     try:
         signed = signer.sign(anchor_plan.tx)
+        blob, key_id = signed.signed_tx_blob_hex, signed.key_id  # here, where nothing is sent yet: foreign code may leave one out
     except Exception as problem:  # foreign code: whatever it raises, nothing was submitted
         return receipt(ReceiptStatus.FAILED, error=ReceiptError(ReceiptErrorCode.REJECTED, _told(problem)))
     try:
-        result = await client.submit(signed.signed_tx_blob_hex)
+        result = await client.submit(blob)
     except Exception as problem:  # as above, but it may have been
         code = classify_timeout() if _is_timeout(problem) else classify_connection_error(str(problem))
         return receipt(ReceiptStatus.FAILED, error=ReceiptError(code, _told(problem)))
@@ -99,7 +100,7 @@ async def submit(
         return receipt(ReceiptStatus.FAILED, proof, error)
     if result.engine_result is not None:
         proof["engine_result"] = result.engine_result
-    return receipt(ReceiptStatus.SUBMITTED, {**proof, "key_id": signed.key_id})
+    return receipt(ReceiptStatus.SUBMITTED, {**proof, "key_id": key_id})
 
 
 async def confirm(
