@@ -27,7 +27,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "merkle": ("test_merkle",),
     "decision": ("test_decision", "test_past"),
     "audit_package": ("test_audit_package", "test_tamper_package"),
-    "evidence": ("test_evidence",),
+    "evidence": ("test_evidence", "test_reader_knowledge"),
 }
 """Which tests judge which module of the engine: few and quick, because they run once for each change."""
 

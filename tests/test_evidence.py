@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,11 @@ from nexus_control.audit_export import export_audit_package
 from nexus_control.audit_package import verify_audit_package
 from nexus_control.bundle import DecisionBundle
 from nexus_control.bundle_checks import recompute
-from nexus_control.evidence import DocumentReport, examine, verify_document
+from nexus_control.case_file import CaseFile
+from nexus_control.errors import InputError
+from nexus_control.evidence import DocumentReport, EvidenceReport, Knowledge, LayerName, Outcome, examine, parse_layers, verify_document
 from nexus_control.integrity import content_digest
+from nexus_control.layers import LAYERS
 
 BUNDLE_CHECKS = ["schema", "bundle_version", "bundle_digest", "event_digests", "event_sequence", "derived_sections", "header"]
 
@@ -152,6 +156,99 @@ def test_a_bundle_that_was_rebuilt_consistently_passes() -> None:
     data["approvals"][0]["comment"] = "forged"
     data["events"][2]["digest"] = content_digest({"event_type": "APPROVAL_GRANTED", "payload": data["events"][2]["payload"]})
     assert failed(verify_document(resealed(data))) == []
+
+
+# -- the layers
+
+
+def a_case(**parts: Any) -> dict[str, Any]:
+    return CaseFile(package=embedded_package(), **parts).to_dict()
+
+
+def gaps_of(report: EvidenceReport, name: LayerName) -> list[str]:
+    return [gap.what for gap in report.layer(name).gaps]
+
+
+def test_of_a_document_that_cannot_be_read_every_layer_says_so_and_there_is_no_story() -> None:
+    report = examine(b"{")
+    assert [layer.name for layer in report.layers] == ["integrity", "authorization", "signatures", "execution", "log", "witness"]
+    assert [gaps_of(report, name) for name in LAYERS] == [[], *[["the document cannot be read"]] * 5]
+    assert report.to_dict()["story"] is None
+    assert report.failed == ["integrity"]
+
+
+def test_a_history_that_cannot_be_replayed_fails_authorization_and_has_no_story() -> None:
+    data = copy.deepcopy(GOOD)
+    del data["events"][0]
+    report = examine(resealed(data))
+    assert LayerName.AUTHORIZATION in report.failed
+    assert report.to_dict()["story"] is None
+
+
+def test_the_story_is_part_of_the_report() -> None:
+    assert examine(GOOD).to_dict()["story"]["decision_id"] == "dec-1"
+
+
+def test_a_required_layer_that_passes_is_no_failure_and_one_that_is_incomplete_is() -> None:
+    report = examine(GOOD, require=(LayerName.INTEGRITY, LayerName.LOG))
+    assert report.layer(LayerName.INTEGRITY).outcome is Outcome.PASS
+    assert report.failed == ["log"]
+
+
+def test_a_reader_is_strict_only_when_asked() -> None:
+    record = {"run_id": "run-1", "integrity": {"canonical_digest": "sha256:" + "d" * 64}}
+    completed(store := new_store())
+    package = export_audit_package(store, "dec-1", embed_router_bundle=True, router_bundle=record).to_dict()["package"]
+    assert examine(package, Knowledge()).ok
+    assert examine(package, Knowledge(strict=True)).failed == ["integrity"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "told"),
+    [
+        (None, "sha256:" + "a" * 64, []),
+        ("sha256:" + "a" * 64, None, []),
+        ("sha256:" + "a" * 64, "sha256:" + "a" * 64, [(True, None)]),
+        (
+            "sha256:" + "a" * 64,
+            "sha256:" + "b" * 64,
+            [(True, f"it was decided under the trust policy sha256:{'a' * 64}, and is read under sha256:{'b' * 64}")],
+        ),
+    ],
+)
+def test_another_trust_policy_than_the_one_it_was_decided_under_is_told_and_fails_nothing(
+    theirs: str | None, ours: str | None, told: list[tuple[bool, str | None]]
+) -> None:
+    report = examine(a_case(trust_digest=theirs), Knowledge(trust_digest=ours))
+    checks = report.layer(LayerName.SIGNATURES).checks
+    assert [(check.ok, check.detail) for check in checks if check.name == "trust_policy"] == told
+
+
+def test_what_witnesses_gave_is_not_taken_for_checked_without_somebody_who_can() -> None:
+    assert gaps_of(examine(a_case()), LayerName.WITNESS) == ["no witness has seen the binding digest"]
+    assert gaps_of(examine(a_case(witness=({"a": 1},))), LayerName.WITNESS) == ["the witness proofs were not checked"]
+
+
+def test_an_unknown_layer_is_refused_with_the_known_ones() -> None:
+    assert parse_layers(["log", "witness"]) == {LayerName.LOG, LayerName.WITNESS}
+    with pytest.raises(InputError, match="unknown layer 'logs'; there are integrity, authorization, signatures, execution, log, witness"):
+        parse_layers(["log", "logs"])
+
+
+@pytest.mark.parametrize(("value", "member"), [(Knowledge(), "strict"), (examine(GOOD), "story")])
+def test_what_a_reader_brings_along_and_what_was_found_are_values(value: Knowledge | EvidenceReport, member: str) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, member, None)
+    assert not hasattr(value, "__dict__")
+    make: Any = type(value)
+    with pytest.raises(TypeError):
+        make("audit_package", (), None)
+
+
+def test_required_layers_are_named_by_their_keyword() -> None:
+    anyhow: Any = examine
+    with pytest.raises(TypeError):
+        anyhow(GOOD, None, ())
 
 
 # -- nothing escapes
