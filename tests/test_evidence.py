@@ -177,6 +177,14 @@ def test_of_a_document_that_cannot_be_read_every_layer_says_so_and_there_is_no_s
     assert report.failed == ["integrity"]
 
 
+@pytest.mark.parametrize("document", [edited(GOOD, "decision", {}), edited(reference_package(), "control_bundle.decision", {})])
+def test_a_part_that_cannot_be_read_is_the_whole_document(document: dict[str, Any]) -> None:
+    report = examine(document)
+    assert report.kind != "unknown"
+    assert report.failed == ["integrity"]
+    assert gaps_of(report, LayerName.AUTHORIZATION) == ["the document cannot be read"]
+
+
 def test_a_history_that_cannot_be_replayed_fails_authorization_and_has_no_story() -> None:
     data = copy.deepcopy(GOOD)
     del data["events"][0]
