@@ -684,3 +684,15 @@ def test_a_bundle_object_that_lost_a_part_is_a_failed_verification(part: str) ->
     package = AuditPackage.from_dict(vector("router-audit-package-embedded.json"))
     setattr(package.control_bundle, part, None)
     assert not verify_audit_package(package).ok
+
+
+def test_a_package_has_its_members_and_no_others() -> None:
+    package: Any = AuditPackage.from_dict(reference_package())
+    with pytest.raises(AttributeError):
+        package.comment = None
+
+
+def test_how_strict_a_verification_is_must_be_said_by_name() -> None:
+    verify: Any = verify_audit_package
+    with pytest.raises(TypeError):
+        verify(reference_package(), True)
