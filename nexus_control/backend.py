@@ -45,6 +45,10 @@ class Backend(Protocol):
         """The connection, for statements that each see committed data; inside a block of this thread, for that block's view."""
         ...
 
+    def at_once(self) -> AbstractContextManager[object] | None:
+        """A block in which reads of this thread wait for nobody: they raise StoreBusy instead. None where that cannot be had."""
+        ...
+
     def snapshot(self) -> AbstractContextManager[Connection]:
         """One consistent view over several reads; inside another block it is that block."""
         ...

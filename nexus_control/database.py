@@ -23,6 +23,7 @@ from nexus_control.sqlite import (
     Connection,
     SqliteClosed,
     SqliteError,
+    be_patient,
     begin,
     number,
     open_file,
@@ -268,6 +269,14 @@ class Database:
         """The connection, for statements that each see committed data; inside a block of this thread, for that block's view."""
         return _Use(self)
 
+    def at_once(self) -> AbstractContextManager[Connection] | None:
+        """A block in which reads of this thread raise StoreBusy where they would have to wait for another connection.
+
+        None of a database in memory, which threads wait for, and in a thread that has no connection yet: opening one can take its time.
+        """
+        session: _Session | None = getattr(self._local, "session", None)
+        return None if self._in_memory or session is None or session.closed else _AtOnce(self)
+
     def snapshot(self) -> AbstractContextManager[Connection]:
         """One consistent view over several reads. Takes no write lock; inside another block it is that block."""
         return _Block(self, writing=False)
@@ -379,6 +388,21 @@ class _Use:
         self._session.in_use.release()
         if isinstance(error, FAULTS):
             raise_named(error, self._database.path)
+
+
+class _AtOnce(_Use):
+    """As `_Use`, with a connection that waits for no lock of another one."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Connection:
+        connection = super().__enter__()
+        be_patient(connection, patient=False)
+        return connection
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        be_patient(self._session.connection, patient=True)
+        super().__exit__(kind, error, trace)
 
 
 class _Block(_Use):

@@ -139,6 +139,14 @@ class SqlStore:
         """One consistent view for all reads of this thread inside the block. Takes no write lock."""
         return self._database.snapshot()
 
+    def at_once(self) -> AbstractContextManager[object] | None:
+        """A block in which reads of this thread raise StoreBusy where they would have to wait for somebody; for event loops.
+
+        None where that cannot be had: of a database across a network, of one in memory that threads share, and in a thread that has not
+        used the store yet.
+        """
+        return self._database.at_once()
+
     # -- writing --------------------------------------------------------------------------------------------------------------
 
     def create_decision(self, decision_id: str | None = None) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "SqliteDecisionExists",
     "SqliteError",
     "SqliteTemplateExists",
+    "be_patient",
     "begin",
     "mark_ours",
     "number",
@@ -205,6 +206,12 @@ def switch_to_wal(connection: Connection) -> None:
             if error.sqlite_errorcode & 0xFF != _BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def be_patient(connection: Connection, *, patient: bool) -> None:
+    """Whether statements on a connection of ours wait for the locks of others, up to the busy timeout, or fail at once."""
+    most = connection.patience_ms if patient and isinstance(connection, _OwnConnection) else 0
+    connection.execute(f"PRAGMA busy_timeout = {most}")
 
 
 # -- whose file -----------------------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from cli_testing import ADAPTER, ROOT, program
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
+from nexus_attest.postgres import PostgresStore
 from nexus_attest.routers import RunEngine, load_adapters
 from nexus_attest.server.app import build_server
 from nexus_attest.server.progress import follow_run
@@ -56,22 +57,23 @@ def server_command(*options: str) -> list[str]:
     return [sys.executable, "-W", "error", "-m", "nexus_attest", "serve", *options]
 
 
-def server_environment(folder: Path) -> dict[str, str]:
-    """A home and a store that belong to one test."""
+def server_environment(folder: Path, db: str | None = None) -> dict[str, str]:
+    """A home and a store that belong to one test; `db` is the address of a store that is not a file in `folder`."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "PYTHONPATH": str(ROOT),
         "LC_ALL": "C.UTF-8",
-        "NEXUS_ATTEST_DB": str(folder / "decisions.db"),
+        "NEXUS_ATTEST_DB": db or str(folder / "decisions.db"),
     }
 
 
 @contextmanager
-def in_process(folder: Path, **options: Any) -> Generator[Service]:
-    """A service on a store in `folder`, with one program to execute."""
+def in_process(folder: Path, db: str | None = None, **options: Any) -> Generator[Service]:
+    """A service on a store in `folder`, or at `db`, with one program to execute."""
     adapters = load_adapters(program(folder))
-    with DecisionStore(folder / "decisions.db") as store, RunEngine(adapters, db_path=folder / "runs.db", watch=follow_run) as router:
+    opened = DecisionStore(folder / "decisions.db") if db is None else PostgresStore(db)
+    with opened as store, RunEngine(adapters, db_path=folder / "runs.db", watch=follow_run) as router:
         yield Service(
             tools=NexusControlTools(store, flight_records=router),
             router=router,
@@ -82,12 +84,12 @@ def in_process(folder: Path, **options: Any) -> Generator[Service]:
 
 
 @contextmanager
-def http_server(folder: Path, *options: str) -> Generator[tuple[str, "subprocess.Popen[str]"]]:
+def http_server(folder: Path, *options: str, db: str | None = None) -> Generator[tuple[str, "subprocess.Popen[str]"]]:
     """The URL of a server process and the process; it is ended with the block."""
     adapters = program(folder)
     with subprocess.Popen(
         server_command("--http", "127.0.0.1:0", "--adapters", str(adapters), "--log-level", "info", *options),
-        env=server_environment(folder),
+        env=server_environment(folder, db),
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -105,23 +107,34 @@ def http_server(folder: Path, *options: str) -> Generator[tuple[str, "subprocess
 
 
 @asynccontextmanager
-async def connected(connection: str, folder: Path, **callbacks: Any) -> AsyncGenerator[Client]:
-    """A client on a server of its own with the extra tools, connected in one of `CONNECTIONS`."""
+async def connected(
+    connection: str,
+    folder: Path,
+    *options: str,
+    db: str | None = None,
+    prepare: Callable[[Service], AbstractAsyncContextManager[None] | None] = lambda _: None,
+    **callbacks: Any,
+) -> AsyncGenerator[Client]:
+    """A client on a server of its own with the extra tools, connected in one of `CONNECTIONS`.
+
+    `options` are for a server process; `prepare` does the same to a service in this process, for as long as the block that it may give.
+    """
     transport, _, era = connection.partition("-")
     mode = _MODES[era]
     if transport == "memory":
-        with in_process(folder, extra_tools=True) as service:
-            async with Client(build_server(service), mode=mode, **callbacks) as client:
+        with in_process(folder, db, extra_tools=True) as service:
+            async with prepare(service) or nullcontext(), Client(build_server(service), mode=mode, **callbacks) as client:
                 yield client
     elif transport == "stdio":
-        command, *arguments = server_command("--extra-tools", "--adapters", str(program(folder)), "--log-level", "warning")
-        parameters = StdioServerParameters(command=command, args=arguments, env=server_environment(folder), cwd=folder)
+        common = ("--extra-tools", "--adapters", str(program(folder)), "--log-level", "warning")
+        command, *arguments = server_command(*common, *options)
+        parameters = StdioServerParameters(command=command, args=arguments, env=server_environment(folder, db), cwd=folder)
         with (folder / "stderr").open("w") as log:
             async with Client(stdio_client(parameters, errlog=log), mode=mode, **callbacks) as client:
                 yield client
         assert (folder / "stderr").read_text() == ""
     else:
-        with http_server(folder, "--extra-tools") as (url, _):
+        with http_server(folder, "--extra-tools", *options, db=db) as (url, _):
             async with Client(url, mode=mode, **callbacks) as client:
                 yield client
 

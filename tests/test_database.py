@@ -98,6 +98,33 @@ def run_in_thread(*work: object) -> None:
 # -- settings
 
 
+def test_a_thread_can_have_reads_that_wait_for_nobody(file_db: Database, path: Path) -> None:
+    with file_db.reading() as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")  # in WAL mode nobody can keep readers out
+    block = file_db.at_once()
+    assert block is not None
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        began = time.monotonic()
+        with pytest.raises(StoreBusy), block:
+            numbers(file_db)
+        assert time.monotonic() - began < 5
+        assert setting(file_db, "busy_timeout") == 30_000
+        other.execute("ROLLBACK")
+    with block:
+        assert (numbers(file_db), setting(file_db, "busy_timeout")) == ([], 0)
+    assert setting(file_db, "busy_timeout") == 30_000
+
+
+def test_nobody_is_promised_not_to_wait_who_would_have_to(file_db: Database) -> None:
+    seen: list[object] = []
+    run_in_thread(lambda: seen.append(file_db.at_once()))
+    file_db.close()
+    with closing(Database(":memory:", SCHEMA)) as memory:
+        seen.extend([file_db.at_once(), memory.at_once()])
+    assert seen == [None] * 3
+
+
 def test_a_file_is_opened_with_wal_full_sync_foreign_keys_and_patience(file_db: Database) -> None:
     assert setting(file_db, "journal_mode") == "wal"
     assert setting(file_db, "synchronous") == 2

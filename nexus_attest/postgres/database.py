@@ -163,6 +163,9 @@ class PostgresDatabase:
         """The connection, for statements that each see committed data; inside a block of this thread, for that block's view."""
         return _Use(self)
 
+    def at_once(self) -> None:
+        """None: the server may take its time for any statement."""
+
     def snapshot(self) -> AbstractContextManager[Connection]:
         """One consistent view over several reads. Takes no lock; inside another block it is that block."""
         return _Block(self, writing=False)

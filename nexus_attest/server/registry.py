@@ -13,7 +13,7 @@ Scope = Literal["read", "request", "approve", "execute", "admin"]
 """What a caller must be allowed to do to use a tool."""
 
 Place = Literal["loop", "thread", "run"]
-"""Where a tool works: short reads in the event loop, what writes or takes longer in a thread, executions in threads of their own."""
+"""Where a tool works: in the event loop if it is short, in a thread, executions in threads of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,11 @@
 """Tool calls carried out: arguments checked, actor bound, the engine called where it blocks nobody, the result shaped.
 
-Short reads work in the event loop, everything that writes in worker threads, executions in threads of their own, so that a run of an
-hour delays nobody. A call that has begun to write is finished even when its caller is gone or cancels: cancellation reaches it before
-it starts, or after it has been committed, never between.
+Reads that are known to be short, and have to wait for nobody, work in the event loop; what writes or may take longer in worker threads;
+executions in threads of their own, so that a run of an hour delays nobody. A call that has begun to write is finished even when its caller
+is gone or cancels: cancellation reaches it before it starts, or after it has been committed, never between.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -26,17 +25,17 @@ from nexus_attest.server.progress import RunProgress
 from nexus_attest.server.registry import TOOLS, ToolSpec
 from nexus_attest.server.results import INLINE_LIMIT, compact, digest_of, failure, linked, refusal, success
 from nexus_attest.server.schemas import SIGNATURE_SCHEMA, ArgumentCheck
-from nexus_control.errors import NexusError
+from nexus_control.errors import NexusError, StoreBusy
 from nexus_control.tool import NexusControlTools, RouterProtocol, ToolResult
 
 __all__ = ["PROFILES", "Asker", "CallHandler", "Service", "ServiceOptions"]
 
 _STORE_THREADS = 8
 _RUNS = 16
-_LONG_HISTORY = 200
+_SHORT_HISTORY = 200
 """Events; replaying so many takes some 3 ms."""
 
-_MOST_LONG_HISTORIES = 4_096
+_MOST_SHORT_HISTORIES = 4_096
 
 _LONG = {"bundle", "canonical_json", "events", "package", "rendered", "timeline"}
 """Keys of results whose values are in the linked document, or made from it."""
@@ -109,7 +108,7 @@ class Service:
     """Called in the event loop after every call that may have written."""
 
     def __post_init__(self) -> None:
-        self.long_histories: dict[str, None] = {}
+        self._short: dict[str, None] = {}
 
     @cached_property
     def handlers(self) -> Mapping[str, "CallHandler"]:
@@ -127,15 +126,18 @@ class Service:
         """How many executions may be under way at once."""
         return anyio.CapacityLimiter(_RUNS)
 
-    def status(self, arguments: Mapping[str, Any]) -> ToolResult:
-        """As the engine does it; notes the decisions whose histories are too long to be replayed in the event loop again."""
-        result = self.tools.status(**arguments)
-        if result.success and result.data["event_count"] > _LONG_HISTORY:
-            self.long_histories[arguments["request_id"]] = None
-            if len(self.long_histories) > _MOST_LONG_HISTORIES:
-                with suppress(KeyError, StopIteration, RuntimeError):  # another thread did the same
-                    del self.long_histories[next(iter(self.long_histories))]
-        return result
+    def is_short(self, decision_id: str) -> bool:
+        """Whether the history of a decision, when somebody last looked, was one to replay in the event loop."""
+        return decision_id in self._short
+
+    def note_length(self, decision_id: str, events: int) -> None:
+        """Remember for `is_short` how many events a decision has. In the event loop."""
+        if events > _SHORT_HISTORY:
+            self._short.pop(decision_id, None)
+        elif decision_id not in self._short:
+            if len(self._short) >= _MOST_SHORT_HISTORIES:
+                del self._short[next(iter(self._short))]
+            self._short[decision_id] = None
 
     def execute(self, arguments: Mapping[str, Any]) -> ToolResult:
         """Run an approved decision through the router. Raises RouterMissing and UnknownAdapter before anything is written."""
@@ -154,9 +156,10 @@ class CallHandler:
         self.spec = spec
         self._service = service
         self._check = ArgumentCheck(self.accepted_schema())
-        own = {"execute": service.execute, "status": service.status}.get(spec.short)
         method: Callable[..., ToolResult] = getattr(service.tools, spec.method)
-        self._perform: Callable[[Mapping[str, Any]], ToolResult] = own if own is not None else lambda arguments: method(**arguments)
+        self._perform: Callable[[Mapping[str, Any]], ToolResult] = (
+            service.execute if spec.short == "execute" else lambda arguments: method(**arguments)
+        )
 
     def accepted_schema(self) -> Mapping[str, Any]:
         """The input schema; `actor` is optional where it comes from elsewhere, `signature` is there where it can be verified."""
@@ -196,13 +199,27 @@ class CallHandler:
     async def _done(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self.spec.place == "run":
             return await self._run(context, arguments)
-        if self.spec.place == "loop" and arguments["request_id"] not in self._service.long_histories:
-            return self._answer(arguments)
-        try:
-            return await anyio.to_thread.run_sync(self._answer, arguments, limiter=self._service.store_threads)
-        finally:
-            if not self.spec.read_only:
-                self._service.changed()
+        answer = self._at_once(arguments) if self.spec.place == "loop" else None
+        if answer is None:
+            try:
+                answer = await anyio.to_thread.run_sync(self._answer, arguments, limiter=self._service.store_threads)
+            finally:
+                if not self.spec.read_only:
+                    self._service.changed()
+        if self.spec.place == "loop" and "structuredContent" in answer:
+            self._service.note_length(arguments["request_id"], answer["structuredContent"]["event_count"])
+        return answer
+
+    def _at_once(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The answer of a read that is short; None where that is not known, or it would have to wait for somebody. In the event loop."""
+        if not self._service.is_short(arguments["request_id"]) or (block := self._service.tools.store.at_once()) is None:
+            return None
+        with block:
+            result = self._perform(arguments)
+        if not result.success:
+            return None if result.code == StoreBusy.code else failure(result.code or NexusError.code, result.error or "")
+        text = compact(result.data)
+        return success(result.data, text) if len(text) <= INLINE_LIMIT // 4 else None
 
     async def _run(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
         """An execution, with a sign of life each second for a client that wants progress."""
