@@ -1,24 +1,31 @@
 """What keeps secrets out of records and reports: they are found by value, by place and by the look of well-known credentials.
 
 Every find is replaced by a mark that says why, `[redacted:<reason>]`, before anything is recorded or hashed. A redactor knows the values
-that a run itself handed to a tool, in the spellings in which tools give them back: as they are, line by line, percent-encoded, as JSON
-text and in Base64. It does not recognise a secret that a tool has split up, encrypted or compressed.
+that a run itself handed to a tool, in the spellings in which tools give them back (`nexus_attest.secret_search`). It does not recognise a
+secret that a tool has split up, encrypted or compressed.
 """
 
-import base64
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias, cast
-from urllib.parse import quote, quote_plus
 
-__all__ = ["NO_SECRETS", "Pointer", "Redactor", "literal_secrets", "mark", "names_a_secret", "parse_pointer"]
+from nexus_attest.secret_search import SecretSearch
+
+__all__ = [
+    "NO_SECRETS",
+    "Pointer",
+    "Redactor",
+    "literal_secrets",
+    "mark",
+    "names_a_secret",
+    "parse_pointer",
+    "passwords_of",
+    "variable_names_a_secret",
+]
 
 Pointer: TypeAlias = tuple[str, ...]
 """The reference tokens of a JSON pointer (RFC 6901); the token `*` stands for every member and every item."""
-
-_SHORTEST_LINE = 8
-"""Shorter lines of a secret of several lines, such as `-----` or a lone brace, occur everywhere."""
 
 _CREDENTIALS: tuple[tuple[str, str, str], ...] = (
     # The reason, a text without which the pattern cannot match, and the pattern. Each pattern takes time linear in the text.
@@ -50,12 +57,17 @@ _COMPILED = tuple((reason, needle, re.compile(pattern)) for reason, needle, patt
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 _SECRET_WORDS = frozenset(
-    {"apikey", "auth", "authorization", "credential", "credentials", "passcode", "passphrase", "passwd", "password", "pin", "pwd", "secret"}
-    | {"secrets", "seed", "token"}
+    {"apikey", "auth", "authorization", "bearer", "credential", "credentials", "passcode", "passphrase", "passwd", "password", "pin", "pwd"}
+    | {"secret", "secrets", "seed", "token"}
 )
+_SECRET_ENDINGS = ("password", "passwd", "passphrase", "apikey", "authtoken", "accesstoken")
+"""Of words that were written together, as in `PGPASSWORD`."""
 _SECRET_PAIRS = frozenset(
     {("access", "key"), ("api", "key"), ("private", "key"), ("secret", "key"), ("signing", "key"), ("encryption", "key")}
 )
+_SECRET_VARIABLES = frozenset({"cookie", "dsn", "jwt", "key", "otp", "pass", "pat", "pw"})
+_PUBLIC_PAIRS = frozenset({("public", "key"), ("site", "key"), ("sort", "key"), ("partition", "key"), ("primary", "key")})
+_URL_PASSWORD = re.compile(r"(?<=://)[^\s/:@]{0,200}:([^\s/@]{1,200})(?=@)")
 _HARMLESS_PAIRS = frozenset({("continuation", "token"), ("cursor", "token"), ("next", "token"), ("page", "token"), ("random", "seed")})
 
 
@@ -75,17 +87,13 @@ class Redactor:
     """Knows the secrets of one run by name, and the places of an output that are never recorded."""
 
     def __init__(self, secrets: Mapping[str, str], pointers: Sequence[Pointer] = ()) -> None:
-        spellings = {spelling: name for name, value in secrets.items() for spelling in _spellings(value)}
-        self._names = spellings
-        # Longest first: a secret may be a part of another one.
-        alternatives = "|".join(re.escape(spelling) for spelling in sorted(spellings, key=len, reverse=True))
-        self._values = re.compile(alternatives) if alternatives else None
+        self._names = {value: name for name, value in secrets.items()}
+        self._search = SecretSearch(secrets)
         self._pointers = tuple(pointers)
 
-    def text(self, text: str) -> str:
-        """A text with all finds replaced."""
-        if self._values is not None:
-            text = self._values.sub(lambda match: mark(f"secret {self._names[match[0]]}"), text)
+    def text(self, text: str, *, torn: bool = False) -> str:
+        """A text with all finds replaced; `torn`: also what may be a part of a secret at an end of the text, where it was cut."""
+        text = self._search.replace(text, lambda name: mark(f"secret {name}"), torn=torn)
         for reason, needle, pattern in _COMPILED:
             if needle in text:
                 text = pattern.sub(mark(reason), text)
@@ -159,19 +167,38 @@ def _literals(value: object, place: Pointer, *, secret: bool) -> Iterator[str]:
 
 
 def names_a_secret(key: str) -> bool:
-    """Whether a name says that its value is a secret: `password`, `apiKey`, `GITHUB_TOKEN`, but not `max_tokens` or `next_page_token`."""
-    words = [word.lower() for word in _WORDS.findall(key)]
+    """Whether a name says that its value is a secret: `password`, `apiKey`, `GITHUB_TOKEN`, `password1`, `PGPASSWORD`, but not `max_tokens`
+    or `next_page_token`.
+    """
+    words = _words(key)
     last_two = tuple(words[-2:])
-    return bool(words) and last_two not in _HARMLESS_PAIRS and (words[-1] in _SECRET_WORDS or last_two in _SECRET_PAIRS)
+    if not words or last_two in _HARMLESS_PAIRS:
+        return False
+    return words[-1] in _SECRET_WORDS or last_two in _SECRET_PAIRS or words[-1].endswith(_SECRET_ENDINGS)
 
 
-def _spellings(secret: str) -> Iterator[str]:
-    """The texts that give a secret away."""
-    lines = [line.strip() for line in secret.splitlines()]
-    for value in {secret, secret.strip(), *(line for line in lines if len(lines) == 1 or len(line) >= _SHORTEST_LINE)} - {""}:
-        yield from {value, quote(value, safe=""), quote(value), quote_plus(value)}
-        yield from {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-        yield from {base64.b64encode(value.encode()).decode().rstrip("="), base64.urlsafe_b64encode(value.encode()).decode().rstrip("=")}
+def variable_names_a_secret(name: str) -> bool:
+    """The same for an environment variable, where shorter words say it too: `DB_PASS`, `MYSQL_PWD`, `STRIPE_KEY`, but not `PWD`.
+
+    More of them count than of the names in a plan: here a mistake marks a harmless text, there it refuses an action.
+    """
+    if name == "PWD":  # where a shell is
+        return False
+    words = _words(name)
+    return names_a_secret(name) or (bool(words) and words[-1] in _SECRET_VARIABLES and tuple(words[-2:]) not in _PUBLIC_PAIRS)
+
+
+def passwords_of(value: str) -> list[str]:
+    """The passwords in the URLs of a text, as of a database: `postgres://user:password@host`."""
+    return _URL_PASSWORD.findall(value)
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name in small letters, without a number at its end."""
+    words = [word.lower() for word in _WORDS.findall(name)]
+    while words and words[-1].isdecimal():
+        words.pop()
+    return words
 
 
 def _below(pointers: Sequence[Pointer], token: str) -> list[Pointer]:

@@ -84,6 +84,50 @@ def test_only_variables_that_are_named_like_secrets_are_taken_out_of_outputs(tmp
     assert call(adapter, "a", "b") == {"a": "eu-central [redacted:secret API_TOKEN]"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DB_PASS",
+        "password1",
+        "PGPASSWORD",
+        "bearer",
+        "AUTH",
+        "PASSWD",
+        "MYSQL_PWD",
+        "PRIVATE_KEY",
+        "STRIPE_KEY",
+        "SENTRY_DSN",
+        "githubToken2",
+    ],
+)
+def test_a_variable_that_is_named_like_a_secret_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "hunter2-hunter2")
+    adapter = tool(tmp_path, f"""printf '{{"a": "%s"}}' "${name}\"""", pass_env=[name])
+    assert call(adapter, "a", "b") == {"a": f"[redacted:secret {name}]"}
+
+
+@pytest.mark.parametrize(
+    "name", ["PWD", "PUBLIC_KEY", "KEYBOARD", "PASSAGE", "TOKENIZER", "NEXT_PAGE_TOKEN", "SSH_AUTH_SOCK", "KEY_PATH", "N2"]
+)
+def test_a_variable_of_another_name_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "eu-central")
+    adapter = tool(tmp_path, """printf '{"a": "eu-central"}'""", pass_env=[name])
+    assert call(adapter, "a", "b") == {"a": "eu-central"}
+
+
+def test_the_password_in_the_url_of_a_variable_is_a_secret_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://app:hunter2%2Fhunter2@db/x")
+    adapter = tool(tmp_path, """printf '{"a": "login app hunter2/hunter2"}'""", pass_env=["DATABASE_URL"])
+    assert call(adapter, "a", "b") == {"a": "login app [redacted:secret DATABASE_URL password]"}
+
+
+def test_half_a_secret_that_a_killed_program_wrote_is_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", "hunter2-hunter2-\u00e9")
+    adapter = tool(tmp_path, "printf 'using hunter2-hun' >&2; kill -9 $$", pass_env=["API_TOKEN"])
+    problem = failure(adapter, {})
+    assert str(problem).endswith("using [redacted:secret API_TOKEN]")
+
+
 @pytest.mark.parametrize("name", ["other", "PATH", "token ", ""])
 def test_a_plan_cannot_ask_for_what_the_file_does_not_declare(tmp_path: Path, name: str) -> None:
     with pytest.raises(CallRefused) as caught:

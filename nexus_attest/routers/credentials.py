@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
-from nexus_attest.redaction import Redactor, names_a_secret, parse_pointer
+from nexus_attest.redaction import Redactor, parse_pointer, passwords_of, variable_names_a_secret
 from nexus_attest.routers.errors import CallFailed, CallOutcome, CallRefused
 from nexus_attest.routers.settings import AdapterSettings
 from nexus_control.errors import FileRefused
@@ -65,12 +65,15 @@ class Credentials:
         return cast("dict[str, object]", _filled(args, values))
 
     def environment(self, names: Iterable[str]) -> dict[str, str]:
-        """The host's values of variables. Those with a name such as `API_TOKEN` are secrets.
+        """The host's values of variables. Those with a name such as `API_TOKEN` are secrets, and so are passwords in URLs.
 
         Raises CallFailed with ENV_INVALID when one is not set; nothing was sent.
         """
         found = {name: _variable(name) for name in names}
-        secrets = {name: value for name, value in found.items() if value and names_a_secret(name)}
+        secrets = {name: value for name, value in found.items() if value and variable_names_a_secret(name)}
+        for name, value in found.items():
+            for password in passwords_of(value):
+                secrets[f"{name} password"] = password
         for name, value in secrets.items():
             _require_text(value, "ENV_INVALID", f"The environment variable {name}")
         self._know(secrets)

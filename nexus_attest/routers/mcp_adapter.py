@@ -234,6 +234,8 @@ class McpSession:
         """The same failure with the end of what the server wrote to its standard error, all of it redacted."""
         redactor = self._credentials.redactor
         message = one_line(redactor.text(str(problem)))[:400]
-        if problem.code in ("CONNECTION_FAILED", "CONNECTION_LOST") and (said := one_line(redactor.text(downstream.errors()))):
+        if problem.code in ("CONNECTION_FAILED", "CONNECTION_LOST") and (
+            said := one_line(redactor.text(downstream.errors().rstrip("\ufffd"), torn=True))
+        ):
             message = f"{message[:190]}: {said[-300:]}"
         return CallFailed(problem.code, message, outcome=problem.outcome)

@@ -129,6 +129,9 @@ def _output(finished: Finished, redactor: Redactor) -> dict[str, Any]:
 
 
 def _excerpt(stderr: bytes, redactor: Redactor) -> str:
-    """The end of an error output as one printable line of at most 500 characters, shortened after redaction: half a secret is not found."""
-    text = redactor.text(stderr.decode(errors="replace"))
+    """The end of an error output as one printable line of at most 500 characters, shortened after redaction.
+
+    A program that was killed may have written half a secret.
+    """
+    text = redactor.text(stderr.decode(errors="replace").rstrip("\ufffd"), torn=True)
     return one_line(text[-4 * _EXCERPT_CHARACTERS :])[-_EXCERPT_CHARACTERS:]
