@@ -120,7 +120,7 @@ def test_a_time_stamp_for_another_package_fails(proof: dict[str, Any], root: Hol
 
 
 def test_a_receipt_without_its_time_stamp_is_somebodys_word(proof: dict[str, Any], root: Holder) -> None:
-    bare = {name: value for name, value in proof.items() if name != "evidence"}
+    bare = {name: value for name, value in proof.items() if name not in ("evidence", "receipt_digest")}
     found = layer(believing(pinned(root)), bare)
     assert (found.outcome, found.gaps[0].what) == (Outcome.INCOMPLETE, "that an authority gave a time-stamp is only said")
     others: dict[str, Any] = {"merkle.index": 999, "merkle.size": 0, "merkle": [], "type": "nexus.attest.batch/1"}
@@ -143,7 +143,8 @@ def changes(value: Any) -> Iterator[Any]:
 
 
 FREE = {("receipt", "created_at"), ("receipt", "attempt"), ("receipt", "proof", "by")}
-"""Words of whoever wrote the receipt: its own time and number, and by which name it knew the witness. Nothing is read from them."""
+"""Words of whoever wrote the receipt: its own time and number, and by which name it knew the witness. Nothing is read from them; that they
+are damaged is noticed by the digest of the receipt, which whoever changes them can make anew."""
 
 Place = tuple[str | int, ...]
 
@@ -159,7 +160,35 @@ def _leaves(value: Any, place: Place = ()) -> Iterator[Place]:
         yield place
 
 
+def _members(value: Any, place: Place = ()) -> Iterator[Place]:
+    """Where the members of all objects stand."""
+    if isinstance(value, dict):
+        for key, inside in cast("dict[str, Any]", value).items():
+            yield (*place, key)
+            yield from _members(inside, (*place, key))
+
+
 def _every_change(proof: dict[str, Any], judge: Callable[[dict[str, Any]], bool]) -> None:
+    """Values that are other ones, members that are gone or have other names; first what nothing but the digest of the receipt covers."""
+    for place in FREE:
+        document = copy.deepcopy(proof)
+        holder = document["receipt"] if len(place) == 2 else document["receipt"]["proof"]
+        holder[place[-1]] = 7 if place[-1] == "attempt" else "2020-01-01T00:00:00Z"
+        assert not judge(document), place
+    proof = {name: value for name, value in proof.items() if name != "receipt_digest"}
+    assert judge(proof)
+    members = list(_members(proof))
+    assert len(members) > 20
+    for place in members:
+        document = copy.deepcopy(proof)
+        renamed: Any = document
+        for key in place[:-1]:
+            renamed = renamed[key]
+        name = str(place[-1])
+        value = renamed.pop(name)
+        assert not judge(document) or place in {("evidence",), ("receipt", "proof", "by")}, place
+        renamed[name[:-1] + chr(ord(name[-1]) ^ 1)] = value
+        assert not judge(document), place
     leaves = [place for place in _leaves(proof) if place not in FREE]
     assert len(leaves) > 15
     for place in leaves:

@@ -70,6 +70,12 @@ def test_every_key_reaches_what_it_is_for() -> None:
     assert {key.name for key in NETWORK_KEYS} >= set(given)
 
 
+def test_the_name_of_a_network_is_short_for_every_receipt_repeats_it() -> None:
+    text = "networks.{}: must be a name of at most 14 letters, digits, '.', '_' and '-'"
+    assert parse_witness_file({"networks": {"n" * 14: LEAST}}, base_dir=Path("/")).network("n" * 14).batching.network == "n" * 14
+    assert problems({"n" * 15: LEAST}) == [text.format("n" * 15)]
+
+
 def test_the_network_is_named_or_has_a_default_and_is_never_guessed() -> None:
     one = parse_witness_file({"networks": {"x": LEAST}}, base_dir=Path("/"))
     with pytest.raises(NetworkUnknown, match="which network"):

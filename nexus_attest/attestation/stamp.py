@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from nexus_attest.attestation.batch_tree import HASH_NAME, BatchTree, Statement
 from nexus_attest.attestation.errors import WitnessMismatch
-from nexus_attest.attestation.inclusion import require_included, require_same
+from nexus_attest.attestation.inclusion import require_included, require_members, require_same
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
 
@@ -16,6 +16,8 @@ __all__ = ["STAMP_PROOF_TYPE", "Shown", "StampingWitness", "covering", "evidence
 
 STAMP_PROOF_TYPE = "nexus.attest.stamp/1"
 """Of the proof in a receipt: `level`, `by`, `not_after` if any, and `merkle`, which leads from the intent to the root of its batch."""
+
+_PROOF = frozenset({"type", "level", "by", "not_after", "merkle"})
 
 
 class Shown(NamedTuple):
@@ -90,6 +92,9 @@ def covering(
         require_same("status", receipt.status, ReceiptStatus.CONFIRMED)
         require_same("backend", receipt.backend, backend)
         require_same("type", proof.get("type"), STAMP_PROOF_TYPE)
+        require_members("proof", proof, _PROOF)
+        named = ("memo_digest", root_key(backend), evidence_key(backend))
+        require_same("what evidence_digests names", sorted(receipt.evidence_digests), sorted(named))
         about = _statement_of(receipt) if statement is None else statement
         require_same(root_key(backend), receipt.evidence_digests.get(root_key(backend)), f"sha256:{about.root.hex()}")
         require_same("memo_digest", receipt.evidence_digests.get("memo_digest"), about.digest())

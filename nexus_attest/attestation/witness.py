@@ -1,9 +1,10 @@
 """Proofs that a digest was witnessed, whatever witnessed it: one document, one judgement.
 
-    type      "nexus.witness/1"
-    intent    what was to be witnessed (`AttestationIntent.to_dict`); its binding digest is that of the audit package
-    receipt   what came of it (`AttestationReceipt.to_dict`); its `backend` says how the evidence is judged
-    evidence  what the witness gave, in the form of that backend; absent when the receipt is all there is
+    type            "nexus.witness/1"
+    intent          what was to be witnessed (`AttestationIntent.to_dict`); its binding digest is that of the audit package
+    receipt         what came of it (`AttestationReceipt.to_dict`); its `backend` says how the evidence is judged
+    receipt_digest  of the receipt, prefixed, as narratives name it: damage is noticed in what nothing else covers; may be absent
+    evidence        what the witness gave, in the form of that backend; absent when the receipt is all there is
 
 Judging reads nothing but the document and the reader's trust policy: no network, no clock, no file. A backend judges its evidence once,
 into a Testimony, however many receipts refer to it. Verdicts of different backends are not ranked against each other.
@@ -19,7 +20,7 @@ from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.members import members_of
 from nexus_attest.attestation.receipt import AttestationReceipt
 from nexus_attest.trust import TrustPolicy
-from nexus_control.integrity import content_digest, digests_equal
+from nexus_control.integrity import content_digest, digests_equal, prefixed
 from nexus_control.layers import Gap, Outcome
 from nexus_control.verification import VerificationCheck
 
@@ -58,13 +59,14 @@ class WitnessProof:
     def to_dict(self) -> dict[str, Any]:
         """The document."""
         data: dict[str, Any] = {"type": WITNESS_PROOF_TYPE, "intent": self.intent.to_dict(), "receipt": self.receipt.to_dict()}
+        data["receipt_digest"] = prefixed(self.receipt.receipt_digest())
         return data if self.evidence is None else {**data, "evidence": self.evidence}
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
         """The inverse of `to_dict`. Raises ProofRefused, also when intent or receipt are not written in their one form."""
         try:
-            members = members_of(data, ProofRefused, required=("type", "intent", "receipt"), optional=("evidence",))
+            members = members_of(data, ProofRefused, required=("type", "intent", "receipt"), optional=("receipt_digest", "evidence"))
             if members["type"] != WITNESS_PROOF_TYPE:
                 raise ProofRefused(f"a witness proof of type {members['type']!r:.100}, not {WITNESS_PROOF_TYPE}")
             intent, receipt = AttestationIntent.from_dict(members["intent"]), AttestationReceipt.from_dict(members["receipt"])
@@ -72,6 +74,8 @@ class WitnessProof:
             raise ProofRefused(str(problem)) from None
         if intent.to_dict() != members["intent"] or receipt.to_dict() != members["receipt"]:
             raise ProofRefused("intent or receipt are of another version, or not written in their one form")
+        if "receipt_digest" in members and members["receipt_digest"] != prefixed(receipt.receipt_digest()):
+            raise ProofRefused("receipt_digest is not that of the receipt")
         if "evidence" not in members:
             return cls(intent=intent, receipt=receipt)
         evidence: object = members["evidence"]

@@ -2,7 +2,7 @@
 
     network = "testnet"                          the one that is meant where none is named; no default: nothing is sent by accident
 
-    [networks.testnet]                           mainnet, testnet, a network of your own: any name; receipts repeat it
+    [networks.testnet]                           mainnet, testnet, a network of your own: a short name; receipts repeat it
     network_id = 1                               what its servers must say; another number stops everything
     urls = ["https://s.altnet.rippletest.net:51234"]
     signer = "env:NEXUS_XRPL_SEED"               where the secret is, never the secret itself
@@ -57,6 +57,8 @@ SCHEMA_ID = "nexus-attest.witness.v1"
 
 _MAX_FILE_BYTES = 1024 * 1024
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
+_NETWORK_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,13}"
+"""Every receipt repeats it; with more, those of a batch of 1,000 could have more than 1,500 bytes."""
 _SEED = re.compile(r"s[1-9A-HJ-NP-Za-km-z]{25,60}")
 
 
@@ -357,7 +359,7 @@ def _authority(name: str, value: object, base_dir: Path, problems: Problems) -> 
     return AuthoritySource(name=name, base_dir=base_dir, batching=batching, **values)
 
 
-def _tables(kind: str, example: str, keys: Sequence[Key]) -> Shape:
+def _tables(kind: str, example: str, names: Shape, keys: Sequence[Key]) -> Shape:
     """Tables by names of the user's choice, at least one, whose content is read later."""
 
     def read(value: object, where: str, problems: Problems) -> dict[str, object]:
@@ -365,25 +367,26 @@ def _tables(kind: str, example: str, keys: Sequence[Key]) -> Shape:
             problems.append(f"{where}: must be a table of at least one {kind}, {example}")
             return {}
         named = cast("dict[str, object]", value)
-        return {name: entry for name, entry in named.items() if _NAME_SHAPE.read(name, f"{where}.{shown(name)}", problems) is not None}
+        return {name: entry for name, entry in named.items() if names.read(name, f"{where}.{shown(name)}", problems) is not None}
 
-    schema = {"type": "object", "minProperties": 1, "propertyNames": _NAME_SHAPE.schema, "additionalProperties": table_schema(keys)}
+    schema = {"type": "object", "minProperties": 1, "propertyNames": names.schema, "additionalProperties": table_schema(keys)}
     return Shape(read=read, schema=schema)
 
 
-_NAME_SHAPE = text(_NAME, "a name of letters, digits, '.', '_' and '-'")
+_NAMES = text(_NAME, "a name of letters, digits, '.', '_' and '-'")
+_NETWORK_NAMES = text(_NETWORK_NAME, "a name of at most 14 letters, digits, '.', '_' and '-'")
 
 _FILE = (
-    Key(name="network", shape=_NAME_SHAPE, default=None, about="The network that is meant where none is named."),
+    Key(name="network", shape=_NETWORK_NAMES, default=None, about="The network that is meant where none is named."),
     Key(
         name="networks",
-        shape=_tables("network", "[networks.NAME]", NETWORK_KEYS),
+        shape=_tables("network", "[networks.NAME]", _NETWORK_NAMES, NETWORK_KEYS),
         default=None,
         about="The networks by their names. There is one, or an authority.",
     ),
     Key(
         name="authorities",
-        shape=_tables("time-stamp authority", "[authorities.NAME]", AUTHORITY_KEYS),
+        shape=_tables("time-stamp authority", "[authorities.NAME]", _NAMES, AUTHORITY_KEYS),
         default=None,
         about="The time-stamp authorities by their names.",
     ),

@@ -14,18 +14,25 @@ from typing import Any, cast
 
 from nexus_attest.attestation.batch_tree import HASH_NAME, STATEMENT_TYPE, BatchTree, Statement
 from nexus_attest.attestation.errors import InvalidAnchor, WitnessMismatch
-from nexus_attest.attestation.inclusion import require_included, require_same
+from nexus_attest.attestation.inclusion import require_included, require_members, require_same
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.xrpl.codec import decode_transaction, transaction_id
 from nexus_attest.attestation.xrpl.memo import MEMO_TYPE, MemoCodec, memo_digest
 from nexus_control.integrity import prefixed
 
-__all__ = ["BATCH_PROOF_TYPE", "Anchor", "WitnessTransaction", "batch_receipt"]
+__all__ = ["BATCH_PROOF_TYPE", "Anchor", "WitnessTransaction", "batch_receipt", "require_known_members"]
 
 BATCH_PROOF_TYPE = "nexus.attest.batch/1"
 
 _BACKEND = "xrpl"
+_LEVELS = ("server", "tree", "quorum")
+_OF_BATCH = frozenset(
+    {"type", "account", "network", "tx_hash", "ledger_index", "ledger_hash", "close_time", "engine_result", "level", "merkle"}
+)
+_OF_ONE = frozenset({"tx_hash", "ledger_index", "engine_result", "ledger_close_time", "memo_verified", "account", "key_id"})
+_EVIDENCE_OF_BATCH = frozenset({"memo_digest", "xrpl.batch.root", "xrpl.xpop"})
+_EVIDENCE_OF_ONE = frozenset({"memo_digest", "xrpl.submit.exchange", "xrpl.tx.exchange"})
 _TYPES = {MEMO_TYPE.encode().hex().upper(): MEMO_TYPE, STATEMENT_TYPE.encode().hex().upper(): STATEMENT_TYPE}
 
 
@@ -102,6 +109,7 @@ class WitnessTransaction:
         require_same("backend", receipt.backend, _BACKEND)
         require_same("tx_hash", proof.get("tx_hash"), self.tx_hash)
         require_same("memo_digest", receipt.evidence_digests.get("memo_digest"), self.memo_digest)
+        require_known_members(receipt, batch=self.statement is not None)
         if self.statement is None:
             require_same("account", proof.get("account", self.account), self.account)
             require_same("the intent of the memo", cast("dict[str, str]", self.memo)["id"], digest)
@@ -112,6 +120,14 @@ class WitnessTransaction:
         require_same("engine_result", proof.get("engine_result", "tesSUCCESS"), "tesSUCCESS")
         require_same("xrpl.batch.root", receipt.evidence_digests.get("xrpl.batch.root"), prefixed(self.statement.root.hex()))
         require_included(self.statement, digest, proof)
+
+
+def require_known_members(receipt: AttestationReceipt, *, batch: bool) -> None:
+    """Raises WitnessMismatch for a member that the receipts of a batch, or those of an intent of its own, do not have."""
+    require_members("proof", receipt.proof, _OF_BATCH if batch else _OF_ONE)
+    require_members("evidence_digests", receipt.evidence_digests, _EVIDENCE_OF_BATCH if batch else _EVIDENCE_OF_ONE)
+    if batch and receipt.proof.get("level") not in _LEVELS:
+        raise WitnessMismatch(f"level is {receipt.proof.get('level')!r:.100}, which is none")
 
 
 def _memo_of(fields: Mapping[str, Any]) -> tuple[str, bytes]:

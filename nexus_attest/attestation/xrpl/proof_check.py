@@ -34,7 +34,7 @@ from nexus_attest.attestation.inclusion import require_included, require_same
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.witness import Level, Testimony
-from nexus_attest.attestation.xrpl.batch_receipt import BATCH_PROOF_TYPE, WitnessTransaction
+from nexus_attest.attestation.xrpl.batch_receipt import BATCH_PROOF_TYPE, WitnessTransaction, require_known_members
 from nexus_attest.attestation.xrpl.codec import decode_object, decode_transaction, encode_transaction, node_key, transaction_id
 from nexus_attest.attestation.xrpl.ledger_header import LedgerHeader
 from nexus_attest.attestation.xrpl.ledger_tree import path_problem, transaction_leaf
@@ -371,6 +371,7 @@ def _covers_by_itself(accounts: tuple[str, ...], receipt: AttestationReceipt, in
     require_same("intent_digest", receipt.intent_digest, digest)
     require_same("status", receipt.status, ReceiptStatus.CONFIRMED)
     named, root = (receipt.evidence_digests.get(name) for name in ("memo_digest", "xrpl.batch.root"))
+    require_known_members(receipt, batch=root is not None)
     if root is None:
         require_same("memo_digest", named, MemoCodec.digest(intent))
         return
