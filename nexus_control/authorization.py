@@ -5,12 +5,18 @@ execution in the store is asked again. This believes the times and names of the 
 since when it has been said that of the log.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
+from typing import Any
 
+from nexus_control.allowed_events import event_findings
 from nexus_control.bundle import DecisionBundle
-from nexus_control.errors import CommandRefused, NexusError
-from nexus_control.events import EventType
+from nexus_control.canonical_json import canonical_json
+from nexus_control.decision import TemplateRef
+from nexus_control.errors import CommandRefused, MalformedEvent, NexusError
+from nexus_control.events import EventType, parse_time
 from nexus_control.history import History, Run
 from nexus_control.integrity import content_digest, digests_equal, prefixed
 from nexus_control.judgement import judge_execution, require_policy
@@ -19,9 +25,6 @@ from nexus_control.verification import Finding, judge
 
 __all__ = ["authorization_layer"]
 
-_MOST_STEPS = 2_000_000
-"""So many events are replayed in all. Every run replays those before it, and a forged file can have many of both."""
-
 
 def authorization_layer(bundle: DecisionBundle, history: History | NexusError) -> Layer:
     """Judge every run of a bundle's history, or say why it has none. Never raises for what the bundle holds."""
@@ -29,8 +32,12 @@ def authorization_layer(bundle: DecisionBundle, history: History | NexusError) -
     if not isinstance(history, History):
         finding = Finding(f"the events are no history of one decision: {history}")
         return Layer(name, [judge("history", lambda: [finding])])
-    runs = _judged_runs(history)
-    checks = [judge("history", lambda: ())]
+    runs = history.judged_runs
+    checks = [
+        judge("history", lambda: ()),
+        judge("allowed_events", partial(event_findings, history.events)),
+        judge("told_by_events", partial(_section_findings, bundle, history)),
+    ]
     if runs:
         checks += [
             judge("policy_satisfied", partial(_each, _policy_findings, history, runs)),
@@ -41,12 +48,7 @@ def authorization_layer(bundle: DecisionBundle, history: History | NexusError) -
     return Layer(name, checks, list(_gaps(bundle, history, runs)))
 
 
-def _judged_runs(history: History) -> list[Run]:
-    """As many runs as can be judged in bounded time, the latest ones: the package is about the last."""
-    return list(history.runs)[-max(1, _MOST_STEPS // max(1, len(history.events))) :]
-
-
-def _gaps(bundle: DecisionBundle, history: History, runs: list[Run]) -> Iterator[Gap]:
+def _gaps(bundle: DecisionBundle, history: History, runs: Sequence[Run]) -> Iterator[Gap]:
     if not history.runs:
         yield Gap("nothing was run, so there is no authorization to judge", "the evidence of a decision that was executed")
     elif len(runs) < len(history.runs):
@@ -58,7 +60,7 @@ def _gaps(bundle: DecisionBundle, history: History, runs: list[Run]) -> Iterator
         yield Gap("the file names no run as the one that it is about", "an export with its router link")
 
 
-def _each(findings: Callable[[History, Run], Iterator[Finding]], history: History, runs: list[Run]) -> Iterator[Finding]:
+def _each(findings: Callable[[History, Run], Iterator[Finding]], history: History, runs: Sequence[Run]) -> Iterator[Finding]:
     for run in runs:
         yield from findings(history, run)
 
@@ -69,6 +71,8 @@ def _policy_findings(history: History, run: Run) -> Iterator[Finding]:
     where = f"the run requested by event {run.requested.seq}"
     try:
         policy = judge_execution(decision, run.mode, None, retry=True)
+        if run.started is not None and run.started.ts > run.requested.ts:
+            judge_execution(replace(decision, as_of=run.started.ts), run.mode, None, retry=True)
     except CommandRefused as refusal:
         yield Finding(f"{where} was not allowed then: {refusal.code}: {refusal}{_late(history, run)}")
         return
@@ -103,6 +107,34 @@ def _action_findings(history: History, run: Run) -> Iterator[Finding]:
     actual = content_digest(request)
     if not digests_equal(stated, actual):
         yield Finding(f"the run requested by event {run.requested.seq} was asked for something else than was approved", actual, str(stated))
+
+
+def _section_findings(bundle: DecisionBundle, history: History) -> Iterator[Finding]:
+    """What the bundle tells beside its events about when it began and its template is what they tell."""
+    began = history.events[0].ts if history.events else None
+    if began is not None and not _is_time(bundle.decision.created_at, began):
+        yield Finding("decision.created_at is not the time of the first event", began.isoformat(), bundle.decision.created_at)
+    snapshot, template = bundle.template_snapshot, history.decision.template_ref
+    if snapshot.present:
+        given = snapshot.name, snapshot.digest, snapshot.snapshot, snapshot.overrides
+        if template is None or not _same_json(list(given), _told(template)):
+            yield Finding("template_snapshot is not the template of the last policy")
+
+
+def _is_time(text: str, at: datetime) -> bool:
+    try:
+        return parse_time(text) == at
+    except MalformedEvent:
+        return False
+
+
+def _told(template: TemplateRef) -> list[Any]:
+    """What an export writes about the template."""
+    return [template.name, prefixed(template.digest), template.snapshot, template.overrides_applied or None]
+
+
+def _same_json(one: object, other: object) -> bool:
+    return canonical_json(one) == canonical_json(other)  # `==` would take true for 1
 
 
 def _link_findings(bundle: DecisionBundle, history: History) -> Iterator[Finding]:

@@ -18,13 +18,11 @@ from nexus_control.errors import ExecutionSuperseded, InvalidRouter, NexusError,
 from nexus_control.events import Actor, EventType, ExecutionMode, StoredEvent
 from nexus_control.identity import ASSERTED, NO_TRUST, Identity, Trust
 from nexus_control.integrity import content_digest
-from nexus_control.judgement import execution_mode, judge_execution, judge_identity, judge_recovery
+from nexus_control.judgement import EXECUTOR, execution_mode, judge_execution, judge_identity, judge_recovery
 from nexus_control.past import past_of
 from nexus_control.store import EventItem, EventStore
 
 __all__ = ["Outcome", "RouterProtocol", "abandon_execution", "execute_decision"]
-
-_SYSTEM = Actor(type="system", id="nexus-control")
 
 _RUN_ID_BITS = 256
 """A number may be a run id; a larger one is none that a person could look up, and some cannot even be written."""
@@ -176,7 +174,7 @@ def _claim(
         digest = content_digest(request)
         items: list[EventItem] = [
             (EventType.EXECUTION_REQUESTED, actor, {"adapter_id": adapter_id, "dry_run": mode == "dry_run", **identity.members()}),
-            (EventType.EXECUTION_STARTED, _SYSTEM, {"router_request_digest": digest}),
+            (EventType.EXECUTION_STARTED, EXECUTOR, {"router_request_digest": digest}),
         ]
         requested = store.append_events(decision_id, items)[0]
         # A reader judges at the instant that the event carries, which is a moment after `now`.
@@ -320,7 +318,7 @@ def _record(store: EventStore, claim: _Claim, event_type: EventType, payload: Ma
                     f"Run {payload['run_id']} ended, but its execution had been abandoned and another one was claimed since, or the "
                     f"decision was replaced; this outcome is not recorded: {dict(payload)}"
                 )
-            store.append_event(claim.decision_id, event_type, _SYSTEM, payload)
+            store.append_event(claim.decision_id, event_type, EXECUTOR, payload)
     except ExecutionSuperseded:
         raise
     except NexusError as error:

@@ -14,6 +14,12 @@ from nexus_control.events import EventType, ExecutionMode, StoredEvent
 
 __all__ = ["History", "Run", "read_history"]
 
+_MOST_STEPS = 2_000_000
+"""So many events are replayed in all. Every run replays those before it, and a forged file can have many of both."""
+
+_MOST_KEPT = 20_000
+"""As long as these are no more, what they made is kept for the next who asks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -41,26 +47,30 @@ class History:
 
     decision: Decision
     runs: Sequence[Run]
-    _replayed: list[Decision] = field(default_factory=list[Decision], init=False, compare=False, repr=False)
+    _replayed: dict[int, Decision] = field(default_factory=dict[int, Decision], init=False, compare=False, repr=False)
 
     @property
     def events(self) -> Sequence[StoredEvent]:
         """All events, in order."""
         return self.decision.events
 
+    @property
+    def judged_runs(self) -> Sequence[Run]:
+        """As many runs as can be judged in bounded time, the latest ones: the package is about the last."""
+        return self.runs[-max(1, _MOST_STEPS // max(1, len(self.events))) :]
+
     def before(self, run: Run) -> Decision:
         """The decision as it stood when this run was requested, expiry judged at that instant.
 
         An approval that is dated later than the run is none. Not to be changed.
         """
-        is_last = run is self.runs[-1]  # which every layer asks for
-        if is_last and self._replayed:
-            return self._replayed[0]
-        at = run.requested.ts
-        known = without_later_approvals(self.events[: run.requested.seq], at)
+        seq, at = run.requested.seq, run.requested.ts
+        if seq in self._replayed:
+            return self._replayed[seq]
+        known = without_later_approvals(self.events[:seq], at)
         decision = Decision.replay(self.decision.decision_id, known, as_of=at)
-        if is_last:
-            self._replayed.append(decision)
+        if run is self.runs[-1] or len(self.runs) * len(self.events) <= _MOST_KEPT:  # every layer asks again
+            self._replayed[seq] = decision
         return decision
 
     def before_last_run(self) -> Decision:

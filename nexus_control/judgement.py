@@ -25,7 +25,19 @@ from nexus_control.events import Actor, EventType, ExecutionMode
 from nexus_control.identity import Action, Identity, Trust
 from nexus_control.policy import Policy, validate_execution_request
 
-__all__ = ["execution_mode", "judge_approval", "judge_execution", "judge_identity", "judge_recovery", "judge_revocation", "require_policy"]
+__all__ = [
+    "EXECUTOR",
+    "execution_mode",
+    "judge_approval",
+    "judge_execution",
+    "judge_identity",
+    "judge_recovery",
+    "judge_revocation",
+    "require_policy",
+]
+
+EXECUTOR = Actor(type="system", id="nexus-control")
+"""Who starts executions and records how they ended."""
 
 _OPEN = (DecisionState.PENDING_APPROVAL, DecisionState.APPROVED)
 

@@ -1,11 +1,11 @@
-"""The signatures layer: did keys that I trust sign the approvals that allowed the run?
+"""The signatures layer: did keys that I trust sign the approvals that allowed the runs?
 
 Which keys belong to whom, and whether a signature is valid, is asked of a `Trust`; without one nothing here can pass. A statement that is
 for another decision, action or actor, or was used before, fails with or without it. An approval that nobody signed is no failure by
 itself, but never a PASS: the name in it is what the operator of the store wrote.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +20,9 @@ from nexus_control.verification import Finding, judge
 
 __all__ = ["signatures_layer"]
 
+_MOST_TOLD = 10
+"""Of so many runs it is told that their approvals are not signed, and of more how many there are."""
+
 _ACTIONS: dict[EventType, Action] = {
     EventType.DECISION_CREATED: "request",
     EventType.APPROVAL_GRANTED: "approve",
@@ -29,21 +32,30 @@ _ACTIONS: dict[EventType, Action] = {
 
 
 def signatures_layer(history: History | NexusError, trust: Trust | None) -> Layer:
-    """Judge who said what in a history up to its last run, or to its end. Never raises for what the history holds."""
+    """Judge who said what in a history that led to its runs, or to its end without one. Never raises for what the history holds."""
     name = LayerName.SIGNATURES
     if not isinstance(history, History):
         return Layer(name, gaps=[Gap("the events are no history of one decision", "a file that passes authorization")])
-    decision, said = replace(history.before_last_run()), _everything_said(history)
-    run = history.runs[-1] if history.runs else None
-    standing = [approval for approval in decision.approvals.values() if approval.stands(decision.judged_at())]
-    relevant = [said[seq] for seq in _relevant(history, run, standing)]
+    said = _everything_said(history)
+    heard: dict[int, _Said] = {}
+    too_few: list[Finding] = []
+    gaps: list[Gap] = []
+    runs = history.judged_runs
+    for run in runs or (None,):
+        decision = history.decision if run is None else history.before(run)
+        standing = [approval for approval in decision.approvals.values() if approval.stands(decision.judged_at())]
+        acts = {seq: said[seq] for seq in _relevant(history, run, standing)}
+        heard.update(acts)
+        gaps += _unsigned(decision, standing, acts, run if len(runs) > 1 else None)
+        if trust is not None and run is not None:
+            too_few += _threshold_findings(replace(decision, trust=trust), run)
+    relevant = [heard[seq] for seq in sorted(heard)]
     checks = [judge("statements", partial(_statement_findings, relevant))]
     if trust is not None:
-        decision.trust = trust
         checks.append(judge("acts", partial(_act_findings, relevant, trust)))
-        if run is not None:
-            checks.append(judge("believed_approvals", partial(_threshold_findings, decision, run)))
-    return Layer(name, checks, list(_gaps(decision, standing, relevant)))
+        if runs:
+            checks.append(judge("believed_approvals", lambda: too_few))
+    return Layer(name, checks, [*_unchecked(relevant, trust), *_unjudged(history, runs), *_fewer(gaps)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +118,11 @@ def _heard(decision: Decision, event: StoredEvent, past: Past) -> _Said:
 
 
 def _relevant(history: History, run: Run | None, standing: Sequence[Approval]) -> list[int]:
-    """The acts that led to the run: the request, the approvals that stood, and who asked for the run."""
-    created = [event.seq for event in history.events if event.event_type is EventType.DECISION_CREATED]
-    return [*created[-1:], *(approval.seq for approval in standing), *(() if run is None else (run.requested.seq,))]
+    """The acts that led to the run: the request, the approvals that stood, and who asked for the run. Without a run: to what there is."""
+    known = history.events if run is None else history.events[: run.requested.seq]
+    created = next((event.seq for event in reversed(known) if event.event_type is EventType.DECISION_CREATED), None)
+    asked = [] if created is None else [created]
+    return [*asked, *(approval.seq for approval in standing), *(() if run is None else (run.requested.seq,))]
 
 
 def _statement_findings(relevant: Iterable[_Said]) -> Iterator[Finding]:
@@ -132,21 +146,45 @@ def _threshold_findings(decision: Decision, run: Run) -> Iterator[Finding]:
     try:
         judge_execution(decision, run.mode, None, retry=True)
     except CommandRefused as refusal:
-        yield Finding(f"with the approvals that the trust policy believes the run was not allowed: {refusal.code}: {refusal}")
+        where = f"the run requested by event {run.requested.seq}"
+        yield Finding(f"with the approvals that the trust policy believes {where} was not allowed: {refusal.code}: {refusal}")
 
 
-def _gaps(decision: Decision, standing: Sequence[Approval], relevant: Sequence[_Said]) -> Iterator[Gap]:
+def _unchecked(relevant: Sequence[_Said], trust: Trust | None) -> Iterator[Gap]:
     signed = [said for said in relevant if said.act.identity.envelope is not None]
-    if decision.trust is None and signed:
+    if trust is None and signed:
         what = f"the signatures of {_listed(said.act.actor['id'] for said in signed)} were not checked"
         yield Gap(what, "a trust policy that names the actors' keys (--trust FILE), and the verifier with public-key cryptography")
-    by_key = sum(said.act.action == "approve" and said.mismatch is None for said in signed)
+
+
+def _unjudged(history: History, runs: Sequence[Run]) -> Iterator[Gap]:
+    if len(runs) < len(history.runs):
+        what = f"who said what of the first {len(history.runs) - len(runs)} of {len(history.runs)} runs was not judged"
+        yield Gap(what, "a reader without this limit")
+
+
+def _unsigned(decision: Decision, standing: Sequence[Approval], acts: Mapping[int, _Said], run: Run | None) -> Iterator[Gap]:
+    """Names are the operator's word; `run` is named where there are several."""
+    by_key = sum(
+        said.act.action == "approve" and said.act.identity.envelope is not None and said.mismatch is None for said in acts.values()
+    )
     needed = 1 if decision.policy is None else decision.policy.min_approvals
-    unsigned = [approval for approval in standing if approval.identity.envelope is None]
     if by_key < needed:
-        who = _listed(f"{approval.actor['id']} ({approval.identity.assurance})" for approval in unsigned)
+        who = _listed(
+            f"{approval.actor['id']} ({approval.identity.assurance})" for approval in standing if approval.identity.envelope is None
+        )
         what = f"{by_key} of {needed} needed approvals are signed" + (f"; without a signature: {who}" if who else "")
-        yield Gap(what, "approvals that the actors signed with their own keys; otherwise the operator of the store vouches for the names")
+        where = "" if run is None else f"of the run requested by event {run.requested.seq}, "
+        yield Gap(
+            where + what, "approvals that the actors signed with their own keys; otherwise the operator of the store vouches for the names"
+        )
+
+
+def _fewer(gaps: Sequence[Gap]) -> Iterator[Gap]:
+    """The last of them, which are about the latest runs."""
+    yield from gaps[-_MOST_TOLD:]
+    if len(gaps) > _MOST_TOLD:
+        yield Gap(f"the same of {len(gaps) - _MOST_TOLD} earlier runs", gaps[-1].needed)
 
 
 def _listed(names: Iterable[str]) -> str:

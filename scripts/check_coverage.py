@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 ENGINE = (
-    *("audit_package", "authorization", "bundle_checks", "case_file", "checkpoint", "documents", "evidence", "flight_checks"),
+    *("allowed_events", "audit_package", "authorization", "bundle_checks", "case_file", "checkpoint", "documents", "evidence"),
+    "flight_checks",
     *("flight_subject", "history", "identity", "in_toto", "layers", "log_evidence", "merkle", "past", "router_record", "run_evidence"),
     *("signatures", "story", "tiles", "verification"),
 )

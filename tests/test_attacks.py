@@ -157,11 +157,11 @@ def sign_nothing(events: list[dict[str, Any]]) -> None:
     events[PLACE_OF_APPROVAL]["payload"]["assurance"] = "signed"
 
 
-FAILS = [
+FAILS: list[tuple[Callable[[list[dict[str, Any]]], None], str | None]] = [
     (remove_approvals, "policy_satisfied"),
     (need_two, "policy_satisfied"),
     (approve_twice, "policy_satisfied"),
-    (approve_after_the_run, "policy_satisfied"),
+    (approve_after_the_run, "allowed_events policy_satisfied"),
     (approve_with_a_later_time, "policy_satisfied"),
     (let_it_expire, "policy_satisfied"),
     (revoke_it, "policy_satisfied"),
@@ -169,14 +169,14 @@ FAILS = [
     (change_the_plan, None),  # the plan is in the request digest as well
     (change_the_policy_afterwards, "policy_satisfied"),
     (change_the_action_afterwards, "policy_satisfied"),
-    (forbid_the_mode, "policy_satisfied"),
+    (forbid_the_mode, "allowed_events policy_satisfied"),
     (run_it_twice, "policy_satisfied"),
     (run_without_asking, "history"),
     (start_without_asking, "history"),
     (ask_while_it_runs, "history"),
     (sign_nothing, "history"),
 ]
-"""Each forgery with the check that fails; None: the digest of what was asked holds the plan as well."""
+"""Each forgery with the checks that fail; None: the digest of what was asked holds the plan as well."""
 
 FORGERIES = [*(change for change, _ in FAILS), drop_the_policy]
 
@@ -192,7 +192,7 @@ def test_a_forged_history_fails_authorization(change: Callable[[list[dict[str, A
     (authorization,) = (layer for layer in report.layers if layer.name == "authorization")
     assert outcome(report, "authorization") == "FAIL"
     wrong = [made.name for made in authorization.checks if not made.ok]
-    assert wrong == ["approved_action" if check_name is None else check_name]
+    assert wrong == (check_name or "approved_action").split()
     if change is not sign_nothing:
         assert outcome(report, "integrity") == "PASS"
 
@@ -292,6 +292,56 @@ def test_a_stripped_signature_fails_where_one_is_wanted() -> None:
     wants = Believes(TRUST.names, Seal(only_signed=frozenset({"approve"})))
     assert failed(genuine(), Knowledge(trust=wants)) == ["signatures"]
     assert failed(genuine(), Knowledge(trust=TRUST)) == []
+
+
+def earlier_run(package: dict[str, Any], who: str, *, anew: bool = False) -> dict[str, Any]:
+    """The package with a failed run before its own, which an approval of `who` allowed that no longer stands; nobody signed it."""
+    events = events_of(package)
+    system = events[-1]["actor"]
+    failed_run = [*copy.deepcopy(events[PLACE_OF_RUN : PLACE_OF_RUN + 2])]
+    failed_run.append({"type": "EXECUTION_FAILED", "ts": EARLY, "actor": system, "payload": {"error_code": "X"}})
+    revoked = {"type": "APPROVAL_REVOKED", "ts": EARLY, "actor": {"type": "human", "id": who}, "payload": {"reason": ""}}
+    before = [approval(who, EARLY), *failed_run, *([copy.deepcopy(events[1])] if anew else [revoked])]
+    place = PLACE_OF_APPROVAL if anew else PLACE_OF_RUN
+    events[place:place] = before
+    return rebuilt(package)
+
+
+def test_an_earlier_run_that_nobody_believed_allowed_fails_signatures() -> None:
+    package = earlier_run(sealed_package(), "mallory", anew=True)
+    assert outcome(examine(package), "authorization") == "PASS"
+    layer = examine(package, Knowledge(trust=TRUST)).layer(LayerName.SIGNATURES)
+    (broken,) = (made for made in layer.checks if not made.ok)
+    assert broken.name == "believed_approvals"
+    assert str(broken.detail).startswith("with the approvals that the trust policy believes the run requested by event 3 was not allowed")
+    assert [gap.what for gap in layer.gaps] == [
+        "of the run requested by event 3, 0 of 1 needed approvals are signed; without a signature: mallory (asserted)"
+    ]
+
+
+def test_a_false_signature_under_an_earlier_run_fails_signatures_although_it_was_taken_back() -> None:
+    package = sealed_package()
+    sealed = copy.deepcopy(events_of(package)[PLACE_OF_APPROVAL]["payload"])
+    package = earlier_run(sealed_package(), "alice")
+    assert failed(package, Knowledge(trust=TRUST)) == []
+    forged_line = base64.b64encode(b"x" * 64).decode()
+    name = package["control_bundle"]["decision"]["decision_id"]
+    decision = replay_bundle(name, DecisionBundle.from_dict(package["control_bundle"]).events[:2])
+    said = TRUST.seal.sign(statement(decision, {"type": "human", "id": "alice"}, signed_at="2026-11-21T01:50:01+00:00", comment=None))
+    said["signatures"][0]["sig"] = forged_line
+    events_of(package)[PLACE_OF_RUN]["payload"] = {**sealed, "signature": said}
+    assert failed(rebuilt(package), Knowledge(trust=TRUST)) == ["signatures"]
+
+
+def test_of_many_runs_that_nobody_signed_for_ten_are_told() -> None:
+    def fail_often(events: list[dict[str, Any]]) -> None:
+        ended = {"type": "EXECUTION_FAILED", "ts": LATE, "actor": events[-1]["actor"], "payload": {"error_code": "X"}}
+        run = [*copy.deepcopy(events[PLACE_OF_RUN : PLACE_OF_RUN + 2]), ended]
+        events[PLACE_OF_RUN:PLACE_OF_RUN] = [copy.deepcopy(event) for _ in range(11) for event in run]
+
+    gaps = examine(forged(fail_often)).layer(LayerName.SIGNATURES).gaps
+    assert len(gaps) == 11
+    assert gaps[-1].what == "the same of 2 earlier runs"
 
 
 def test_imported_approvals_do_not_count_without_trust_in_them() -> None:
@@ -691,10 +741,10 @@ def test_deep_and_huge_files_are_refused_quickly(text: bytes) -> None:
 
 
 def test_many_runs_are_judged_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexus_control.authorization._MOST_STEPS", 20)
+    monkeypatch.setattr("nexus_control.history._MOST_STEPS", 20)
 
     def fail_often(events: list[dict[str, Any]]) -> None:
-        ended = {"type": "EXECUTION_FAILED", "ts": LATE, "actor": events[0]["actor"], "payload": {"error_code": "X"}}
+        ended = {"type": "EXECUTION_FAILED", "ts": LATE, "actor": events[-1]["actor"], "payload": {"error_code": "X"}}
         run = [*copy.deepcopy(events[PLACE_OF_RUN : PLACE_OF_RUN + 2]), ended]
         events[PLACE_OF_RUN:PLACE_OF_RUN] = [copy.deepcopy(event) for _ in range(5) for event in run]
 
@@ -702,6 +752,7 @@ def test_many_runs_are_judged_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -
     assert outcome(report, "authorization") == "INCOMPLETE"
     (gap,) = report.layers[1].gaps
     assert gap.what == "the first 5 of 6 runs were not judged"
+    assert report.layers[2].gaps[0].what == "who said what of the first 5 of 6 runs was not judged"
 
 
 def test_a_case_file_of_a_typical_decision_is_small() -> None:
