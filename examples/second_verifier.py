@@ -362,6 +362,7 @@ class Decision:
             typed(payload, router_request_digest=str)
             self.state = "EXECUTING"
             if self.runs:
+                self.runs[-1]["started"] = event["ts"]
                 self.runs[-1]["asked"] = payload.get("router_request_digest")
         elif kind in ("EXECUTION_COMPLETED", "EXECUTION_FAILED"):
             typed(payload, run_id=str, response_digest=str, steps_executed=int if kind == "EXECUTION_COMPLETED" else object)
@@ -508,10 +509,79 @@ def read_history(control: dict[str, Any]) -> Decision:
     return Decision(name, control["events"])
 
 
-def before(control: dict[str, Any], run: dict[str, Any]) -> Decision:
+def before(control: dict[str, Any], run: dict[str, Any], late: bool = False) -> Decision:
+    """Before its request; with `late`, expiry is judged at its start."""
     at = time(run["requested"]["ts"])
     known = control["events"][: run["requested"]["seq"]]
-    return Decision(control["decision"]["decision_id"], [e for e in known if e["type"] != "APPROVAL_GRANTED" or time(e["ts"]) <= at], at)
+    events = [e for e in known if e["type"] != "APPROVAL_GRANTED" or time(e["ts"]) <= at]
+    return Decision(control["decision"]["decision_id"], events, max(at, time(run["started"])) if late and "started" in run else at)
+
+
+def judged_runs(control: dict[str, Any], history: Decision) -> list[dict[str, Any]]:
+    return history.runs[-max(1, 2_000_000 // max(1, len(control["events"]))) :]
+
+
+def written(events: list[dict[str, Any]]) -> None:
+    """Every event is one that a command could have written where it stands."""
+    state, standing, requested, mode, ended, last = "NEW", dict[str, bool](), None, "dry_run", False, ""
+    for event in events:
+        kind, payload, who = event["type"], event["payload"], event["actor"]["id"]
+        by_engine = event["actor"] == {"type": "system", "id": "nexus-control"}
+        need((last != "EXECUTION_REQUESTED" or kind == "EXECUTION_STARTED") and kind != "TEMPLATE_CREATED")
+        need(state != "NEW" or kind == "DECISION_CREATED")
+        if kind in ("DECISION_CREATED", "POLICY_ATTACHED"):
+            need(requested is None)
+        if kind == "DECISION_CREATED":
+            need(payload.get("goal"))
+            state, mode = "DRAFT", payload.get("requested_mode") or "dry_run"
+        elif kind == "POLICY_ATTACHED":
+            state = "OPEN"
+            attached(payload, mode)
+        elif kind == "APPROVAL_GRANTED":
+            until = payload.get("expires_at")
+            need(state == "OPEN" and payload.get("comment", "x") and (until is None or time(until).isoformat() == until))
+            standing[who] = True
+        elif kind == "APPROVAL_REVOKED":
+            need(state not in ("STARTED", "COMPLETED") and standing.get(who))
+            standing[who] = False
+        elif kind == "EXECUTION_REQUESTED":
+            need(payload.get("adapter_id"))
+            requested, ended = event, False
+        elif kind == "EXECUTION_STARTED":
+            need(last == "EXECUTION_REQUESTED" and by_engine and requested and time(event["ts"]) >= time(requested["ts"]))
+            state = "STARTED"
+        elif kind == "EXECUTION_COMPLETED":
+            need(by_engine and payload.get("run_id") and (payload.get("steps_executed") or 0) >= 0)
+        elif kind == "EXECUTION_FAILED":
+            need(payload.get("error_code") and (by_engine or (payload["error_code"] == "EXECUTION_ABANDONED" and not ended)))
+        if kind in ("EXECUTION_COMPLETED", "EXECUTION_FAILED"):
+            state, requested, ended = kind.removeprefix("EXECUTION_"), None, True
+        last = kind
+
+
+def attached(payload: dict[str, Any], mode: str) -> None:
+    policy = policy_of(payload)
+    need(all(octets(payload[name]) == octets(policy[name]) for name in POLICY if name in payload) and mode in policy["allowed_modes"])
+    need(all(type(payload.get(name)) is not float for name in POLICY))
+    name, snapshot, changed = payload.get("template_name"), payload.get("template_snapshot") or {}, payload.get("overrides_applied") or {}
+    if not name:
+        need(not (payload.get("template_digest") or snapshot or changed))
+        return
+    need(HEX.fullmatch(payload.get("template_digest") or "") and snapshot.get("template_name") == name and changed.keys() <= POLICY.keys())
+    for field in POLICY:
+        value = changed.get(field, snapshot.get(field))
+        need(octets(value) == octets(policy[field]) and type(value) is not float)
+
+
+def sections(control: dict[str, Any]) -> None:
+    events, section = control["events"], control["template_snapshot"]
+    need(not events or time(control["decision"]["created_at"]) == time(events[0]["ts"]))
+    if section["present"]:
+        last = next((event["payload"] for event in reversed(events) if event["type"] == "POLICY_ATTACHED"), {})
+        need(last.get("template_name"))
+        expected = {"name": last["template_name"], "digest": "sha256:" + (last.get("template_digest") or "")}
+        expected |= {"snapshot": last.get("template_snapshot") or {}, "overrides": last.get("overrides_applied") or None}
+        need(octets({**expected, "present": True}) == octets(section))
 
 
 def authorization(control: dict[str, Any], history: Decision | None) -> str:
@@ -519,11 +589,13 @@ def authorization(control: dict[str, Any], history: Decision | None) -> str:
         return "FAIL"
     link, runs = control["router_link"], history.runs
     linked = link["run_id"] is not None or link["adapter_id"] is not None
-    judged = runs[-max(1, 2_000_000 // max(1, len(control["events"]))) :]
+    judged = judged_runs(control, history)
     try:
+        written(control["events"])
+        sections(control)
         for run in judged:
             then = before(control, run)
-            need(then.allows(run["dry_run"]))
+            need(then.allows(run["dry_run"]) and before(control, run, late=True).allows(run["dry_run"]))
             if "asked" in run:
                 policy, plan = then.action["policy"], then.action["plan"]
                 request = {"goal": then.action["goal"] or "", "adapter_id": run["adapter_id"], "dry_run": run["dry_run"]}
@@ -602,8 +674,6 @@ def signatures(package: dict[str, Any], case: dict[str, Any] | None, history: De
     """Every act is judged against the decision as it was at its event; a request against the one that has its policy as well."""
     failed, missing, control = False, history is None, package["control_bundle"]
     if history is not None:
-        run = history.runs[-1] if history.runs else None
-        then = before(control, run) if run else history
         heard: dict[int, tuple[bool | None, Decision]] = {}
         decision, waiting = Decision(history.name, []), list[dict[str, Any]]()
 
@@ -628,19 +698,24 @@ def signatures(package: dict[str, Any], case: dict[str, Any] | None, history: De
                 decision.apply({**event, "payload": bare, "ts": said["signed_at"] if said else event["ts"]})
         for request in waiting:
             hear(request)
-        created = [event for event in control["events"] if event["type"] == "DECISION_CREATED"][-1:]
-        relevant = [*created, *(one["event"] for one in then.standing()), *([run["requested"]] if run else [])]
-        failed = any(heard[event["seq"]][0] is False for event in relevant)
-        if trust is not None:
-            for event in relevant:
-                fits, point = heard[event["seq"]]
-                if fits is not False and not trust.believes(point, event):
-                    failed = failed or fits is not None or event["type"] != "APPROVAL_GRANTED"
-            failed = failed or (run is not None and not then.allows(run["dry_run"], trust))
-        by_key = sum(heard[one["event"]["seq"]][0] is True for one in then.standing())
-        policy = then.action["policy"]
-        missing = by_key < (policy["min_approvals"] if policy else 1)
-        missing = missing or (trust is None and any(heard[event["seq"]][0] is not None for event in relevant))
+        runs = judged_runs(control, history)
+        missing = len(runs) < len(history.runs)
+        for run in runs or [None]:
+            then = before(control, run) if run else history
+            known = control["events"][: run["requested"]["seq"]] if run else control["events"]
+            created = [event for event in known if event["type"] == "DECISION_CREATED"][-1:]
+            relevant = [*created, *(one["event"] for one in then.standing()), *([run["requested"]] if run else [])]
+            failed = failed or any(heard[event["seq"]][0] is False for event in relevant)
+            if trust is not None:
+                for event in relevant:
+                    fits, point = heard[event["seq"]]
+                    if fits is not False and not trust.believes(point, event):
+                        failed = failed or fits is not None or event["type"] != "APPROVAL_GRANTED"
+                failed = failed or (run is not None and not then.allows(run["dry_run"], trust))
+            by_key = sum(heard[one["event"]["seq"]][0] is True for one in then.standing())
+            policy = then.action["policy"]
+            missing = missing or by_key < (policy["min_approvals"] if policy else 1)
+            missing = missing or (trust is None and any(heard[event["seq"]][0] is not None for event in relevant))
     for attestation in case["attestations"] if case else []:
         outcome = None if trust is None else attested(attestation, package["integrity"]["binding_digest"], trust)
         failed, missing = failed or outcome is False, missing or outcome is None

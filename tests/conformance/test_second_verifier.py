@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import test_allowed_events as allowed
 import test_attacks as attacks
 from evidence_testing import edited, places
 from forging import events_of, rebuilt
@@ -294,6 +295,43 @@ def test_forged_packages_are_judged_alike(change: Callable[[list[dict[str, Any]]
     with suppress(ValueError):  # what does not replay cannot be rebuilt
         package = rebuilt(package)
     require_agreement(package, change, ("none", "lenient", "full"))
+
+
+@pytest.mark.parametrize("name", [*allowed.NEVER_WRITTEN, *allowed.ELSEWHERE])
+def test_histories_that_no_store_writes_are_judged_alike(name: str) -> None:
+    change = allowed.NEVER_WRITTEN.get(name) or allowed.ELSEWHERE[name][0]
+    try:
+        package = allowed.forged(change)
+    except ValueError:  # what does not replay cannot be made to fit
+        package = copy.deepcopy(allowed.GENUINE)
+        change(events_of(package))
+    assert require_agreement(package, name, ("none", "lenient"))["authorization"] == "FAIL"
+
+
+@pytest.mark.parametrize(("place", "value"), allowed.SECTIONS)
+def test_sections_that_tell_something_else_are_judged_alike(place: str, value: object) -> None:
+    require_agreement(edited(allowed.GENUINE, f"control_bundle.{place}", value), place)
+    if not place.endswith("created_at"):  # which rebuilding puts right
+        package = rebuilt(edited(allowed.GENUINE, f"control_bundle.{place}", value))
+        assert require_agreement(package, place) == {**require_agreement(allowed.GENUINE, ""), "authorization": "FAIL"}
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_earlier_runs_are_judged_alike(anew: bool) -> None:
+    for who in ("mallory", "bob", "carol"):
+        package = attacks.earlier_run(embedded(), who, anew=anew)
+        require_agreement(package, who, ("none", "lenient", "full"))
+
+
+@pytest.mark.parametrize(("options", "outcome"), [({}, "INCOMPLETE"), ({"goal": "another"}, "FAIL"), ({"key": "witness"}, "INCOMPLETE")])
+def test_signatures_under_an_earlier_run_are_judged_alike(options: dict[str, Any], outcome: str) -> None:
+    """The case run a second time, after a failure and a revocation: what was signed and taken back had allowed the first run."""
+    package = _resigned(FIRST, **options)
+    events = events_of(package)
+    ended = {"type": "EXECUTION_FAILED", "ts": events[-1]["ts"], "actor": events[-1]["actor"], "payload": {"error_code": "X"}}
+    revoked = {"type": "APPROVAL_REVOKED", "ts": events[-1]["ts"], "actor": events[FIRST]["actor"], "payload": {"reason": ""}}
+    events[-3:-3] = [*copy.deepcopy(events[-3:-1]), ended, revoked]
+    assert require_agreement(rebuilt(package), options, ("full", "lenient", "none"))["signatures"] == outcome
 
 
 def _resigned(seq: int, **options: Any) -> dict[str, Any]:
