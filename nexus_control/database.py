@@ -25,6 +25,7 @@ from nexus_control.sqlite import (
     SqliteError,
     be_patient,
     begin,
+    limit_patience,
     number,
     open_file,
     open_memory,
@@ -334,7 +335,7 @@ class Database:
                 # take the lock again before SQLite looks whether it is free). A reader with an old view prevents the second step, and
                 # writers must not wait for it.
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                connection.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_PATIENCE_MS}")
+                limit_patience(connection, _CHECKPOINT_PATIENCE_MS)
                 self._may_begin.clear()
                 if connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]:
                     return

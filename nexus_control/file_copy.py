@@ -14,7 +14,7 @@ from nexus_control.database import Database
 from nexus_control.errors import StoreError, StoreUnreadable
 from nexus_control.log_check import check_store
 from nexus_control.schema import SCHEMA
-from nexus_control.sqlite import FAULTS, Connection, open_file, raise_named, require_ours
+from nexus_control.sqlite import FAULTS, Connection, limit_patience, open_file, raise_named, require_ours
 
 __all__ = ["Examination", "LogHead", "copy_file", "examine_file", "only_user"]
 
@@ -118,7 +118,7 @@ def only_user(path: Path) -> Generator[None]:
     database of ours.
     """
     with _opened(path, ()) as connection:
-        connection.execute("PRAGMA busy_timeout = 0")
+        limit_patience(connection, 0)
         # Leaving WAL mode is what SQLite does for nobody but the only user; an exclusive transaction then keeps others out.
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("BEGIN EXCLUSIVE")

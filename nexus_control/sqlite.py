@@ -7,9 +7,9 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nexus_control.errors import (
     DecisionExists,
@@ -34,6 +34,7 @@ __all__ = [
     "SqliteTemplateExists",
     "be_patient",
     "begin",
+    "limit_patience",
     "mark_ours",
     "number",
     "open_file",
@@ -53,10 +54,12 @@ APPLICATION_ID = 0x4E415454
 
 BUSY_TIMEOUT_SECONDS = 30.0
 
-_LOOK_EVERY_MS = 2
-"""So SQLite looks after 0, 1 and 2 ms, and then is asked again."""
+_LOOK_EVERY_MS = 1
+"""How often a connection looks whether a lock is free. SQLite itself looks less and less often, in the end every 100 ms, so that writers
+without a pause would keep all others out for seconds; and telling it before each transaction takes as long as beginning one."""
 
 _BUSY, _READ_ONLY, _CANNOT_OPEN = 5, 8, 14
+_BUSY_SNAPSHOT = 517
 _RESTORE = "the file was changed by others; `nexus-attest log verify` tells more, a backup brings it back"
 
 
@@ -166,25 +169,48 @@ def open_file(path: str, *, must_exist: bool) -> tuple[Connection, bool]:
 
 
 class _OwnConnection(sqlite3.Connection):
-    """Closes itself before it is collected as garbage.
+    """Waits its turn, and closes itself before it is collected as garbage.
 
     Its owner closes it, but a garbage collector that finds both may come to the connection first, and from Python 3.13 on a connection
     that is then still open is a ResourceWarning.
     """
 
     is_open = False
+    is_patient = True
     patience_ms = 0
-    """The busy timeout."""
+    """How long a statement may wait for the locks of others."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> sqlite3.Cursor:
+        """As its parent's. A statement that found the file locked has done nothing, and is tried again until the patience is over."""
+        try:
+            return super().execute(sql, parameters)
+        except sqlite3.OperationalError as error:
+            if not self.is_patient or not _is_locked(error):
+                raise
+        deadline = time.monotonic() + self.patience_ms / 1000
+        while True:
+            time.sleep(_LOOK_EVERY_MS / 1000)
+            try:
+                return super().execute(sql, parameters)
+            except sqlite3.OperationalError as error:
+                if not _is_locked(error) or time.monotonic() >= deadline:
+                    raise
 
     def __del__(self) -> None:
         if self.is_open:  # what could not be opened cannot be closed
             self.close()
 
 
+def _is_locked(error: sqlite3.Error) -> bool:
+    """Whether somebody else's lock is in the way: one that will be released, unlike a snapshot that became too old to write from."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == _BUSY and code != _BUSY_SNAPSHOT
+
+
 def _connect(name: str) -> Connection:
     uri = name.startswith("file:")
     connection = sqlite3.connect(
-        name, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False, uri=uri, factory=_OwnConnection
+        name, timeout=0, isolation_level=None, check_same_thread=False, uri=uri, factory=_OwnConnection
     )
     connection.is_open = True
     connection.patience_ms = int(BUSY_TIMEOUT_SECONDS * 1000)
@@ -209,9 +235,15 @@ def switch_to_wal(connection: Connection) -> None:
 
 
 def be_patient(connection: Connection, *, patient: bool) -> None:
-    """Whether statements on a connection of ours wait for the locks of others, up to the busy timeout, or fail at once."""
-    most = connection.patience_ms if patient and isinstance(connection, _OwnConnection) else 0
-    connection.execute(f"PRAGMA busy_timeout = {most}")
+    """Whether statements on a connection of ours wait for the locks of others, as long as it has patience, or fail at once."""
+    if isinstance(connection, _OwnConnection):
+        connection.is_patient = patient
+
+
+def limit_patience(connection: Connection, milliseconds: int) -> None:
+    """Let a connection wait no longer than this for the locks of others: SQLite itself does then, inside a checkpoint too."""
+    connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+    be_patient(connection, patient=False)
 
 
 # -- whose file -----------------------------------------------------------------------------------------------------------------
@@ -256,28 +288,5 @@ def begin(connection: Connection, statement: str, *, joins: bool) -> tuple[str, 
         return "RELEASE nexus", "ROLLBACK TO nexus"
     if connection.in_transaction:  # left behind by an interrupt; nobody was told that it had been committed
         connection.execute("ROLLBACK")
-    if statement == "BEGIN":
-        connection.execute(statement)
-    else:
-        _wait_for_turn(connection, statement)
+    connection.execute(statement)
     return "COMMIT", "ROLLBACK"
-
-
-def _wait_for_turn(connection: Connection, statement: str) -> None:
-    """Begin a transaction that takes the write lock, as soon as it is free, and within the busy timeout of the connection.
-
-    SQLite itself looks less and less often, in the end every 100 ms, so that writers without a pause would keep all others out for seconds.
-    """
-    patience = connection.patience_ms if isinstance(connection, _OwnConnection) else number(connection, "busy_timeout")
-    deadline = time.monotonic() + patience / 1000
-    connection.execute(f"PRAGMA busy_timeout = {min(patience, _LOOK_EVERY_MS)}")
-    try:
-        while True:
-            try:
-                connection.execute(statement)
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != _BUSY or time.monotonic() >= deadline:
-                    raise
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {patience}")

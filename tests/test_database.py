@@ -109,11 +109,25 @@ def test_a_thread_can_have_reads_that_wait_for_nobody(file_db: Database, path: P
         with pytest.raises(StoreBusy), block:
             numbers(file_db)
         assert time.monotonic() - began < 5
-        assert setting(file_db, "busy_timeout") == 30_000
         other.execute("ROLLBACK")
+        with block:
+            assert numbers(file_db) == []
+
+
+def test_outside_of_such_a_block_reads_wait_for_those_who_keep_everybody_out(file_db: Database, path: Path) -> None:
+    with file_db.reading() as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")  # as above
+    block = file_db.at_once()
+    assert block is not None
     with block:
-        assert (numbers(file_db), setting(file_db, "busy_timeout")) == ([], 0)
-    assert setting(file_db, "busy_timeout") == 30_000
+        assert numbers(file_db) == []
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        other.execute(INSERT, (1, ""))
+        timer = threading.Timer(0.2, lambda: other.execute("COMMIT"))
+        timer.start()
+        assert numbers(file_db) == [1]
+        timer.join()
 
 
 def test_nobody_is_promised_not_to_wait_who_would_have_to(file_db: Database) -> None:
@@ -125,11 +139,10 @@ def test_nobody_is_promised_not_to_wait_who_would_have_to(file_db: Database) -> 
     assert seen == [None] * 3
 
 
-def test_a_file_is_opened_with_wal_full_sync_foreign_keys_and_patience(file_db: Database) -> None:
+def test_a_file_is_opened_with_wal_full_sync_and_foreign_keys(file_db: Database) -> None:
     assert setting(file_db, "journal_mode") == "wal"
     assert setting(file_db, "synchronous") == 2
     assert setting(file_db, "foreign_keys") == 1
-    assert setting(file_db, "busy_timeout") == 30_000
 
 
 def test_connections_of_further_threads_have_the_same_settings(file_db: Database) -> None:
