@@ -426,10 +426,17 @@ def compute_bundle_digest(
 def event_text(event: BundleEvent, payload_json: str) -> str:
     """Canonical text of `event.to_dict()`, in which lone surrogates may remain; `payload_json` is the canonical text of its payload."""
     return (
-        f'{{"actor":{canonical_json(event.actor)},"decision_id":{_quote(event.decision_id)},'
+        f'{{"actor":{_actor_text(event.actor)},"decision_id":{_quote(event.decision_id)},'
         f'"digest":{_quote(event.digest)},"event_id":{_quote(event.event_id)},"payload":{payload_json},'
         f'"seq":{event.seq:d},"ts":{_quote(event.ts)},"type":{_quote(event.type)}}}'
     )
+
+
+def _actor_text(actor: dict[str, Any]) -> str:
+    kind, name = actor.get("type"), actor.get("id")
+    if len(actor) == 2 and type(kind) is str and type(name) is str:  # as every actor is that this package wrote
+        return f'{{"id":{_quote(name)},"type":{_quote(kind)}}}'
+    return canonical_json(actor)
 
 
 def digest_of_event_texts(

@@ -8,7 +8,7 @@ Differs from RFC 8785 in one place: integers of magnitude 2**53 and above are wr
 
 import json
 import json.encoder
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from json.encoder import encode_basestring
 from math import isfinite
@@ -22,14 +22,14 @@ MAX_DEPTH = 256
 _SCALARS = frozenset({str, int, bool, type(None)})
 
 
-def _plain_encoder() -> Callable[[Any], str]:
-    """The standard library's encoder with sorted keys, compact separators and no ASCII escapes."""
+def _plain_encoder() -> Callable[[Any, int], Iterable[str]]:
+    """The standard library's encoder with sorted keys, compact separators and no ASCII escapes: pieces of text of a value, at level 0."""
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
-        return json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")).encode
+        own = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+        return lambda value, _: own.encode(value)
     # CPython's own. `JSONEncoder.encode` makes a new one on every call, which takes as long as encoding a small object.
-    encode: Callable[[Any, int], tuple[str, ...]] = make(None, None, encode_basestring, None, ":", ",", True, False, False)
-    return lambda value: "".join(encode(value, 0))
+    return make(None, None, encode_basestring, None, ":", ",", True, False, False)
 
 
 _encode_plain = _plain_encoder()
@@ -58,7 +58,7 @@ def _write(obj: Any) -> str:
         return encode_basestring(obj)
     try:
         if _is_plain(obj, MAX_DEPTH):
-            return _encode_plain(obj)
+            return "".join(_encode_plain(obj, 0))
         parts: list[str] = []
         _append(obj, parts, MAX_DEPTH)
         return "".join(parts)

@@ -315,7 +315,8 @@ class Database:
 
     def wait_for_log(self) -> None:
         """Before a transaction: let a checkpoint finish that is about to."""
-        self._may_begin.wait(_CHECKPOINT_PATIENCE_MS / 1000)
+        if not self._may_begin.is_set():
+            self._may_begin.wait(_CHECKPOINT_PATIENCE_MS / 1000)
 
     def keep_wal_short(self) -> None:
         """After a commit: now and then have the write-ahead log copied into the database, beside the callers' work."""

@@ -101,7 +101,7 @@ def parse_actor(value: object) -> Actor:
     Raises InvalidActor unless `value` is a mapping with exactly `type` (`human` or `system`) and `id` (a non-empty string that
     UTF-8 can express).
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, (dict, Mapping)):  # the former is asked for much sooner
         raise InvalidActor(f"actor must be an object with 'type' and 'id', got {type(value).__name__}")
     data = cast("Mapping[object, object]", value)
     if not data.keys() <= _ACTOR_KEYS:
@@ -256,18 +256,10 @@ class StoredEvent:
         chain_hash: str | None = None,
         position: int | None = None,
     ) -> None:
-        vars(self).update(
-            decision_id=decision_id,
-            seq=seq,
-            event_type=event_type,
-            ts=ts,
-            actor=actor,
-            payload=payload,
-            digest=digest,
-            prev_hash=prev_hash,
-            chain_hash=chain_hash,
-            position=position,
-        )
+        own = vars(self)
+        own["decision_id"], own["seq"], own["event_type"], own["ts"] = decision_id, seq, event_type, ts
+        own["actor"], own["payload"], own["digest"] = actor, payload, digest
+        own["prev_hash"], own["chain_hash"], own["position"] = prev_hash, chain_hash, position
 
     @property
     def event_id(self) -> str:
@@ -350,6 +342,8 @@ def parse_time(text: str) -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text)
+        if moment.tzinfo is UTC:  # as we write it
+            return moment
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         raise MalformedEvent(f"not an ISO 8601 time: {brief(text)}") from None

@@ -53,7 +53,7 @@ def digests_equal(a: object, b: object) -> bool:
     """
     if not (isinstance(a, str) and isinstance(b, str) and a.isascii() and b.isascii()):
         return False
-    return compare_digest(unprefixed(a), unprefixed(b))
+    return compare_digest(a.removeprefix(PREFIX), b.removeprefix(PREFIX))
 
 
 def prefixed(raw: str) -> Digest:

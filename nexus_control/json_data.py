@@ -4,6 +4,7 @@ What does not fit is a MalformedBundle that names the field; nothing is coerced,
 """
 
 import json
+from collections.abc import Callable
 from math import isfinite
 from typing import Any, cast
 
@@ -70,27 +71,33 @@ def copy_json(value: Any) -> Any:
 
     Raises MalformedBundle for data nested deeper than `MAX_DEPTH` (circular data among it), which canonical JSON refuses as well.
     """
+    if type(value) in _SCALARS:
+        return value
     try:
         return _copied(value, MAX_DEPTH)
     except RecursionError:
         raise MalformedBundle("nested too deeply for what is left of the interpreter's stack") from None
 
 
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_dict: Callable[[Any], dict[Any, Any]] = dict
+_list: Callable[[Any], list[Any]] = list
+
+
 def _copied(value: Any, depth: int) -> Any:
     """One stack frame per level."""
-    fresh: Any
     if isinstance(value, dict):
-        fresh = dict(cast("dict[Any, Any]", value))
+        fresh: Any = _dict(value)
         members = fresh.items()
     elif isinstance(value, (list, tuple)):
-        fresh = list(cast("list[Any]", value))
+        fresh = _list(value)
         members = enumerate(fresh)
     else:
         return value
     if not depth:
         raise MalformedBundle(f"nested deeper than {MAX_DEPTH} levels, or circular")
     for key, item in members:
-        if isinstance(item, (dict, list, tuple)):
+        if type(item) not in _SCALARS:
             fresh[key] = _copied(item, depth - 1)
     return fresh
 

@@ -22,7 +22,7 @@ from nexus_control.errors import (
     PolicyViolation,
 )
 from nexus_control.events import Actor, EventType, ExecutionMode
-from nexus_control.identity import Action, Identity, Trust
+from nexus_control.identity import NO_TRUST, Action, Identity, Trust
 from nexus_control.policy import Policy, validate_execution_request
 
 __all__ = [
@@ -69,6 +69,8 @@ def judge_identity(decision: Decision, action: Action, actor: Actor, identity: I
     """
     if identity.envelope is not None:
         decision.require_new(identity.envelope)
+    elif trust is NO_TRUST:
+        return  # what it would say, without the act
     trust.judge(decision.act(action, actor, identity, at))
 
 

@@ -4,7 +4,7 @@ Pure values. A policy is understood completely or refused: the one leniency, tha
 result says that this request satisfies this policy, not that the decision may run: whether it ran already is the lifecycle's matter.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ POLICY_FIELDS = ("min_approvals", "allowed_modes", "require_adapter_capabilities
 """The keys of `Policy.to_dict()`, in the order of the constructor."""
 
 _MODES = ("dry_run", "apply")
+_tuple: Callable[[Any], tuple[Any, ...]] = tuple
 
 
 @dataclass(frozen=True, init=False)
@@ -133,17 +134,17 @@ def _positive(name: str, value: object) -> int:
 
 
 def _modes(value: object) -> tuple[str, ...]:
-    modes = _items("allowed_modes", value)
+    modes: Any = _items("allowed_modes", value)
     if not modes:
         raise InvalidPolicy("allowed_modes cannot be empty")
     for mode in modes:
         if not isinstance(mode, str) or mode not in _MODES:
             raise InvalidPolicy(f"Invalid mode in allowed_modes: {brief(mode)} (known: {', '.join(_MODES)})")
-    return cast("tuple[str, ...]", modes)
+    return modes
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:
-    items = _items(name, value)
+    items: Any = _items(name, value)
     for item in items:
         if not isinstance(item, str):
             raise InvalidPolicy(f"{name} must contain only strings, got {type(item).__name__}")
@@ -152,18 +153,18 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
                 item.encode()
             except UnicodeEncodeError:
                 raise InvalidPolicy(f"{name} must not contain lone surrogates") from None
-    return cast("tuple[str, ...]", items)
+    return items
 
 
-def _items(name: str, value: object) -> tuple[object, ...]:
+def _items(name: str, value: object) -> tuple[Any, ...]:
     """The members of a list or tuple; a string is a sequence of letters to Python, but never meant as one here."""
     if not isinstance(value, (list, tuple)):
         raise InvalidPolicy(f"{name} must be a list of strings, got {type(value).__name__}")
-    return tuple(cast("Sequence[object]", value))
+    return _tuple(value)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, (dict, Mapping)):  # the former is asked for much sooner
         raise InvalidPolicy(f"a policy must be an object, got {type(value).__name__}")
     return cast("Mapping[str, Any]", value)
 

@@ -200,12 +200,12 @@ class SqlStore:
         if wanted.expected_seq is not None and wanted.expected_seq != next_seq:
             raise ConcurrencyError(f"expected the next event of {name} to be {wanted.expected_seq}, but it is {next_seq}; read it again")
         if wanted.create:
-            facts = ((event_type, actor["type"], actor["id"], payload) for event_type, actor, payload, _, _ in wanted.prepared)
+            facts = ((event_type, actor["type"], actor["id"], payload) for event_type, _, actor, payload, _, _ in wanted.prepared)
             writer.header(ts, first_events_copy(facts))
         stored: list[StoredEvent] = []
-        for event_type, actor, payload, payload_json, digest in wanted.prepared:
+        for event_type, name_of_type, actor, payload, payload_json, digest in wanted.prepared:
             seq, prev_hash = writer.seq, writer.prev_hash
-            writer.event((seq, event_type.value, ts, actor["type"], actor["id"], payload_json, digest), payload_json)
+            writer.event((seq, name_of_type, ts, actor["type"], actor["id"], payload_json, digest), payload_json)
             chained = (prev_hash, writer.prev_hash, writer.log.position)
             stored.append(StoredEvent(name, seq, event_type, now, actor, payload, digest, *chained))
         return stored

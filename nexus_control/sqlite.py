@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -180,7 +180,7 @@ class _OwnConnection(sqlite3.Connection):
     patience_ms = 0
     """How long a statement may wait for the locks of others."""
 
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> sqlite3.Cursor:
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         """As its parent's. A statement that found the file locked has done nothing, and is tried again until the patience is over."""
         try:
             return super().execute(sql, parameters)

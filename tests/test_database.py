@@ -33,7 +33,7 @@ from nexus_control.errors import (
     StoreUnreadable,
 )
 from nexus_control.migration import Schema
-from nexus_control.sqlite import APPLICATION_ID
+from nexus_control.sqlite import APPLICATION_ID, limit_patience, open_file
 
 TABLE = "CREATE TABLE IF NOT EXISTS t (n INTEGER NOT NULL UNIQUE, text TEXT) STRICT"
 SCHEMA = Schema("test", slot=0, migrations=((TABLE,),))
@@ -730,6 +730,32 @@ def test_a_writer_waits_for_the_one_before_it_and_sees_its_rows(file_db: Databas
         with file_db.transaction() as connection:
             assert connection.execute("SELECT COUNT(*) FROM t").fetchone()[0] == 1
         timer.join()
+
+
+@pytest.mark.parametrize("patience", [0, 50])
+def test_waiting_ends_with_the_patience_of_the_connection_and_not_before(path: Path, patience: int) -> None:
+    Database(path, SCHEMA).close()
+    connection, _ = open_file(str(path), must_exist=True)
+    with closing(connection), closing(foreign(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        limit_patience(connection, patience)
+        start = time.monotonic()
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            connection.execute("BEGIN IMMEDIATE")
+        assert patience / 1000 <= time.monotonic() - start < 10
+
+
+def test_a_view_that_became_too_old_to_write_from_is_refused_at_once(path: Path) -> None:
+    Database(path, SCHEMA).close()
+    connection, _ = open_file(str(path), must_exist=True)
+    with closing(connection), closing(foreign(path)) as other:
+        connection.execute("BEGIN")
+        connection.execute("SELECT COUNT(*) FROM t").fetchone()
+        other.execute(INSERT, (1, ""))
+        start = time.monotonic()
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            connection.execute(INSERT, (2, ""))
+        assert time.monotonic() - start < 10
 
 
 def test_opening_waits_for_a_program_that_locks_the_file(path: Path) -> None:
