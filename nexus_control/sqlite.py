@@ -209,9 +209,7 @@ def _is_locked(error: sqlite3.Error) -> bool:
 
 def _connect(name: str) -> Connection:
     uri = name.startswith("file:")
-    connection = sqlite3.connect(
-        name, timeout=0, isolation_level=None, check_same_thread=False, uri=uri, factory=_OwnConnection
-    )
+    connection = sqlite3.connect(name, timeout=0, isolation_level=None, check_same_thread=False, uri=uri, factory=_OwnConnection)
     connection.is_open = True
     connection.patience_ms = int(BUSY_TIMEOUT_SECONDS * 1000)
     connection.row_factory = sqlite3.Row
