@@ -20,6 +20,7 @@ from typing import Any, cast
 from nexus_control.audit_package import AuditPackage
 from nexus_control.errors import MalformedBundle, NexusError
 from nexus_control.flight_record import provenance_digest, results_of
+from nexus_control.flight_shape import misplaced_events, unfounded_results
 from nexus_control.flight_subject import Lacking, Malformed, Subject
 from nexus_control.integrity import content_digest, digests_equal, prefixed
 from nexus_control.json_data import object_of, parse_json
@@ -159,58 +160,7 @@ def _seq(subject: Subject) -> Iterator[Finding]:
 
 
 def _shape(subject: Subject) -> Iterator[Finding]:
-    """Beginning, end, and each call within its step."""
-    events = subject.events
-    if not events or events[0]["type"] != "RUN_STARTED":
-        yield Finding("the first event must be RUN_STARTED", "RUN_STARTED", events[0]["type"] if events else "no event")
-    if not events or events[-1]["type"] not in ("RUN_COMPLETED", "RUN_FAILED"):
-        yield Finding("the last event must be RUN_COMPLETED or RUN_FAILED", None, events[-1]["type"] if events else "no event")
-        return
-    step: object = None
-    result: object = None  # of the last call of the open step
-    calling = False
-    failed = False
-    for event in events:
-        kind, payload = event["type"], event["payload"]
-        if kind == "STEP_STARTED":
-            if step is not None:
-                yield Finding(f"event {event['seq']}: a step begins inside another one")
-            step, result = payload.get("step_id"), None
-        elif kind == "STEP_COMPLETED":
-            if calling or step is None or payload.get("step_id") != step:
-                yield Finding(f"event {event['seq']}: a step ends that is not open, or with a call that has no result")
-            if result is not None and payload.get("status") != result:
-                told = f"event {event['seq']}: the status of the step is not that of its last call"
-                yield Finding(told, str(result), str(payload.get("status")))
-            step, calling = None, False
-            failed = failed or payload.get("status") != "ok"
-        elif kind == "TOOL_CALL_REQUESTED":
-            if calling or step is None or payload.get("step_id") != step:
-                yield Finding(f"event {event['seq']}: a call is requested outside of its step, or before the last one has a result")
-            calling = True
-        elif kind in ("TOOL_CALL_SUCCEEDED", "TOOL_CALL_FAILED"):
-            if not calling or payload.get("step_id") != step:
-                yield Finding(f"event {event['seq']}: a result without its request")
-            calling, result = False, "ok" if kind == "TOOL_CALL_SUCCEEDED" else "error"
-        elif kind in _ENDS_AND_BEGINS and event is not events[0] and event is not events[-1] and not _announces_too_many(event):
-            yield Finding(f"event {event['seq']}: {kind} in the middle of the run")
-    last = events[-1]
-    if failed and last["type"] == "RUN_COMPLETED":
-        yield Finding("the run is completed, but a step of it failed")
-    if calling and last["payload"].get("reason") == "interrupted":
-        yield Finding("the last call has no result, because the run was interrupted: its outcome is unknown", fails=False)
-    elif calling:
-        yield Finding("the last call has no result")
-    elif step is not None and "reason" not in last["payload"]:
-        yield Finding("the last step has no end")
-
-
-_ENDS_AND_BEGINS = ("RUN_STARTED", "RUN_COMPLETED", "RUN_FAILED")
-
-
-def _announces_too_many(event: Mapping[str, Any]) -> bool:
-    """nexus-router writes this one RUN_FAILED before the steps that it executes all the same."""
-    return event["type"] == "RUN_FAILED" and event["payload"].get("reason") == "max_steps_exceeded"
+    yield from misplaced_events(subject.events)
 
 
 def _row(subject: Subject) -> Iterator[Finding]:
@@ -267,16 +217,18 @@ def _approved_executed(subject: Subject) -> Iterator[Finding]:
 
 def _adapter_findings(subject: Subject) -> Iterator[Finding]:
     approved = subject.execution.adapter_id
-    for kind in ("DISPATCH_SELECTED", "REQUEST_RECORDED", "TOOL_CALL_REQUESTED"):
-        other = next((payload.get("adapter_id") for payload in subject.of_type(kind) if payload.get("adapter_id") != approved), None)
-        if other is not None:
-            yield Finding(f"{kind} names another adapter than the execution", approved, str(other))
+    for kind in ("DISPATCH_SELECTED", "REQUEST_RECORDED", "TOOL_CALL_REQUESTED", "TOOL_CALL_SUCCEEDED", "TOOL_CALL_FAILED"):
+        others = [payload for payload in subject.of_type(kind) if payload.get("adapter_id") != approved]
+        if others:
+            yield Finding(f"{kind} names another adapter than the execution", approved, str(others[0].get("adapter_id")))
     selected = next(iter(subject.of_type("DISPATCH_SELECTED")), None)
     if selected is None:
         if subject.of_type("STEP_STARTED"):
             yield Finding("steps were started, but no adapter was selected")
         return
     capabilities: object = selected.get("capabilities")
+    if any(payload.get("adapter_capabilities") != capabilities for payload in subject.of_type("TOOL_CALL_REQUESTED")):
+        yield Finding("a call was requested with other capabilities than those of the selected adapter")
     has = set(map(str, cast("list[object]", capabilities))) if isinstance(capabilities, list) else set[str]()
     if missing := sorted(set(subject.policy.require_adapter_capabilities) - has):
         yield Finding("the adapter lacked required capabilities", ", ".join(missing))
@@ -299,11 +251,19 @@ def _plan_findings(subject: Subject, started: int) -> Iterator[Finding]:
         other = next(step for step, due in zip_longest(begun, planned) if step != due)
         yield Finding("a step was started that is not the next one of the plan", None, str(other))
         return
-    if subject.end == "RUN_COMPLETED" and len(begun) < len(planned):
-        yield Finding("the run is completed, but not all of its plan was begun", str(len(planned)), str(len(begun)))
+    if len(begun) < len(planned) and not _may_end(subject):
+        yield Finding("the run ended without a reason before all of its plan was begun", str(len(planned)), str(len(begun)))
     yield from _call_findings(subject, dict(zip(planned, approved, strict=True)))
     if any(payload.get("simulated") is not subject.execution.dry_run for payload in subject.of_type("TOOL_CALL_SUCCEEDED")):
         yield Finding("a result is simulated exactly in a dry run")
+
+
+def _may_end(subject: Subject) -> bool:
+    """Whether a run may end before all of its plan was begun: for a reason that it gives, or after a failed step that stops it."""
+    if "reason" in subject.events[-1]["payload"]:
+        return True
+    done = subject.of_type("STEP_COMPLETED")
+    return subject.plan.on_error == "stop" and bool(done) and done[-1].get("status") == "error"
 
 
 def _call_findings(subject: Subject, steps: Mapping[object, Mapping[str, object]]) -> Iterator[Finding]:
@@ -328,9 +288,12 @@ _NO_STEP: Mapping[str, object] = {}
 
 
 def _provenance(subject: Subject) -> Iterator[Finding]:
+    yield from unfounded_results(subject.events)
     emitted = [payload.get("provenance") for payload in subject.of_type("PROVENANCE_EMITTED")]
     if not emitted:
-        yield Finding("the run has no provenance record", fails=False)
+        # nexus-router writes none after a bug in an adapter, and when it could select none: then the last event gives a reason.
+        broken_off = bool(subject.events) and "reason" in subject.events[-1]["payload"] and not subject.of_type("REQUEST_RECORDED")
+        yield Finding("the run has no provenance record", fails=not broken_off)
         return
     match emitted:
         case [{"records": [{"digests": [{"artifact_id": str(artifact), "alg": "sha256", "value": str(value)}]}]}]:

@@ -13,6 +13,7 @@ from nexus_control.router_record import router_run_digest, router_text
 __all__ = [
     "BUNDLE_VERSION",
     "PROVENANCE_METHOD_ID",
+    "REPEATED_AFTER",
     "Run",
     "RunEvent",
     "flight_record",
@@ -27,6 +28,9 @@ BUNDLE_VERSION = "0.3"
 """Format of the run bundle."""
 
 PROVENANCE_METHOD_ID = "nexus-router.provenance.record_v0_1"
+
+REPEATED_AFTER = frozenset({"TIMEOUT", "CONNECTION_FAILED", "CONNECTION_LOST", "HTTP_ERROR"})
+"""Failures after which a call may be made once more, on an idempotent adapter, unless it is certain that the tool refused it."""
 
 _NAMING_THE_ADAPTER = ("DISPATCH_SELECTED", "REQUEST_RECORDED")
 """The first is nexus-router's and ours; only the second is there when no adapter could be selected. nexus-router then writes neither, and

@@ -10,7 +10,7 @@ from nexus_control.bundle_checks import replay_bundle
 from nexus_control.decision import Decision, ExecutionRecord
 from nexus_control.errors import InvalidPlan
 from nexus_control.flight_record import router_request
-from nexus_control.plan import DefaultCall, parse_plan
+from nexus_control.plan import DefaultCall, Plan, parse_plan
 from nexus_control.policy import Policy
 from nexus_control.router_record import router_run_digest
 
@@ -125,17 +125,22 @@ class Subject:
         return cast("list[Any]", plans[0])
 
     @cached_property
-    def approved_plan(self) -> list[dict[str, object]]:
-        """The steps that the approved plan string means, in full form; none when no router could run it.
+    def plan(self) -> Plan:
+        """What the approved plan string means; a plan without steps when no router could run it.
 
         For a plan without steps the call is the adapter's default one. The decision does not name it, so tool and method are those of
         the record; that it was given exactly the approved goal and plan is what can be compared.
         """
         call = _default_call(self.recorded_plan)
         try:
-            return [step.to_dict() for step in parse_plan(self.decision.plan, goal=self.decision.goal or "", default_call=call).steps]
+            return parse_plan(self.decision.plan, goal=self.decision.goal or "", default_call=call)
         except InvalidPlan:
-            return []
+            return Plan((), "stop")
+
+    @cached_property
+    def approved_plan(self) -> list[dict[str, object]]:
+        """The steps of the approved plan in full form."""
+        return [step.to_dict() for step in self.plan.steps]
 
     @cached_property
     def request(self) -> dict[str, object]:

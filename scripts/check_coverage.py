@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ENGINE = (
     *("allowed_events", "audit_package", "authorization", "bundle_checks", "case_file", "checkpoint", "documents", "evidence"),
-    "flight_checks",
+    *("flight_checks", "flight_shape"),
     *("flight_subject", "history", "identity", "in_toto", "layers", "log_evidence", "merkle", "past", "router_record", "run_evidence"),
     *("signatures", "story", "tiles", "verification"),
 )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nexus_control.audit_package import AuditPackage, router_run_digest
 from nexus_control.flight_checks import FLIGHT_CHECKS, FlightOutcome, FlightReport, verify_flight_record
+from nexus_control.flight_shape import misplaced_events, unfounded_results
 from nexus_control.integrity import content_digest
 
 Package = dict[str, Any]
@@ -348,7 +349,7 @@ def completed_only_for_the_decision(package: Package) -> None:
         (nothing, []),
         (completed_without_its_last_step, ["approved_executed", "provenance"]),
         (completed_after_a_failure, ["shape", "provenance"]),
-        (completed_only_for_the_decision, ["approved_executed"]),
+        (completed_only_for_the_decision, ["shape", "approved_executed"]),
         (other_run_id_in_the_record, ["run_id"]),
         (other_run_id_in_an_event, ["run_id"]),
         (skip_a_number, ["seq"]),
@@ -443,15 +444,14 @@ def test_a_bare_run_bundle_has_no_response_to_judge() -> None:
     assert not verify_flight_record(package, strict=True).ok
 
 
-def test_a_run_without_provenance_cannot_show_it() -> None:
+def test_only_a_run_that_was_broken_off_may_lack_its_provenance() -> None:
     package = vector(EMBEDDED)
-    events = record(package)["events"]
-    events.remove(next(event for event in events if event["type"] == "PROVENANCE_EMITTED"))
-    renumber(package)
-    relink(package)
-    report = verify_flight_record(package)
-    assert named(report, FlightOutcome.NOT_VERIFIABLE) == ["provenance"]
-    assert named(report, FlightOutcome.FAIL) == []
+    del record(package)["events"][-2]
+    assert outcome_of(package, "provenance") == ("FAIL", "the run has no provenance record")
+    record(package)["events"][-1] |= {"type": "RUN_FAILED", "payload": {"reason": "bug_error", "step_id": "s2"}}
+    assert outcome_of(package, "provenance") == ("NOT_VERIFIABLE", "the run has no provenance record")
+    record(package)["events"].insert(3, {**record(package)["events"][0], "type": "REQUEST_RECORDED", "payload": {}})
+    assert outcome_of(package, "provenance")[0] == "FAIL"  # our own router writes it at every end
 
 
 def test_a_record_of_another_form_is_not_judged() -> None:
@@ -655,3 +655,95 @@ def test_a_response_that_is_no_object_fails_and_ends_nothing(response: object) -
     report = verify_flight_record(package)
     assert not report.ok
     assert "response is no object" in " ".join(check.detail or "" for check in report.checks if check.outcome is FlightOutcome.FAIL)
+
+
+# -- the order of events
+
+
+def run_of(*kinds: str, last: str = "RUN_COMPLETED", **ends: object) -> list[dict[str, Any]]:
+    """Events of a run of one step `s`; `R`, `+` and `-` are a request, a success and a failure whose outcome nobody knows."""
+    payloads: dict[str, dict[str, Any]] = {
+        "STEP_COMPLETED": {"step_id": "s", "status": "ok"},
+        "-": {"step_id": "s", "error_code": "TIMEOUT", "outcome": "unknown"},
+    }
+    names = {"R": "TOOL_CALL_REQUESTED", "+": "TOOL_CALL_SUCCEEDED", "-": "TOOL_CALL_FAILED"}
+    told: list[tuple[str, dict[str, Any]]] = [(names.get(kind, kind), payloads.get(kind, {"step_id": "s"})) for kind in kinds]
+    told = [("RUN_STARTED", {}), *told, (last, ends or {"outcome": "ok"})]
+    return [{"seq": seq, "type": kind, "payload": dict(payload)} for seq, (kind, payload) in enumerate(told)]
+
+
+def order(*kinds: str, last: str = "RUN_COMPLETED", **ends: object) -> list[str]:
+    return [finding.detail for finding in misplaced_events(run_of(*kinds, last=last, **ends))]
+
+
+def test_a_step_has_one_call_and_a_second_only_after_a_failure_that_may_be_tried_again() -> None:
+    begin, end = "STEP_STARTED", "STEP_COMPLETED"
+    assert order(begin, "R", "+", end) == order(begin, "R", "-", "R", "+", end) == []
+    again = "a call is requested again after a result that is certain, or for the third time"
+    assert order(begin, "R", "+", "R", "+", end) == [f"event 4: {again}"]
+    assert order(begin, "R", "-", "R", "-", "R", "+", end) == [f"event 6: {again}"]
+    for name, value in (("outcome", "failed"), ("error_code", "NONZERO_EXIT")):
+        events = run_of(begin, "R", "-", "R", "+", end)
+        events[3]["payload"][name] = value
+        assert [finding.detail for finding in misplaced_events(events)] == [f"event 4: {again}"]
+
+
+def test_what_opens_a_run_comes_once_in_its_order_and_before_the_first_step() -> None:
+    assert order("DISPATCH_SELECTED", "PLAN_CREATED", "REQUEST_RECORDED") == []
+    assert order("PLAN_CREATED", "DISPATCH_SELECTED") == ["event 2: DISPATCH_SELECTED in the middle of the run"]
+    assert order("PLAN_CREATED", "PLAN_CREATED") == ["event 2: PLAN_CREATED in the middle of the run"]
+    assert order("STEP_STARTED", "R", "+", "STEP_COMPLETED", "PLAN_CREATED") == ["event 5: PLAN_CREATED in the middle of the run"]
+    assert order("PROVENANCE_EMITTED", "PLAN_CREATED") == ["event 2: PLAN_CREATED in the middle of the run"]
+    assert order("RUN_STARTED") == ["event 1: RUN_STARTED in the middle of the run"]
+
+
+def test_after_the_provenance_of_a_run_nothing_is_done() -> None:
+    call = ("STEP_STARTED", "R", "+", "STEP_COMPLETED")
+    assert order(*call, "PROVENANCE_EMITTED", "NOTED") == []
+    assert order("PROVENANCE_EMITTED", *call) == [
+        f"event {number}: {kind} after the provenance of the run"
+        for number, kind in ((2, "STEP_STARTED"), (3, "TOOL_CALL_REQUESTED"), (4, "TOOL_CALL_SUCCEEDED"), (5, "STEP_COMPLETED"))
+    ]
+    assert order(*call[:3], "PROVENANCE_EMITTED", call[3])[0] == "event 4: provenance is given inside a step"
+
+
+def test_a_run_fails_for_a_reason() -> None:
+    call = ("STEP_STARTED", "R", "+", "STEP_COMPLETED")
+    assert order(*call, last="RUN_FAILED", reason="cancelled") == []
+    assert order(*call, last="RUN_FAILED", outcome="error") == ["the run failed, but no step of it did, and no reason is given"]
+    announced = run_of("RUN_FAILED", *call, last="RUN_FAILED", outcome="error")
+    announced[1]["payload"] = {"reason": "max_steps_exceeded"}
+    assert list(misplaced_events(announced)) == []
+    late = run_of(*call, "RUN_FAILED", last="RUN_FAILED", outcome="error")
+    late[5]["payload"] = {"reason": "max_steps_exceeded"}
+    assert "event 5: RUN_FAILED in the middle of the run" in [finding.detail for finding in misplaced_events(late)]
+
+
+def test_the_status_of_a_step_is_one_of_two() -> None:
+    events = run_of("STEP_STARTED", "STEP_COMPLETED")
+    events[2]["payload"]["status"] = "perhaps"
+    assert next(misplaced_events(events)).detail == "event 2: the status of the step is not that of its last call"
+
+
+def test_a_step_without_a_call_has_no_result_unless_the_run_was_broken_off_there() -> None:
+    assert [finding.detail for finding in unfounded_results(run_of("STEP_STARTED", "STEP_COMPLETED"))] == [
+        "step s is completed, but no call of it is on the record"
+    ]
+    broken = run_of("STEP_STARTED", "STEP_COMPLETED", last="RUN_FAILED", reason="interrupted")
+    broken[2]["payload"]["status"] = "error"
+    assert list(unfounded_results(broken)) == []
+    broken[-1]["payload"] = {"outcome": "error"}
+    assert len(list(unfounded_results(broken))) == 1
+    later = run_of("STEP_STARTED", "STEP_COMPLETED", "STEP_STARTED", "R", "+", "STEP_COMPLETED", last="RUN_FAILED", reason="interrupted")
+    later[2]["payload"]["status"] = "error"
+    assert len(list(unfounded_results(later))) == 1
+
+
+def test_a_call_by_another_adapter_or_with_other_powers_is_found() -> None:
+    for kind in ("DISPATCH_SELECTED", "TOOL_CALL_REQUESTED", "TOOL_CALL_SUCCEEDED"):
+        package = vector(EMBEDDED)
+        del payload(package, kind)["adapter_id"]
+        assert f"{kind} names another adapter than the execution" in str(outcome_of(package, "approved_executed")[1])
+    package = vector(EMBEDDED)
+    payload(package, "TOOL_CALL_REQUESTED")["adapter_capabilities"] = []
+    assert "other capabilities" in str(outcome_of(package, "approved_executed")[1])

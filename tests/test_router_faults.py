@@ -396,6 +396,21 @@ def test_a_cancelled_run_makes_no_further_call(tmp_path: Path) -> None:
     assert len(fake.calls) == 1
 
 
+def test_a_run_that_was_cancelled_after_a_failed_step_says_both(tmp_path: Path) -> None:
+    def answer() -> Any:
+        if len(fake.calls) > 1:
+            assert engine.cancel(fake.calls[0].identity.run_id)
+            return {}
+        raise CallFailed("TOOL_ERROR", "no", outcome=CallOutcome.FAILED)
+
+    fake = FakeAdapter(answer)
+    with RunEngine([fake], db_path=tmp_path / "runs.db") as engine:
+        failure = failed(engine, THREE)
+        assert (failure.code, str(failure)) == ("TOOL_ERROR", "step s1: no")
+        assert events_of(engine, failure.run_id)[-1]["payload"] == {"outcome": "error", "reason": "cancelled"}
+    assert len(fake.calls) == 2
+
+
 def test_a_call_under_way_is_stopped_when_its_run_is_cancelled(tmp_path: Path) -> None:
     began = threading.Event()
     seen: list[RunEvent] = []

@@ -17,13 +17,11 @@ from nexus_attest.routers.errors import CallFailed, CallOutcome, CallRefused
 from nexus_attest.routers.run_request import RunRequest
 from nexus_attest.routers.run_store import RunRecorder
 from nexus_control.events import Clock
+from nexus_control.flight_record import REPEATED_AFTER
 from nexus_control.plan import Plan, Step
 from nexus_control.run_json import read_json, run_json
 
 __all__ = ["AdapterBroken", "Problem", "RunSteps", "line"]
-
-_RETRIED = frozenset({"TIMEOUT", "CONNECTION_FAILED", "CONNECTION_LOST", "HTTP_ERROR"})
-"""Failures after which the same call may do better, if it is not certain that the tool refused it."""
 
 _MESSAGE_CHARACTERS = 500
 
@@ -97,7 +95,7 @@ class RunSteps:
         first: Problem | None = None
         for step in self.plan.steps:
             if stop := self._stop():
-                return first or stop
+                return stop if first is None else Problem(first.code, first.message, {**first.payload, **stop.payload})
             failure = self._step(session, step)
             if session is not None:
                 self._note(session)
@@ -136,7 +134,7 @@ class RunSteps:
 
     def _may_repeat(self, failure: CallFailed) -> bool:
         certain = failure.outcome is CallOutcome.FAILED
-        return self.adapter.idempotent and failure.code in _RETRIED and not certain and self._stop() is None
+        return self.adapter.idempotent and failure.code in REPEATED_AFTER and not certain and self._stop() is None
 
     def _attempt(self, session: AdapterSession | None, step: Step) -> CallFailed | None:
         adapter = self.adapter

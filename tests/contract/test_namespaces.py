@@ -30,6 +30,7 @@ INTERNAL = {
     "file_copy",
     "files",
     "flight_record",
+    "flight_shape",
     "flight_subject",
     "fork",
     "header",
