@@ -80,6 +80,7 @@ def in_process(folder: Path, db: str | None = None, **options: Any) -> Generator
             adapters=(ADAPTER,),
             stop_runs=router.cancel_all,
             options=ServiceOptions(**options),
+            task_folder=folder / "decisions.db.tasks",
         )
 
 

@@ -61,6 +61,7 @@ def serve(
         service = _service(session, opened, adapters, runs, options)
         service.actors, service.needs_token, service.takes_signatures = source, access is not None, session.trust is not None
         service.tools = identity.tools(session, source)
+        service.task_folder = _task_folder(session, options)
         page = identity.ask_people(session, service, address, opened)
         server = build_server(service)
         transport: Callable[[], Awaitable[None]] = partial(serve_stdio, server)
@@ -104,6 +105,14 @@ def _service(session: Session, opened: ExitStack, adapters: Path | None, runs: P
         stop_runs=router.stop,
         options=options,
     )
+
+
+def _task_folder(session: Session, options: ServiceOptions) -> Path | None:
+    """The folder of the tasks: the store's name with `.tasks` after it. A server that changes nothing makes none."""
+    if options.read_only:
+        return None
+    session.make_local_folder()
+    return session.store_path.with_name(session.store_path.name + ".tasks")
 
 
 def _watch(watching: "Observer | None", event: RunEvent) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 from mcp import MCPError
@@ -31,6 +31,7 @@ from mcp.types import (
 
 from nexus_attest.server.client_logs import ClientLogs
 from nexus_attest.server.completions import complete
+from nexus_attest.server.decision_tasks import DecisionTasks
 from nexus_attest.server.middleware import Guard
 from nexus_attest.server.names import canonical_name, listed_name
 from nexus_attest.server.paging import page_of
@@ -40,6 +41,8 @@ from nexus_attest.server.results import CANONICAL_KEY, safe_text
 from nexus_attest.server.schemas import listed_schema
 from nexus_attest.server.service import Service
 from nexus_attest.server.subscriptions import Watch
+from nexus_attest.server.task_folder import TaskFolder
+from nexus_attest.server.tasks import offer_tasks
 from nexus_control import __version__
 
 __all__ = ["build_server", "listed_tools"]
@@ -61,11 +64,11 @@ _log = logging.getLogger("nexus_attest.server")
 
 def build_server(service: Service) -> Server[Any]:
     """A server over one service. Its lifespan watches the store for subscribers; closing the store is left to the caller."""
-    answers, watch, client_logs = _Answers(service), Watch(service), ClientLogs()
+    answers, watch, client_logs, tasks = _Answers(service), Watch(service), ClientLogs(), _tasks_of(service)
 
     @asynccontextmanager
     async def lifespan(_: Server[Any]) -> AsyncGenerator[dict[str, Any]]:
-        async with watch.running():
+        async with watch.running(), nullcontext() if tasks is None else tasks.running():
             yield {}
 
     server = Server[Any](
@@ -95,10 +98,22 @@ def build_server(service: Service) -> Server[Any]:
     # Registered by name: the constructor wants result models, where a plain dict saves a validation per call, and warns of logging.
     server.add_request_handler("tools/call", CallToolRequestParams, answers.call_tool)
     server.add_request_handler("logging/setLevel", SetLevelRequestParams, client_logs.set_level)
+    if tasks is not None:
+        offer_tasks(server, tasks)
     server.middleware.append(Guard(client_logs))
     # The state of a question to a person comes back through the client: sealed, bound to call, caller and time, with this process's key.
     server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=_NAME))
     return server
+
+
+def _tasks_of(service: Service) -> DecisionTasks | None:
+    """The tasks of a service that has tools which may make some, and a folder to keep them."""
+    shorts = {handler.spec.short for handler in service.handlers.values()}
+    if service.task_folder is None or shorts.isdisjoint(("approve", "execute")):
+        return None
+    if not isinstance(service.deferral, DecisionTasks):
+        service.deferral = DecisionTasks(service, TaskFolder(service.task_folder))
+    return service.deferral
 
 
 class _Answers:

@@ -39,7 +39,18 @@ from nexus_control.markdown import printable
 from nexus_control.past import past_of
 from nexus_control.tool import NexusControlTools
 
-__all__ = ["ANSWER_SCHEMA", "ANSWER_SECONDS", "PAGE_SECONDS", "QUESTION", "HumanAsker"]
+__all__ = [
+    "ANSWER_SCHEMA",
+    "ANSWER_SECONDS",
+    "PAGE_SECONDS",
+    "QUESTION",
+    "HumanAsker",
+    "confirmed",
+    "form_answer",
+    "form_channel",
+    "form_request",
+    "shows_forms",
+]
 
 QUESTION = "approval"
 """Key of the question among the input requests of a result."""
@@ -88,15 +99,10 @@ class HumanAsker:
         """
         if who.actor.type == "system" and not self.systems:
             return who
-        question, state = await anyio.to_thread.run_sync(self._question, arguments, who, limiter=self.limiter)
-        given = "".join(
-            f" {option} {shlex.quote(arguments[name])}"
-            for option, name in (("--comment", "comment"), ("--expires-at", "expires_at"))
-            if arguments.get(name) is not None
-        )
-        command = f"nexus-attest approve {shlex.quote(arguments['request_id'])} --actor {_named(who.actor)}{given}{self.options}"
-        if _shows_forms(context):
-            said, channel = await self._by_form(context, params, question, state, command), f"elicitation {_client(context)}"
+        question, state = await anyio.to_thread.run_sync(self.question, arguments, who, limiter=self.limiter)
+        command = self.command(arguments, who)
+        if shows_forms(context):
+            said, channel = await self._by_form(context, params, question, state, command), form_channel(context)
         elif self.page is not None:
             said, channel = await self._by_page(context, params, question, state, command), "page"
         else:
@@ -105,7 +111,7 @@ class HumanAsker:
             return said
         if not said:
             raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
-        return replace(who, channel=f"{who.channel} {channel} {_digest(question)}")
+        return confirmed(who, channel, question)
 
     async def _by_form(
         self, context: ServerRequestContext[Any], params: CallToolRequestParams, question: str, state: str, command: str
@@ -117,12 +123,12 @@ class HumanAsker:
         else:
             found = _answered(params, state)
             if found is None:
-                form = ElicitRequestFormParams(message=question, requested_schema=ANSWER_SCHEMA)
-                return InputRequiredResult(input_requests={QUESTION: ElicitRequest(params=form)}, request_state=state)
+                return InputRequiredResult(input_requests={QUESTION: form_request(question)}, request_state=state)
             answer = found
-        if answer.action == "cancel":
+        said = form_answer(answer)
+        if said is None:
             raise HumanRequired("the question was closed without an answer; run", command)
-        return answer.action == "accept" and (answer.content or {}).get("approve") is True
+        return said
 
     async def _by_page(
         self, context: ServerRequestContext[Any], params: CallToolRequestParams, question: str, state: str, command: str
@@ -151,10 +157,20 @@ class HumanAsker:
             raise ApprovalPending("nobody has answered yet", url, command)
         return said
 
-    def _question(self, arguments: Mapping[str, Any], who: BoundActor) -> tuple[str, str]:
+    def command(self, arguments: Mapping[str, Any], who: BoundActor) -> str:
+        """What does the same at a terminal."""
+        given = "".join(
+            f" {option} {shlex.quote(arguments[name])}"
+            for option, name in (("--comment", "comment"), ("--expires-at", "expires_at"))
+            if arguments.get(name) is not None
+        )
+        return f"nexus-attest approve {shlex.quote(arguments['request_id'])} --actor {_named(who.actor)}{given}{self.options}"
+
+    def question(self, arguments: Mapping[str, Any], who: BoundActor) -> tuple[str, str]:
         """What the person reads, and the state that an answer must come back with. Text of others cannot break its lines.
 
         The state counts what the actor has approved and revoked here: a yes is good for one approval, not for another one after that.
+        Raises what an approval would raise anyway.
         """
         now = self.tools.store.clock()
         decision = Decision.load(self.tools.store, arguments["request_id"], as_of=now, trust=self.tools.trust)
@@ -193,7 +209,29 @@ class HumanAsker:
         raise HumanRequired(f"{problem}; run", command)
 
 
-def _shows_forms(context: ServerRequestContext[Any]) -> bool:
+def form_request(question: str) -> ElicitRequest:
+    """The question as a form."""
+    return ElicitRequest(params=ElicitRequestFormParams(message=question, requested_schema=ANSWER_SCHEMA))
+
+
+def form_answer(answer: ElicitResult) -> bool | None:
+    """Whether somebody said yes in the form, None when it was closed."""
+    if answer.action == "cancel":
+        return None
+    return answer.action == "accept" and (answer.content or {}).get("approve") is True
+
+
+def form_channel(context: ServerRequestContext[Any]) -> str:
+    """How an answer in a form came, for the event: name and version are what the client gave itself."""
+    return f"elicitation {_client(context)}"
+
+
+def confirmed(who: BoundActor, channel: str, question: str) -> BoundActor:
+    """Who acts, after a yes that came through `channel` to this question."""
+    return replace(who, channel=f"{who.channel} {channel} {_digest(question)}")
+
+
+def shows_forms(context: ServerRequestContext[Any]) -> bool:
     """Whether the client declared that it shows forms; an empty declaration means forms."""
     asks = _elicitation(context)
     return asks is not None and (asks.form is not None or asks.url is None)

@@ -30,11 +30,12 @@ class RunProgress:
         """Tell the client each second, until cancelled, if it asked for it. The number is seconds: it must grow with every message."""
         seconds = 0
         while True:
-            await context.session.report_progress(seconds, message=self._message(adapter_id, seconds))
+            await context.session.report_progress(seconds, message=self.message(adapter_id, seconds))
             await anyio.sleep(_SECONDS)
             seconds += 1
 
-    def _message(self, adapter_id: str, seconds: int) -> str:
+    def message(self, adapter_id: str, seconds: int) -> str:
+        """Which step is under way, for people."""
         if not self.begun:
             return f"{adapter_id}: starting"
         return f"{adapter_id}: step {self.begun} of {self.steps}, {seconds} s"

@@ -8,6 +8,7 @@ is gone or cancels: cancellation reaches it before it starts, or after it has be
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
@@ -18,8 +19,9 @@ from mcp.types import CallToolRequestParams, InputRequiredResult
 from nexus_attest.routers import UnknownAdapter
 from nexus_attest.server.actors import ActorSource, ArgumentActor, BoundActor, signed_arguments
 from nexus_attest.server.callers import is_allowed, require_scope
+from nexus_attest.server.claims import announced
 from nexus_attest.server.documents import JSON, KINDS
-from nexus_attest.server.errors import RouterMissing
+from nexus_attest.server.errors import ApprovalPending, HumanRequired, RouterMissing
 from nexus_attest.server.names import NameStyle, spellings
 from nexus_attest.server.progress import RunProgress
 from nexus_attest.server.registry import TOOLS, ToolSpec
@@ -28,7 +30,7 @@ from nexus_attest.server.schemas import SIGNATURE_SCHEMA, ArgumentCheck
 from nexus_control.errors import NexusError, StoreBusy
 from nexus_control.tool import NexusControlTools, RouterProtocol, ToolResult
 
-__all__ = ["PROFILES", "Asker", "CallHandler", "Service", "ServiceOptions"]
+__all__ = ["PROFILES", "Asker", "CallHandler", "Deferral", "Service", "ServiceOptions"]
 
 _STORE_THREADS = 8
 _RUNS = 16
@@ -86,13 +88,28 @@ class Asker(Protocol):
         ...
 
 
+class Deferral(Protocol):
+    """Answers calls that take longer than somebody waits with tasks; None where a call is to be answered as ever."""
+
+    async def waiting(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any], who: BoundActor) -> dict[str, Any] | None:
+        """A task for an approval that a person has to give."""
+        ...
+
+    async def executing(
+        self, context: ServerRequestContext[Any], arguments: Mapping[str, Any], answer: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        """The answer of an execution, or a task for it; `answer` executes, in a thread."""
+        ...
+
+
 @dataclass(kw_only=True)
 class Service:
     """One store behind the tools. `router` runs what is approved; without one, `execute` is refused.
 
     `adapters` are the ids that the router knows (None: whatever it says); `stop_runs` asks its runs under way to end. With `needs_token`
     only what the scopes of the caller's token allow is listed and done; with `takes_signatures` acts may bring a signed statement, which
-    the trust of `tools` must be able to verify.
+    the trust of `tools` must be able to verify. `task_folder` is where tasks are kept beside the store; without one there are none.
+    `deferral` is made of it by `build_server`.
     """
 
     tools: NexusControlTools
@@ -104,6 +121,8 @@ class Service:
     asker: Asker | None = None
     needs_token: bool = False
     takes_signatures: bool = False
+    task_folder: Path | None = None
+    deferral: Deferral | None = None
     changed: Callable[[], None] = lambda: None
     """Called in the event loop after every call that may have written."""
 
@@ -146,7 +165,7 @@ class Service:
         adapter_id = arguments["adapter_id"]
         if self.adapters is not None and adapter_id not in self.adapters:
             raise UnknownAdapter(f"there is no adapter {adapter_id!r:.200}; there are {', '.join(self.adapters)}")
-        return self.tools.execute(**arguments, router=self.router)
+        return self.tools.execute(**arguments, router=announced(self.router))
 
 
 class CallHandler:
@@ -187,14 +206,32 @@ class CallHandler:
                 else:
                     who = self._service.actors.bind(context, arguments.get("actor"))
                 if self.spec.short == "approve" and self._service.asker is not None and who.signature is None:
-                    asked = await self._service.asker.ask(context, params, arguments, who)
-                    if isinstance(asked, InputRequiredResult):
+                    asked = await self._asked(self._service.asker, context, params, arguments, who)
+                    if not isinstance(asked, BoundActor):
                         return asked
                     who = asked
                 arguments = {**arguments, "actor": who.actor, **(who.identity() if self.spec.records_identity else {})}
         except NexusError as error:
             return refusal(error)
         return await self._done(context, arguments)
+
+    async def _asked(
+        self,
+        asker: Asker,
+        context: ServerRequestContext[Any],
+        params: CallToolRequestParams,
+        arguments: Mapping[str, Any],
+        who: BoundActor,
+    ) -> BoundActor | Result:
+        """Who approves, as a person confirmed it; the question, or a task for when nobody can be asked now."""
+        try:
+            return await asker.ask(context, params, arguments, who)
+        except (HumanRequired, ApprovalPending):
+            deferral = self._service.deferral
+            task = None if deferral is None else await deferral.waiting(context, arguments, who)
+            if task is None:
+                raise
+            return task
 
     async def _done(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self.spec.place == "run":
@@ -222,7 +259,10 @@ class CallHandler:
         return success(result.data, text) if len(text) <= INLINE_LIMIT // 4 else None
 
     async def _run(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """An execution, with a sign of life each second for a client that wants progress."""
+        """An execution, with a sign of life each second for a client that wants progress, unless it takes a task."""
+        deferral = self._service.deferral
+        if deferral is not None and (deferred := await deferral.executing(context, arguments, self._answer)) is not None:
+            return deferred
         answers: list[dict[str, Any]] = []
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(RunProgress().report, context, arguments["adapter_id"])

@@ -55,10 +55,12 @@ from mcp.types import (
 )
 from mcp.types import Prompt as ListedPrompt
 from pydantic import TypeAdapter
+from task_tools import Jobs, task_tools
 
 from nexus_attest.server.app import build_server
 from nexus_attest.server.http import http_app, listen, parse_address, serve_http
 from nexus_attest.server.service import Service
+from nexus_attest.server.tasks import offer_tasks
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
@@ -323,6 +325,9 @@ def prompt_messages(name: str, arguments: Mapping[str, str]) -> list[dict[str, A
 def fixture_server(service: Service) -> Server[Any]:
     """The product's server, which answers the suite's names too."""
     server = build_server(service)
+    jobs = Jobs()
+    offer_tasks(server, jobs)
+    tools = {**TOOLS, **task_tools(jobs)}
     bus = InMemorySubscriptionBus()
     listener = ListenHandler(bus)
 
@@ -341,15 +346,15 @@ def fixture_server(service: Service) -> Server[Any]:
 
     async def list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
         listed: ListToolsResult = await own["tools/list"](context, params)
-        more = [Tool(name=name, description=f"For the suite: {name}", input_schema=schema) for name, (_, schema) in TOOLS.items()]
+        more = [Tool(name=name, description=f"For the suite: {name}", input_schema=schema) for name, (_, schema) in tools.items()]
         return listed.model_copy(update={"tools": [*listed.tools, *more]})
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> Any:
         if params.name in ("test_trigger_tool_change", "test_trigger_prompt_change"):
             await bus.publish(ToolsListChanged() if params.name == "test_trigger_tool_change" else PromptsListChanged())
             return blocks("Changed")
-        if params.name in TOOLS:
-            return await TOOLS[params.name][0](context, params)
+        if params.name in tools:
+            return await tools[params.name][0](context, params)
         return await own["tools/call"](context, params)
 
     async def list_prompts(context: Context, params: PaginatedRequestParams | None) -> ListPromptsResult:

@@ -1,0 +1,378 @@
+"""The tasks of this server: an approval that a person has yet to give, and an execution under way.
+
+A task is a view of its decision, read from the events in the store each time that somebody asks (`task_outcomes`), by whichever server of
+the store is asked. So nothing has to be carried over a restart, and nothing can disagree with the evidence. What no event says is in the
+folder of the tasks: that an approval is not waited for any more, because the caller cancelled or the person said no.
+
+Cancelling an approval ends the wait, in the transaction that finds it still open: approval or cancellation, whichever comes first, stays.
+Cancelling an execution stops nothing, as cancelling its call does not: what has begun may have had effects, and the task goes on to tell.
+"""
+
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from anyio.abc import TaskGroup
+from mcp import MCPError
+from mcp.server import ServerRequestContext
+from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, ElicitResult
+from pydantic import ValidationError
+
+from nexus_attest.server.actors import BoundActor
+from nexus_attest.server.callers import actor_of, current_token
+from nexus_attest.server.claims import on_claim
+from nexus_attest.server.errors import ApprovalPending, HumanDeclined, HumanRequired
+from nexus_attest.server.humans import HumanAsker, confirmed, form_answer, form_channel, form_request, shows_forms
+from nexus_attest.server.progress import RunProgress
+from nexus_attest.server.results import ERROR_KEY, refusal, safe_text
+from nexus_attest.server.task_folder import TTL, Ending, Handle, TaskFolder
+from nexus_attest.server.task_outcomes import Outcome, approval_outcome, execution_outcome, unknown_outcome
+from nexus_attest.server.tasks import Task, takes_tasks
+from nexus_control.errors import DecisionNotFound, NexusError, StoreError
+
+if TYPE_CHECKING:
+    from nexus_attest.server.service import Service
+
+__all__ = ["PATIENCE", "DecisionTasks"]
+
+PATIENCE = 1.0
+"""Seconds that a call waits for its execution: one that is quicker is answered as it always was."""
+
+_APPROVAL_POLL_MS = 5_000
+_EXECUTION_POLL_MS = 1_000
+_TTL_MS = TTL // timedelta(milliseconds=1)
+_NUMBER_BYTES = 16
+
+_log = logging.getLogger("nexus_attest.server")
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """An execution of this process. `settled`: it was claimed, or is over; `handle` and `text` are there once it was claimed."""
+
+    number: str
+    owner: str
+    arguments: Mapping[str, Any]
+    answer: Callable[[Mapping[str, Any]], dict[str, Any]]
+    settled: anyio.Event = field(default_factory=anyio.Event)
+    over: anyio.Event = field(default_factory=anyio.Event)
+    progress: RunProgress | None = None
+    handle: Handle | None = None
+    text: str | None = None
+    result: dict[str, Any] | None = None
+    bug: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Open:
+    """An approval that is waited for, as it stands: what a person would be asked, in whose name, and with what arguments."""
+
+    asker: HumanAsker
+    who: BoundActor
+    arguments: Mapping[str, Any]
+    question: str
+    state: str
+
+
+class DecisionTasks:
+    """The `TaskSource` of one service, and what makes its tasks. Executions are under way only inside `running`."""
+
+    def __init__(self, service: "Service", folder: TaskFolder, *, patience: float = PATIENCE) -> None:
+        self._service = service
+        self._folder = folder
+        self._patience = patience
+        self._groups: list[TaskGroup] = []
+        self._runs: dict[str, _Run] = {}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Executions may go on for longer than the calls that began them; the end of the block waits for them."""
+        async with anyio.create_task_group() as group:
+            self._groups.append(group)
+            try:
+                yield
+            finally:
+                self._groups.remove(group)
+
+    # -- an approval that is waited for -------------------------------------------------------------------------------------------
+
+    async def waiting(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any], who: BoundActor) -> dict[str, Any] | None:
+        """A task for an approval whose person the client cannot ask; None for a client that takes no tasks, or can ask."""
+        if not takes_tasks(context) or shows_forms(context):
+            return None
+        try:
+            made = await anyio.to_thread.run_sync(self._new_wait, arguments, who, self._owner(), limiter=self._service.store_threads)
+        except StoreError as problem:
+            self._warn(problem)
+            return None
+        if made is None:
+            return None
+        text, handle = made
+        return (await self._wait(context, text, handle)).created()
+
+    def _new_wait(self, arguments: Mapping[str, Any], who: BoundActor, owner: str) -> tuple[str, Handle] | None:
+        store, decision_id = self._service.tools.store, arguments["request_id"]
+        given = {name: arguments[name] for name in ("comment", "expires_at") if arguments.get(name) is not None}
+        with store.snapshot():
+            if isinstance(self._service.asker, HumanAsker):
+                self._service.asker.question(arguments, who)  # nothing happened since the person was to be asked
+            generation, seen = store.origin(decision_id)[0], len(store.get_events(decision_id))
+        facts = {"actor": dict(who.actor), **given, "generation": generation, "seen": seen}
+        handle = self._handle("approve", decision_id, facts)
+        text = self._folder.handle_text(handle, owner)
+        return None if text is None else (text, handle)
+
+    async def _wait(self, context: ServerRequestContext[Any], text: str, handle: Handle) -> Task:
+        """The task as it stands, after taking what was answered on the page meanwhile."""
+        outcome = await self._in_thread(self._approval_outcome, text, handle)
+        if outcome is not None:
+            return self._ended(text, handle, _APPROVAL_POLL_MS, outcome)
+        task = partial(self._task, text, handle, _APPROVAL_POLL_MS)
+        try:
+            found = await self._open(context, handle)
+        except NexusError as refused:  # such as by a trust policy that was changed; as long as it is, nobody is asked
+            return task(status="working", message=safe_text(refused.describe()))
+        if found is None:
+            return task(status="working", message="waiting for an approval that is given elsewhere")
+        page = found.asker.page
+        if page is not None and (said := await page.answer(found.state)) is not None:
+            return await self._answered(text, handle, found, said, "page")
+        if shows_forms(context):
+            question = form_request(found.question).model_dump(by_alias=True, mode="json", exclude_none=True)
+            return task(status="input_required", input_requests={self._folder.question_key(text, found.state): question})
+        command, name = found.asker.command(found.arguments, found.who), found.who.actor["id"]
+        error: NexusError = HumanRequired(f"this client cannot ask its user, so {name} has to run", command)
+        if page is not None:
+            error = ApprovalPending("nobody has answered yet", page.address_of(found.state, found.question), command)
+        told = refusal(error)
+        return task(status="working", message=told["content"][0]["text"], meta={ERROR_KEY: told["_meta"][ERROR_KEY]})
+
+    async def _open(self, context: ServerRequestContext[Any], handle: Handle) -> _Open | None:
+        """What a person may still be asked; None where this caller, or this server, does not ask. Raises what an approval would."""
+        asker = self._service.asker
+        if not isinstance(asker, HumanAsker) or not self._may_approve():
+            return None
+        facts = handle.facts
+        arguments = {"request_id": handle.decision_id, "comment": facts.get("comment"), "expires_at": facts.get("expires_at")}
+        who = self._service.actors.bind(context, facts["actor"])
+        question, state = await anyio.to_thread.run_sync(asker.question, arguments, who, limiter=self._service.store_threads)
+        return _Open(asker=asker, who=who, arguments=arguments, question=question, state=state)
+
+    def _may_approve(self) -> bool:
+        return any(handler.spec.short == "approve" and handler.is_allowed() for handler in self._service.handlers.values())
+
+    async def _answered(self, text: str, handle: Handle, found: _Open, said: bool, channel: str) -> Task:
+        """Record what a person answered."""
+        if said:
+            who = confirmed(found.who, channel, found.question)
+            approve = partial(self._service.tools.approve, **found.arguments, actor=who.actor, **who.identity())
+            result = await anyio.to_thread.run_sync(approve, limiter=self._service.store_threads)
+            self._service.changed()
+            problem = None if result.success else result.error
+        else:
+            declined = refusal(HumanDeclined(f"{found.who.actor['id']} was asked and did not approve"))
+            await self._in_thread(self._end, text, handle, declined)
+            problem = None
+        outcome = await self._in_thread(self._approval_outcome, text, handle)
+        if outcome is not None:
+            return self._ended(text, handle, _APPROVAL_POLL_MS, outcome)
+        raise MCPError(INTERNAL_ERROR, safe_text(f"the answer was not recorded: {problem}"))
+
+    def _approval_outcome(self, text: str, handle: Handle) -> Outcome | Ending | None:
+        """How the wait ended. Events are read first: an ending is only ever written where they say nothing."""
+        store, facts = self._service.tools.store, handle.facts
+        try:
+            events = store.get_events(handle.decision_id, facts["generation"])
+            found = approval_outcome(handle.decision_id, events, facts["seen"], facts["actor"]["id"], self._service.tools.trust)
+            ending = self._folder.ending(text)
+            if ending is None and found is None and store.origin(handle.decision_id)[0] != facts["generation"]:
+                raise DecisionNotFound(f"{handle.decision_id} was replaced by an import")
+        except DecisionNotFound as gone:
+            return Outcome(handle.created_at, refusal(gone))
+        return ending or found
+
+    def _end(self, text: str, handle: Handle, result: Mapping[str, Any] | None) -> None:
+        """End the wait, unless it has ended: nothing is committed between the look and the ending."""
+        store = self._service.tools.store
+        with store.transaction():
+            if self._approval_outcome(text, handle) is None:
+                self._folder.end(text, Ending(at=store.clock(), result=result))
+
+    # -- an execution under way ---------------------------------------------------------------------------------------------------
+
+    async def executing(
+        self, context: ServerRequestContext[Any], arguments: Mapping[str, Any], answer: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        """The answer of an execution that is over soon or refused, a task for any other; None for a client that takes no tasks."""
+        if not takes_tasks(context) or not self._groups:
+            return None
+        run = _Run(number=secrets.token_hex(_NUMBER_BYTES), owner=self._owner(), arguments=arguments, answer=answer)
+        self._runs[run.number] = run
+        self._groups[-1].start_soon(self._carry_out, run)
+        await run.settled.wait()
+        with anyio.move_on_after(self._patience):
+            await run.over.wait()
+        if not run.over.is_set() and run.text is not None and run.handle is not None:
+            return self._under_way(run.text, run.handle).created()
+        if run.bug is not None:
+            raise run.bug
+        if run.result is None:
+            raise MCPError(INTERNAL_ERROR, "The server is about to end; nothing was begun")
+        return run.result
+
+    async def _carry_out(self, run: _Run) -> None:
+        run.progress = RunProgress()
+        try:
+            run.result = await anyio.to_thread.run_sync(self._perform, run, limiter=self._service.run_threads)
+        except Exception as bug:  # it belongs to the call, and must not end the server; when the call is over, only the log can tell
+            run.bug = bug
+            _log.exception("bug in an execution", extra={"facts": {"request_id": run.arguments["request_id"]}})
+        finally:
+            del self._runs[run.number]
+            run.over.set()
+            run.settled.set()
+            self._service.changed()
+
+    def _perform(self, run: _Run) -> dict[str, Any]:
+        """Execute, in a thread. Where no lock can be had there is no task, and the call waits for the end as it always did."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._folder.lock(run.number))
+            except NexusError as problem:
+                self._warn(problem)
+            else:
+                on_claim.set(partial(self._claimed, run))
+            return run.answer(run.arguments)
+
+    def _claimed(self, run: _Run, execution_id: str) -> None:
+        """From here on there is something to tell. In the thread of the execution, and before the router is called."""
+        decision_id = run.arguments["request_id"]
+        try:
+            facts = {"execution": execution_id, "generation": self._service.tools.store.origin(decision_id)[0]}
+            run.handle = self._handle("execute", decision_id, facts, run.number)
+            run.text = self._folder.handle_text(run.handle, run.owner)
+        except NexusError as problem:
+            self._warn(problem)
+        if run.text is not None:
+            anyio.from_thread.run_sync(run.settled.set)
+
+    async def _execution(self, text: str, handle: Handle) -> Task:
+        outcome = await self._in_thread(self._execution_outcome, handle)
+        return self._under_way(text, handle) if outcome is None else self._ended(text, handle, _EXECUTION_POLL_MS, outcome)
+
+    def _execution_outcome(self, handle: Handle) -> Outcome | None:
+        found = self._recorded(handle)
+        if found is not None or self._folder.is_under_way(handle.number):
+            return found
+        # Nobody holds the lock, so whoever did has recorded what there was to record: before, or a moment ago.
+        return self._recorded(handle) or unknown_outcome(handle.created_at)
+
+    def _recorded(self, handle: Handle) -> Outcome | None:
+        try:
+            events = self._service.tools.store.get_events(handle.decision_id, handle.facts["generation"])
+        except DecisionNotFound:  # the store is an older copy of itself
+            return None
+        return execution_outcome(handle.decision_id, events, handle.facts["execution"])
+
+    def _under_way(self, text: str, handle: Handle) -> Task:
+        run = self._runs.get(handle.number)
+        message = "an execution is under way"
+        if run is not None and run.progress is not None:
+            seconds = (self._service.tools.store.clock() - handle.created_at) // timedelta(seconds=1)
+            message = run.progress.message(run.arguments["adapter_id"], seconds)
+        return self._task(text, handle, _EXECUTION_POLL_MS, status="working", message=message)
+
+    # -- for clients --------------------------------------------------------------------------------------------------------------
+
+    async def get(self, context: ServerRequestContext[Any], task_id: str) -> Task | None:
+        """The task as it stands. An approval that was given on the page is recorded by this."""
+        handle = await self._read(task_id)
+        if handle is None:
+            return None
+        return await (self._wait(context, task_id, handle) if handle.kind == "approve" else self._execution(task_id, handle))
+
+    async def update(self, context: ServerRequestContext[Any], task_id: str, responses: Mapping[str, Any]) -> bool:
+        """Take the answer to the question that this caller was shown; anything else answers nothing.
+
+        Raises MCPError -32602 for an answer that is none.
+        """
+        handle = await self._read(task_id)
+        if handle is None or handle.kind == "execute":
+            return handle is not None
+        if await self._in_thread(self._approval_outcome, task_id, handle) is not None or not shows_forms(context):
+            return True
+        try:
+            found = await self._open(context, handle)
+        except NexusError:
+            return True
+        if found is None or (key := self._folder.question_key(task_id, found.state)) not in responses:
+            return True
+        try:
+            said = form_answer(ElicitResult.model_validate(responses[key]))
+        except ValidationError:
+            raise MCPError(INVALID_PARAMS, "The answer is no result of an elicitation") from None
+        if said is not None:
+            await self._answered(task_id, handle, found, said, form_channel(context))
+        return True
+
+    async def cancel(self, _: ServerRequestContext[Any], task_id: str) -> bool:
+        """End the wait for an approval; an execution goes on."""
+        handle = await self._read(task_id)
+        if handle is not None and handle.kind == "approve":
+            await self._in_thread(self._end, task_id, handle, None)
+        return handle is not None
+
+    async def _read(self, text: str) -> Handle | None:
+        return await self._in_thread(self._folder.read_handle, text, self._owner(), self._service.tools.store.clock())
+
+    def _owner(self) -> str:
+        """Whose tasks the caller's are: those of its token's subject, where tokens say who calls, and of everybody else otherwise."""
+        if not self._service.needs_token:
+            return ""
+        actor = actor_of(current_token())
+        return f"{actor['type']}:{actor['id']}"
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do what reads or writes files. Raises MCPError for what the store cannot do at the moment."""
+        try:
+            return await anyio.to_thread.run_sync(work, *arguments, limiter=self._service.store_threads)
+        except NexusError as error:
+            data = {ERROR_KEY: {"code": error.code}}
+            raise MCPError(INTERNAL_ERROR, safe_text(error.describe()), data) from None
+
+    @staticmethod
+    def _warn(problem: NexusError) -> None:
+        _log.warning("tasks cannot be kept", extra={"facts": {"code": problem.code, "problem": safe_text(str(problem))}})
+
+    # -- shapes -------------------------------------------------------------------------------------------------------------------
+
+    def _handle(self, kind: Any, decision_id: str, facts: Mapping[str, Any], number: str | None = None) -> Handle:
+        now = self._service.tools.store.clock()
+        number = secrets.token_hex(_NUMBER_BYTES) if number is None else number
+        return Handle(kind=kind, decision_id=decision_id, created_at=_to_milliseconds(now), number=number, facts=facts)
+
+    @staticmethod
+    def _task(text: str, handle: Handle, poll_ms: int, *, at: datetime | None = None, **facts: Any) -> Task:
+        since = handle.created_at
+        return Task(task_id=text, created_at=since, updated_at=at or since, ttl_ms=_TTL_MS, poll_ms=poll_ms, **facts)
+
+    def _ended(self, text: str, handle: Handle, poll_ms: int, end: Outcome | Ending) -> Task:
+        if end.result is None:
+            message = "it is not waited for any more; status tells whether it was approved since"
+            return self._task(text, handle, poll_ms, at=end.at, status="cancelled", message=message)
+        return self._task(text, handle, poll_ms, at=end.at, status="completed", result=end.result)
+
+
+def _to_milliseconds(time: datetime) -> datetime:
+    """As precise as a handle tells it."""
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)

@@ -1,0 +1,398 @@
+"""Tasks: approvals that a person has yet to give, and executions under way, read from the store before and after a restart."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from cli_testing import CommandLine, program
+from mcp import Client, MCPError
+from mcp_testing import ADAPTER, ALICE, BOB, CONNECTIONS, answer, connected, error_of, in_process
+from tasks_testing import Tasks, cancel, deferred, finished, get, update
+
+from nexus_attest.server.app import build_server
+from nexus_attest.server.humans import HumanAsker
+from nexus_attest.server.results import ERROR_KEY
+from nexus_attest.server.service import Service
+from nexus_attest.server.tasks import EXTENSION
+from nexus_control.store import DecisionStore
+from nexus_control.tool import NexusControlTools
+
+pytestmark = pytest.mark.anyio
+
+PLAN = '[{"tool": "t", "method": "m"}]'
+STATELESS = [connection for connection in CONNECTIONS if connection.endswith("stateless")]
+HANDSHAKE = [connection for connection in CONNECTIONS if connection.endswith("handshake")]
+ALWAYS = ("--human-approval", "always")
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def confirming(service: Service) -> None:
+    """What ALWAYS is for a server process."""
+    service.asker = HumanAsker(tools=service.tools, limiter=service.store_threads, systems=True)
+
+
+@asynccontextmanager
+async def taking(connection: str, folder: Path, **more: Any) -> AsyncGenerator[Client]:
+    """A client that takes tasks, on a server that wants every approval confirmed."""
+    async with connected(connection, folder, *ALWAYS, prepare=confirming, **{"extensions": [Tasks()], **more}) as client:
+        yield client
+
+
+async def requested(client: Client, **more: Any) -> str:
+    return (await answer(client, "request", goal="Rotate the key", actor=ALICE, mode="apply", plan=PLAN, **more))["request_id"]
+
+
+def held(folder: Path) -> Path:
+    """Make the program that is executed wait for this file."""
+    go = folder / "go"
+    program(folder, f"while not os.path.exists({str(go)!r}): time.sleep(0.02)")
+    return go
+
+
+async def executing(client: Client, folder: Path) -> tuple[str, dict[str, Any]]:
+    """A decision, and the task of its execution, which goes on until the file `go` is there."""
+    request_id = await requested(client)
+    CommandLine(folder, actor="bob").json("approve", request_id)
+    held(folder)
+    return request_id, await deferred(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
+
+
+# -- the extension ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+async def test_clients_without_the_extension_see_no_task_and_cannot_ask_for_one(connection: str, tmp_path: Path) -> None:
+    async with taking(connection, tmp_path, extensions=[]) as client:
+        request_id = await requested(client)
+        error = await error_of(client, "approve", request_id=request_id, actor=BOB)
+        assert error["code"] == "HUMAN_REQUIRED"
+        for call in (get(client, "x"), cancel(client, "x"), update(client, "x", {})):
+            with pytest.raises(MCPError) as caught:
+                await call
+            assert caught.value.error.code == (-32601 if connection in HANDSHAKE else -32021)
+        if connection in STATELESS:
+            assert caught.value.error.data == {"requiredCapabilities": {"extensions": {EXTENSION: {}}}}
+
+
+@pytest.mark.parametrize("connection", HANDSHAKE)
+async def test_a_client_of_the_handshake_era_gets_results_whatever_it_declares(connection: str, tmp_path: Path) -> None:
+    async with taking(connection, tmp_path) as client:
+        request_id = await requested(client)
+        assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == "HUMAN_REQUIRED"
+        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        assert (await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE))["mode"] == "apply"
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+async def test_the_list_of_tools_is_the_same_for_clients_with_and_without_tasks(connection: str, tmp_path: Path) -> None:
+    lists: list[str] = []
+    for number, extensions in enumerate(([], [Tasks()])):
+        (tmp_path / str(number)).mkdir()
+        async with taking(connection, tmp_path / str(number), extensions=extensions) as client:
+            lists.append((await client.list_tools()).model_dump_json())
+            assert client.server_capabilities is not None
+            announced = client.server_capabilities.extensions or {}
+            assert announced.get(EXTENSION) == ({} if connection in STATELESS else announced.get(EXTENSION))
+    assert lists[0] == lists[1]
+
+
+# -- approvals that are waited for --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connection", STATELESS)
+async def test_an_approval_is_waited_for_until_it_is_given_at_a_terminal(connection: str, tmp_path: Path) -> None:
+    async with taking(connection, tmp_path) as client:
+        request_id = await requested(client)
+        task = await deferred(client, "approve", request_id=request_id, actor=BOB, comment="after lunch")
+        assert task.keys() >= {"taskId", "status", "createdAt", "lastUpdatedAt", "ttlMs", "pollIntervalMs", "statusMessage"}
+        assert (task["status"], task["ttlMs"], task["pollIntervalMs"]) == ("working", 604_800_000, 5_000)
+        error = task["_meta"][ERROR_KEY]
+        assert error["code"] == "HUMAN_REQUIRED"
+        assert f"`nexus-attest approve {request_id} --actor human:bob --comment 'after lunch'" in task["statusMessage"]
+        assert (await get(client, task["taskId"]))["status"] == "working"
+        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        done = await get(client, task["taskId"])
+    assert done["status"] == "completed"
+    assert done["result"]["structuredContent"] == {
+        "request_id": request_id,
+        "state": "approved",
+        "current_approvals": 1,
+        "is_approved": True,
+        "required_approvals": 1,
+    }
+    assert json.loads(done["result"]["content"][0]["text"]) == done["result"]["structuredContent"]
+    assert datetime.fromisoformat(done["createdAt"]) < datetime.fromisoformat(done["lastUpdatedAt"])
+
+
+@pytest.mark.parametrize("connection", STATELESS)
+async def test_a_wait_goes_on_over_a_restart_of_the_server(connection: str, tmp_path: Path) -> None:
+    async with taking(connection, tmp_path) as client:
+        request_id = await requested(client, min_approvals=2)
+        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB, comment="x"))["taskId"]
+    async with taking(connection, tmp_path) as client:
+        waiting = await get(client, task_id)
+        assert waiting["status"] == "working"
+        assert "--actor human:bob --comment x" in waiting["statusMessage"], "the command asks for the same act"
+        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+    async with taking(connection, tmp_path) as client:
+        done = await get(client, task_id)
+        assert done["result"]["structuredContent"]["current_approvals"] == 1
+        CommandLine(tmp_path, actor="carol").json("approve", request_id)
+        assert await get(client, task_id) == done, "what has ended does not change"
+
+
+async def test_the_result_of_a_wait_is_what_the_approval_answers(tmp_path: Path) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id = await requested(client)
+        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+        with in_process(tmp_path) as other:
+            async with Client(build_server(other)) as elsewhere:
+                said = await elsewhere.call_tool("nexus-attest.approve", {"request_id": request_id, "actor": BOB})
+        done = await get(client, task_id)
+        assert done["result"]["structuredContent"] == said.structured_content
+        assert done["result"]["content"][0]["text"] == said.content[0].text  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("doing", "code"),
+    [
+        (("template", "approve"), None),
+        (("policy",), "ACTION_CHANGED"),
+        (("delete",), "DECISION_NOT_FOUND"),
+        (("import",), "DECISION_NOT_FOUND"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else str(value),
+)
+async def test_a_wait_ends_when_nothing_is_left_to_wait_for(tmp_path: Path, doing: tuple[str, ...], code: str | None) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id = await requested(client)
+        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+        with DecisionStore(tmp_path / "decisions.db") as store:
+            tools = NexusControlTools(store)
+            if "approve" in doing:
+                tools.approve(request_id, {"type": "human", "id": "carol"})
+            elif "policy" in doing:
+                event = store.get_events(request_id)[1]
+                store.append_event(request_id, event.event_type, event.actor, {**event.payload, "min_approvals": 3})
+            elif "delete" in doing:
+                store.delete_decision(request_id)
+            else:
+                bundle = tools.export_bundle(request_id).data["bundle"]
+                assert tools.import_bundle(bundle, conflict_mode="overwrite").success
+        done = await get(client, task_id)
+        assert done["status"] == "completed"
+        if code is None:
+            assert done["result"]["structuredContent"]["is_approved"] is True, "others have approved it"
+        else:
+            assert done["result"]["isError"] is True
+            assert done["result"]["_meta"][ERROR_KEY]["code"] == code
+
+
+async def test_a_wait_for_one_more_approval_ends_when_the_action_is_executed_without_it(tmp_path: Path) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id = await requested(client)
+        CommandLine(tmp_path, actor="carol").json("approve", request_id)
+        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+        CommandLine(tmp_path, actor="dave").json("approve", request_id)
+        assert (await get(client, task_id))["status"] == "working", "it was approved before; this is about bob"
+        await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
+        assert (await get(client, task_id))["result"]["_meta"][ERROR_KEY]["code"] == "CANNOT_APPROVE"
+
+
+@pytest.mark.parametrize("connection", STATELESS)
+async def test_a_cancelled_wait_stays_cancelled_and_changes_no_decision(connection: str, tmp_path: Path) -> None:
+    async with taking(connection, tmp_path) as client:
+        request_id = await requested(client)
+        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+        assert await cancel(client, task_id) == {"resultType": "complete"}
+        gone = await get(client, task_id)
+        assert gone["status"] == "cancelled"
+        assert "result" not in gone
+    CommandLine(tmp_path, actor="bob").json("approve", request_id)
+    async with taking(connection, tmp_path) as client:
+        assert await get(client, task_id) == gone, "after a restart too, whatever happens to the decision"
+        assert await cancel(client, task_id) == {"resultType": "complete"}
+        assert (await answer(client, "status", request_id=request_id))["is_approved"] is True
+
+
+async def test_what_has_been_approved_cannot_be_cancelled_any_more(tmp_path: Path) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id = await requested(client)
+        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        await cancel(client, task_id)
+        assert (await get(client, task_id))["status"] == "completed"
+
+
+async def test_of_approval_and_cancellation_the_first_stays_whoever_looks_when(tmp_path: Path) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        ends = set[str]()
+        for _ in range(12):
+            request_id = await requested(client)
+            task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+            seen: list[dict[str, Any]] = []
+
+            async def look(task_id: str = task_id, seen: list[dict[str, Any]] = seen) -> None:
+                for _ in range(10):
+                    seen.append(await get(client, task_id))
+
+            def approve(request_id: str = request_id) -> None:
+                with DecisionStore(tmp_path / "decisions.db") as store:
+                    assert NexusControlTools(store).approve(request_id, BOB).success
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(look)
+                tasks.start_soon(anyio.to_thread.run_sync, approve)
+                tasks.start_soon(cancel, client, task_id)
+            seen.append(await get(client, task_id))
+            states = [task["status"] for task in seen]
+            end = states[-1]
+            assert states == ["working"] * states.count("working") + [end] * states.count(end)
+            ends.add(end)
+        assert ends <= {"completed", "cancelled"}
+
+
+async def test_a_client_that_shows_forms_answers_the_question_of_a_task_that_another_began(tmp_path: Path) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id = await requested(client)
+        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+
+    async def ask(*_: Any) -> Any:
+        raise AssertionError
+
+    async with taking("memory-stateless", tmp_path, elicitation_callback=ask) as client:
+        found = await get(client, task_id)
+        assert found["status"] == "input_required"
+        ((key, question),) = found["inputRequests"].items()
+        assert question["method"] == "elicitation/create"
+        assert question["params"]["message"].startswith("Approve this action as human bob?\nGoal: Rotate the key\n")
+        yes = {"action": "accept", "content": {"approve": True}}
+        for nonsense in ({}, {"x": yes}, {key[:-1]: yes}, {key: {"action": "cancel"}}):
+            assert await update(client, task_id, nonsense) == {"resultType": "complete"}
+        for nonsense in ({key: 5}, {key: None}, {key: {"action": "approve"}}, {key: [yes]}):
+            with pytest.raises(MCPError) as caught:
+                await update(client, task_id, nonsense)
+            assert caught.value.error.code == -32602
+        assert (await get(client, task_id))["inputRequests"].keys() == {key}
+        assert await update(client, task_id, {key: yes}) == {"resultType": "complete"}
+        assert (await get(client, task_id))["result"]["structuredContent"]["is_approved"] is True
+        event = (await answer(client, "status", request_id=request_id, include_events=True))["events"][-1]
+        assert event["payload"]["channel"].startswith("mcp elicitation ")
+
+
+async def test_a_no_in_a_form_ends_the_wait_for_good(tmp_path: Path) -> None:
+    async def ask(*_: Any) -> Any:
+        raise AssertionError
+
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id = await requested(client)
+        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+    async with taking("memory-stateless", tmp_path, elicitation_callback=ask) as client:
+        (key,) = (await get(client, task_id))["inputRequests"]
+        await update(client, task_id, {key: {"action": "decline"}})
+        done = await get(client, task_id)
+        assert (done["status"], done["result"]["_meta"][ERROR_KEY]["code"]) == ("completed", "HUMAN_DECLINED")
+        await update(client, task_id, {key: {"action": "accept", "content": {"approve": True}}})
+    async with taking("memory-stateless", tmp_path) as client:
+        assert await get(client, task_id) == done
+        assert (await answer(client, "status", request_id=request_id))["active_approvals"] == 0
+
+
+async def test_an_answer_is_good_for_the_question_as_it_was_shown(tmp_path: Path) -> None:
+    async def ask(*_: Any) -> Any:
+        raise AssertionError
+
+    async with taking("memory-stateless", tmp_path) as client:
+        tasks = [(await deferred(client, "approve", request_id=await requested(client), actor=who))["taskId"] for who in (BOB, BOB)]
+    async with taking("memory-stateless", tmp_path, elicitation_callback=ask) as client:
+        keys = [key for task_id in tasks for key in (await get(client, task_id))["inputRequests"]]
+        yes = {"action": "accept", "content": {"approve": True}}
+        await update(client, tasks[0], {keys[1]: yes})
+        assert (await get(client, tasks[0]))["inputRequests"].keys() == {keys[0]}
+
+
+# -- executions under way -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connection", STATELESS)
+async def test_an_execution_that_takes_its_time_is_a_task(connection: str, tmp_path: Path) -> None:
+    async with taking(connection, tmp_path) as client:
+        request_id, task = await executing(client, tmp_path)
+        assert (task["status"], task["pollIntervalMs"]) == ("working", 1_000)
+        assert task["statusMessage"].startswith(f"{ADAPTER}: step 1 of 1")
+        assert (await get(client, task["taskId"]))["status"] == "working"
+        assert await cancel(client, task["taskId"]) == {"resultType": "complete"}
+        assert await update(client, task["taskId"], {"x": {}}) == {"resultType": "complete"}
+        assert (await get(client, task["taskId"]))["status"] == "working", "what has begun is not said to have been cancelled"
+        (tmp_path / "go").touch()
+        done = await finished(client, task["taskId"])
+        run = done["result"]["structuredContent"]
+        assert (done["status"], run["request_id"], run["mode"], run["steps_executed"]) == ("completed", request_id, "apply", 1)
+        assert (await answer(client, "inspect", decision_id=request_id))["execution"]["run_id"] == run["run_id"]
+        assert (await error_of(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE))["code"] == "ALREADY_EXECUTED"
+    async with taking(connection, tmp_path) as client:
+        assert await get(client, task["taskId"]) == done, "after a restart it says the same"
+
+
+async def test_an_execution_that_is_quick_or_refused_is_answered_as_ever(tmp_path: Path) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id = await requested(client)
+        arguments = {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
+        assert (await error_of(client, "execute", **arguments))["code"] == "POLICY_VALIDATION_FAILED"
+        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        assert (await error_of(client, "execute", **{**arguments, "adapter_id": "x"}))["code"] == "UNKNOWN_ADAPTER"
+        run = await answer(client, "execute", **arguments)
+        assert run["mode"] == "apply"
+        assert list((tmp_path / "decisions.db.tasks").glob("*.lock")) == []
+
+
+async def test_the_result_of_a_task_is_what_the_call_would_have_answered(tmp_path: Path) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        _, task = await executing(client, tmp_path)
+        (tmp_path / "go").touch()
+        deferred_run = (await finished(client, task["taskId"]))["result"]
+        program(tmp_path)
+        request_id = await requested(client)
+        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        run = await client.call_tool("nexus-attest.execute", {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE})
+        shown = run.structured_content
+        assert list(deferred_run["structuredContent"]) == list(shown)
+        assert deferred_run["structuredContent"]["request_digest"] == shown["request_digest"]
+        assert deferred_run["content"][0]["text"] == json.dumps(deferred_run["structuredContent"], separators=(",", ":"))
+
+
+@pytest.mark.parametrize("connection", STATELESS)
+async def test_a_failed_execution_is_a_completed_task_with_an_error_result(connection: str, tmp_path: Path) -> None:
+    async with taking(connection, tmp_path) as client:
+        request_id = await requested(client)
+        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        program(tmp_path, f"while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.02)\nsys.exit(3)")
+        task = await deferred(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
+        (tmp_path / "go").touch()
+        done = await finished(client, task["taskId"])
+        recorded = (await answer(client, "status", request_id=request_id))["executions"][0]
+        assert (done["status"], done["result"]["isError"]) == ("completed", True)
+        error = done["result"]["_meta"][ERROR_KEY]
+        assert (error["code"], error["message"]) == (recorded["error_code"], recorded["error_message"])
+        assert "structuredContent" not in done["result"]
+
+
+async def test_an_execution_goes_on_when_the_client_that_began_it_leaves(tmp_path: Path) -> None:
+    with in_process(tmp_path, extra_tools=True) as service:
+        server = build_server(service)
+        async with Client(server) as stays:
+            async with Client(server, extensions=[Tasks()]) as leaves:
+                _, task = await executing(leaves, tmp_path)
+                (tmp_path / "go").touch()
+            del stays
+        async with Client(server, extensions=[Tasks()]) as comes:
+            assert (await finished(comes, task["taskId"]))["result"]["structuredContent"]["mode"] == "apply"
