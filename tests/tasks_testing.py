@@ -1,4 +1,4 @@
-"""A client that takes tasks, as `mcp` lets one be written: it claims the result type `task`, and asks for tasks with requests of its own."""
+"""A client that takes tasks, as `mcp` lets one be written: it claims the result type `task`, and has requests of its own."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal

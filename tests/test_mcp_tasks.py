@@ -1,6 +1,10 @@
 """Tasks: approvals that a person has yet to give, and executions under way, read from the store before and after a restart."""
 
 import json
+import os
+import re
+import signal
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -8,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
+import httpx2
 import pytest
 from cli_testing import CommandLine, program
 from mcp import Client, MCPError
-from mcp_testing import ADAPTER, ALICE, BOB, CONNECTIONS, answer, connected, error_of, in_process
+from mcp.client.streamable_http import streamable_http_client
+from mcp_testing import ADAPTER, ALICE, BOB, CONNECTIONS, HELLO, Lines, answer, connected, error_of, http_server, in_process, lines
 from tasks_testing import Tasks, cancel, deferred, finished, get, update
+from token_testing import AUDIENCE, ISSUER, Issuer
 
 from nexus_attest.server.app import build_server
 from nexus_attest.server.humans import HumanAsker
@@ -58,10 +66,16 @@ def held(folder: Path) -> Path:
     return go
 
 
+def approve(folder: Path, request_id: str, name: str) -> None:
+    """As another program on the same store."""
+    with DecisionStore(folder / "decisions.db") as store:
+        assert NexusControlTools(store).approve(request_id, {"type": "human", "id": name}).success
+
+
 async def executing(client: Client, folder: Path) -> tuple[str, dict[str, Any]]:
     """A decision, and the task of its execution, which goes on until the file `go` is there."""
     request_id = await requested(client)
-    CommandLine(folder, actor="bob").json("approve", request_id)
+    approve(folder, request_id, "bob")
     held(folder)
     return request_id, await deferred(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
 
@@ -88,11 +102,11 @@ async def test_a_client_of_the_handshake_era_gets_results_whatever_it_declares(c
     async with taking(connection, tmp_path) as client:
         request_id = await requested(client)
         assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == "HUMAN_REQUIRED"
-        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        approve(tmp_path, request_id, "bob")
         assert (await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE))["mode"] == "apply"
 
 
-@pytest.mark.parametrize("connection", CONNECTIONS)
+@pytest.mark.parametrize("connection", ["memory-stateless", "memory-handshake"])
 async def test_the_list_of_tools_is_the_same_for_clients_with_and_without_tasks(connection: str, tmp_path: Path) -> None:
     lists: list[str] = []
     for number, extensions in enumerate(([], [Tasks()])):
@@ -100,9 +114,31 @@ async def test_the_list_of_tools_is_the_same_for_clients_with_and_without_tasks(
         async with taking(connection, tmp_path / str(number), extensions=extensions) as client:
             lists.append((await client.list_tools()).model_dump_json())
             assert client.server_capabilities is not None
-            announced = client.server_capabilities.extensions or {}
-            assert announced.get(EXTENSION) == ({} if connection in STATELESS else announced.get(EXTENSION))
+            assert client.server_capabilities.extensions == ({EXTENSION: {}} if connection in STATELESS else None)
     assert lists[0] == lists[1]
+
+
+@pytest.mark.parametrize("options", [{"read_only": True}, {"tools": frozenset({"request", "status"})}], ids=str)
+async def test_a_server_without_tools_that_may_wait_announces_no_tasks(options: dict[str, Any], tmp_path: Path) -> None:
+    with in_process(tmp_path, **options) as service:
+        async with Client(build_server(service), extensions=[Tasks()]) as client:
+            assert client.server_capabilities is not None
+            assert client.server_capabilities.extensions is None
+            with pytest.raises(MCPError) as caught:
+                await get(client, "x")
+            assert caught.value.error.code == -32601
+
+
+def test_in_the_handshake_era_a_declared_extension_changes_nothing(tmp_path: Path) -> None:
+    with lines(tmp_path, *ALWAYS, "--log-level", "error") as server:
+        hello = {**HELLO, "capabilities": {"extensions": {EXTENSION: {}}}}
+        server.send({"id": 0, "method": "initialize", "params": hello})
+        assert EXTENSION not in json.dumps(server.receive())
+        server.send({"method": "notifications/initialized"})
+        server.call(1, "request", goal="g", actor=ALICE)
+        request_id = server.receive()["result"]["structuredContent"]["request_id"]
+        server.call(2, "approve", request_id=request_id, actor=BOB)
+        assert server.receive()["result"]["_meta"][ERROR_KEY]["code"] == "HUMAN_REQUIRED"
 
 
 # -- approvals that are waited for --------------------------------------------------------------------------------------------------
@@ -133,7 +169,7 @@ async def test_an_approval_is_waited_for_until_it_is_given_at_a_terminal(connect
     assert datetime.fromisoformat(done["createdAt"]) < datetime.fromisoformat(done["lastUpdatedAt"])
 
 
-@pytest.mark.parametrize("connection", STATELESS)
+@pytest.mark.parametrize("connection", ["memory-stateless", "stdio-stateless"])
 async def test_a_wait_goes_on_over_a_restart_of_the_server(connection: str, tmp_path: Path) -> None:
     async with taking(connection, tmp_path) as client:
         request_id = await requested(client, min_approvals=2)
@@ -142,11 +178,11 @@ async def test_a_wait_goes_on_over_a_restart_of_the_server(connection: str, tmp_
         waiting = await get(client, task_id)
         assert waiting["status"] == "working"
         assert "--actor human:bob --comment x" in waiting["statusMessage"], "the command asks for the same act"
-        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        approve(tmp_path, request_id, "bob")
     async with taking(connection, tmp_path) as client:
         done = await get(client, task_id)
         assert done["result"]["structuredContent"]["current_approvals"] == 1
-        CommandLine(tmp_path, actor="carol").json("approve", request_id)
+        approve(tmp_path, request_id, "carol")
         assert await get(client, task_id) == done, "what has ended does not change"
 
 
@@ -159,7 +195,7 @@ async def test_the_result_of_a_wait_is_what_the_approval_answers(tmp_path: Path)
                 said = await elsewhere.call_tool("nexus-attest.approve", {"request_id": request_id, "actor": BOB})
         done = await get(client, task_id)
         assert done["result"]["structuredContent"] == said.structured_content
-        assert done["result"]["content"][0]["text"] == said.content[0].text  # pyright: ignore[reportAttributeAccessIssue]
+        assert json.loads(done["result"]["content"][0]["text"]) == said.structured_content
 
 
 @pytest.mark.parametrize(
@@ -170,7 +206,7 @@ async def test_the_result_of_a_wait_is_what_the_approval_answers(tmp_path: Path)
         (("delete",), "DECISION_NOT_FOUND"),
         (("import",), "DECISION_NOT_FOUND"),
     ],
-    ids=lambda value: value[0] if isinstance(value, tuple) else str(value),
+    ids=["approved", "changed", "deleted", "replaced"],
 )
 async def test_a_wait_ends_when_nothing_is_left_to_wait_for(tmp_path: Path, doing: tuple[str, ...], code: str | None) -> None:
     async with taking("memory-stateless", tmp_path) as client:
@@ -200,15 +236,15 @@ async def test_a_wait_ends_when_nothing_is_left_to_wait_for(tmp_path: Path, doin
 async def test_a_wait_for_one_more_approval_ends_when_the_action_is_executed_without_it(tmp_path: Path) -> None:
     async with taking("memory-stateless", tmp_path) as client:
         request_id = await requested(client)
-        CommandLine(tmp_path, actor="carol").json("approve", request_id)
+        approve(tmp_path, request_id, "carol")
         task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
-        CommandLine(tmp_path, actor="dave").json("approve", request_id)
+        approve(tmp_path, request_id, "dave")
         assert (await get(client, task_id))["status"] == "working", "it was approved before; this is about bob"
         await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
         assert (await get(client, task_id))["result"]["_meta"][ERROR_KEY]["code"] == "CANNOT_APPROVE"
 
 
-@pytest.mark.parametrize("connection", STATELESS)
+@pytest.mark.parametrize("connection", ["memory-stateless", "http-stateless"])
 async def test_a_cancelled_wait_stays_cancelled_and_changes_no_decision(connection: str, tmp_path: Path) -> None:
     async with taking(connection, tmp_path) as client:
         request_id = await requested(client)
@@ -217,7 +253,7 @@ async def test_a_cancelled_wait_stays_cancelled_and_changes_no_decision(connecti
         gone = await get(client, task_id)
         assert gone["status"] == "cancelled"
         assert "result" not in gone
-    CommandLine(tmp_path, actor="bob").json("approve", request_id)
+    approve(tmp_path, request_id, "bob")
     async with taking(connection, tmp_path) as client:
         assert await get(client, task_id) == gone, "after a restart too, whatever happens to the decision"
         assert await cancel(client, task_id) == {"resultType": "complete"}
@@ -228,7 +264,7 @@ async def test_what_has_been_approved_cannot_be_cancelled_any_more(tmp_path: Pat
     async with taking("memory-stateless", tmp_path) as client:
         request_id = await requested(client)
         task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
-        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        approve(tmp_path, request_id, "bob")
         await cancel(client, task_id)
         assert (await get(client, task_id))["status"] == "completed"
 
@@ -245,13 +281,9 @@ async def test_of_approval_and_cancellation_the_first_stays_whoever_looks_when(t
                 for _ in range(10):
                     seen.append(await get(client, task_id))
 
-            def approve(request_id: str = request_id) -> None:
-                with DecisionStore(tmp_path / "decisions.db") as store:
-                    assert NexusControlTools(store).approve(request_id, BOB).success
-
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(look)
-                tasks.start_soon(anyio.to_thread.run_sync, approve)
+                tasks.start_soon(anyio.to_thread.run_sync, approve, tmp_path, request_id, "bob")
                 tasks.start_soon(cancel, client, task_id)
             seen.append(await get(client, task_id))
             states = [task["status"] for task in seen]
@@ -339,8 +371,8 @@ async def test_an_execution_that_takes_its_time_is_a_task(connection: str, tmp_p
         assert (done["status"], run["request_id"], run["mode"], run["steps_executed"]) == ("completed", request_id, "apply", 1)
         assert (await answer(client, "inspect", decision_id=request_id))["execution"]["run_id"] == run["run_id"]
         assert (await error_of(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE))["code"] == "ALREADY_EXECUTED"
-    async with taking(connection, tmp_path) as client:
-        assert await get(client, task["taskId"]) == done, "after a restart it says the same"
+    async with taking("memory-stateless", tmp_path) as client:
+        assert await get(client, task["taskId"]) == done, "another server says the same, later"
 
 
 async def test_an_execution_that_is_quick_or_refused_is_answered_as_ever(tmp_path: Path) -> None:
@@ -348,7 +380,7 @@ async def test_an_execution_that_is_quick_or_refused_is_answered_as_ever(tmp_pat
         request_id = await requested(client)
         arguments = {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
         assert (await error_of(client, "execute", **arguments))["code"] == "POLICY_VALIDATION_FAILED"
-        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        approve(tmp_path, request_id, "bob")
         assert (await error_of(client, "execute", **{**arguments, "adapter_id": "x"}))["code"] == "UNKNOWN_ADAPTER"
         run = await answer(client, "execute", **arguments)
         assert run["mode"] == "apply"
@@ -362,7 +394,7 @@ async def test_the_result_of_a_task_is_what_the_call_would_have_answered(tmp_pat
         deferred_run = (await finished(client, task["taskId"]))["result"]
         program(tmp_path)
         request_id = await requested(client)
-        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        approve(tmp_path, request_id, "bob")
         run = await client.call_tool("nexus-attest.execute", {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE})
         shown = run.structured_content
         assert list(deferred_run["structuredContent"]) == list(shown)
@@ -370,11 +402,11 @@ async def test_the_result_of_a_task_is_what_the_call_would_have_answered(tmp_pat
         assert deferred_run["content"][0]["text"] == json.dumps(deferred_run["structuredContent"], separators=(",", ":"))
 
 
-@pytest.mark.parametrize("connection", STATELESS)
+@pytest.mark.parametrize("connection", ["memory-stateless", "http-stateless"])
 async def test_a_failed_execution_is_a_completed_task_with_an_error_result(connection: str, tmp_path: Path) -> None:
     async with taking(connection, tmp_path) as client:
         request_id = await requested(client)
-        CommandLine(tmp_path, actor="bob").json("approve", request_id)
+        approve(tmp_path, request_id, "bob")
         program(tmp_path, f"while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.02)\nsys.exit(3)")
         task = await deferred(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
         (tmp_path / "go").touch()
@@ -396,3 +428,202 @@ async def test_an_execution_goes_on_when_the_client_that_began_it_leaves(tmp_pat
             del stays
         async with Client(server, extensions=[Tasks()]) as comes:
             assert (await finished(comes, task["taskId"]))["result"]["structuredContent"]["mode"] == "apply"
+
+
+META: dict[str, Any] = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {"extensions": {EXTENSION: {}}},
+}
+
+
+def asked(server: Lines, method: str, **params: Any) -> dict[str, Any]:
+    """What the server answers, line by line."""
+    server.send({"id": 1, "method": method, "params": {**params, "_meta": META}})
+    return server.receive()["result"]
+
+
+def test_after_a_kill_an_execution_is_said_to_have_an_unknown_outcome_and_stays_so(tmp_path: Path) -> None:
+    adapters = program(tmp_path, "time.sleep(60)")
+    options = ("--adapters", str(adapters), "--log-level", "error")
+    with DecisionStore(tmp_path / "decisions.db") as store:
+        tools = NexusControlTools(store)
+        request_id: str = tools.request("g", ALICE, "apply", PLAN).data["request_id"]
+        tools.approve(request_id, BOB)
+    arguments = {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
+    with lines(tmp_path, *options) as server:
+        task = asked(server, "tools/call", name="nexus-attest.execute", arguments=arguments)
+        assert (task["resultType"], task["status"]) == ("task", "working")
+        with lines(tmp_path, *options) as beside:
+            assert asked(beside, "tasks/get", taskId=task["taskId"])["status"] == "working", "it is under way in another process"
+            os.kill(server.process.pid, signal.SIGKILL)
+            server.process.wait(10)
+            lost = asked(beside, "tasks/get", taskId=task["taskId"])
+    error = lost["result"]["_meta"][ERROR_KEY]
+    assert (lost["status"], lost["result"]["isError"], error["code"]) == ("completed", True, "EXECUTION_ABANDONED")
+    assert "whether it took effect is unknown" in error["message"]
+    with lines(tmp_path, *options) as server:
+        assert asked(server, "tasks/cancel", taskId=task["taskId"])["resultType"] == "complete"
+        assert asked(server, "tasks/get", taskId=task["taskId"])["result"] == lost["result"]
+        refused = asked(server, "tools/call", name="nexus-attest.execute", arguments=arguments)
+        assert refused["_meta"][ERROR_KEY]["code"] == "EXECUTION_IN_PROGRESS", "and nobody runs it again"
+        with DecisionStore(tmp_path / "decisions.db") as store:
+            assert NexusControlTools(store).recover_execution(request_id, BOB, "the host died; outcome unknown").success
+        after = asked(server, "tasks/get", taskId=task["taskId"])["result"]["_meta"][ERROR_KEY]
+        assert (after["code"], after["message"]) == ("EXECUTION_ABANDONED", "the host died; outcome unknown")
+
+
+def test_a_server_that_ends_in_good_order_records_how_the_execution_of_a_task_ended(tmp_path: Path) -> None:
+    adapters = program(tmp_path, "time.sleep(60)")
+    options = ("--adapters", str(adapters), "--log-level", "error")
+    with DecisionStore(tmp_path / "decisions.db") as store:
+        tools = NexusControlTools(store)
+        request_id: str = tools.request("g", ALICE, "apply", PLAN).data["request_id"]
+        tools.approve(request_id, BOB)
+    arguments = {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
+    with lines(tmp_path, *options) as server:
+        task = asked(server, "tools/call", name="nexus-attest.execute", arguments=arguments)
+        began = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - began < 5
+    with lines(tmp_path, *options) as server:
+        done = asked(server, "tasks/get", taskId=task["taskId"])
+        assert (done["status"], done["result"]["isError"]) == ("completed", True)
+
+
+# -- whose tasks --------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_handle_that_was_not_given_by_this_server_to_this_caller_is_unknown(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    async with taking("memory-stateless", tmp_path / "one") as one, taking("memory-stateless", tmp_path / "two") as two:
+        made = [(await deferred(client, "approve", request_id=await requested(client), actor=BOB))["taskId"] for client in (one, two)]
+        good = made[0]
+        guessed = [
+            "",
+            "x",
+            "\u00e9" * 40,
+            "\ud800".encode("utf-8", "surrogatepass").hex(),
+            "A" * 5_000,
+            f"{good}=",
+            good[:-1],
+            good.lower(),
+        ]
+        altered = [f"{good[:place]}{'A' if good[place] != 'A' else 'B'}{good[place + 1 :]}" for place in range(0, len(good), 7)]
+        messages = set[tuple[int, str]]()
+        for handle in (made[1], *guessed, *altered):
+            for call in (get(one, handle), cancel(one, handle), update(one, handle, {})):
+                with pytest.raises(MCPError) as caught:
+                    await call
+                messages.add((caught.value.error.code, caught.value.error.message))
+        assert messages == {(-32602, "Unknown task")}
+        assert (await get(one, good))["status"] == "working"
+
+
+async def test_a_task_belongs_to_the_one_whose_token_began_it(tmp_path: Path) -> None:
+    issuer = Issuer()
+    (tmp_path / "keys.json").write_text(issuer.key_set())
+    options = ("--issuer", ISSUER, "--audience", AUDIENCE, "--jwks", str(tmp_path / "keys.json"))
+    with http_server(tmp_path, *options) as (url, _):
+
+        @asynccontextmanager
+        async def caller(subject: str, **claims: Any) -> AsyncGenerator[Client]:
+            headers = {"Authorization": f"Bearer {issuer.token(subject, **claims)}"}
+            async with (
+                httpx2.AsyncClient(headers=headers) as http,
+                Client(streamable_http_client(url, http_client=http), mode="auto", extensions=[Tasks()]) as client,
+            ):
+                yield client
+
+        async with caller("alice") as alice, caller("bob") as bob, caller("bob", scope="read") as reader:
+            request_id = (await answer(alice, "request", goal="g"))["request_id"]
+            task_id = (await deferred(bob, "approve", request_id=request_id))["taskId"]
+            for stranger in (alice,):
+                for call in (get(stranger, task_id), cancel(stranger, task_id), update(stranger, task_id, {})):
+                    with pytest.raises(MCPError, match="Unknown task"):
+                        await call
+            assert (await get(bob, task_id))["status"] == "working"
+            assert (await get(reader, task_id))["statusMessage"] == "waiting for an approval that is given elsewhere"
+            headers = {"Authorization": f"Bearer {issuer.token('bob')}", "Accept": "application/json, text/event-stream"}
+            modern = {"mcp-protocol-version": "2026-07-28", "mcp-method": "tasks/get"}
+            body = {"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"taskId": task_id, "_meta": META}}
+            for name in ({}, {"mcp-name": "another"}, {"mcp-name": f"{task_id}x"}):
+                found = httpx.post(url, json=body, headers={**headers, **modern, **name})
+                assert found.json()["error"]["code"] == -32020
+            assert httpx.post(url, json=body, headers={**headers, **modern, "mcp-name": task_id}).json()["result"]["taskId"] == task_id
+
+
+async def test_nonsense_in_the_place_of_parameters_is_refused(tmp_path: Path) -> None:
+    with lines(tmp_path, *ALWAYS, "--log-level", "error") as server:
+        wrong: list[tuple[str, dict[str, Any]]] = [
+            ("tasks/get", {}),
+            ("tasks/get", {"taskId": 5}),
+            ("tasks/get", {"taskId": None}),
+            ("tasks/get", {"taskId": ["x"]}),
+            ("tasks/update", {"taskId": "x"}),
+            ("tasks/update", {"taskId": "x", "inputResponses": []}),
+            ("tasks/update", {"taskId": "x", "inputResponses": None}),
+            ("tasks/cancel", {"taskId": "x" * 5_000_000}),
+            ("tasks/cancel", {"taskId": {"a": 1}}),
+        ]
+        for method, params in wrong:
+            server.send({"id": 1, "method": method, "params": {**params, "_meta": META}})
+            assert server.receive()["error"]["code"] == -32602, (method, str(params)[:50])
+        for method in ("tasks/list", "tasks/result"):
+            server.send({"id": 1, "method": method, "params": {"taskId": "x", "_meta": META}})
+            assert server.receive()["error"]["code"] == -32601
+
+
+async def test_what_a_person_is_asked_cannot_write_on_a_terminal(tmp_path: Path) -> None:
+    async def ask(*_: Any) -> Any:
+        raise AssertionError
+
+    evil = "Rotate\x1b[2J\r\nGoal: nothing <script>alert(1)</script>"
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id = (await answer(client, "request", goal=evil, actor=ALICE))["request_id"]
+        task = await deferred(client, "approve", request_id=request_id, actor={"type": "human", "id": "bob\x1b]0;x\x07"})
+        assert not re.search(r"[\x00-\x1f\x7f]", task["statusMessage"])
+    async with taking("memory-stateless", tmp_path, elicitation_callback=ask) as client:
+        (question,) = (await get(client, task["taskId"]))["inputRequests"].values()
+        shown = question["params"]["message"]
+        assert "Goal: Rotate\\x1b[2J\\x0d\\x0aGoal: nothing" in shown
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", shown)
+
+
+async def test_an_approval_with_too_much_to_say_for_a_handle_is_refused_as_ever(tmp_path: Path) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id = await requested(client)
+        assert (await error_of(client, "approve", request_id=request_id, actor=BOB, comment="x" * 5_000))["code"] == "HUMAN_REQUIRED"
+
+
+async def test_where_no_folder_can_be_made_calls_are_answered_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "decisions.db.tasks").write_text("a file where the folder should be")
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id = await requested(client)
+        assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == "HUMAN_REQUIRED"
+        approve(tmp_path, request_id, "bob")
+        assert (await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE))["mode"] == "apply"
+        with pytest.raises(MCPError):
+            await get(client, "x")
+
+
+async def test_a_person_who_answers_on_the_page_is_heard_when_the_task_is_asked_for(tmp_path: Path) -> None:
+    with lines(tmp_path, *ALWAYS, "--approval-page", "--log-level", "error") as server:
+        for said, end in (("yes", "approved"), ("no", "HUMAN_DECLINED")):
+            made = asked(server, "tools/call", name="nexus-attest.request", arguments={"goal": "g", "actor": ALICE})
+            request_id = made["structuredContent"]["request_id"]
+            task = asked(server, "tools/call", name="nexus-attest.approve", arguments={"request_id": request_id, "actor": BOB})
+            error = task["_meta"][ERROR_KEY]
+            assert error["code"] == "APPROVAL_PENDING"
+            assert error["url"] in task["statusMessage"]
+            assert asked(server, "tasks/get", taskId=task["taskId"])["_meta"][ERROR_KEY]["url"] == error["url"]
+            form = dict(re.findall(r'name="([a-z]+)" value="([^"]+)"', httpx.get(error["url"]).text))
+            httpx.post(error["url"], data={"key": form["key"], "answer": said})
+            done = asked(server, "tasks/get", taskId=task["taskId"])
+            result = done["result"]
+            assert done["status"] == "completed"
+            assert end in (result.get("structuredContent", {}).get("state"), result.get("_meta", {}).get(ERROR_KEY, {}).get("code"))
+            with DecisionStore(tmp_path / "decisions.db") as store:
+                last = store.get_events(request_id)[-1]
+            assert re.fullmatch(r"mcp page sha256:[0-9a-f]{64}", last.payload.get("channel", "")) if said == "yes" else last.seq == 1

@@ -37,6 +37,7 @@ from nexus_attest.server.task_folder import TTL, Ending, Handle, TaskFolder
 from nexus_attest.server.task_outcomes import Outcome, approval_outcome, execution_outcome, unknown_outcome
 from nexus_attest.server.tasks import Task, takes_tasks
 from nexus_control.errors import DecisionNotFound, NexusError, StoreError
+from nexus_control.markdown import printable
 
 if TYPE_CHECKING:
     from nexus_attest.server.service import Service
@@ -141,7 +142,7 @@ class DecisionTasks:
         try:
             found = await self._open(context, handle)
         except NexusError as refused:  # such as by a trust policy that was changed; as long as it is, nobody is asked
-            return task(status="working", message=safe_text(refused.describe()))
+            return task(status="working", message=printable(refused.describe()))
         if found is None:
             return task(status="working", message="waiting for an approval that is given elsewhere")
         page = found.asker.page
@@ -155,7 +156,7 @@ class DecisionTasks:
         if page is not None:
             error = ApprovalPending("nobody has answered yet", page.address_of(found.state, found.question), command)
         told = refusal(error)
-        return task(status="working", message=told["content"][0]["text"], meta={ERROR_KEY: told["_meta"][ERROR_KEY]})
+        return task(status="working", message=printable(told["content"][0]["text"]), meta={ERROR_KEY: told["_meta"][ERROR_KEY]})
 
     async def _open(self, context: ServerRequestContext[Any], handle: Handle) -> _Open | None:
         """What a person may still be asked; None where this caller, or this server, does not ask. Raises what an approval would."""

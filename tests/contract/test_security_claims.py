@@ -224,6 +224,22 @@ SHOWN_BY = {
             "test_a_run_goes_on_to_its_end_when_its_client_is_gone",
         ],
     },
+    (
+        "asks the MCP server for tasks: guesses and alters ids, has those of somebody else or of another store, cancels and answers at the "
+        "wrong moment"
+    ): {
+        "test_mcp_tasks": [
+            "test_a_handle_that_was_not_given_by_this_server_to_this_caller_is_unknown",
+            "test_a_task_belongs_to_the_one_whose_token_began_it",
+            "test_of_approval_and_cancellation_the_first_stays_whoever_looks_when",
+            "test_an_answer_is_good_for_the_question_as_it_was_shown",
+            "test_after_a_kill_an_execution_is_said_to_have_an_unknown_outcome_and_stays_so",
+        ],
+        "test_mcp_task_folder": [
+            "test_a_handle_is_worth_nothing_to_others_at_other_stores_or_after_its_time",
+            "test_every_changed_character_makes_it_unknown",
+        ],
+    },
     "shows the user's browser a page, with the server on HTTP": {
         "test_mcp_lifecycle": ["test_a_web_page_cannot_reach_the_server"],
         "test_mcp_page": [
