@@ -131,7 +131,7 @@ async def test_a_server_without_tools_that_may_wait_announces_no_tasks(options: 
 
 def test_in_the_handshake_era_a_declared_extension_changes_nothing(tmp_path: Path) -> None:
     with lines(tmp_path, *ALWAYS, "--log-level", "error") as server:
-        hello = {**HELLO, "capabilities": {"extensions": {EXTENSION: {}}}}
+        hello: dict[str, Any] = {**HELLO, "capabilities": {"extensions": {EXTENSION: {}}}}
         server.send({"id": 0, "method": "initialize", "params": hello})
         assert EXTENSION not in json.dumps(server.receive())
         server.send({"method": "notifications/initialized"})
