@@ -51,7 +51,8 @@ def confirming(service: Service) -> None:
 @asynccontextmanager
 async def taking(connection: str, folder: Path, **more: Any) -> AsyncGenerator[Client]:
     """A client that takes tasks, on a server that wants every approval confirmed."""
-    async with connected(connection, folder, *ALWAYS, prepare=confirming, **{"extensions": [Tasks()], **more}) as client:
+    given: dict[str, Any] = {"extensions": [Tasks()], **more}
+    async with connected(connection, folder, *ALWAYS, prepare=confirming, **given) as client:
         yield client
 
 
