@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -155,6 +156,35 @@ def test_logs_are_json_lines_with_the_id_of_their_request(tmp_path: Path) -> Non
         "DECISION_NOT_FOUND",
         "info",
     )
+
+
+def test_a_line_of_the_log_is_short_and_plain_whatever_a_client_sends(tmp_path: Path) -> None:
+    long = "x" * 5_000_000
+    escapes = "\x1b[2J\u009b2J\u2028\u202e\n"
+    with lines(tmp_path, "--log-level", "debug") as server:
+        server.begin()
+        asked: list[tuple[object, str, dict[str, Any]]] = [
+            (long, "tools/list", {}),
+            (escapes, "tools/list", {}),
+            (10**400, "tools/list", {}),
+            (1, long, {}),
+            (2, escapes, {}),
+            (3, "tools/call", {"name": long}),
+            (4, "tools/call", {"name": escapes}),
+            (5, "tools/call", {"name": "nexus-attest.status", "arguments": {"request_id": escapes + long[:60_000]}}),
+        ]
+        for request_id, method, params in asked:
+            server.send({"id": request_id, "method": method, "params": params})
+            assert server.receive()["id"] == request_id
+        code, _, errors = server.end()
+    assert code == 0
+    found = errors.splitlines()
+    assert all(line.isascii() and line.isprintable() and len(line) < 8_192 for line in found)
+    requests = [line for line in map(json.loads, found) if line["message"] == "request"]
+    assert len(requests) >= len(asked)
+    assert requests[1]["request_id"] == f"{long[:960]} ... (5000000 characters)"
+    assert requests[2]["request_id"] == escapes
+    assert requests[3]["request_id"] == "an integer of 1329 bits"
 
 
 def test_nobody_needs_to_read_the_logs(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from mcp.types import INVALID_PARAMS, Completion, CompletionArgument, PromptRefe
 
 from nexus_attest.server.documents import KINDS
 from nexus_attest.server.prompts import PROMPTS
-from nexus_attest.server.results import safe_text
+from nexus_attest.server.results import protocol_error, safe_text
 from nexus_attest.server.service import Service
+from nexus_control.errors import NexusError
 from nexus_control.tool import NexusControlTools
 
 __all__ = ["complete"]
@@ -22,7 +23,10 @@ _SEARCHED = 1_000
 
 
 async def complete(service: Service, reference: PromptReference | ResourceTemplateReference, argument: CompletionArgument) -> Completion:
-    """Values that begin with what was typed, newest first. Raises MCPError -32602 for a prompt or template that does not exist."""
+    """Values that begin with what was typed, newest first.
+
+    Raises MCPError -32602 for a prompt or template that does not exist, -32603 when the store cannot be read.
+    """
     names = _candidates_of(reference, argument.name)
     if names is None:
         return Completion(values=[], total=0, has_more=False)
@@ -31,7 +35,10 @@ async def complete(service: Service, reference: PromptReference | ResourceTempla
     def search() -> list[str]:
         return [name for name in names(service.tools) if name.startswith(typed)]
 
-    found = await anyio.to_thread.run_sync(search, limiter=service.store_threads)
+    try:
+        found = await anyio.to_thread.run_sync(search, limiter=service.store_threads)
+    except NexusError as error:
+        raise protocol_error(error.code, error.describe()) from None
     return Completion(values=found[:_SHOWN], total=len(found), has_more=len(found) > _SHOWN)
 
 

@@ -1,7 +1,8 @@
 """Logs as JSON lines on standard error, written by a thread of their own: a reader that does not read must not stop the server.
 
 Each line is one object: `ts` (UTC), `level`, `logger`, `message`, and what belongs to it, such as `request_id`; `traceback` for bugs.
-Beyond `_MOST_WAITING` unwritten lines new ones are dropped, and their number is told later.
+A line is ASCII, and bounded whatever a client sent. Beyond `_MOST_WAITING` unwritten lines new ones are dropped, and their number is told
+later.
 """
 
 import json
@@ -9,14 +10,33 @@ import logging
 import os
 import queue
 import threading
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
-__all__ = ["LogLevel", "StderrLog"]
+__all__ = ["LogLevel", "StderrLog", "bounded", "current_request"]
 
 LogLevel = str
 
 _MOST_WAITING = 10_000
 _FLUSH_SECONDS = 0.05
+_MOST_CHARACTERS = 1_000
+_SHOWN_CHARACTERS = 960
+"""Of a text that has more: with what is said of it, still no more than the most."""
+
+_MOST_TRACEBACK_CHARACTERS = 16_384
+_MOST_BITS = 64
+
+current_request: ContextVar[object] = ContextVar("current_request", default=None)
+"""The id of the request that is being answered; worker threads find it there too."""
+
+
+def bounded(value: object) -> str | int | float | None:
+    """A value as a line has it, whatever it is and whoever sent it."""
+    if isinstance(value, str):
+        return value if len(value) <= _MOST_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]} ... ({len(value)} characters)"
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:  # which could not even be written
+        return f"an integer of {value.bit_length()} bits"
+    return value if isinstance(value, int | float | None) else bounded(str(value))
 
 
 class StderrLog(logging.Handler):
@@ -46,7 +66,7 @@ class StderrLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one line; never blocks."""
         try:
-            line = self.format(record).encode("utf-8", "backslashreplace") + b"\n"
+            line = self.format(record).encode("ascii") + b"\n"
             if self._dropped:
                 note = json.dumps({"level": "warning", "message": f"{self._dropped} log lines dropped"}).encode() + b"\n"
                 self._lines.put_nowait(note)
@@ -60,16 +80,18 @@ class StderrLog(logging.Handler):
     def format(self, record: logging.LogRecord) -> str:
         """The record as one JSON object."""
         facts: dict[str, object] = getattr(record, "facts", {})
+        if (request := current_request.get()) is not None:
+            facts = {"request_id": request, **facts}
         line: dict[str, object] = {
             "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
-            **facts,
+            "message": bounded(record.getMessage()),
+            **{name: bounded(value) for name, value in facts.items()},
         }
         if record.exc_info:
-            line["traceback"] = logging.Formatter().formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+            line["traceback"] = logging.Formatter().formatException(record.exc_info)[-_MOST_TRACEBACK_CHARACTERS:]
+        return json.dumps(line)
 
     def flush(self) -> None:
         """Give the thread a moment to write what waits; returns anyway when nobody reads."""

@@ -12,6 +12,7 @@ from mcp.types import INTERNAL_ERROR
 from pydantic import ValidationError
 
 from nexus_attest.server.client_logs import ClientLogs
+from nexus_attest.server.logs import bounded, current_request
 from nexus_attest.server.results import ERROR_KEY
 
 __all__ = ["Guard"]
@@ -27,7 +28,13 @@ class Guard:
 
     async def __call__(self, ctx: ServerRequestContext[Any], call_next: CallNext) -> HandlerResult:
         """Middleware of the SDK's server."""
-        context = ctx  # the SDK's name of the parameter, which it demands
+        outer = current_request.set(ctx.request_id)
+        try:
+            return await self._logged(ctx, call_next)
+        finally:
+            current_request.reset(outer)
+
+    async def _logged(self, context: ServerRequestContext[Any], call_next: CallNext) -> HandlerResult:
         if context.request_id is None or not (_log.isEnabledFor(logging.INFO) or self._client_logs.wants(context, "emergency")):
             return await self._guarded(context, call_next)
         began = anyio.current_time()
@@ -55,7 +62,7 @@ class Guard:
             raise
         except Exception as error:  # a bug: known here for the last time
             number = secrets.token_hex(4)
-            _log.exception("bug %s", number, extra={"facts": {"bug": number, "request_id": context.request_id, "method": context.method}})
+            _log.exception("bug %s", number, extra={"facts": {"bug": number, "method": context.method}})
             raise MCPError(INTERNAL_ERROR, f"Internal error {number}; the server's log says where") from error
 
 
@@ -68,7 +75,7 @@ def _facts(context: ServerRequestContext[Any], seconds: float, outcome: str, cod
         "outcome": outcome,
         "code": code,
     }
-    return {key: value for key, value in facts.items() if value is not None}
+    return {key: bounded(value) for key, value in facts.items() if value is not None}
 
 
 def _outcome(result: HandlerResult) -> tuple[str, str | None]:

@@ -8,8 +8,9 @@ from mcp import MCPError
 from mcp.types import INVALID_PARAMS, GetPromptResult, ListPromptsResult, Prompt, PromptArgument, PromptMessage, TextContent
 
 from nexus_attest.server.paging import page_of
-from nexus_attest.server.results import safe_text
+from nexus_attest.server.results import protocol_error, safe_text
 from nexus_attest.server.service import Service
+from nexus_control.errors import NexusError
 
 __all__ = ["PROMPTS", "get_prompt", "list_prompts"]
 
@@ -69,7 +70,10 @@ def list_prompts(cursor: str | None) -> ListPromptsResult:
 
 
 async def get_prompt(service: Service, name: str, arguments: Mapping[str, str]) -> GetPromptResult:
-    """A task for a model with the report that it is about. Raises MCPError -32602 for a name, argument or decision that is not there."""
+    """A task for a model with the report that it is about. Raises MCPError.
+
+    -32602 for a name, argument or decision that is not there, -32603 when the store cannot be read.
+    """
     prompt = PROMPTS.get(name)
     if prompt is None:
         raise MCPError(INVALID_PARAMS, f"Unknown prompt: {safe_text(name)[:200]}")
@@ -78,7 +82,7 @@ async def get_prompt(service: Service, name: str, arguments: Mapping[str, str]) 
     request_id = arguments["request_id"]
     found = await anyio.to_thread.run_sync(service.tools.inspect, request_id, limiter=service.store_threads)
     if not found.success:
-        raise MCPError(INVALID_PARAMS, safe_text(found.error or ""))
+        raise protocol_error(found.code or NexusError.code, found.error or "")
     texts = (prompt.task(request_id), safe_text(found.data["rendered"]))
     return GetPromptResult(
         description=prompt.description,

@@ -15,7 +15,7 @@ from mcp.types import (
 
 from nexus_attest.server.documents import JSON, KINDS, parse_uri
 from nexus_attest.server.paging import PAGE_SIZE, cursor_at, offset_of, page_of
-from nexus_attest.server.results import ERROR_KEY, safe_text
+from nexus_attest.server.results import protocol_error, safe_text
 from nexus_attest.server.service import Service
 from nexus_control.errors import NexusError
 
@@ -29,7 +29,7 @@ async def list_resources(service: Service, cursor: str | None) -> ListResourcesR
     start = offset_of("resources", cursor)
     found = await anyio.to_thread.run_sync(service.tools.list_requests, PAGE_SIZE + 1, start, limiter=service.store_threads)
     if not found.success:
-        raise MCPError(INVALID_PARAMS, safe_text(found.error or ""))
+        raise protocol_error(found.code or NexusError.code, found.error or "")
     entries = found.data["requests"]
     kind = KINDS["decision"]
     resources = [
@@ -59,7 +59,10 @@ def list_templates(cursor: str | None) -> ListResourceTemplatesResult:
 
 
 async def read_resource(service: Service, uri: str) -> ReadResourceResult:
-    """The text of one resource. Raises MCPError -32602 for one that does not exist, or that the decision does not have yet."""
+    """The text of one resource. Raises MCPError -32602 for one that does not exist, or that the decision does not have yet.
+
+    And -32603 when the store cannot be read.
+    """
     found = parse_uri(uri)
     if found is None:
         raise MCPError(INVALID_PARAMS, f"Unknown resource: {safe_text(uri)[:200]}", {"uri": safe_text(uri)})
@@ -67,6 +70,5 @@ async def read_resource(service: Service, uri: str) -> ReadResourceResult:
     try:
         text = await anyio.to_thread.run_sync(kind.read, service.tools, value, limiter=service.store_threads)
     except NexusError as error:
-        data = {"uri": safe_text(uri), ERROR_KEY: {"code": error.code}}
-        raise MCPError(INVALID_PARAMS, safe_text(error.describe()), data) from None
+        raise protocol_error(error.code, error.describe(), uri=safe_text(uri)) from None
     return ReadResourceResult(contents=[TextResourceContents(uri=uri, mime_type=JSON, text=text)])

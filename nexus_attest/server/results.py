@@ -8,7 +8,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mcp import MCPError
+from mcp.types import INTERNAL_ERROR, INVALID_PARAMS
+
 from nexus_attest.server.advice import next_step
+from nexus_attest.server.discretion import FAULTS, RETRYABLE, told
 from nexus_attest.server.errors import ApprovalPending, HumanRequired, InvalidArguments
 from nexus_control.errors import NexusError
 
@@ -20,6 +24,7 @@ __all__ = [
     "digest_of",
     "failure",
     "linked",
+    "protocol_error",
     "refusal",
     "safe_text",
     "success",
@@ -28,11 +33,15 @@ __all__ = [
 ERROR_KEY = "io.github.nexus-attest/error"
 """Key in `_meta` of an error result: `{"code", "message"}`, and what helps programs.
 
-`paths` are those of wrong arguments; `command` and `url` are where a person can decide, at a terminal and on a page.
+`paths` are those of wrong arguments; `command` and `url` are where a person can decide, at a terminal and on a page; `retryable` is true
+where nothing was done and the same call can succeed later, and not there otherwise.
 """
 
 CANONICAL_KEY = "io.github.nexus-attest/canonical"
 """Key in `_meta` of a listed tool: its published, dotted name."""
+
+_UNSOUND = {"EVENT_UNREADABLE", "HISTORY_ALTERED", "NEXUS_ERROR"}
+"""Codes that tell of what is stored, or of a program, and not of the call."""
 
 INLINE_LIMIT = 65_536
 """Bytes of JSON text up to which a result travels in the answer itself, where it takes its size twice."""
@@ -70,17 +79,32 @@ def refusal(error: NexusError) -> dict[str, Any]:
 
 def failure(code: str, described: str, **more: Any) -> dict[str, Any]:
     """An error result: `CODE: what happened. What to do next.`"""
-    text = safe_text(described)
-    if not text.startswith(code):
-        text = f"{code}: {text}"
-    message = text.removeprefix(f"{code}: ")
-    text = f"{text if text.endswith(('.', '?')) else text + '.'} {next_step(code)}"
+    message = _message(code, described)
     return {
         "isError": True,
-        "content": [{"type": "text", "text": text}],
-        "_meta": {ERROR_KEY: {"code": code, "message": message, **more}},
+        "content": [{"type": "text", "text": _whole(code, message)}],
+        "_meta": {ERROR_KEY: {"code": code, "message": message, **({"retryable": True} if code in RETRYABLE else {}), **more}},
         "resultType": "complete",
     }
+
+
+def protocol_error(code: str, described: str, **data: Any) -> MCPError:
+    """The same for methods that have no error results: -32602 for what the caller can mend, -32603 for the server's own trouble.
+
+    `data` has `code`, and `retryable` as in `_meta` of an error result.
+    """
+    number = INTERNAL_ERROR if code in FAULTS or code in _UNSOUND else INVALID_PARAMS
+    known = {"code": code, **({"retryable": True} if code in RETRYABLE else {}), **data}
+    return MCPError(number, _whole(code, _message(code, described)), known)
+
+
+def _message(code: str, described: str) -> str:
+    """What happened, without the code."""
+    return safe_text(told(code, described.removeprefix(f"{code}: ")))
+
+
+def _whole(code: str, message: str) -> str:
+    return f"{code}: {message if message.endswith(('.', '?')) else message + '.'} {next_step(code)}"
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -19,7 +19,6 @@ from mcp.server.session import ServerSession
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
 from mcp.types import (
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     EmptyResult,
     SubscribeRequestParams,
@@ -29,7 +28,7 @@ from mcp.types import (
 )
 
 from nexus_attest.server.documents import parse_uri
-from nexus_attest.server.results import safe_text
+from nexus_attest.server.results import protocol_error, safe_text
 from nexus_attest.server.service import Service
 from nexus_control.errors import NexusError
 
@@ -137,7 +136,7 @@ class Watch:
             try:
                 tips, newest = await self._read(unknown)
             except NexusError as error:
-                raise MCPError(INTERNAL_ERROR, safe_text(error.describe())) from None
+                raise protocol_error(error.code, error.describe()) from None
             self._tips = {**tips, **self._tips}
             self._newest = self._newest if self._list_watchers > 1 else newest
         self.look_now()

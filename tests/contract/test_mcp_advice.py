@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nexus_attest.server.advice import ADVICE, FAILED_RUN, next_step
+from nexus_attest.server.discretion import FAULTS
 from nexus_attest.server.names import canonical_name
 from nexus_attest.server.registry import TOOLS
 from nexus_attest.server.results import failure
@@ -59,7 +60,7 @@ def test_a_code_of_a_router_is_a_run_that_failed(code: str) -> None:
 @pytest.mark.parametrize("code", sorted(ADVICE))
 def test_the_text_of_an_error_is_code_what_happened_and_what_to_do(code: str) -> None:
     (block,) = failure(code, "it is so")["content"]
-    assert block["text"] == f"{code}: it is so. {ADVICE[code]}"
+    assert block["text"] == f"{code}: {FAULTS.get(code, 'it is so')}. {ADVICE[code]}"
 
 
 def test_every_code_that_an_engine_tool_names_in_its_documentation_is_known() -> None:
