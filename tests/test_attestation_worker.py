@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +13,10 @@ from xrpl_testing import NOON, Ledger, Signer, intent
 from nexus_attest.attestation import AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.errors import InvalidAnchor
 from nexus_attest.attestation.queue import AttestationQueue
-from nexus_attest.attestation.worker import ProcessResult, process_one_xrpl, run_worker
+from nexus_attest.attestation.worker import ProcessResult, process_one_xrpl, process_submitted, run_worker
 from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
-from nexus_control.errors import InputError
+from nexus_attest.attestation.xrpl.submission_store import SubmissionStore
+from nexus_control.errors import InputError, StoreError
 
 
 @pytest.fixture
@@ -178,6 +181,130 @@ def test_an_interruption_frees_the_intent(queue: AttestationQueue) -> None:
         cycle(queue, Ledger(), Dying())
     assert state(queue, queue_id) == ("PENDING", 0, None)
     assert statuses(cycle(queue, Ledger())) == ["SUBMITTED", "CONFIRMED"]
+
+
+# -- processes that die with a transaction in their hands -----------------------------------------------------------------
+
+
+def nothing(*_: object) -> None:
+    pass
+
+
+class Dead(BaseException):
+    """The process is gone, or its task was cancelled."""
+
+
+class Dying(Ledger):
+    """Takes a transaction, and whoever sent it is gone before the answer comes; or before the first byte has left."""
+
+    def __init__(self, *, takes: bool, **told: Any) -> None:
+        super().__init__(**told)
+        self.takes = takes
+
+    async def submit(self, signed_tx_blob_hex: str) -> SubmitResult:
+        if self.takes:
+            self.blobs.append(signed_tx_blob_hex)
+        raise Dead
+
+
+def test_what_was_sent_and_not_recorded_is_asked_for_and_not_sent_again(queue: AttestationQueue) -> None:
+    queue_id = queue.enqueue(intent())
+    signer, ledger = Signer(), Ledger()
+    with pytest.raises(Dead):
+        cycle(queue, Dying(takes=True), signer)
+    assert state(queue, queue_id) == ("PENDING", 0, None)
+    found = cycle(queue, ledger, signer)
+    assert (statuses(found), ledger.blobs, ledger.asked, len(signer.signed)) == (["SUBMITTED", "CONFIRMED"], [], ["HASH1"], 1)
+    assert found.receipts[0].proof == {"tx_hash": "HASH1", "key_id": "k1"}
+    assert found.receipts[0].evidence_digests == found.receipts[1].evidence_digests
+    assert (found.receipts[1].proof["key_id"], [receipt.attempt for receipt in found.receipts]) == ("k1", [1, 1])
+    assert queue.replay(queue_id) == found.receipts
+    assert state(queue, queue_id) == ("CONFIRMED", 1, None)
+    assert not cycle(queue, ledger, signer).processed
+
+
+def test_what_was_signed_and_never_sent_waits_until_somebody_says_that_it_may_be_sent_anew(queue: AttestationQueue) -> None:
+    queue.enqueue(intent())
+    signer, ledger = Signer(), Ledger(found=TxStatusResult(False))
+    with pytest.raises(Dead):
+        cycle(queue, Dying(takes=False), signer)
+    assert statuses(cycle(queue, ledger, signer)) == ["SUBMITTED", "DEFERRED"]
+    assert statuses(cycle(queue, ledger, signer)) == ["DEFERRED"]
+    assert (ledger.blobs, len(signer.signed)) == ([], 1)
+    assert statuses(cycle(queue, ledger, signer, resubmit=True)) == ["DEFERRED", "SUBMITTED", "DEFERRED"]
+    assert ledger.blobs == ["blob2"]
+
+
+def test_the_second_transaction_of_an_intent_is_not_forgotten_for_the_first(queue: AttestationQueue) -> None:
+    queue_id = queue.enqueue(intent())
+    signer, lost = Signer(), TxStatusResult(False)
+    assert statuses(cycle(queue, Ledger(found=lost), signer)) == ["SUBMITTED", "DEFERRED"]
+    with pytest.raises(Dead):
+        cycle(queue, Dying(takes=True, found=lost), signer, resubmit=True)
+    ledger = Ledger()
+    assert statuses(cycle(queue, ledger, signer, resubmit=True)) == ["SUBMITTED", "CONFIRMED"]
+    assert (ledger.asked, ledger.blobs, state(queue, queue_id)[0]) == (["HASH2"], [], "CONFIRMED")
+
+
+def test_a_node_that_was_not_reached_leaves_nothing_to_ask_for(queue: AttestationQueue) -> None:
+    queue_id = queue.enqueue(intent())
+    assert statuses(cycle(queue, Ledger(submitted=ConnectionError("gone")))) == ["FAILED"]
+    assert queue.storage.sending(queue_id) is None
+    assert statuses(cycle(queue, Ledger())) == ["SUBMITTED", "CONFIRMED"]
+    assert queue.storage.sending(queue_id) is None
+
+
+def test_nothing_is_sent_that_cannot_be_noted(queue: AttestationQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue_id = queue.enqueue(intent())
+    ledger = Ledger()
+
+    def full(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(queue.storage, "note_sending", full)
+    with pytest.raises(StoreError):
+        cycle(queue, ledger)
+    assert (ledger.blobs, state(queue, queue_id), queue.replay(queue_id)) == ([], ("PENDING", 0, None), [])
+
+
+@pytest.mark.parametrize("left_out", ["tx_hash", "key_id"])
+def test_a_signer_that_says_less_than_it_should(queue: AttestationQueue, left_out: str) -> None:
+    queue_id = queue.enqueue(intent())
+
+    class Silent(Signer):
+        def sign(self, tx_dict: dict[str, Any]) -> Any:
+            signed = super().sign(tx_dict)
+            return SimpleNamespace(**{**vars(signed), left_out: None})
+
+    with pytest.raises(Dead):
+        cycle(queue, Dying(takes=True), Silent())
+    assert queue.storage.sending(queue_id) == (None if left_out == "tx_hash" else {"tx_hash": "HASH1", "key_id": None})
+
+
+def test_a_worker_that_was_killed_leaves_its_transaction_to_the_next_one_and_to_no_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed: nothing of it runs any more, and its claim ends five minutes later."""
+    now = [datetime(2025, 1, 1, tzinfo=UTC)]
+    with AttestationQueue(tmp_path / "queue.db", clock=lambda: now[0]) as queue:
+        other, queue_id = queue.enqueue(intent(tenant="other"), created_at="2026"), queue.enqueue(intent())
+        monkeypatch.setattr(queue.storage, "release", nothing)
+        with pytest.raises(Dead):
+            cycle(queue, Dying(takes=True), intent_digest=queue_id)
+    with AttestationQueue(tmp_path / "queue.db", clock=lambda: now[0]) as queue:
+        store, ledger, signer = SubmissionStore(queue.storage), Ledger(), Signer()
+
+        def left() -> tuple[list[str], list[str]]:
+            waiting = store.waiting(9, now=now[0].timestamp())
+            return [row["intent_digest"] for row in waiting], [item.queue_id for item in queue.next_submitted(9)]
+
+        def ask() -> int:
+            return asyncio.run(process_submitted(queue, ledger, signer, now_fn=lambda: NOON))
+
+        assert (left(), ask(), ledger.asked) == (([other], [queue_id]), 0, [])
+        now[0] += timedelta(minutes=5)
+        assert (left(), ask(), ledger.asked, ledger.blobs) == (([other], [queue_id]), 1, ["HASH1"], [])
+        assert (left(), state(queue, queue_id)[0]) == (([other], []), "CONFIRMED")
 
 
 # -- the loop -------------------------------------------------------------------------------------------------------------

@@ -228,6 +228,16 @@ _SCHEMA = Schema(
                 for name, event in (("kept", "DELETE"), ("fixed", "UPDATE"))
             ),
         ),
+        (
+            # Which transaction of its own an intent is about to be sent with, until a receipt says what came of it: `worker`.
+            """
+            CREATE TABLE IF NOT EXISTS attestation_sendings (
+                queue_id TEXT NOT NULL PRIMARY KEY,
+                tx_hash  TEXT NOT NULL,
+                key_id   TEXT
+            ) STRICT, WITHOUT ROWID
+            """,
+        ),
     ),
 )
 
@@ -247,6 +257,11 @@ _CLAIM = """
     INSERT INTO attestation_claims (queue_id, owner, until)
     SELECT :queue_id, :owner, :until WHERE NOT EXISTS (SELECT 1 FROM witness_members WHERE intent_digest = :queue_id AND active = 1)
     ON CONFLICT (queue_id) DO UPDATE SET owner = :owner, until = :until WHERE until <= :now"""
+_NOTE_SENDING = """
+    INSERT INTO attestation_sendings (queue_id, tx_hash, key_id) VALUES (:queue_id, :tx_hash, :key_id)
+    ON CONFLICT (queue_id) DO UPDATE SET tx_hash = :tx_hash, key_id = :key_id"""
+_SELECT_SENDING = "SELECT tx_hash, key_id FROM attestation_sendings WHERE queue_id = :queue_id"
+_FORGET_SENDING = "DELETE FROM attestation_sendings WHERE queue_id = :queue_id"
 _RELEASE = "DELETE FROM attestation_claims WHERE queue_id = :queue_id AND owner = :owner"
 _SELECT_BY_ID = f"SELECT {_INTENT} FROM attestation_intents WHERE queue_id = :queue_id"
 _SELECT_BY_DIGEST = f"SELECT {_INTENT} FROM attestation_intents WHERE intent_digest = :intent_digest"
@@ -262,10 +277,11 @@ _COUNT_BY_STATUS = """
     GROUP BY status ORDER BY status"""  # of one MIN, SQLite gives the other columns from the row that has it
 _SELECT_SUBMITTED = f"""
     SELECT {_INTENT} FROM attestation_intents
-    WHERE status IN ('SUBMITTED', 'DEFERRED') AND EXISTS (
-      SELECT 1 FROM attestation_receipts AS r
-      WHERE r.intent_digest = attestation_intents.intent_digest AND json_type(r.receipt_json, '$.proof.tx_hash') = 'text'
-        AND json_extract(r.receipt_json, '$.proof.type') IS NULL)
+    WHERE (queue_id IN (SELECT queue_id FROM attestation_sendings)
+      OR status IN ('SUBMITTED', 'DEFERRED') AND EXISTS (
+        SELECT 1 FROM attestation_receipts AS r
+        WHERE r.intent_digest = attestation_intents.intent_digest AND json_type(r.receipt_json, '$.proof.tx_hash') = 'text'
+          AND json_extract(r.receipt_json, '$.proof.type') IS NULL))
     {_ON_ITS_OWN} ORDER BY updated_at, intent_digest LIMIT :limit"""
 _SELECT_RECEIPTS = f"SELECT {_RECEIPT} FROM attestation_receipts WHERE intent_digest = :intent_digest ORDER BY attempt, rowid"
 
@@ -339,6 +355,18 @@ class AttestationStorage:
     def release(self, queue_id: str, owner: str) -> None:
         """Give up a claim; nothing when somebody else has it by now."""
         self._write(_RELEASE, {"queue_id": queue_id, "owner": owner})
+
+    def note_sending(self, queue_id: str, tx_hash: str, key_id: str | None) -> None:
+        """Note which transaction of its own an intent is about to be sent with; one noted before is forgotten."""
+        self._write(_NOTE_SENDING, {"queue_id": queue_id, "tx_hash": tx_hash, "key_id": key_id})
+
+    def sending(self, queue_id: str) -> dict[str, Any] | None:
+        """`tx_hash` and `key_id` of a transaction that was noted, and of which no receipt tells yet."""
+        return self._first(_SELECT_SENDING, {"queue_id": queue_id})
+
+    def forget_sending(self, queue_id: str) -> None:
+        """A receipt tells of it."""
+        self._write(_FORGET_SENDING, {"queue_id": queue_id})
 
     def insert_receipt(
         self, receipt_digest: str, intent_digest: str, attempt: int, created_at: str, backend: str, status: str, receipt_json: str

@@ -1,8 +1,9 @@
 """One cycle of witnessing: at most one intent, one submission, one look at what became of it; and the worker that goes on and on.
 
-In a cycle an intent yields one transaction: one that may be on the ledger is asked for again, never sent again unasked. The one exception
-is a submission that ended without an answer although the node had received it. The worker does not share it: where it can ask servers for
-what that takes, it witnesses in batches (`xrpl.batch`), each with a transaction that is stored before it is sent.
+In a cycle an intent yields one transaction: one that may be on the ledger is asked for again, never sent again unasked. Its hash is stored
+before it is sent, so that it may be interrupted or killed at any moment. The one exception is a submission that ended without an answer
+although the node had received it. The worker does not share it: where it can ask servers for what that takes, it witnesses in batches
+(`xrpl.batch`), each with a transaction that is stored whole before it is sent.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from nexus_attest.attestation.xrpl.client import XRPLClient
 from nexus_attest.attestation.xrpl.jsonrpc_client import JsonRpcClient
 from nexus_attest.attestation.xrpl.memo import MemoCodec
 from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
-from nexus_attest.attestation.xrpl.signer import XRPLSigner
+from nexus_attest.attestation.xrpl.signer import SignResult, XRPLSigner
 from nexus_control.errors import InputError
 from nexus_control.events import parse_time, utc_now
 
@@ -59,9 +60,10 @@ async def process_one_xrpl(
     """Process the first intent that waits, or the one of `intent_digest` (prefixed), and record its receipts.
 
     First come those that are PENDING or DEFERRED, then those that a process left SUBMITTED, which are only asked for. A DEFERRED one
-    whose transaction is known is asked for first; with `resubmit` a new transaction is sent when that is not found. An intent that another
-    worker is at is left to it. Nothing to do: `processed` is False. Raises InvalidAnchor for an empty account, StoreError, and
-    InvalidIntent or InvalidReceipt when a stored row cannot be read.
+    whose transaction is known is asked for first; with `resubmit` a new transaction is sent when that is not found. So is one that a
+    process left between signing and recording, which gets the SUBMITTED receipt that is missing. An intent that another worker is at is
+    left to it; one whose worker was killed, for five minutes. Nothing to do: `processed` is False. Raises InvalidAnchor for an empty
+    account, StoreError, and InvalidIntent or InvalidReceipt when a stored row cannot be read.
     """
     owner = signer.account if account is None else account
     if not owner:
@@ -116,9 +118,10 @@ async def process_submitted(
     queue: AttestationQueue, client: XRPLClient, signer: XRPLSigner, *, now_fn: Callable[[], str] | None = None
 ) -> int:
     """Ask for the transaction of the intent that was sent on its own and looked at longest ago; 1, or 0 when there is none such."""
-    for item in queue.next_submitted():
+    for item in queue.next_submitted(_CANDIDATES):
         result = await process_one_xrpl(queue, client, signer, now_fn=now_fn, intent_digest=item.intent_digest)
-        return int(result.processed)
+        if result.processed:
+            return 1
     return 0
 
 
@@ -166,6 +169,8 @@ class _Cycle:
         """The receipts of one cycle; none when there is nothing to do."""
         if item.status not in ("PENDING", ReceiptStatus.DEFERRED, ReceiptStatus.SUBMITTED):
             return []
+        if (left := self._left_by_another(item)) is not None:
+            return [left, await self._confirm(item, left, item.next_attempt)]
         known = self._known_transaction(item)
         if item.status == ReceiptStatus.SUBMITTED:
             return [] if known is None else [await self._confirm(item, known, item.next_attempt - 1)]
@@ -176,6 +181,25 @@ class _Cycle:
         if self.resubmit and not_found and not await self._is_there(known):
             return [polled, *await self._submit(item)]
         return [polled]
+
+    def _left_by_another(self, item: QueuedIntent) -> AttestationReceipt | None:
+        """The SUBMITTED receipt of a transaction that a process signed, may have sent, and did not live to record; None for none such."""
+        sending = self.queue.storage.sending(item.queue_id)
+        if sending is None:
+            return None
+        evidence = {"memo_digest": MemoCodec.digest(item.intent)}
+        proof = {name: value for name, value in sending.items() if value is not None}
+        receipt = AttestationReceipt(
+            item.intent_digest, XRPL_BACKEND, item.next_attempt, ReceiptStatus.SUBMITTED, self.now(), evidence, proof
+        )
+        self._record(item, receipt)
+        return receipt
+
+    def _record(self, item: QueuedIntent, receipt: AttestationReceipt, status: ReceiptStatus | None = None) -> None:
+        """Record what came of a transaction that was noted before it was sent."""
+        with self.queue.storage.transaction():
+            self.queue.record_receipt(receipt, intent_status=status)
+            self.queue.storage.forget_sending(item.queue_id)
 
     def _known_transaction(self, item: QueuedIntent) -> AttestationReceipt | None:
         """The latest receipt that names a transaction."""
@@ -197,12 +221,20 @@ class _Cycle:
             receipt = AttestationReceipt(item.intent_digest, XRPL_BACKEND, item.next_attempt, ReceiptStatus.FAILED, self.now(), error=error)
             self.queue.record_receipt(receipt)
             return [receipt]
-        receipt = await submit(anchor, self.client, self.signer, attempt=item.next_attempt, created_at=self.now())
+        receipt = await submit(
+            anchor, self.client, self.signer, attempt=item.next_attempt, created_at=self.now(), before_sending=partial(self._note, item)
+        )
         # A node that was not reached says nothing about the intent: it waits for the next cycle.
-        self.queue.record_receipt(receipt, intent_status=ReceiptStatus.DEFERRED if _unreached(receipt) else None)
+        self._record(item, receipt, ReceiptStatus.DEFERRED if _unreached(receipt) else None)
         if receipt.status is not ReceiptStatus.SUBMITTED or not isinstance(receipt.proof.get("tx_hash"), str):
             return [receipt]
         return [receipt, await self._confirm(item, receipt, item.next_attempt)]
+
+    def _note(self, item: QueuedIntent, signed: SignResult) -> None:
+        tx_hash: object = getattr(signed, "tx_hash", None)  # foreign code may leave it out
+        key_id: object = getattr(signed, "key_id", None)
+        if isinstance(tx_hash, str):
+            self.queue.storage.note_sending(item.queue_id, tx_hash, key_id if isinstance(key_id, str) else None)
 
     async def _confirm(self, item: QueuedIntent, submitted: AttestationReceipt, attempt: int) -> AttestationReceipt:
         receipt = await confirm(

@@ -3,6 +3,7 @@
 `plan` is pure. `submit` and `confirm` ask once and turn every outcome into a receipt; when to ask again is the worker's decision.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from nexus_attest.attestation.xrpl.memo import (
     serialize_memo,
     validate_memo_size,
 )
-from nexus_attest.attestation.xrpl.signer import XRPLSigner
+from nexus_attest.attestation.xrpl.signer import SignResult, XRPLSigner
 from nexus_attest.attestation.xrpl.tx import plan_account_set_memo, plan_payment_to_self, require_amount
 from nexus_control.integrity import DIGEST_PATTERN, prefixed
 
@@ -69,9 +70,15 @@ def plan(
 
 
 async def submit(
-    anchor_plan: AnchorPlan, client: XRPLClient, signer: XRPLSigner, *, attempt: int, created_at: str | None = None
+    anchor_plan: AnchorPlan,
+    client: XRPLClient,
+    signer: XRPLSigner,
+    *,
+    attempt: int,
+    created_at: str | None = None,
+    before_sending: Callable[[SignResult], object] = lambda _: None,
 ) -> AttestationReceipt:
-    """Sign and submit once.
+    """Sign and submit once. `before_sending` is told what was signed; when it raises, nothing was sent.
 
     SUBMITTED when the node took it; FAILED with REJECTED when it did not, or the signer raised; FAILED with BACKEND_UNAVAILABLE or
     TIMEOUT when the node gave no answer: then nobody knows whether it has the transaction. `created_at` is now when None.
@@ -87,6 +94,7 @@ async def submit(
         blob, key_id = signed.signed_tx_blob_hex, signed.key_id  # here, where nothing is sent yet: foreign code may leave one out
     except Exception as problem:  # foreign code: whatever it raises, nothing was submitted
         return receipt(ReceiptStatus.FAILED, error=ReceiptError(ReceiptErrorCode.REJECTED, _told(problem)))
+    before_sending(signed)
     try:
         result = await client.submit(blob)
     except Exception as problem:  # as above, but it may have been

@@ -112,6 +112,7 @@ _WAITING = """
     WHERE i.status IN ('PENDING', 'DEFERRED')
       AND NOT EXISTS (SELECT 1 FROM witness_members AS m WHERE m.intent_digest = i.intent_digest AND m.active = 1)
       AND NOT EXISTS (SELECT 1 FROM attestation_claims AS c WHERE c.queue_id = i.queue_id AND c.until > :now)
+      AND NOT EXISTS (SELECT 1 FROM attestation_sendings AS t WHERE t.queue_id = i.queue_id)
       AND (i.last_attempt = 0 OR NOT EXISTS (
         SELECT 1 FROM attestation_receipts AS r
         WHERE r.intent_digest = i.intent_digest AND json_extract(r.receipt_json, '$.proof.tx_hash') IS NOT NULL
