@@ -23,7 +23,7 @@ from nexus_attest.attestation.batch_tree import Statement
 from nexus_attest.attestation.errors import ProofRefused
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
-from nexus_attest.attestation.witness import Level, WitnessJudge, WitnessProof
+from nexus_attest.attestation.witness import Level, WitnessJudge, WitnessProof, judge_witnesses
 from nexus_attest.attestation.xrpl import MemoCodec, batch_receipt, proof_check, validators
 from nexus_attest.attestation.xrpl.codec import (
     decode_object,
@@ -246,6 +246,23 @@ def test_metadata_that_would_not_be_encoded_so_is_refused() -> None:
     shuffled = b"".join(bytes.fromhex(encode({name: fields[name]})) for name in ("TransactionResult", "TransactionIndex", "AffectedNodes"))
     assert decode(shuffled.hex()) == fields
     assert failed(check_proof(agreed(world, blob, shuffled), [pin(world)])) == ["path"]
+
+
+def test_a_close_time_on_which_the_validators_did_not_agree_is_told_as_one() -> None:
+    world = witnessed()
+    evidence = agreed(world, *transaction(world), flags=1)
+    exact, about_so = check_proof(document(world), [pin(world)]), check_proof(evidence, [pin(world)])
+    text = "the validators did not agree on when the ledger closed, it may have been some seconds later"
+    assert (exact.level, exact.inexact, about_so.level, about_so.inexact) == (Level.QUORUM, None, Level.QUORUM, text)
+    assert (exact.about()["close_time_agreed"], about_so.about()["close_time_agreed"]) == (True, False)
+    told = {name: value for name, value in witness_proof(world)["receipt"]["proof"].items() if name != "ledger_hash"}
+    proof = {**witness_proof(world, proof=told), "evidence": evidence}
+    checks, gaps = judge_witnesses(policy(world), [proof], intent(0).binding_digest)
+    assert ([check.name for check in checks if not check.ok], gaps) == ([], [])
+    (receipt,) = [check for check in checks if check.name == "receipt"]
+    assert str(receipt.detail).endswith(f", not after {about_so.not_after} or so: {text}")
+    assert WitnessJudge(policy(world)).judge(proof).to_dict()["inexact"] == text
+    assert WitnessJudge(policy(world)).judge(witness_proof(world)).to_dict()["inexact"] is None
 
 
 # -- who agreed ---------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from cli_testing import ADAPTER, program
-from proof_testing import Capture, bare, pin, witness_proof, witnessed
+from proof_testing import Capture, agreed, bare, pin, witness_proof, witnessed
 from typer.testing import CliRunner
 from witness_testing import World, intent
 
@@ -139,6 +139,19 @@ def test_the_proof_of_a_transaction_of_somebody_else_is_judged_too(desk: Desk) -
     found = desk.json("proof", "verify", desk.write("xpop.json", bare(world)), *pins)
     assert (found["level"], found["about"]["batch"]["size"]) == ("quorum", 5)
     desk("proof", "verify", "xpop.json", *pins, "--expect", desk.binding, code=2)
+
+
+def test_a_time_on_which_the_validators_did_not_agree_is_not_shown_as_exact(desk: Desk) -> None:
+    world = witnessed()
+    told = bare(world)["transaction"]
+    desk.write("early.json", agreed(world, bytes.fromhex(told["blob"]), bytes.fromhex(told["meta"]), flags=1))
+    pins = ("--publisher", world.ledger.validators.pin, "--account", world.account)
+    found = desk.json("proof", "verify", "early.json", *pins)
+    assert (found["outcome"], found["inexact"][:33]) == ("PASS", "the validators did not agree on w")
+    text = desk("proof", "verify", "early.json", *pins)
+    assert f"not after {found['not_after']} or so" in text
+    assert "Not exact: the validators did not agree" in text
+    assert "or so" not in desk("proof", "verify", "proof.json", *desk.pins())
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ def _covers_nothing(_receipt: AttestationReceipt, _intent: AttestationIntent) ->
 class Testimony:
     """What a piece of evidence shows by itself, to a reader with a certain trust policy.
 
-    `level` is None when a check failed. `not_after`: what was witnessed existed then (UTC, ISO 8601); `by`: who says so, as pinned.
+    `level` is None when a check failed. `not_after`: what was witnessed existed then (UTC, ISO 8601), `inexact` why that is only about so,
+    None where it is not; `by`: who says so, as pinned.
     `gaps`: what it would take to show what the policy demands. `evidence_digest` is the prefixed digest under which a receipt may name
     the evidence among its `evidence_digests`, by the key `evidence_key`. `covers(receipt, intent)` raises WitnessMismatch unless this is
     evidence for this receipt, and for this intent.
@@ -103,6 +104,7 @@ class Testimony:
     gaps: Sequence[Gap] = ()
     by: str | None = None
     not_after: str | None = None
+    inexact: str | None = None
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
     evidence_digest: str | None = None
     evidence_key: str | None = None
@@ -115,13 +117,14 @@ EvidenceJudge: TypeAlias = Callable[[dict[str, Any] | None, TrustPolicy], Testim
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a witness proof shows; `level` is None when a check failed."""
+    """What a witness proof shows; `level` is None when a check failed. The members are those of a Testimony."""
 
     level: Level | None
     checks: Sequence[VerificationCheck]
     gaps: Sequence[Gap] = ()
     by: str | None = None
     not_after: str | None = None
+    inexact: str | None = None
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
@@ -143,6 +146,7 @@ class Verdict:
             "level": self.level,
             "by": self.by,
             "not_after": self.not_after,
+            "inexact": self.inexact,
             "failed": self.failed,
             "checks": [check.to_dict() for check in self.checks],
             "gaps": [gap.to_dict() for gap in self.gaps],
@@ -204,6 +208,7 @@ def _verdict(testimony: Testimony) -> Verdict:
         gaps=testimony.gaps,
         by=testimony.by,
         not_after=testimony.not_after,
+        inexact=testimony.inexact,
         about=testimony.about,
     )
 
@@ -265,6 +270,7 @@ def _receipt_check(proof: WitnessProof, testimony: Testimony) -> VerificationChe
     except InvalidAttestationRecord as problem:
         return _failed("receipt", str(problem))
     told = "" if testimony.not_after is None else f", not after {testimony.not_after}"
+    told += "" if testimony.inexact is None else f" or so: {testimony.inexact}"
     by = "" if testimony.by is None else f" by {testimony.by}"
     return VerificationCheck("receipt", ok=True, detail=f"witnessed at level {testimony.level}{by}{told}")
 

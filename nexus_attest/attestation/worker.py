@@ -210,7 +210,7 @@ class _Cycle:
         """Whether the node knows the transaction, in whatever state; a node that does not answer may."""
         try:
             return (await self.client.get_tx(known.proof["tx_hash"])).found
-        except Exception:  # foreign code
+        except Exception:  # foreign code: whatever it raises, it did not say that there is no such transaction
             return True
 
     async def _submit(self, item: QueuedIntent) -> list[AttestationReceipt]:

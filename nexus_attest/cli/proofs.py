@@ -184,11 +184,13 @@ def _say(session: "Session", file: Path, verdict: "Verdict") -> None:
     rows = [f"  {name.replace('_', ' '):<18}{printable(text)}" for name, text in _rows(verdict.about)]
     session.say("\n".join([f"Proof {printable(str(file))}", *rows, ""]))
     session.screen.print(checks_table(verdict.checks), "")
+    if verdict.inexact is not None:
+        session.say(f"Not exact: {verdict.inexact}")
     for gap in verdict.gaps:
         session.say(f"Not shown: {printable(gap.what)}\n  needed: {printable(gap.needed)}")
-    shown = (
-        "nothing" if verdict.level is None else f"level {verdict.level}" + (f", not after {verdict.not_after}" if verdict.not_after else "")
-    )
+    shown = "nothing" if verdict.level is None else f"level {verdict.level}"
+    if verdict.level is not None and verdict.not_after is not None:
+        shown += f", not after {verdict.not_after}" + ("" if verdict.inexact is None else " or so")
     if verdict.outcome is Outcome.INCOMPLETE:
         session.say(f"INCOMPLETE: {shown}; that is not all that you demand")
     else:

@@ -247,12 +247,14 @@ class _Held:
         if self._leaf_bytes in self._pins:
             return
         pins = [pin for pin in map(_certificate, self._pins) if pin is not None]
+        reply, message = granted(self._token.sorted()), statement.to_bytes()
         try:
-            answer = decode_timestamp_response(granted(self._token.sorted()))
-            VerifierBuilder(roots=pins).build().verify_message(answer, statement.to_bytes())
-        except Exception as problem:  # as above: its own error, and those of what it uses
+            VerifierBuilder(roots=pins).build().verify_message(decode_timestamp_response(reply), message)
+        except Exception as problem:  # foreign code, which has many errors: whichever it is, there is no chain
             found = _REASON.search(str(problem))
             yield Finding(f"no chain to a certificate that is believed: {found[1] if found else str(problem)[:200]}")
+        else:
+            yield Finding("whether a certificate of the chain was revoked is not judged", fails=False)
 
 
 def _certificate(data: bytes) -> "Certificate | None":
@@ -264,7 +266,7 @@ def _certificate(data: bytes) -> "Certificate | None":
         # Each is read when it is asked for: now, so that no check meets one that cannot be.
         certificate.public_key()
         _ = certificate.issuer, certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except Exception:  # foreign code, whose errors for a certificate that is none are of many kinds
+    except Exception:  # foreign code, which has many errors for bytes that are no certificate
         return None
     return certificate
 

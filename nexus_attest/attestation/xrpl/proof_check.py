@@ -53,6 +53,7 @@ EVIDENCE_KEY = "xrpl.xpop"
 
 _RANKS: dict[str, int] = {level: rank for rank, level in enumerate(get_args(LedgerLevel))}
 _SUCCESS = "tesSUCCESS"
+_NOT_AGREED = "the validators did not agree on when the ledger closed, it may have been some seconds later"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -79,6 +80,11 @@ class LedgerReport:
     def not_after(self) -> str | None:
         """When the ledger closed: what the memo says existed by then. UTC, ISO 8601."""
         return None if self.header is None else self.header.closed_at.strftime(_TIME)
+
+    @property
+    def inexact(self) -> str | None:
+        """Why that may be some seconds early; None where the validators agreed on it."""
+        return None if self.header is None or self.header.agreed else _NOT_AGREED
 
     def about(self) -> dict[str, Any]:
         """What was read, as JSON data; nothing when it could not be read that far."""
@@ -135,6 +141,7 @@ def judge_evidence(evidence: dict[str, Any] | None, trust: TrustPolicy) -> Testi
         gaps=report.gaps,
         by=", ".join(report.publishers) or None,
         not_after=report.not_after,
+        inexact=report.inexact,
         about=report.about(),
         evidence_digest=report.digest,
         evidence_key=EVIDENCE_KEY,
