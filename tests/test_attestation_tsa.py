@@ -528,10 +528,10 @@ def drip(connection: socket.socket) -> None:
     ],
 )
 def test_an_authority_that_does_not_answer_as_one_is_unavailable(script: Script, text: str, root: Holder) -> None:
-    began = time.monotonic()
+    began, limit = time.monotonic(), 1.0 if text == "TimeoutError" else 30.0  # which a machine with much to do must not meet
     with pytest.raises(AuthorityUnavailable, match=text):
-        asked(script, pinned(root), timeout=1.0)
-    assert time.monotonic() - began < 6
+        asked(script, pinned(root), timeout=limit)
+    assert time.monotonic() - began < limit + 5
 
 
 def test_an_authority_that_is_not_there_is_unavailable(root: Holder) -> None:

@@ -1,6 +1,6 @@
 """Whether an intent is in the tree that a witness was told of, by what a receipt says of its place there."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from typing import Any, cast
 
 from nexus_attest.attestation.batch_tree import HASH_NAME, Statement
@@ -8,7 +8,7 @@ from nexus_attest.attestation.errors import WitnessMismatch
 
 __all__ = ["require_included", "require_members", "require_same"]
 
-_NODE_DIGITS = 64
+_NODE_LENGTHS = frozenset({64})
 _MEMBERS = {"alg", "index", "size", "path"}
 
 
@@ -31,17 +31,17 @@ def require_included(statement: Statement, intent_digest: str, proof: Mapping[st
         joined = bytes.fromhex(digits)
     except (ValueError, TypeError):
         raise WitnessMismatch("merkle.path must be hex digits") from None
-    if joined.hex() != digits or any(len(node) != _NODE_DIGITS for node in cast("list[str]", path)):
+    if joined.hex() != digits or not _NODE_LENGTHS.issuperset(map(len, cast("list[str]", path))):
         raise WitnessMismatch("merkle.path must be hashes of 64 lowercase hex digits")
     nodes = [joined[start : start + 32] for start in range(0, len(joined), 32)]
     if not statement.covers(intent_digest, index, nodes):
         raise WitnessMismatch("the intent is not under the root of the batch by this path")
 
 
-def require_members(what: str, held: Mapping[str, Any], known: Collection[str]) -> None:
+def require_members(what: str, held: Mapping[str, Any], known: Set[str]) -> None:
     """Raises WitnessMismatch for a member that is not known: one that is not compared could stand for one that would be."""
-    if unknown := [name for name in held if name not in known]:
-        raise WitnessMismatch(f"{what} has an unknown member {unknown[0]!r:.100}")
+    if not held.keys() <= known:
+        raise WitnessMismatch(f"{what} has an unknown member {next(name for name in held if name not in known)!r:.100}")
 
 
 def require_same(what: str, actual: object, expected: object) -> None:

@@ -99,6 +99,7 @@ class WitnessTransaction:
                 self.memo = MemoCodec.decode(data.hex())
         except InvalidAnchor as problem:
             raise WitnessMismatch(f"its memo cannot be read: {problem}") from None
+        self._root = None if self.statement is None else prefixed(self.statement.root.hex())
 
     def check(self, receipt: AttestationReceipt, intent: AttestationIntent) -> None:
         """Raises WitnessMismatch unless this transaction witnesses this intent, and the receipt says just that."""
@@ -118,7 +119,7 @@ class WitnessTransaction:
         require_same("type", proof.get("type"), BATCH_PROOF_TYPE)
         require_same("account", proof.get("account"), self.account)
         require_same("engine_result", proof.get("engine_result", "tesSUCCESS"), "tesSUCCESS")
-        require_same("xrpl.batch.root", receipt.evidence_digests.get("xrpl.batch.root"), prefixed(self.statement.root.hex()))
+        require_same("xrpl.batch.root", receipt.evidence_digests.get("xrpl.batch.root"), self._root)
         require_included(self.statement, digest, proof)
 
 
