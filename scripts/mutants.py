@@ -25,7 +25,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "integrity": ("test_integrity",),
     "policy": ("test_policy",),
     "merkle": ("test_merkle",),
-    "decision": ("test_decision", "test_past"),
+    "decision": ("test_decision", "test_past", "test_identity"),
     "audit_package": ("test_audit_package", "test_tamper_package"),
     "evidence": ("test_evidence", "test_reader_knowledge"),
 }

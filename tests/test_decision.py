@@ -1,7 +1,7 @@
 """Replay of events into a decision, judged at one instant."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,9 +10,10 @@ from history_testing import FAILED, NOON, T0, Item, event, execution, grant, his
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_control.decision import Approval, Decision, DecisionState, ExecutionRecord, TemplateRef
-from nexus_control.errors import DecisionNotFound, InputError, MalformedEvent
+from nexus_control.decision import Approval, Decision, DecisionState, ExecutionRecord, Past, TemplateRef, without_later_approvals
+from nexus_control.errors import DecisionNotFound, InputError, MalformedEvent, SignatureReplayed
 from nexus_control.events import Actor, EventType, StoredEvent, utc_now
+from nexus_control.identity import ASSERTED, NO_TRUST
 from nexus_control.policy import Policy
 
 NEVER = "9999-01-01T00:00:00+00:00"
@@ -661,3 +662,68 @@ def test_many_actors_may_approve_and_revoke_in_turn() -> None:
     decision = Decision.replay("d", history(CREATED, policy(1), *turns, grant("bob")))
     assert decision.state is DecisionState.APPROVED
     assert decision.to_dict()["total_approvals"] == 8
+
+
+# What counts besides the events
+
+
+def test_what_a_replay_needs_besides_the_events_is_said_by_name() -> None:
+    replay: Any = Decision.replay
+    load: Any = Decision.load
+    with pytest.raises(TypeError):
+        replay("d", history(CREATED), NOON)
+    with pytest.raises(TypeError):
+        load(Memory(history(CREATED)), "d", NOON)
+
+
+def test_more_approvals_than_needed_suffice() -> None:
+    for needed, given_ in ((1, 3), (300, 300)):
+        grants = [grant(f"approver-{number}", NEVER) for number in range(given_)]
+        assert Decision.replay("d", history(CREATED, policy(needed), *grants), as_of=NOON).is_approved
+
+
+def test_the_latest_of_several_runs_is_the_last_one() -> None:
+    again = execution(EventType.EXECUTION_COMPLETED, run_id="run-2", response_digest="def457", steps_executed=0)
+    decided = Decision.replay("d", history(CREATED, policy(), REQUESTED, STARTED, COMPLETED, REQUESTED, STARTED, again), as_of=NOON)
+    assert decided.latest_run_id == "run-2"
+
+
+def test_approvals_dated_after_the_run_are_left_out_and_nothing_else_is() -> None:
+    events = history(CREATED, policy(), grant("bob"), grant("carol"), revoke("bob"), REQUESTED)
+    kept = without_later_approvals(events, T0 + timedelta(minutes=2))
+    assert [event.seq for event in kept] == [0, 1, 2, 4, 5]
+    assert without_later_approvals(events, T0 + timedelta(minutes=3)) == events
+    assert [event.seq for event in without_later_approvals(events, T0)] == [0, 1, 4, 5]
+
+
+def test_who_is_to_be_believed_is_asked_with_the_labels_of_request_and_policy() -> None:
+    bare = Decision.replay("d", history(CREATED), as_of=NOON)
+    ruled = Decision.replay("d", history(CREATED, policy(labels=["rule"])), as_of=NOON)
+    asked = [decided.act("approve", Actor(type="human", id="bob"), ASSERTED, NOON) for decided in (bare, ruled)]
+    assert [act.labels for act in asked] == [frozenset({"prod"}), frozenset({"prod", "rule"})]
+    assert asked[0].requester == Actor(type="human", id="alice")
+
+
+@pytest.mark.parametrize(("earlier", "imported"), [(None, False), (Past(), False), (Past(imported=1), True), (Past(imported=2), True)])
+def test_who_is_to_be_believed_is_asked_whether_the_decision_came_from_elsewhere(earlier: Past | None, imported: bool) -> None:
+    decided = Decision.replay("d", history(CREATED), as_of=NOON)
+    decided.earlier = earlier
+    assert decided.act("approve", Actor(type="human", id="bob"), ASSERTED, NOON).imported is imported
+
+
+def test_a_decision_is_what_its_events_make_of_it_and_not_who_looks_at_it() -> None:
+    events = history(CREATED, policy(), grant("bob", NEVER))
+    one, other = (Decision.replay("d", events, as_of=NOON) for _ in range(2))
+    other.trust, other.requester, other.earlier = NO_TRUST, None, Past(imported=1)
+    other.said.used.add(b"x")
+    assert one == other
+    assert "as_of" not in repr(one)
+    for name in ("trust", "requester", "said", "earlier", "identity", "mismatch"):
+        assert f" {name}=" not in repr(one)
+
+
+def test_approvals_are_compared_by_what_was_approved_and_not_by_what_is_thought_of_it() -> None:
+    (approval,) = Decision.replay("d", history(CREATED, policy(), grant("bob", NEVER)), as_of=NOON).approvals.values()
+    doubted = replace(approval, mismatch=SignatureReplayed("again"))
+    assert approval == doubted
+    assert "again" not in repr(doubted)
