@@ -85,7 +85,7 @@ def back_up(
     for place in (source, *(() if runs is None else (runs,))):
         _require_file(place)
     for place in (target, runs_beside(target)):
-        _require_free(place)
+        _require_free(place, of=target)
     with _copied(source, target.parent, progress) as (copy, head, found):
         if head is None:
             raise FileRefused(f"{source} holds no decisions, so it is no store")
@@ -119,7 +119,7 @@ def restore(backup: Path, store: Path, *, replace: bool = False, progress: Progr
             raise BackupUnsound(f"{backup} does not verify: {findings[0]}; nothing was changed", findings)
         _sync_file(copy)
         aside = store.with_name(f"{store.name}.{clock().astimezone(UTC):%Y%m%dT%H%M%S%f}Z.replaced")
-        _require_free(aside)
+        _require_free(aside, of=aside)
         before = kept = None
         if os.path.lexists(store):
             shutil.copymode(store, copy)
@@ -203,9 +203,10 @@ def _require_file(path: Path) -> None:
         raise FileRefused(f"there is no file {path}")
 
 
-def _require_free(path: Path) -> None:
+def _require_free(path: Path, *, of: Path) -> None:
     if os.path.lexists(path):
-        raise BackupExists(f"{path} exists; name another file, a backup never replaces one")
+        why = "" if os.path.lexists(of) else f", and {of.name} does not, as when a backup was interrupted: remove it if it is that, or"
+        raise BackupExists(f"{path} exists{why or ';'} name another file, a backup never replaces one")
 
 
 def _sync_file(path: Path) -> None:

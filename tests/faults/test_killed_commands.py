@@ -249,10 +249,10 @@ def note_file(folder: Path) -> bool:
     return path.exists() and parse_checkpoint(parse_note(path.read_bytes())).size > 0
 
 
-def whole_backup(folder: Path) -> bool:
-    """What has the name of the backup is one."""
+def whole_backup(folder: Path) -> object:
+    """What has the name of the backup is one; the run records get theirs before that."""
     if not (folder / "copy.db").exists():
-        return False
+        return "records" if (folder / "copy.db.runs").exists() else False
     with RunRecords(folder / "copy.db.runs") as records:
         return len(records.runs()) == 1 and state_of(folder / "copy.db").facts == 11
 
@@ -355,7 +355,13 @@ COMMANDS = {
     "runs export": told_twice(
         *("runs", "export", "{run}", "-o", "out.json"), prepare=ran, look=document("out.json", layer=False), told={True: EXISTS}
     ),
-    "backup": told_twice("backup", "copy.db", prepare=ran, look=whole_backup, told={True: ("BACKUP_EXISTS", "copy.db")}),
+    "backup": told_twice(
+        "backup",
+        "copy.db",
+        prepare=ran,
+        look=whole_backup,
+        told={True: ("BACKUP_EXISTS", "copy.db"), "records": ("BACKUP_EXISTS", "and copy.db does not, as when")},
+    ),
     "restore": told_twice(
         "restore", "copy.db", prepare=backed_up, facts=(0, 11), look=runs_before_the_store, told={11: ("STORE_EXISTS", "decisions.db")}
     ),
