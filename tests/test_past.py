@@ -10,8 +10,8 @@ import pytest
 from evidence_testing import new_store
 from identity_testing import SIGNED_AT, Seal, statement
 
-from nexus_control.decision import Decision
-from nexus_control.errors import DecisionNotFound
+from nexus_control.decision import Decision, Past
+from nexus_control.errors import DecisionNotFound, SignatureReplayed
 from nexus_control.events import EventType
 from nexus_control.export import export_decision
 from nexus_control.past import past_of
@@ -272,3 +272,13 @@ def test_an_import_whose_record_is_missing_brought_everything(tmp_path: Path) ->
         connection.executescript("DROP TRIGGER imports_refuse_delete; DELETE FROM imports")
     with DecisionStore(tmp_path / "s.db") as store:
         assert store.origin(copy) == (1, 4)
+
+
+@pytest.mark.parametrize("action", ["execute", "reject", "revoke"])
+def test_only_an_approval_must_have_been_signed_after_its_signers_last_revocation(action: Any) -> None:
+    seal = Seal()
+    decision = Decision("d", goal="rotate")
+    past = Past(revocations={"bob": SIGNED_AT})
+    past.judge(seal.envelope(statement(decision, BOB, action, signed_at=SIGNED_AT.isoformat()).payload()))
+    with pytest.raises(SignatureReplayed):
+        past.judge(seal.envelope(statement(decision, BOB, signed_at=SIGNED_AT.isoformat()).payload()))
