@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from witness_testing import SEED, Crash, World, intent
 from xrpl.core.binarycodec import decode, encode
 
 from nexus_attest.attestation.errors import LedgerUnavailable, WrongNetwork
+from nexus_attest.attestation.local_witness import SelfWitness
+from nexus_attest.attestation.stamping import StampWitness
 from nexus_attest.attestation.worker import process_one_xrpl
 from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness, Proof
 from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
@@ -749,3 +751,40 @@ def test_a_server_that_does_not_answer_completes_nothing(fault: str) -> None:
     world.nodes[0].faults.add("*", fault)
     with http_front(world.nodes[0]) as url, pytest.raises(LedgerUnavailable):
         NodeCompletion(url)(world.account)
+
+
+REPLACED = {
+    "attestation_receipts": [{"attempt": 99}, {"receipt_digest": "new"}],
+    "witness_slots": [{"closed_at": None}, {"batch_id": 99}],
+    "witness_attempts": [{"blob": "AB"}, {"hash": "new"}, {"hash": "new", "n": 2, "state": "PREPARED"}],
+    "witness_stamps": [{"evidence": b""}, {"n": 99}, {"batch_id": 99}],
+    "witness_proofs": [{"document": "[]"}, {"digest": "new"}],
+}
+"""Rows with a member that is another one; in the later ones a key, so that a row number or another rule is what they have in common."""
+
+
+@pytest.mark.parametrize(("table", "changes"), [(table, changes) for table, others in REPLACED.items() for changes in others])
+def test_what_is_only_ever_added_is_not_replaced_either(table: str, changes: dict[str, object], tmp_path: Path) -> None:
+    """Nor removed, by whoever opens the file with tools of their own: SQLite's REPLACE asks no trigger against deletion."""
+    world = World(path=tmp_path / "queue.db")
+    world.queue.enqueue_many([intent(0), intent(1)])
+    world.run()
+    asyncio.run(StampWitness(world.queue, SelfWitness(world.queue), world.settings, beside=True).besides())
+    world.queue.close()
+    with closing(sqlite3.connect(tmp_path / "queue.db")) as other:
+        other.execute("INSERT INTO witness_proofs VALUES ('sha256:ab', 'AB', 7, 'tree', '{}', '2026-01-01T00:00:00+00:00')")
+        other.execute("UPDATE witness_batches SET size = size")  # the connection may write
+        other.commit()
+        other.row_factory = sqlite3.Row
+        before = [dict(row) for row in other.execute(f"SELECT * FROM {table} ORDER BY 1")]
+        row = {**dict(other.execute(f"SELECT rowid AS rowid, * FROM {table} LIMIT 1").fetchone()), **changes}
+        if table == "witness_slots":
+            del row["rowid"]  # which is its batch_id
+        for statement in (
+            f"INSERT OR REPLACE INTO {table} ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})",
+            f"DELETE FROM {table}",
+        ):
+            with suppress(sqlite3.IntegrityError):
+                other.execute(statement, row if ":" in statement else {})
+            assert [dict(row) for row in other.execute(f"SELECT * FROM {table} ORDER BY 1")] == before, statement
+            other.rollback()

@@ -238,6 +238,35 @@ _SCHEMA = Schema(
             ) STRICT, WITHOUT ROWID
             """,
         ),
+        (
+            # INSERT OR REPLACE deletes the row in its way without firing delete triggers. What may come twice is passed over.
+            *(
+                f"""
+                CREATE TRIGGER IF NOT EXISTS {table}_stays BEFORE INSERT ON {table}
+                WHEN EXISTS (SELECT 1 FROM {table} AS t WHERE t.rowid = NEW.rowid OR {same})
+                BEGIN SELECT {refusal}; END
+                """
+                for table, same, refusal in (
+                    ("attestation_receipts", "t.receipt_digest = NEW.receipt_digest", "RAISE(IGNORE)"),
+                    ("witness_proofs", "t.digest = NEW.digest", "RAISE(IGNORE)"),
+                    (
+                        "witness_stamps",
+                        "t.batch_id = NEW.batch_id AND t.lane = NEW.lane OR t.lane = NEW.lane AND t.n = NEW.n",
+                        "RAISE(IGNORE)",
+                    ),
+                    (
+                        "witness_slots",
+                        "t.account = NEW.account AND t.seq = NEW.seq AND t.state <> 'REJECTED' AND NEW.state <> 'REJECTED'",
+                        "RAISE(ABORT, 'a slot is never replaced')",
+                    ),
+                    (
+                        "witness_attempts",
+                        "t.hash = NEW.hash OR t.batch_id = NEW.batch_id AND (t.n = NEW.n OR t.state IN ('PREPARED', 'MAYBE', 'REFUSED'))",
+                        "RAISE(ABORT, 'an attempt is never replaced')",
+                    ),
+                )
+            ),
+        ),
     ),
 )
 
