@@ -101,7 +101,9 @@ def by_turns(settings: Settings, *operations: Operation, clock: Clock = process_
     return samples
 
 
-def ratio(name: str, settings: Settings, operation: Operation, floor: Operation, goal: float, *, clock: Clock = process_time) -> Result:
+def ratio(
+    name: str, settings: Settings, operation: Operation, floor: Operation, goal: float | None, *, clock: Clock = process_time
+) -> Result:
     """The median time of the operation in units of the median time of its floor."""
     ours, least = by_turns(settings, operation, floor, clock=clock)
     value = median(ours) / median(least)

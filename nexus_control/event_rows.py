@@ -27,6 +27,8 @@ from nexus_control.log import LogWriter
 __all__ = [
     "EVENT_COLUMNS",
     "HEADER_COLUMNS",
+    "INSERT_EVENT",
+    "INSERT_HEADER",
     "RAW_KEYS",
     "ChainWriter",
     "Prepared",
@@ -56,8 +58,8 @@ HEADER_COLUMNS = (
     "chain",
     "position",
 )
-_INSERT_HEADER = f"INSERT INTO decisions ({', '.join(HEADER_COLUMNS)}) VALUES ({', '.join('?' * len(HEADER_COLUMNS))})"
-_INSERT_EVENT = """
+INSERT_HEADER = f"INSERT INTO decisions ({', '.join(HEADER_COLUMNS)}) VALUES ({', '.join('?' * len(HEADER_COLUMNS))})"
+INSERT_EVENT = """
     INSERT INTO decision_events
         (position, decision_id, generation, seq, event_type, ts, actor_type, actor_id, payload, digest, prev, chain)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
@@ -115,7 +117,7 @@ class ChainWriter:
         self.prev_hash = self.log.add("generation", record)
         links = (bytes.fromhex(prev_hash), bytes.fromhex(self.prev_hash))
         row = (name, generation, created_at, int(tombstone), *copy.values(), copy.digest(), *links, self.log.position)
-        insert(self._connection, _INSERT_HEADER, [row])
+        insert(self._connection, INSERT_HEADER, [row])
 
     def event(self, row: _EventRow, payload_json: str) -> None:
         """Collect an event; `payload_json` is what is chained as its payload."""
@@ -139,7 +141,7 @@ class ChainWriter:
 
     def flush(self) -> None:
         """Insert the collected events and all leaves."""
-        insert(self._connection, _INSERT_EVENT, self._events)
+        insert(self._connection, INSERT_EVENT, self._events)
         self._events.clear()
         self.log.flush()
 

@@ -7,8 +7,8 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -21,8 +21,11 @@ from store_contract import CREATION, StoreContract, append, created
 from store_testing import ALICE, BOB, in_child, new_store, raw_event, ticking_clock
 
 from nexus_attest.postgres import PostgresStore, database, driver
+from nexus_attest.postgres import batch as batches
+from nexus_attest.postgres import exchange as exchanges
 from nexus_attest.postgres.address import shown
 from nexus_attest.postgres.appends import AppendQueue
+from nexus_attest.postgres.batch import Wanted
 from nexus_attest.postgres.driver import PgConnection
 from nexus_attest.postgres.errors import PostgresDriverMissing
 from nexus_attest.postgres.schema import DEFAULT_SCHEMA, script, take_lock
@@ -30,6 +33,7 @@ from nexus_attest.postgres.setup import initialize
 from nexus_control.errors import (
     CommitUnknown,
     DecisionExists,
+    DecisionNotFound,
     InputError,
     NexusError,
     SchemaMissing,
@@ -486,12 +490,13 @@ def test_appends_of_many_threads_go_in_together_and_each_is_answered_for_itself(
 def test_an_append_that_is_interrupted_while_it_waits_holds_up_nobody() -> None:
     entered, leave = threading.Event(), threading.Event()
 
-    def slow(wanted: Any) -> list[Any]:
+    def slow(batch: Sequence[Wanted]) -> None:
         entered.set()
         leave.wait(10)
-        return [wanted]
+        for each in batch:
+            each.stored = [cast("Any", each.append)]
 
-    queue = AppendQueue(cast("Any", None), cast("Any", None), slow)
+    queue = AppendQueue("here", slow, cast("Any", None))
     first = threading.Thread(target=queue.append, args=(cast("Any", "first"),))
     first.start()
     entered.wait(10)
@@ -538,18 +543,148 @@ def test_writers_see_what_was_committed_before_their_turn_whatever_the_server_ha
 
 
 def test_appends_that_wait_for_each_other_need_few_commits(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    commits: list[str] = []
-    whole = PgConnection.execute
+    commits: list[None] = []
 
-    def counted(self: PgConnection, sql: str, parameters: Any = (), /) -> Any:
-        commits.extend([sql] * (sql == "COMMIT"))
-        return whole(self, sql, parameters)
+    def counted(_: Any, commit: Callable[[], object]) -> Any:
+        commits.append(None)
+        return commit()
 
     store.create_decision("d")
-    monkeypatch.setattr(PgConnection, "execute", counted)
-    run_together([lambda: [append(store, "d") for _ in range(10)] and None] * 24)
+    with at_commits(monkeypatch, counted):
+        run_together([lambda: [append(store, "d") for _ in range(10)] and None] * 24)
     assert len(store.get_events("d")) == 240
-    assert len(commits) < 120
+    assert 0 < len(commits) < 80
+    assert store.verify_log().errors == []
+
+
+def test_an_append_is_one_round_trip_as_long_as_nobody_else_writes(
+    postgres_server: PostgresServer, store: PostgresStore, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trips: list[list[bytes]] = []
+    whole = batches.exchange
+
+    def counted(raw: Any, sent: Any) -> Any:
+        trips.append([statement.name.removeprefix(b"nexus_") for statement, _ in sent])
+        return whole(raw, sent)
+
+    def needed() -> list[int]:
+        trips.clear()
+        append(store, "dec-1")
+        return [len(trip) for trip in trips]
+
+    monkeypatch.setattr(batches, "exchange", counted)
+    store.create_decision("dec-1")
+    assert trips == [[b"begin", b"lock", b"last", b"tips"], [b"header", b"append", b"commit"]]
+    assert needed() == [4]
+    assert trips == [[b"begin", b"lock", b"append_after", b"commit"]]
+    with open_store(postgres_server.address(), schema) as other:
+        append(other, "dec-1")
+        assert needed() == [4, 4, 2]
+        append(other, "dec-1")
+        assert needed() == [4, 2]  # not tried while somebody else writes
+    assert needed() == [4, 2]
+    assert needed() == [4]
+    with store.transaction():
+        store.create_decision("dec-2")
+    assert needed() == [4, 4, 2]
+    assert [needed(), needed()] == [[4, 2], [4]]
+    store.delete_decision("dec-1")
+    with pytest.raises(DecisionNotFound):
+        append(store, "dec-1")
+    assert store.verify_log().errors == []
+
+
+def test_stores_that_append_by_turns_make_one_chain(postgres_server: PostgresServer, store: PostgresStore, schema: str) -> None:
+    store.append_events("dec-1", [created()], create=True)
+    with open_store(postgres_server.address(), schema) as other:
+        both = [store, other]
+        found = [append(both[number // 3 % 2], "dec-1").seq for number in range(300)]
+    assert found == list(range(1, 301))
+    assert store.verify_log().errors == []
+    assert store.log_root()[0] == 302
+
+
+@pytest.mark.parametrize("table", ["decision_events", "log"])
+@pytest.mark.parametrize("known", [True, False])
+def test_rows_that_a_trigger_drops_are_not_acknowledged(
+    postgres_server: PostgresServer, store: PostgresStore, schema: str, table: str, known: bool
+) -> None:
+    store.create_decision("dec-1")
+    if known:
+        append(store, "dec-1")
+    before = store.log_root()
+    postgres_server.psql(
+        f"CREATE FUNCTION {schema}.quiet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        f"CREATE TRIGGER quiet BEFORE INSERT ON {schema}.{table} FOR EACH ROW EXECUTE FUNCTION {schema}.quiet()"
+    )
+    with pytest.raises(StoreError, match="the database dropped 1 of 1 new rows"):
+        append(store, "dec-1")
+    assert store.log_root() == before
+    postgres_server.psql(f"DROP TRIGGER quiet ON {schema}.{table}")
+    append(store, "dec-1")
+    assert store.verify_log().errors == []
+
+
+def test_who_catches_an_error_of_the_database_loses_its_own_work_alone(store: PostgresStore) -> None:
+    barrier = threading.Barrier(8)
+    told: list[tuple[int, str]] = []
+
+    def work(number: int) -> None:
+        for turn in range(5):
+            barrier.wait()
+            try:
+                with store.transaction():
+                    store.create_decision(f"{number}-{turn}")
+                    if number % 4 == 0:
+                        with suppress(InputError), store.backend.reading() as connection:
+                            connection.execute("SELECT 1 / 0").fetchone()
+            except NexusError as error:
+                told.append((number, error.code))
+
+    run_together([lambda number=number: work(number) for number in range(8)])
+    assert Counter(told) == {(0, "STORE_ERROR"): 5, (4, "STORE_ERROR"): 5}
+    assert sorted(name for name, _ in store.list_decisions()) == sorted(f"{n}-{t}" for n in range(8) for t in range(5) if n % 4)
+    assert store.verify_log().errors == []
+
+
+def test_nobody_waits_for_more_than_one_slow_block(store: PostgresStore) -> None:
+    order: list[str] = []
+    writer = store.backend._writer  # pyright: ignore
+
+    def wait_for(waiting: int) -> None:
+        while len(writer._queue) < waiting:  # pyright: ignore
+            threading.Event().wait(0.001)
+
+    def work(name: str, then: Callable[[], object]) -> None:
+        with store.transaction():
+            order.append(f"{name} works")
+            store.create_decision(name)
+            then()
+        order.append(f"{name} is done")
+
+    def queue_behind() -> None:
+        for place, name in enumerate(["slow", "next"], 1):
+            threads.append(threading.Thread(target=work, args=(name, lambda name=name: threading.Event().wait(0.1 * (name == "slow")))))
+            threads[-1].start()
+            wait_for(place)
+
+    threads: list[threading.Thread] = []
+    work("first", queue_behind)
+    for thread in threads:
+        thread.join()
+    assert order.index("slow works") < order.index("first is done")
+    assert order.index("slow is done") < order.index("next is done")
+    assert {name for name, _ in store.list_decisions()} == {"first", "slow", "next"}
+    # From now on nobody waits.
+    threads.clear()
+    order.clear()
+    store.delete_decision("first")
+    for name in ("slow", "next"):
+        store.delete_decision(name)
+    work("first", queue_behind)
+    for thread in threads:
+        thread.join()
+    assert order.index("first is done") < order.index("slow is done")
     assert store.verify_log().errors == []
 
 
@@ -629,49 +764,117 @@ def test_a_connection_that_ends_in_a_transaction_takes_all_of_it_along(postgres_
     assert store.list_decisions() == []
 
 
-@pytest.mark.parametrize("arrived", [True, False])
-def test_a_commit_whose_answer_is_lost_is_looked_up(store: PostgresStore, monkeypatch: pytest.MonkeyPatch, arrived: bool) -> None:
-    whole = PgConnection.execute
+def block(store: PostgresStore) -> None:
+    with store.transaction():
+        append(store, "dec-1")
 
-    def cut(self: PgConnection, sql: str, parameters: Any = (), /) -> Any:
-        if sql == "COMMIT":
-            if arrived:
-                whole(self, sql)
-            self.raw.close()
-            raise psycopg.OperationalError("cut")
-        return whole(self, sql, parameters)
+
+WAYS: dict[str, Callable[[PostgresStore], object]] = {"block": block, "append": lambda store: append(store, "dec-1")}
+
+
+@contextmanager
+def at_commits(monkeypatch: pytest.MonkeyPatch, happens: Callable[[Any, Callable[[], object]], Any]) -> Generator[None]:
+    """Have something happen in place of each commit; it is given the connection, and the commit."""
+    execute, exchange = PgConnection.execute, batches.exchange
+
+    def executed(self: PgConnection, sql: str, parameters: Any = (), /) -> Any:
+        return happens(self.raw, lambda: execute(self, sql, parameters)) if sql == "COMMIT" else execute(self, sql, parameters)
+
+    def exchanged(raw: Any, sent: Any) -> Any:
+        commits = sent[-1][0].sql == b"COMMIT"
+        return happens(raw, lambda: exchange(raw, sent)) if commits else exchange(raw, sent)
 
     with monkeypatch.context() as patched:
-        patched.setattr(PgConnection, "execute", cut)
+        patched.setattr(PgConnection, "execute", executed)
+        patched.setattr(batches, "exchange", exchanged)
+        yield
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_commit_whose_answer_is_lost_is_looked_up(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch, way: str, arrived: bool, known: bool
+) -> None:
+    store.create_decision("dec-1")
+    if known:
+        append(store, "dec-1")
+    before = store.log_root()[0]
+
+    def cut(raw: Any, commit: Callable[[], object]) -> None:
         if arrived:
-            store.append_events("dec-1", [created()], create=True)
+            commit()
+        raw.close()
+        raise psycopg.OperationalError("cut")
+
+    with at_commits(monkeypatch, cut):
+        if arrived:
+            WAYS[way](store)
         else:
             with pytest.raises(StoreUnreachable, match="nothing was written"):
-                store.append_events("dec-1", [created()], create=True)
-    assert store.decision_exists("dec-1") is arrived
+                WAYS[way](store)
+    assert store.log_root()[0] == before + arrived
+    WAYS[way](store)
+    assert store.log_root()[0] == before + arrived + 1
+    assert store.verify_log().errors == []
 
 
+@pytest.mark.parametrize("way", WAYS)
 def test_a_commit_that_nobody_can_look_up_is_unknown(
-    postgres_server: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+    postgres_server: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr(database, "_PATIENCE_SECONDS", 0)
     monkeypatch.setattr(driver, "_POOL_TIMEOUT_SECONDS", 1)
-    whole = PgConnection.execute
+    store.create_decision("dec-1")
+    append(store, "dec-1")
 
-    def cut(self: PgConnection, sql: str, parameters: Any = (), /) -> Any:
-        if sql == "COMMIT":
-            postgres_server.kill()
-        return whole(self, sql, parameters)
+    def kill(raw: Any, commit: Callable[[], object]) -> Any:
+        del raw
+        postgres_server.kill()
+        return commit()
 
-    with monkeypatch.context() as patched:
-        patched.setattr(PgConnection, "execute", cut)
-        with pytest.raises(CommitUnknown, match="read again what is stored"):
-            store.append_events("dec-1", [created()], create=True)
+    with at_commits(monkeypatch, kill), pytest.raises(CommitUnknown, match="read again what is stored"):
+        WAYS[way](store)
     with pytest.raises(StoreUnreachable):
         store.decision_exists("dec-1")
     postgres_server.start()
-    assert store.decision_exists("dec-1") is False
-    store.append_events("dec-1", [created()], create=True)
+    assert len(store.get_events("dec-1")) == 1
+    WAYS[way](store)
+    assert store.verify_log().errors == []
+
+
+def test_what_the_server_begins_with_only_after_the_connection_was_lost_is_not_called_undone(
+    postgres_server: PostgresServer, store: PostgresStore, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create_decision("dec-1")
+    append(store, "dec-1")
+    process = int(
+        postgres_server.psql(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'nexus-attest' AND pid <> pg_backend_pid() "
+            f"AND query LIKE '%COMMIT%' AND state = 'idle' ORDER BY query_start DESC LIMIT 1 -- {schema}"
+        )
+    )
+    whole, wait = batches.exchange, exchanges._wait  # pyright: ignore[reportPrivateUsage]
+    tries: list[int] = []
+
+    def lose(raw: Any, sent: Any) -> Any:
+        tries.append(len(tries))
+        if len(tries) == 1:
+            assert raw.info.backend_pid == process
+            os.kill(process, signal.SIGSTOP)
+            threading.Timer(0.5, os.kill, (process, signal.SIGCONT)).start()
+        return whole(raw, sent)
+
+    def lost(socket: int, *, writing: bool = False) -> bool:
+        if len(tries) == 1:
+            raise psycopg.OperationalError("lost")
+        return wait(socket, writing=writing)
+
+    monkeypatch.setattr(batches, "exchange", lose)
+    monkeypatch.setattr(exchanges, "_wait", lost)
+    assert append(store, "dec-1").seq == 1
+    assert len(tries) == 1
+    assert [event.seq for event in store.get_events("dec-1")] == [0, 1]
     assert store.verify_log().errors == []
 
 

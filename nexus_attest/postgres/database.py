@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from nexus_attest.postgres import schema as tables
 from nexus_attest.postgres.address import shown
-from nexus_attest.postgres.driver import PgConnection, Pool, Raw, connect, faults, is_lost, open_pool, raise_named
+from nexus_attest.postgres.driver import PgConnection, Pool, Raw, connect, faults, is_aborted, is_lost, open_pool, raise_named
 from nexus_attest.postgres.writer import Writer
 from nexus_control import fork
 from nexus_control.backend import Connection
@@ -31,6 +31,8 @@ __all__ = ["PostgresDatabase"]
 _OLDEST_SERVER = 130_000
 _PATIENCE_SECONDS = 15
 """So long a lost connection is tried again, to learn how its commit ended."""
+
+_IS_SERVED = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ? AND pid <> pg_backend_pid())"
 
 _CLOSED = "this store was closed; open a new one"
 
@@ -216,9 +218,13 @@ class PostgresDatabase:
             return
         self.session = None
         if session.writing:
-            self._writer.leave(session.connection, session.leaf, failed=failed or session.doomed)
+            # A statement failed, and the block caught its error: the server takes no more of this transaction, or from those who share it.
+            aborted = is_aborted(session.connection.raw)
+            self._writer.leave(session.connection, session.leaf, failed=failed or session.doomed or aborted)
             if session.doomed and not failed:
                 raise RuntimeError("a block inside this transaction failed; nothing of it may be committed")
+            if aborted and not failed:
+                raise StoreError(f"{self.path}: a statement inside this transaction failed; nothing of it was written")
             return
         try:
             if not session.connection.raw.closed:
@@ -228,16 +234,22 @@ class PostgresDatabase:
 
     # -- the outcome of a commit ----------------------------------------------------------------------------------------------
 
-    def was_committed(self, leaf: tuple[int, bytes] | None) -> bool:
+    def was_committed(self, leaf: tuple[int, bytes] | None, server_process: int) -> bool:
         """Whether the transaction that wrote this leaf of the log was committed, after its connection was lost in the commit.
 
-        Asked under the write lock, which is free only when that transaction has ended. Raises CommitUnknown when nobody can say.
+        Asked when the process that served the connection is gone: the server reads on what it was sent before the connection was lost, and
+        may begin with it only now. Asked under the write lock, which is free only when that transaction has ended. Raises CommitUnknown
+        when nobody can say.
         """
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while leaf is not None:
             try:
                 with closing(self.connect()) as raw:
                     connection = PgConnection(raw)
+                    while connection.execute(_IS_SERVED, (server_process,)).fetchone()[0] and time.monotonic() < deadline:
+                        time.sleep(0.02)
+                    if time.monotonic() >= deadline:
+                        break
                     connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                     connection.execute(tables.take_lock(self._schema))
                     row = connection.execute("SELECT leaf_hash FROM log WHERE position = ?", (leaf[0],)).fetchone()

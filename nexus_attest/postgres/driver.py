@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from importlib import import_module
 from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
+from weakref import WeakKeyDictionary
 
 from nexus_attest.postgres.address import parsed
 from nexus_attest.postgres.errors import PostgresDriverMissing
@@ -32,7 +33,23 @@ if TYPE_CHECKING:
     import psycopg
     import psycopg_pool
 
-__all__ = ["LOCK_TIMEOUT_SECONDS", "PgConnection", "Pool", "Raw", "connect", "faults", "is_lost", "open_pool", "raise_named", "run"]
+__all__ = [
+    "LOCK_TIMEOUT_SECONDS",
+    "Inserted",
+    "PgConnection",
+    "Pool",
+    "Raw",
+    "connect",
+    "faults",
+    "is_aborted",
+    "is_lost",
+    "open_pool",
+    "raise_named",
+    "roll_back",
+    "run",
+    "stored_text",
+    "stored_texts",
+]
 
 LOCK_TIMEOUT_SECONDS = 30
 """So long a writer waits for the others."""
@@ -63,7 +80,8 @@ _SESSION = """
     SET idle_in_transaction_session_timeout = '300s';
     SET enable_seqscan = off;
     SET jit = off;
-    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"""
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+    SELECT pg_backend_pid()"""
 
 if TYPE_CHECKING:
     Raw: TypeAlias = psycopg.Connection[Any]
@@ -85,11 +103,16 @@ class PgConnection:
         self.pool = pool
         self.leaf: tuple[int, bytes] | None = None
 
+    @property
+    def server_process(self) -> int:
+        """The process of the server that serves, or served, this connection."""
+        return _server_processes[self.raw]
+
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
         """Run one statement, with `?` for each parameter."""
         return self.raw.execute(cast("Any", _statement(sql)), parameters)
 
-    def executemany(self, sql: str, rows: Sequence[Any], /) -> "_Inserted":
+    def executemany(self, sql: str, rows: Sequence[Any], /) -> "Inserted":
         """Insert rows by a statement that ends with one list of `?`, many rows to a round trip."""
         if sql == INSERT_LEAF and rows:
             position, leaf_hash, _ = rows[-1]
@@ -98,7 +121,7 @@ class PgConnection:
         for start in range(0, len(rows), _ROWS_PER_INSERT):
             some = rows[start : start + _ROWS_PER_INSERT]
             inserted += self.execute(_repeated(sql, len(some)), [value for row in some for value in row]).rowcount
-        return _Inserted(inserted)
+        return Inserted(inserted)
 
     def stream(self, sql: str) -> Iterator[Any]:
         """All rows of a query, fetched a thousand at a time by a cursor on the server. Only inside a transaction."""
@@ -110,7 +133,7 @@ class PgConnection:
 _cursor_numbers = count()
 
 
-class _Inserted:
+class Inserted:
     """The answer to an insertion: how many rows went in, and none to fetch."""
 
     def __init__(self, rowcount: int) -> None:
@@ -129,6 +152,12 @@ class _Inserted:
 def run(raw: Raw, sql: str) -> Any:
     """Run our own SQL as it is: one statement or several, without parameters."""
     return raw.execute(cast("Any", sql))
+
+
+def roll_back(connection: PgConnection) -> None:
+    """Undo what is open on a connection, if it is still there to be asked."""
+    if not connection.raw.closed:
+        connection.raw.rollback()
 
 
 @lru_cache(maxsize=512)
@@ -187,6 +216,18 @@ _to_escape = re.compile("[\0\x01]")
 _escaped = re.compile("\x01[\x01\x02]")
 
 
+def stored_text(text: str) -> bytes:
+    """The UTF-8 bytes of a text as it is stored."""
+    return _to_escape.sub(lambda found: _ESCAPES[found[0]], text).encode()
+
+
+def stored_texts(texts: Sequence[str]) -> Sequence[bytes]:
+    """As `stored_text`, for many texts, of which hardly any has something to escape."""
+    if _to_escape.search("".join(texts)):
+        return [stored_text(text) for text in texts]
+    return [text.encode() for text in texts]
+
+
 @cache
 def _adapters() -> Any:
     """psycopg's way with each type, but for texts and integers."""
@@ -196,7 +237,7 @@ def _adapters() -> Any:
 
     class TextDumper(Dumper):
         def dump(self, obj: str) -> bytes:
-            return _to_escape.sub(lambda found: _ESCAPES[found[0]], obj).encode()
+            return stored_text(obj)
 
     class TextLoader(Loader):
         def load(self, data: Any) -> str:
@@ -292,7 +333,14 @@ def _set_up(raw: Raw, schema: str) -> None:
     import psycopg
 
     raw.server_cursor_factory = psycopg.RawServerCursor
-    run(raw, _SESSION.format(schema=schema, lock_timeout=LOCK_TIMEOUT_SECONDS))
+    answers = run(raw, _SESSION.format(schema=schema, lock_timeout=LOCK_TIMEOUT_SECONDS))
+    while answers.nextset():
+        pass
+    _server_processes[raw] = answers.fetchone()[0]
+
+
+_server_processes: "WeakKeyDictionary[Raw, int]" = WeakKeyDictionary()
+"""As the server tells it: what libpq knows is what a pooler in between has made up."""
 
 
 def _require_alive(raw: Raw) -> None:
@@ -319,6 +367,13 @@ def faults() -> tuple[type[Exception], ...]:
 def is_lost(error: BaseException, raw: Raw) -> bool:
     """Whether this error means that the connection, and with it the transaction, is gone."""
     return raw.closed or _tells_of_loss(error)
+
+
+def is_aborted(raw: Raw) -> bool:
+    """Whether a statement of the open transaction failed, so that the server refuses all others until it is rolled back."""
+    from psycopg.pq import TransactionStatus
+
+    return raw.pgconn.transaction_status == TransactionStatus.INERROR
 
 
 def _tells_of_loss(error: BaseException) -> bool:

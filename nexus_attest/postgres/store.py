@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from nexus_attest.postgres import schema as tables
 from nexus_attest.postgres.appends import AppendQueue
+from nexus_attest.postgres.batch import Batch
 from nexus_attest.postgres.database import PostgresDatabase
 from nexus_control.event_rows import prepare
 from nexus_control.event_store import EventItem
@@ -39,7 +40,7 @@ class PostgresStore(SqlStore):
         database = PostgresDatabase(address, tables.require_name(schema), create=create, pool_size=pool_size)
         super().__init__(database, tables.POSTGRES, clock=clock, new_id=new_id)
         self._is_inside_block = database.is_inside_block
-        self._queue = AppendQueue(database, self._chained, self._append_alone)
+        self._queue = AppendQueue(database.path, Batch(database, tables.take_lock(schema), self._chained).append, self._append_alone)
 
     def append_events(
         self, decision_id: str, items: Sequence[EventItem], *, expected_seq: int | None = None, create: bool = False

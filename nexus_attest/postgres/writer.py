@@ -4,13 +4,17 @@ A writer that is alone begins, works and commits. While it works others queue up
 first, one after the other in the same transaction, each under a savepoint so that one that fails undoes nothing but its own, and then
 commits once for all of them: one wait for the disk, and one turn among the writers of other processes, instead of one for each. A call
 returns when the commit has, and not before.
+
+Who takes long holds up those who are done. How long a block will take shows only afterwards, so nobody waits for more than one that did:
+after it the transaction is committed at once, and for some time every block of the process has a transaction of its own.
 """
 
 import threading
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from nexus_attest.postgres.driver import LOCK_TIMEOUT_SECONDS, PgConnection, faults, is_lost, raise_named, run
+from nexus_attest.postgres.driver import LOCK_TIMEOUT_SECONDS, PgConnection, faults, is_lost, raise_named, roll_back, run
 from nexus_control.errors import CommitUnknown, NexusError, StoreBusy, StoreError, StoreUnreachable
 
 if TYPE_CHECKING:
@@ -21,6 +25,12 @@ __all__ = ["Writer"]
 _MOST_MEMBERS = 50
 """Blocks in one transaction: PostgreSQL keeps track of up to 64 savepoints cheaply."""
 
+_BRISK_SECONDS = 0.05
+"""A block that takes longer is slow; those of our own commands take a tenth of it."""
+
+_WARY_SECONDS = 30
+"""So long after a slow block none waits for another."""
+
 
 class _Group:
     """A transaction that is open for others to join. Changed only by who has the turn."""
@@ -28,6 +38,7 @@ class _Group:
     def __init__(self, connection: PgConnection) -> None:
         self.connection = connection
         self.members = 0
+        self.finisher: threading.Event | None = None
         self.has_savepoint = False
         self.broken = False
         self.error: NexusError | None = None
@@ -44,6 +55,8 @@ class Writer:
         self._queue: deque[threading.Event] = deque()
         self._is_taken = False
         self._group: _Group | None = None
+        self._entered = 0.0
+        self._wary_until = 0.0
 
     # -- turns ----------------------------------------------------------------------------------------------------------------
 
@@ -72,19 +85,23 @@ class Writer:
             self._queue.remove(ticket)
             return True
 
-    def _pass_turn(self) -> None:
+    def _pass_turn(self, *, to: threading.Event | None = None) -> None:
+        """Give the turn to the next who waits, or to who waits under this ticket."""
         with self._guard:
-            if self._queue:
+            if to in self._queue:
+                self._queue.remove(to)
+                to.set()
+            elif self._queue:
                 self._queue.popleft().set()
             else:
                 self._is_taken = False
 
-    def _let_others_go_first(self) -> None:
+    def _let_others_go_first(self, group: _Group) -> None:
         """Have those who are waiting now take their turns, and get the turn back after them."""
         with self._guard:
             if not self._queue:
                 return
-            ticket = threading.Event()
+            ticket = group.finisher = threading.Event()
             self._queue.insert(_MOST_MEMBERS - 1, ticket)
             self._queue.popleft().set()
         interruption: BaseException | None = None
@@ -115,6 +132,7 @@ class Writer:
                 group.broken = True
             self._pass_turn()
             raise
+        self._entered = monotonic()
         return group.connection
 
     def leave(self, connection: PgConnection, leaf: tuple[int, bytes] | None, *, failed: bool) -> None:
@@ -125,10 +143,15 @@ class Writer:
         group = self._group
         if group is None or group.connection is not connection:
             raise StoreError("a transaction was ended that nobody began")
+        now = monotonic()
+        was_slow = now - self._entered > _BRISK_SECONDS
+        if was_slow:
+            self._wary_until = now + _WARY_SECONDS
+        next_turn = group.finisher if was_slow else None
         if failed and not group.members:
             self._group = None
             try:
-                _roll_back(connection)
+                roll_back(connection)
             finally:
                 self._end(connection)
             return
@@ -141,14 +164,15 @@ class Writer:
                 if not isinstance(error, faults()):  # the block has its own error, and its thread is told that
                     raise
             finally:
-                self._pass_turn()
+                self._pass_turn(to=next_turn)
             return
         group.members += 1
         if group.members == 1:
-            self._let_others_go_first()
+            if now >= self._wary_until:
+                self._let_others_go_first(group)
             self._finish()
         else:
-            self._pass_turn()
+            self._pass_turn(to=next_turn)
             group.ended.wait()
         if group.error is not None:
             raise type(group.error)(str(group.error)) from group.error
@@ -162,7 +186,7 @@ class Writer:
             except BaseException as error:
                 lost = is_lost(error, connection.raw)
                 try:
-                    _roll_back(connection)
+                    roll_back(connection)
                 finally:
                     self._database.take_back(connection)
                 if is_last or not lost or not isinstance(error, faults()):
@@ -188,7 +212,7 @@ class Writer:
         path, connection = self._database.path, group.connection
         try:
             if group.broken:
-                _roll_back(connection)
+                roll_back(connection)
                 return StoreUnreachable(f"{path}: the transaction was broken off; nothing was written, try again")
             status = connection.execute("COMMIT").statusmessage
             # A transaction in which a statement failed is rolled back by COMMIT, which says so and raises nothing.
@@ -199,7 +223,7 @@ class Writer:
         finally:
             self._end(connection)
         try:
-            if self._database.was_committed(connection.leaf):
+            if self._database.was_committed(connection.leaf, connection.server_process):
                 return None
         except CommitUnknown as unknown:
             return unknown
@@ -210,11 +234,6 @@ class Writer:
             self._database.take_back(connection)
         finally:
             self._pass_turn()
-
-
-def _roll_back(connection: PgConnection) -> None:
-    if not connection.raw.closed:
-        connection.raw.rollback()
 
 
 def _named(error: Exception, path: str) -> NexusError:
