@@ -4,7 +4,7 @@ Everything above this seam (rows, chains, the log and its proofs, templates, ver
 written in the SQL that SQLite and PostgreSQL share, with `?` for each value; rows can be taken apart like tuples and asked by column name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -83,7 +83,11 @@ class Dialect(Protocol):
         """What of the store's schema is missing or was changed: rows are only as sound as what guards them."""
         ...
 
-    def stream(self, connection: Connection, sql: str) -> Iterator[Any]:
+    def identity(self, connection: Connection) -> object:
+        """What is equal for two connections to one database, however each was opened, and for no two databases."""
+        ...
+
+    def stream(self, connection: Connection, sql: str) -> Generator[Any]:
         """All rows of a query inside a snapshot, in memory that does not grow with their number."""
         ...
 

@@ -5,15 +5,15 @@ one transaction that extends the target by the facts of the next positions, so t
 an interrupted copy goes on where it ended. Neither side is believed at the end: the rows of both are read again and compared.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 from nexus_control.backend import Connection, insert
-from nexus_control.errors import StoresDiffer
+from nexus_control.errors import InputError, StoresDiffer
 from nexus_control.event_rows import HEADER_COLUMNS
-from nexus_control.log import INSERT_LEAF
 from nexus_control.sql_store import SqlStore
 from nexus_control.template import TEMPLATE_COLUMNS
 from nexus_control.tiles import TILE_LEAVES, TILE_LEVEL, fold_leaves, write_tiles
@@ -37,13 +37,14 @@ class _Table:
     position: str
 
     def select(self, first: int, last: int) -> str:
-        """The rows of the positions after `first` up to `last`, in order."""
+        """The rows of the positions after `first` up to `last`, in order, each with its position behind it."""
         columns = ", ".join(f"{self.alias}.{column}" for column in self.columns)
         where = f"{self.position} > {first} AND {self.position} <= {last}"
-        return f"SELECT {columns} FROM {self.source} WHERE {where} ORDER BY {self.position}"
+        return f"SELECT {columns}, {self.position} FROM {self.source} WHERE {where} ORDER BY {self.position}"
 
     @property
     def insert(self) -> str:
+        """The same text for the log as `INSERT_LEAF`, by which a backend may know the leaves."""
         return f"INSERT INTO {self.name} ({', '.join(self.columns)}) VALUES ({', '.join('?' * len(self.columns))})"
 
 
@@ -60,8 +61,8 @@ _TABLES = (
         "f.position",
     ),
     _Table("template_events", "f", ("template_name", *_FACT), "template_events AS f", "f.position"),
+    _Table("log", "l", ("position", "leaf_hash", "kind"), "log AS l", "l.position"),
 )
-_LOG = _Table("log", "l", ("position", "leaf_hash", "kind"), "log AS l", "l.position")
 _CHECKPOINTS = "SELECT number, size, note FROM checkpoints WHERE number > {} AND size <= {} ORDER BY number"
 _COUNT_CHECKPOINTS = "SELECT COALESCE(MAX(number), 0) FROM checkpoints"
 _INSERT_CHECKPOINT = "INSERT INTO checkpoints (number, size, note) VALUES (?, ?, ?)"
@@ -84,18 +85,31 @@ class Copied:
 def copy_store(source: SqlStore, target: SqlStore, progress: Callable[[int, int], object] | None = None) -> Copied:
     """Copy what the source holds now and the target does not; `progress` gets positions done and in all, after each step.
 
-    The source may be in use: what comes later is for the next call. Raises StoresDiffer when the target is no earlier state of the source,
-    somebody else wrote to it, or a row is not the same at the end; and what either database raises.
+    The source may be in use: what comes later is for the next call. Each of its tables is read once, from first to last. Raises InputError
+    when both are the same database; StoresDiffer when the target is no earlier state of the source, somebody else wrote to it, or a row is
+    not the same at the end; and what either database raises.
     """
+    _require_two(source, target)
     size, _ = source.log_root()
     start = _require_prefix(source, target, size)
-    for first in range(start, size, _STEP):
-        last = min(first + _STEP, size)
-        _copy_step(source, target, first, last)
-        if progress is not None:
-            progress(last, size)
+    with ExitStack() as opened:
+        reading = opened.enter_context(source.backend.snapshot())
+        streams = [opened.enter_context(closing(source.dialect.stream(reading, table.select(start, size)))) for table in _TABLES]
+        tables = [_Reader(table.insert, rows) for table, rows in zip(_TABLES, streams, strict=True)]
+        for first in range(start, size, _STEP):
+            last = min(first + _STEP, size)
+            _copy_step(tables, target, first, last)
+            if progress is not None:
+                progress(last, size)
     notes = _copy_checkpoints(source, target, size)
     return _proven(source, target, size, size - start, notes)
+
+
+def _require_two(source: SqlStore, target: SqlStore) -> None:
+    with source.backend.reading() as one, target.backend.reading() as other:
+        is_one = source.backend is target.backend or source.dialect.identity(one) == target.dialect.identity(other)
+    if is_one:
+        raise InputError(f"{source.path} and {target.path} are the same store; name another target")
 
 
 def _require_prefix(source: SqlStore, target: SqlStore, size: int) -> int:
@@ -108,16 +122,29 @@ def _require_prefix(source: SqlStore, target: SqlStore, size: int) -> int:
     return start
 
 
-def _copy_step(source: SqlStore, target: SqlStore, first: int, last: int) -> None:
-    with source.backend.snapshot() as reading:
-        rows = [(table.insert, _rows(reading, table.select(first, last))) for table in _TABLES]
-        leaves = _rows(reading, _LOG.select(first, last))
+class _Reader:
+    """The rows of a table in the order of their positions, as many at a time as are wanted."""
+
+    def __init__(self, insert: str, rows: Iterator[Any]) -> None:
+        self.insert = insert
+        self._rows = rows
+        self._ahead: Any = next(rows, None)
+
+    def up_to(self, last: int) -> list[tuple[Any, ...]]:
+        """The next rows, of positions up to `last`."""
+        found: list[tuple[Any, ...]] = []
+        while self._ahead is not None and self._ahead[-1] <= last:
+            found.append(tuple(self._ahead)[:-1])
+            self._ahead = next(self._rows, None)
+        return found
+
+
+def _copy_step(tables: Sequence[_Reader], target: SqlStore, first: int, last: int) -> None:
     with target.backend.transaction() as writing:
         if target.log_root()[0] != first:
             raise StoresDiffer(f"somebody else writes to {target.path}; let only one copy run")
-        for statement, some in rows:
-            insert(writing, statement, some)
-        insert(writing, INSERT_LEAF, leaves)
+        for reader in tables:
+            insert(writing, reader.insert, reader.up_to(last))
         tiles = range(first // TILE_LEAVES, last // TILE_LEAVES)
         write_tiles(writing, {number: fold_leaves(writing, TILE_LEVEL, number) for number in tiles})
 
@@ -153,7 +180,7 @@ def _proven(source: SqlStore, target: SqlStore, size: int, facts: int, checkpoin
 
 def _contents(store: SqlStore, size: int, checkpoints: int) -> dict[str, str]:
     """A digest of all rows of each table up to a size, every column of them."""
-    selects = {table.name: table.select(0, size) for table in (*_TABLES, _LOG)}
+    selects = {table.name: table.select(0, size) for table in _TABLES}
     selects["checkpoints"] = f"SELECT number, size, note FROM checkpoints WHERE number <= {checkpoints} ORDER BY number"
     digests: dict[str, str] = {}
     with store.backend.snapshot() as connection:

@@ -5,7 +5,8 @@ row (`INSERT OR REPLACE` deletes without firing delete triggers unless the conne
 Each table has no other key than the ones that the triggers look at: a hidden rowid would be one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 from nexus_control.backend import Connection, Dialect
@@ -186,8 +187,15 @@ class _Sqlite:
     def problems(self, connection: Connection) -> list[str]:
         return SCHEMA.problems(connection)
 
-    def stream(self, connection: Connection, sql: str) -> Iterator[Any]:
-        return iter(connection.execute(sql))  # SQLite computes each row when it is asked for
+    def identity(self, connection: Connection) -> object:
+        file = next(row[2] for row in connection.execute("PRAGMA database_list") if row[1] == "main")
+        if not file:  # in memory, each for itself
+            return object()
+        found = Path(file).stat()
+        return found.st_dev, found.st_ino
+
+    def stream(self, connection: Connection, sql: str) -> Generator[Any]:
+        yield from connection.execute(sql)  # SQLite computes each row when it is asked for
 
 
 SQLITE: Dialect = _Sqlite()

@@ -10,7 +10,7 @@ from store_testing import ALICE, BOB, foreign, new_store, quick_folder, raw_even
 
 from nexus_control import copying
 from nexus_control.copying import copy_store
-from nexus_control.errors import StoresDiffer
+from nexus_control.errors import InputError, StoresDiffer
 from nexus_control.events import EventType, event_digest
 from nexus_control.sql_store import SqlStore
 from nexus_control.store import DecisionStore, EventItem
@@ -144,3 +144,41 @@ def test_a_store_that_does_not_verify_is_copied_as_it_is_and_that_is_told() -> N
 def test_an_empty_store_is_a_copy_of_an_empty_store() -> None:
     with new_store() as source, DecisionStore() as target:
         assert copy_store(source, target).size == 0
+
+
+def test_the_work_of_a_copy_grows_with_the_store_and_not_with_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_STEP", 50)
+
+    def steps_of_sqlite(decisions: int) -> int:
+        counted = 0
+
+        def count() -> int:
+            nonlocal counted
+            counted += 1
+            return 0
+
+        with DecisionStore() as source, DecisionStore() as target:
+            with source.transaction():
+                for number in range(decisions):
+                    source.append_events(f"d-{number}", [(EventType.DECISION_CREATED, ALICE, {"goal": "g"})], create=True)
+            with source.backend.reading() as connection:
+                connection.set_progress_handler(count, 1000)  # pyright: ignore
+            assert copy_store(source, target).size == 2 * decisions
+        return counted
+
+    assert steps_of_sqlite(2000) < 4.6 * steps_of_sqlite(500)  # 11 times, when every step looks at every row
+
+
+def test_a_store_is_not_copied_to_itself_whatever_it_is_called(folder: Path) -> None:
+    path = folder / "store.db"
+    with DecisionStore(path) as store:
+        fill(store, 2)
+        (folder / "link.db").symlink_to(path)
+        (folder / "sub").mkdir()
+        for name in ("store.db", "link.db", "sub/../store.db"):
+            with DecisionStore(folder / name) as other, pytest.raises(InputError, match="are the same store; name another target"):
+                copy_store(store, other)
+        with pytest.raises(InputError, match="same store"):
+            copy_store(store, store)
+    with DecisionStore() as store, pytest.raises(InputError, match="same store"):
+        copy_store(store, store)

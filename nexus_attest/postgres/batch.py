@@ -105,21 +105,23 @@ class Wanted:
 class _Memory:
     """The end of the log as this process knows it, and the tips of decisions at that state of the log.
 
-    `is_alone`: nobody else seemed to be writing, so that it is worth relying on what is remembered.
+    `commits` is what the blocks of this process had written then. `is_alone`: no other process seemed to be writing, so that it is worth
+    relying on what is remembered.
     """
 
     position: int = -1
     leaf: bytes = b""
     tips: dict[str, Tip] = field(default_factory=dict[str, Tip])
+    commits: int = 0
     is_alone: bool = True
 
-    def learn(self, position: int, leaf: bytes) -> None:
-        """Compare with what the log ends with now."""
+    def learn(self, position: int, leaf: bytes, commits: int) -> None:
+        """Compare with what the log ends with now, and the blocks of this process have written."""
         is_same = (position, leaf) == (self.position, self.leaf)
-        self.is_alone = is_same or self.position < 0
+        self.is_alone = is_same or self.position < 0 or (self.is_alone and self.commits != commits)
         if not is_same or len(self.tips) > _MOST_TIPS:
             self.tips.clear()
-        self.position, self.leaf = position, leaf
+        self.position, self.leaf, self.commits = position, leaf, commits
 
 
 class Batch:
@@ -144,7 +146,9 @@ class Batch:
     def _append_as_remembered(self, batch: Sequence[Wanted]) -> bool:
         """Append if everything that judges is remembered, and is still so. False when nothing was written."""
         memory = self._memory
-        if not memory.is_alone or any(each.append.create or each.append.decision_id not in memory.tips for each in batch):
+        if not memory.is_alone or memory.commits != self._database.commits:
+            return False
+        if any(each.append.create or each.append.decision_id not in memory.tips for each in batch):
             return False
         end = memory.position + sum(len(each.append.prepared) for each in batch)
         if end // TILE_LEAVES != memory.position // TILE_LEAVES:  # a tile is computed from leaves that have been inserted
@@ -176,6 +180,7 @@ class Batch:
         begin = [(_BEGIN, ()), (self._lock, ()), (_LAST, ()), (_TIPS, (texts(names),))]
         for is_last in (False, True):
             with self._lent() as connection:
+                commits = self._database.commits
                 try:
                     *_, last, tips = exchange(connection.raw, begin)
                 except faults() as error:
@@ -183,7 +188,7 @@ class Batch:
                         raise
                     continue  # the server had ended an idle connection, and nothing had begun
                 position, leaf = (_number(last, 0, 0), _bytes(last, 0, 1)) if last.ntuples else (0, b"")
-                self._memory.learn(position, leaf)
+                self._memory.learn(position, leaf, commits)
                 found = {names[number]: tip for number, tip in _tips(tips, position)}
                 rows = _Rows(connection)
                 writers = self._judge(rows, batch, found, position)

@@ -52,7 +52,10 @@ class _Session:
 
 
 class PostgresDatabase:
-    """A PostgreSQL database as the stores use it. Safe to use from several threads, and on both sides of a `fork`."""
+    """A PostgreSQL database as the stores use it. Safe to use from several threads, and on both sides of a `fork`.
+
+    `commits` counts what the blocks of this process may have written.
+    """
 
     def __init__(self, address: str, schema: str, *, create: bool, pool_size: int) -> None:
         name = shown(address)
@@ -69,6 +72,7 @@ class PostgresDatabase:
         self._local = threading.local()
         self._guard = threading.Lock()
         self._pool: Pool | None = None
+        self.commits = 0
         self._writer = Writer(self, tables.take_lock(self._schema))
 
     def _prepare(self, *, create: bool) -> None:

@@ -8,7 +8,7 @@ is nearly all, are stored as they are.
 import logging
 import re
 import select
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cache, lru_cache
 from importlib import import_module
 from itertools import count
@@ -123,7 +123,7 @@ class PgConnection:
             inserted += self.execute(_repeated(sql, len(some)), [value for row in some for value in row]).rowcount
         return Inserted(inserted)
 
-    def stream(self, sql: str) -> Iterator[Any]:
+    def stream(self, sql: str) -> Generator[Any]:
         """All rows of a query, fetched a thousand at a time by a cursor on the server. Only inside a transaction."""
         with self.raw.cursor(name=f"nexus_{next(_cursor_numbers)}") as cursor:
             cursor.itersize = 1000

@@ -6,7 +6,7 @@ TRUNCATE. Roles say the same once more: members of `nexus_writer` can only inser
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, cast
 
 from nexus_attest.postgres.driver import PgConnection, faults, run
@@ -304,6 +304,10 @@ _RIGHTS = """
     FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND (a.grantee = 0 OR r.rolname IN (?, ?)) ORDER BY 1, 2, 3"""
 
+_IDENTITY = """
+    SELECT s.system_identifier, d.oid::bigint, current_schema() FROM pg_control_system() AS s, pg_database AS d
+    WHERE d.datname = current_database()"""
+
 _KINDS = {"p": "PRIMARY KEY", "u": "UNIQUE (", "f": "REFERENCES", "c": "CHECK ("}
 
 
@@ -320,7 +324,10 @@ class _Postgres:
     def problems(self, connection: backend.Connection) -> list[str]:
         return [f"schema: {problem}" for problem in _problems(connection)]
 
-    def stream(self, connection: backend.Connection, sql: str) -> Iterator[Any]:
+    def identity(self, connection: backend.Connection) -> object:
+        return tuple(connection.execute(_IDENTITY).fetchone())
+
+    def stream(self, connection: backend.Connection, sql: str) -> Generator[Any]:
         return cast("PgConnection", connection).stream(sql)
 
 

@@ -200,6 +200,7 @@ class Writer:
         group, self._group = self._group, None
         if group is None:
             return
+        self._database.commits += 1  # who has the turn does this
         try:
             group.error = self._outcome(group)
         except BaseException:
