@@ -115,6 +115,21 @@ def test_an_interrupted_move_goes_on_and_a_foreign_target_is_refused(cli: Comman
     assert not (cli.folder / "x.db").exists()
 
 
+def test_a_store_is_not_moved_to_itself_however_it_is_spelled(cli: CommandLine, postgres_server: PostgresServer) -> None:
+    address = address_of(cli)
+    cli.json("request", "do it")
+    name = address.partition("@/")[2].partition("?")[0]
+    for other in (address, f"postgres://?dbname={name}&user=nexus&host={postgres_server.folder}"):
+        refused = cli.json("migrate", address, other, code=2)
+        assert (refused["code"], "are the same store" in refused["error"]) == ("INVALID_ARGUMENT", True)
+    cli.json("request", "do it", "--db", "store.db")
+    (cli.folder / "link.db").symlink_to("store.db")
+    for other in ("store.db", "./store.db", "link.db"):
+        assert cli.json("migrate", "store.db", other, code=2)["code"] == "INVALID_ARGUMENT"
+    assert cli.json("migrate", "store.db", "copy.db")["copied"] == 3
+    assert cli.json("log", "verify")["size"] == 3
+
+
 def test_the_document_does_what_it_says(postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     postgres_server.psql("CREATE DATABASE decisions TEMPLATE template0")
     monkeypatch.setenv("PGHOST", str(postgres_server.folder))

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from store_testing import ALICE, BOB, in_child, new_store, raw_event, ticking_cl
 from nexus_attest.postgres import PostgresStore, database, driver
 from nexus_attest.postgres import batch as batches
 from nexus_attest.postgres import exchange as exchanges
+from nexus_attest.postgres import schema as schemas
 from nexus_attest.postgres.address import shown
 from nexus_attest.postgres.appends import AppendQueue
 from nexus_attest.postgres.batch import Wanted
@@ -278,15 +280,68 @@ def test_no_leaf_goes_anywhere_but_to_the_end(postgres_server: PostgresServer, f
         ("GRANT UPDATE ON {0}.log TO PUBLIC", "schema: PUBLIC may UPDATE on log"),
         ("GRANT DELETE ON {0}.log_tiles TO nexus_writer", "schema: nexus_writer may DELETE on log_tiles"),
         ("GRANT INSERT ON {0}.log TO nexus_reader", "schema: nexus_reader may INSERT on log"),
+        ("GRANT INSERT ON {0}.schema_versions TO nexus_writer", "schema: nexus_writer may INSERT on schema_versions"),
+        ("GRANT TRIGGER ON {0}.decisions TO stranger", "schema: stranger may TRIGGER on decisions"),
+        ("GRANT INSERT ON {0}.log TO stranger", "schema: stranger may INSERT on log"),
+        ("GRANT UPDATE (payload) ON {0}.decision_events TO nexus_writer", "schema: nexus_writer may UPDATE on decision_events.payload"),
+        ("GRANT REFERENCES (name) ON {0}.templates TO PUBLIC", "schema: PUBLIC may REFERENCES on templates.name"),
+        ("GRANT CREATE ON SCHEMA {0} TO nexus_writer", "schema: nexus_writer may CREATE in the schema {0}"),
+        (
+            "ALTER DEFAULT PRIVILEGES IN SCHEMA {0} GRANT UPDATE ON TABLES TO nexus_writer",
+            "schema: nexus_writer may UPDATE on every table that nexus makes",
+        ),
+        ("ALTER TABLE {0}.log OWNER TO stranger", "schema: the table 'log' belongs to stranger, who does not own the store"),
+        ("ALTER SCHEMA {0} OWNER TO stranger", "schema: the schema '{0}' belongs to stranger, who does not own the store"),
+        (
+            "ALTER FUNCTION {0}.refuse_gap() OWNER TO stranger",
+            "schema: the function 'refuse_gap' belongs to stranger, who does not own the store",
+        ),
+        ("ALTER TABLE {0}.log SET UNLOGGED", "schema: the table log is not kept over a crash of the server"),
+        (
+            "ALTER TABLE {0}.log ENABLE ROW LEVEL SECURITY",
+            "schema: the table log has row security, which hides rows and refuses others",
+        ),
+        (
+            "CREATE POLICY strange ON {0}.imports USING (false)",
+            "schema: the table imports has row security, which hides rows and refuses others",
+        ),
+        (
+            "CREATE TABLE {0}.more () INHERITS ({0}.checkpoints)",
+            "schema: the table checkpoints inherits, or is inherited: rows of another table are taken for its own",
+        ),
     ],
 )
 def test_what_guards_the_rows_is_verified_with_them(
     postgres_server: PostgresServer, filled: PostgresStore, schema: str, damage: str, finding: str
 ) -> None:
     initialize(postgres_server.address(), schema=schema)
+    with suppress(AssertionError):
+        postgres_server.psql("CREATE ROLE stranger")
+    postgres_server.psql(f"GRANT USAGE ON SCHEMA {schema} TO stranger; GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO stranger")
     assert filled.verify_log().errors == []
     postgres_server.psql(damage.format(schema))
-    assert filled.verify_log().errors == [finding]
+    assert filled.verify_log().errors == [finding.format(schema)]
+
+
+def test_rights_that_hold_for_every_schema_are_found_and_who_acts_as_the_owner(postgres_server: PostgresServer) -> None:
+    address = postgres_server.new_database()
+    for role in ("keeper", "helper"):
+        with suppress(AssertionError):
+            postgres_server.psql(f"CREATE ROLE {role} LOGIN", address)
+    postgres_server.psql(f"GRANT CREATE ON DATABASE {urlsplit(address).path[1:]} TO keeper", address)
+    PostgresStore(address.replace("nexus@", "keeper@")).close()
+    initialize(address)
+    with PostgresStore(address) as store:
+        assert store.verify_log().errors == []
+        postgres_server.psql("GRANT keeper TO helper; GRANT nexus_writer TO helper", address)
+        try:
+            assert store.verify_log().errors == ["schema: helper is of nexus_writer or nexus_reader, and may act as the owner of the store"]
+        finally:
+            postgres_server.psql("REVOKE keeper, nexus_writer FROM helper", address)
+        postgres_server.psql("ALTER DEFAULT PRIVILEGES FOR ROLE keeper GRANT DELETE ON TABLES TO PUBLIC", address)
+        assert store.verify_log().errors == ["schema: PUBLIC may DELETE on every table that keeper makes"]
+        postgres_server.psql("ALTER DEFAULT PRIVILEGES FOR ROLE keeper REVOKE DELETE ON TABLES FROM PUBLIC", address)
+        assert store.verify_log().errors == []
 
 
 def test_a_row_that_was_edited_by_the_owner_is_found(postgres_server: PostgresServer, filled: PostgresStore, schema: str) -> None:
@@ -334,6 +389,62 @@ def test_a_schema_of_a_newer_release_is_left_alone(postgres_server: PostgresServ
     postgres_server.psql(f"INSERT INTO {schema}.schema_versions VALUES (99)")
     with pytest.raises(SchemaTooNew, match="99"):
         open_store(postgres_server.address(), schema)
+
+
+FIRST_VERSION = "ac5fa491a823be1668cbe7ea4e1042515fe92c86f3dd57c746859f95e7c86c00"
+
+
+def test_the_first_version_of_the_tables_never_changes() -> None:
+    assert len(schemas._MIGRATIONS) >= 1  # pyright: ignore[reportPrivateUsage]
+    assert sha256(schemas._MIGRATIONS[0].encode()).hexdigest() == FIRST_VERSION  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("with_roles", [True, False])
+def test_a_store_of_an_older_version_is_brought_to_this_one_by_its_owner_and_keeps_all_it_has(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, with_roles: bool
+) -> None:
+    address = postgres_server.new_database()
+    postgres_server.psql(script(DEFAULT_SCHEMA, with_roles=with_roles), address)
+    with PostgresStore(address) as store:
+        store.append_events("dec-1", [created()], create=True)
+        before = store.log_root()
+    if with_roles:
+        with suppress(AssertionError):
+            postgres_server.psql("CREATE ROLE app_writer LOGIN IN ROLE nexus_writer")
+    later = (*schemas._MIGRATIONS, "CREATE TABLE more (number bigint PRIMARY KEY);\nINSERT INTO more VALUES (7);")  # pyright: ignore
+    writer = address.replace("nexus@", "app_writer@")
+    with monkeypatch.context() as newer:
+        newer.setattr(schemas, "_MIGRATIONS", later)
+        if with_roles:
+            with pytest.raises(SchemaMissing, match="have the database's owner run `nexus-attest db init`"):
+                PostgresStore(writer)
+        with PostgresStore(address, create=False) as store:
+            assert store.log_root() == before
+            append(store, "dec-1")
+            assert store.verify_log().errors == []
+        assert initialize(address, with_roles=False)["from"] == 2
+        assert postgres_server.psql("SELECT * FROM nexus_attest.more", address) == "7"
+        assert (
+            postgres_server.psql("SELECT string_agg(version::text, ' ' ORDER BY version) FROM nexus_attest.schema_versions", address)
+            == "1 2"
+        )
+        if with_roles:
+            with PostgresStore(writer) as store, store.backend.reading() as connection:
+                assert connection.execute("SELECT number FROM more").fetchone()[0] == 7
+    with pytest.raises(SchemaTooNew, match="has version 2, this release knows 1"):
+        PostgresStore(address)
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = postgres_server.new_database()
+    PostgresStore(address).close()
+    before = postgres_server.dump(address)
+    with monkeypatch.context() as newer:
+        newer.setattr(schemas, "_MIGRATIONS", (*schemas._MIGRATIONS, "CREATE TABLE more (); CREATE TABLE more ();"))  # pyright: ignore
+        with pytest.raises(StoreError, match="already exists"):
+            PostgresStore(address)
+    assert postgres_server.dump(address) == before
+    PostgresStore(address).close()
 
 
 def test_stores_that_are_opened_at_once_make_one_schema(postgres_server: PostgresServer, schema: str) -> None:

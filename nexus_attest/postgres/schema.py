@@ -9,7 +9,9 @@ import re
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, cast
 
+from nexus_attest.postgres import rights
 from nexus_attest.postgres.driver import PgConnection, faults, run
+from nexus_attest.postgres.rights import READER, WRITER
 from nexus_control import backend
 from nexus_control.errors import DecisionExists, InputError, SchemaMissing, SchemaTooNew, TemplateExists, brief
 
@@ -27,8 +29,6 @@ __all__ = [
 ]
 
 DEFAULT_SCHEMA = "nexus_attest"
-WRITER, READER = "nexus_writer", "nexus_reader"
-
 _TEXT = 'text COLLATE "C"'
 _CHAIN = """prev        bytea    NOT NULL CHECK (length(prev) = 32),
     chain       bytea    NOT NULL CHECK (length(chain) = 32)"""
@@ -196,14 +196,18 @@ def _ddl(schema: str, since: int = 0) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _roles(schema: str) -> str:
-    """The statements that make the two roles, which nobody can log in as, and give them what they may do. Running them again is safe."""
+def _roles() -> str:
+    """The statements that make the two roles, which nobody can log in as. Running them again is safe."""
+    return "".join(
+        f"DO $nexus$ BEGIN CREATE ROLE {role} NOLOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $nexus$;\n"
+        for role in (WRITER, READER)
+    )
+
+
+def _grants(schema: str) -> str:
+    """The statements that give the two roles what they may do, and nothing else. Running them again is safe."""
     return "\n".join(
         [
-            *(
-                f"DO $nexus$ BEGIN CREATE ROLE {role} NOLOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $nexus$;"
-                for role in (WRITER, READER)
-            ),
             f"REVOKE ALL ON SCHEMA {schema} FROM PUBLIC;",
             f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC, {WRITER}, {READER};",
             f"GRANT USAGE ON SCHEMA {schema} TO {WRITER}, {READER};",
@@ -219,12 +223,19 @@ def _roles(schema: str) -> str:
 
 def script(schema: str, *, with_roles: bool) -> str:
     """What an owner runs with psql to set up a new database, all or nothing."""
-    return "\n".join(["BEGIN;", _ddl(schema), *([_roles(schema)] if with_roles else []), "COMMIT;", ""])
+    return "\n".join(["BEGIN;", _ddl(schema), *([_roles() + _grants(schema)] if with_roles else []), "COMMIT;", ""])
 
 
 _STORED_SCHEMA = """
     SELECT has_schema_privilege(n.oid, 'USAGE') AS usable, c.oid AS versions
     FROM pg_namespace AS n LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'schema_versions' WHERE n.nspname = ?"""
+
+
+_HAS_ROLES = """
+    SELECT EXISTS (
+        SELECT FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(n.nspacl) AS a JOIN pg_roles AS r ON r.oid = a.grantee
+        WHERE n.nspname = ? AND r.rolname = ?
+    )"""
 
 
 def version(connection: PgConnection, schema: str) -> int:
@@ -245,7 +256,8 @@ def version(connection: PgConnection, schema: str) -> int:
 
 
 def apply(connection: PgConnection, schema: str, *, with_roles: bool) -> int:
-    """Bring the schema to the present version in one transaction; gives the version it had.
+    """Bring the schema to the present version in one transaction; gives the version it had. Where the roles are in use, they get the same
+    rights on what a migration adds.
 
     Raises SchemaTooNew; errors of the driver when the role may not.
     """
@@ -256,7 +268,9 @@ def apply(connection: PgConnection, schema: str, *, with_roles: bool) -> int:
         if since < len(_MIGRATIONS):
             run(connection.raw, _ddl(schema, since))
         if with_roles:
-            run(connection.raw, _roles(schema))
+            run(connection.raw, _roles() + _grants(schema))
+        elif 0 < since < len(_MIGRATIONS) and connection.execute(_HAS_ROLES, (schema, WRITER)).fetchone()[0]:
+            run(connection.raw, _grants(schema))  # on what is new
         connection.execute("COMMIT")
     except BaseException:
         if not connection.raw.closed:
@@ -299,11 +313,6 @@ _STORED_CONSTRAINTS = """
     SELECT c.relname, k.contype, count(*) FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid
     WHERE c.relnamespace = current_schema()::regnamespace AND k.convalidated AND k.contype IN ('p', 'u', 'f', 'c')
     GROUP BY c.relname, k.contype"""
-_RIGHTS = """
-    SELECT COALESCE(r.rolname, 'PUBLIC'), c.relname, a.privilege_type
-    FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
-    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' AND (a.grantee = 0 OR r.rolname IN (?, ?)) ORDER BY 1, 2, 3"""
-
 _IDENTITY = """
     SELECT s.system_identifier, d.oid::bigint, current_schema() FROM pg_control_system() AS s, pg_database AS d
     WHERE d.datname = current_database()"""
@@ -353,10 +362,7 @@ def _problems(connection: backend.Connection) -> Iterator[str]:
     for table, name in connection.execute(_STORED_RULES):
         if table in wanted:
             yield f"the rule {brief(name)} on {table} is not of this schema"
-    for role, table, right in connection.execute(_RIGHTS, (WRITER, READER)):
-        allowed = {WRITER: {"SELECT", "INSERT"}, READER: {"SELECT"}}.get(role, set[str]())
-        if table in wanted and right not in allowed:
-            yield f"{role} may {right} on {table}"
+    yield from rights.problems(connection, wanted)
 
 
 def _is_as_made(found: Sequence[str], schema: str, table: str, name: str) -> bool:
