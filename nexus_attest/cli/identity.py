@@ -35,6 +35,7 @@ class IdentityOptions:
     allow_self_approval: bool = False
     human_approval: HumanApproval = "auto"
     approval_page: bool = False
+    approval_card: bool = False
     issuer: str | None = None
     audience: str | None = None
     jwks: str | None = None
@@ -77,11 +78,13 @@ class IdentityOptions:
     def ask_people(self, session: Session, service: Service, address: HttpAddress | None, opened: ExitStack) -> ApprovalPage | None:
         """Have approvals confirmed by people, as far as that was asked for; the page, which is to be served, where one was asked for.
 
-        Raises ServerConfigError for a page that nobody would see.
+        Raises ServerConfigError for a page or cards that nobody would see.
         """
         if self.human_approval == "never" or (self.human_approval == "auto" and service.actors.needs_argument):
             if self.approval_page:
                 raise ServerConfigError("--approval-page is for approvals that people confirm: give --human-approval always")
+            if self.approval_card:
+                raise ServerConfigError("--approval-card is for approvals that people confirm: give --human-approval always")
             return None
         # Who is on this machine may know where the store is; who is elsewhere has to know anyway to run the command.
         local = address is None or address.is_loopback
@@ -90,6 +93,7 @@ class IdentityOptions:
             if not local:
                 raise ServerConfigError("--approval-page is for people at this machine, and this server is for others")
             page = ApprovalPage(opened.enter_context(listen(HttpAddress("127.0.0.1", 0))))
+        service.approval_card = self.approval_card
         service.asker = HumanAsker(
             tools=service.tools,
             limiter=service.store_threads,

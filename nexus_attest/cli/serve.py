@@ -57,6 +57,7 @@ _HumanApproval = Annotated[
 _ApprovalPage = Annotated[
     bool, typer.Option("--approval-page", help="Where the client shows no forms, let people confirm on a page of this machine.")
 ]
+_ApprovalCard = Annotated[bool, typer.Option("--approval-card", help="Where the client shows cards (MCP Apps), let people confirm on one.")]
 _Issuer = Annotated[str | None, typer.Option(metavar="URL", help="With --http: take only tokens of this issuer.", show_default=False)]
 _Audience = Annotated[
     str | None, typer.Option(metavar="URL", help="What tokens must be for: this server's URL as clients know it.", show_default=False)
@@ -86,6 +87,7 @@ def _serve(
     allow_self_approval: _AllowSelfApproval = False,
     human_approval: _HumanApproval = "auto",
     approval_page: _ApprovalPage = False,
+    approval_card: _ApprovalCard = False,
     issuer: _Issuer = None,
     audience: _Audience = None,
     jwks: _Jwks = None,
@@ -117,6 +119,7 @@ def _serve(
             allow_self_approval=allow_self_approval,
             human_approval=human_approval,
             approval_page=approval_page,
+            approval_card=approval_card,
             issuer=issuer,
             audience=audience,
             jwks=jwks,

@@ -29,9 +29,12 @@ from mcp.types import (
     ToolAnnotations,
 )
 
+from nexus_attest.server.cards import CARD_URI, ApprovalCards, takes_cards
+from nexus_attest.server.cards import EXTENSION as CARDS_EXTENSION
 from nexus_attest.server.client_logs import ClientLogs
 from nexus_attest.server.completions import complete
 from nexus_attest.server.decision_tasks import DecisionTasks
+from nexus_attest.server.humans import HumanAsker
 from nexus_attest.server.middleware import Guard
 from nexus_attest.server.names import canonical_name, listed_name
 from nexus_attest.server.paging import page_of
@@ -64,7 +67,8 @@ _log = logging.getLogger("nexus_attest.server")
 
 def build_server(service: Service) -> Server[Any]:
     """A server over one service. Its lifespan watches the store for subscribers; closing the store is left to the caller."""
-    answers, watch, client_logs, tasks = _Answers(service), Watch(service), ClientLogs(), _tasks_of(service)
+    watch, client_logs, tasks, cards = Watch(service), ClientLogs(), _tasks_of(service), _cards_of(service)
+    answers = _Answers(service, cards)
 
     @asynccontextmanager
     async def lifespan(_: Server[Any]) -> AsyncGenerator[dict[str, Any]]:
@@ -100,6 +104,8 @@ def build_server(service: Service) -> Server[Any]:
     server.add_request_handler("logging/setLevel", SetLevelRequestParams, client_logs.set_level)
     if tasks is not None:
         offer_tasks(server, tasks)
+    if cards is not None:
+        server.extensions[CARDS_EXTENSION] = {}
     server.middleware.append(Guard(client_logs))
     # The state of a question to a person comes back through the client: sealed, bound to call, caller and time, with this process's key.
     server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=_NAME))
@@ -116,23 +122,38 @@ def _tasks_of(service: Service) -> DecisionTasks | None:
     return service.deferral
 
 
+def _cards_of(service: Service) -> ApprovalCards | None:
+    """The cards of a service whose approvals people confirm, where the operator wants cards."""
+    offered = any(handler.spec.short == "approve" for handler in service.handlers.values())
+    if not service.approval_card or not offered or not isinstance(service.asker, HumanAsker):
+        return None
+    if not isinstance(service.cards, ApprovalCards):
+        service.cards = ApprovalCards(service, service.asker)
+    return service.cards
+
+
 class _Answers:
     """What the server answers about one service."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, cards: ApprovalCards | None) -> None:
         self._service = service
+        self._cards = cards
         self._tools = listed_tools(service)
 
     async def list_tools(self, context: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListToolsResult:
         if self._service.options.tool_names == "dotted":
             _warn_of_dots(context)
         allowed = [tool for tool in self._tools if self._service.handlers[tool.name].is_allowed()]
+        if self._cards is not None and takes_cards(context):
+            allowed = self._cards.listed(allowed)
         page, following = page_of(allowed, "tools", params and params.cursor)
         return ListToolsResult(tools=page, next_cursor=following)
 
     async def call_tool(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> dict[str, Any] | InputRequiredResult:
         handler = self._service.handlers.get(params.name)
         if handler is None:
+            if self._cards is not None and params.name in self._cards.names and takes_cards(context):
+                return await self._cards.answer(context, params)
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {safe_text(params.name)[:200]}")
         return await handler(context, params)
 
@@ -143,6 +164,8 @@ class _Answers:
         return list_templates(params and params.cursor)
 
     async def read_resource(self, _: ServerRequestContext[Any], params: ReadResourceRequestParams) -> ReadResourceResult:
+        if self._cards is not None and params.uri == CARD_URI:
+            return self._cards.document()
         return await read_resource(self._service, params.uri)
 
     async def list_prompts(self, _: ServerRequestContext[Any], params: PaginatedRequestParams | None) -> ListPromptsResult:

@@ -7,7 +7,7 @@ from nexus_attest.server.errors import NotAuthenticated, ScopeMissing
 from nexus_attest.server.registry import Scope
 from nexus_control.events import Actor
 
-__all__ = ["SCOPES", "actor_of", "current_token", "is_allowed", "require_scope"]
+__all__ = ["SCOPES", "actor_of", "current_token", "is_allowed", "owner", "require_scope"]
 
 SCOPES: tuple[Scope, ...] = ("read", "request", "approve", "execute", "admin")
 """What a token may allow. None of them implies another; `read` is needed for everything."""
@@ -25,6 +25,14 @@ def actor_of(token: AccessToken) -> Actor:
     """`issuer#subject`: a system when the token was issued to the client itself (RFC 9068 section 2.2), a person otherwise."""
     issuer = (token.claims or {})["iss"]
     return Actor(type="system" if token.subject == token.client_id else "human", id=f"{issuer}#{token.subject}")
+
+
+def owner(*, needed: bool) -> str:
+    """Who owns what this caller begins: its token's subject, where tokens are `needed`, otherwise everybody who reaches the server."""
+    if not needed:
+        return ""
+    actor = actor_of(current_token())
+    return f"{actor['type']}:{actor['id']}"
 
 
 def is_allowed(scope: Scope) -> bool:

@@ -27,7 +27,7 @@ from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, ElicitResult
 from pydantic import ValidationError
 
 from nexus_attest.server.actors import BoundActor
-from nexus_attest.server.callers import actor_of, current_token
+from nexus_attest.server.callers import owner
 from nexus_attest.server.claims import on_claim
 from nexus_attest.server.errors import ApprovalPending, HumanDeclined, HumanRequired
 from nexus_attest.server.humans import HumanAsker, confirmed, form_answer, form_channel, form_request, shows_forms
@@ -337,11 +337,7 @@ class DecisionTasks:
         return await self._in_thread(self._folder.read_handle, text, self._owner(), self._service.tools.store.clock())
 
     def _owner(self) -> str:
-        """Whose tasks the caller's are: those of its token's subject, where tokens say who calls, and of everybody else otherwise."""
-        if not self._service.needs_token:
-            return ""
-        actor = actor_of(current_token())
-        return f"{actor['type']}:{actor['id']}"
+        return owner(needed=self._service.needs_token)
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do what reads or writes files. Raises MCPError for what the store cannot do at the moment."""

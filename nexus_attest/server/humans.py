@@ -45,6 +45,7 @@ __all__ = [
     "PAGE_SECONDS",
     "QUESTION",
     "HumanAsker",
+    "client_name",
     "confirmed",
     "form_answer",
     "form_channel",
@@ -223,7 +224,7 @@ def form_answer(answer: ElicitResult) -> bool | None:
 
 def form_channel(context: ServerRequestContext[Any]) -> str:
     """How an answer in a form came, for the event: name and version are what the client gave itself."""
-    return f"elicitation {_client(context)}"
+    return f"elicitation {client_name(context)}"
 
 
 def confirmed(who: BoundActor, channel: str, question: str) -> BoundActor:
@@ -268,7 +269,7 @@ def _named(actor: Actor) -> str:
     return shlex.quote(f"{actor.type}:{actor.id}")
 
 
-def _client(context: ServerRequestContext[Any]) -> str:
+def client_name(context: ServerRequestContext[Any]) -> str:
     """Name and version that the client gave itself."""
     given = context.session.client_params
     return "unknown" if given is None else "_".join(printable(f"{given.client_info.name}/{given.client_info.version}").split())[:_MOST_NAME]

@@ -30,7 +30,7 @@ from nexus_attest.server.schemas import SIGNATURE_SCHEMA, ArgumentCheck
 from nexus_control.errors import NexusError, StoreBusy
 from nexus_control.tool import NexusControlTools, RouterProtocol, ToolResult
 
-__all__ = ["PROFILES", "Asker", "CallHandler", "Deferral", "Service", "ServiceOptions"]
+__all__ = ["PROFILES", "Asker", "CallHandler", "Deferral", "Service", "ServiceOptions", "Waiting"]
 
 _STORE_THREADS = 8
 _RUNS = 16
@@ -88,12 +88,16 @@ class Asker(Protocol):
         ...
 
 
-class Deferral(Protocol):
-    """Answers calls that take longer than somebody waits with tasks; None where a call is to be answered as ever."""
+class Waiting(Protocol):
+    """Answers an approval that a person has to give, and whom the client could not ask in a form."""
 
     async def waiting(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any], who: BoundActor) -> dict[str, Any] | None:
-        """A task for an approval that a person has to give."""
+        """What the client gets, None when it is to be told as ever. Raises a NexusError to refuse the call."""
         ...
+
+
+class Deferral(Waiting, Protocol):
+    """Answers calls that take longer than somebody waits with tasks; None where a call is to be answered as ever."""
 
     async def executing(
         self, context: ServerRequestContext[Any], arguments: Mapping[str, Any], answer: Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -109,7 +113,7 @@ class Service:
     `adapters` are the ids that the router knows (None: whatever it says); `stop_runs` asks its runs under way to end. With `needs_token`
     only what the scopes of the caller's token allow is listed and done; with `takes_signatures` acts may bring a signed statement, which
     the trust of `tools` must be able to verify. `task_folder` is where tasks are kept beside the store; without one there are none.
-    `deferral` is made of it by `build_server`.
+    `approval_card` lets people answer on cards, where clients show them. `build_server` makes `deferral` and `cards` of these.
     """
 
     tools: NexusControlTools
@@ -122,6 +126,8 @@ class Service:
     needs_token: bool = False
     takes_signatures: bool = False
     task_folder: Path | None = None
+    approval_card: bool = False
+    cards: Waiting | None = None
     deferral: Deferral | None = None
     changed: Callable[[], None] = lambda: None
     """Called in the event loop after every call that may have written."""
@@ -223,15 +229,14 @@ class CallHandler:
         arguments: Mapping[str, Any],
         who: BoundActor,
     ) -> BoundActor | Result:
-        """Who approves, as a person confirmed it; the question, or a task for when nobody can be asked now."""
+        """Who approves, as a person confirmed it; the question, or a card or a task where nobody can be asked now."""
         try:
             return await asker.ask(context, params, arguments, who)
         except (HumanRequired, ApprovalPending):
-            deferral = self._service.deferral
-            task = None if deferral is None else await deferral.waiting(context, arguments, who)
-            if task is None:
-                raise
-            return task
+            for channel in (self._service.cards, self._service.deferral):
+                if channel is not None and (found := await channel.waiting(context, arguments, who)) is not None:
+                    return found
+            raise
 
     async def _done(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self.spec.place == "run":
