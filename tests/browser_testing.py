@@ -1,6 +1,6 @@
 """A real browser for tests of pages: Chromium, driven over WebDriver (https://www.w3.org/TR/webdriver2/) through chromedriver.
 
-Debian's packages chromium and chromium-driver; without them these tests are skipped, or fail where they are required.
+Debian's packages chromium and chromium-driver; without them these tests are skipped, or fail where `REQUIRED` is set to 1.
 """
 
 import os
@@ -14,9 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
-from node_testing import unavailable
 
-__all__ = ["Browser", "browser"]
+__all__ = ["REQUIRED", "Browser", "browser"]
+
+REQUIRED = "NEXUS_ATTEST_REQUIRE_BROWSER"
+
+_REQUIRED = os.environ.get(REQUIRED) == "1"
+"""Read when this is imported: within tests, variables of this project are not set."""
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The name that the standard gives to references to elements."""
@@ -67,7 +71,8 @@ def browser(folder: Path) -> Generator[Browser]:
     """A browser with a profile of its own below `folder`."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
-        unavailable("there is no Chromium here: apt-get install chromium chromium-driver")
+        reason = "there is no Chromium here: apt-get install chromium chromium-driver"
+        pytest.fail(f"{REQUIRED}=1, but {reason}") if _REQUIRED else pytest.skip(reason)
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     command = [driver, "--port=0"]
     with subprocess.Popen(

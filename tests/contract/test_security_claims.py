@@ -240,6 +240,17 @@ SHOWN_BY = {
             "test_every_changed_character_makes_it_unknown",
         ],
     },
+    (
+        "writes a goal, plan or comment that is shown on an approval card, or has a ticket that was used, guessed, or made for another "
+        "question"
+    ): {
+        "test_mcp_cards": [
+            "test_a_person_answers_in_a_browser",
+            "test_the_document_allows_its_own_style_and_script_and_nothing_else",
+            "test_a_ticket_is_good_for_one_answer_to_the_question_that_was_shown",
+            "test_a_guessed_ticket_is_none",
+        ],
+    },
     "shows the user's browser a page, with the server on HTTP": {
         "test_mcp_lifecycle": ["test_a_web_page_cannot_reach_the_server"],
         "test_mcp_page": [
