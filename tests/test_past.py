@@ -197,6 +197,11 @@ def test_an_approval_that_was_never_used_survives_an_overwriting_import() -> Non
     assert execute(tools, decision_id).success
 
 
+def test_of_a_decision_without_a_past_nothing_is_imported_used_or_revoked() -> None:
+    past = Past()
+    assert (past.imported, past.used, past.revocations) == (0, set(), {})
+
+
 def test_the_latest_revocation_of_an_actor_is_the_one_that_counts() -> None:
     seal = Seal()
     tools = tools_of(seal)
