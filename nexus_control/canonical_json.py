@@ -6,13 +6,12 @@ not strings, two keys that become one, nesting without end) is refused, never re
 Differs from RFC 8785 in one place: integers of magnitude 2**53 and above are written in plain decimal, where ECMAScript would round.
 """
 
-import json
-import json.encoder
-from collections.abc import Callable, Iterable
 from enum import Enum
 from json.encoder import encode_basestring
 from math import isfinite
 from typing import Any, cast
+
+from nexus_control.json_encoder import compact_encoder
 
 __all__ = ["MAX_DEPTH", "canonical_json", "canonical_json_bytes"]
 
@@ -22,17 +21,7 @@ MAX_DEPTH = 256
 _SCALARS = frozenset({str, int, bool, type(None)})
 
 
-def _plain_encoder() -> Callable[[Any, int], Iterable[str]]:
-    """The standard library's encoder with sorted keys, compact separators and no ASCII escapes: pieces of text of a value, at level 0."""
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:
-        own = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
-        return lambda value, _: own.encode(value)
-    # CPython's own. `JSONEncoder.encode` makes a new one on every call, which takes as long as encoding a small object.
-    return make(None, None, encode_basestring, None, ":", ",", True, False, False)
-
-
-_encode_plain = _plain_encoder()
+_encode_plain = compact_encoder(ascii_only=False, allow_nan=False)
 
 
 def canonical_json(obj: Any) -> str:

@@ -5,12 +5,12 @@ flight record, a run bundle with the `response` that the router returned. Any ot
 Outside of every digest: `bundle_version`, `exported_at`, and members that the format does not name.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
 from nexus_control.errors import MalformedBundle
 from nexus_control.integrity import content_digest, digests_equal, prefixed, sha256_digest
+from nexus_control.json_encoder import compact_encoder
 from nexus_control.verification import Finding
 
 __all__ = ["RouterDigestFn", "content_findings", "router_run_digest", "router_text", "stated_digest", "stated_run_digest", "stated_run_ids"]
@@ -26,7 +26,10 @@ def router_text(value: object) -> str:
     it writes them. Raises ValueError, TypeError or RecursionError for what json.dumps cannot write.
     """
     # Without a search for cycles, which parsed JSON has none of; in anything else they end as RecursionError.
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), check_circular=False)
+    return "".join(_encode(value, 0))
+
+
+_encode = compact_encoder(ascii_only=True, allow_nan=True)
 
 
 def router_run_digest(record: Mapping[str, Any]) -> str:

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, cast
 
+from nexus_control.json_encoder import compact_encoder
+
 __all__ = ["MAX_DEPTH", "UnsafeJson", "read_json", "require_plain", "run_json"]
 
 MAX_DEPTH = 100
@@ -20,14 +22,14 @@ class UnsafeJson(ValueError):
     """The text is JSON, but means different things to different readers, or cannot be hashed."""
 
 
-def read_json(text: str) -> object:
-    """The value of a JSON text.
+def read_json(text: str | bytes) -> object:
+    """The value of a JSON text; bytes are in an encoding of Unicode.
 
     Raises json.JSONDecodeError when it is no JSON, and UnsafeJson for a duplicate key, NaN and infinities (also `1e999`), a lone
     surrogate, more than `MAX_DEPTH` levels, and integers of more digits than Python converts.
     """
     try:
-        value: object = json.loads(text, object_pairs_hook=_unique)
+        value: object = _decoder.decode(text) if isinstance(text, str) else json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError:
         raise
     except RecursionError:
@@ -39,8 +41,14 @@ def read_json(text: str) -> object:
 
 
 def run_json(value: object) -> str:
-    """The text of a JSON value. Raises ValueError for NaN and infinities, TypeError for what JSON cannot express."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """The text of a JSON value. Raises ValueError for NaN, infinities and what contains itself, TypeError for what JSON cannot express."""
+    try:
+        return "".join(_encode(value, 0))
+    except RecursionError:
+        raise ValueError("nested too deeply, or circular") from None
+
+
+_encode = compact_encoder(ascii_only=True, allow_nan=False)
 
 
 def require_plain(value: object) -> None:
@@ -74,6 +82,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise UnsafeJson(f"duplicate key {twice[:100]!r}")
     return found
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _require_unicode(text: str) -> None:

@@ -547,12 +547,3 @@ def test_any_tree_is_written_or_refused_the_same_way_by_both_functions(value: An
 
 def test_public_names() -> None:
     assert module.__all__ == ["MAX_DEPTH", "canonical_json", "canonical_json_bytes"]
-
-
-def test_an_interpreter_without_a_compiled_encoder_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    value: Any = {"b": [1, True, None, 'é\n"'], "a": {"z": 0.25, "Y": {}}}
-    expected = '{"a":{"Y":{},"z":0.25},"b":[1,true,null,"é\\n\\""]}'
-    compiled = module._plain_encoder()  # pyright: ignore[reportPrivateUsage]
-    monkeypatch.setattr("json.encoder.c_make_encoder", None)
-    pure = module._plain_encoder()  # pyright: ignore[reportPrivateUsage]
-    assert ("".join(compiled(value, 0)), "".join(pure(value, 0))) == (expected, expected)

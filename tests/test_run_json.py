@@ -94,6 +94,19 @@ def test_numbers_that_are_not_finite_are_never_written(value: object) -> None:
         run_json(value)
 
 
+def test_what_contains_itself_is_never_written() -> None:
+    value: dict[str, object] = {}
+    value["a"] = [value]
+    with pytest.raises(ValueError, match="nested too deeply, or circular"):
+        run_json(value)
+
+
+def test_bytes_are_read_as_the_text_that_they_encode() -> None:
+    assert read_json('{"a":"\u00e9"}'.encode()) == {"a": "\u00e9"}
+    with pytest.raises(UnsafeJson, match="duplicate key"):
+        read_json(b'{"a":1,"a":2}')
+
+
 def test_the_text_is_that_of_the_run_digest_vector() -> None:
     # Escapes for everything outside ASCII, U+007F too, astral characters as pairs, keys by code point; made with nexus-router 1.1.1.
     vector = json.loads((VECTORS / "router-digest-vector.json").read_text(encoding="utf-8"))

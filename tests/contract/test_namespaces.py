@@ -38,6 +38,7 @@ INTERNAL = {
     "in_toto",
     "inspection",
     "json_data",
+    "json_encoder",
     "judgement",
     "layers",
     "log",
