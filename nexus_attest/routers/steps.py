@@ -49,8 +49,8 @@ class RunSteps:
     plan: Plan
     limit: CallLimit
     clock: Clock
-    noted: dict[str, object] = field(default_factory=dict[str, object])
-    """What was recorded last about the other side of the session."""
+    noted: list[str] = field(default_factory=lambda: ["{}"])
+    """The text of what was recorded last about the other side of the session; that of an empty one is not recorded."""
 
     def execute(self) -> Problem | None:
         """Make the calls of the plan until one fails, or all of them; why the run failed, None when every call succeeded.
@@ -109,13 +109,14 @@ class RunSteps:
     def _note(self, session: AdapterSession) -> None:
         """Record what the other side of a session says about itself, unless that was recorded last. Stored with the next request."""
         try:
-            details = cast("dict[str, object]", read_json(run_json(dict(session.details))))
+            text = run_json(dict(session.details))
+            if text == self.noted[0]:
+                return
+            details = read_json(text)
         except Exception as bug:
             raise AdapterBroken(f"the adapter raised {type(bug).__name__} when its session was described") from bug
-        if details != self.noted:
-            self.noted.clear()
-            self.noted.update(details)
-            self.record.later("SESSION_OPENED", adapter_id=self.adapter.adapter_id, session=details)
+        self.noted[0] = text
+        self.record.later("SESSION_OPENED", adapter_id=self.adapter.adapter_id, session=details)
 
     def _stop(self) -> Problem | None:
         """Why no further step may begin."""
