@@ -1,8 +1,7 @@
 """Rows of decisions and their events: what goes into them, how each is chained to the one before it, and how they are read back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from nexus_control.backend import Connection, insert
 from nexus_control.canonical_json import canonical_json
@@ -73,8 +72,7 @@ RAW_KEYS = ("seq", "event_type", "ts", "actor_type", "actor_id", "payload", "dig
 _SEQ_LIMIT = 2**53
 
 
-@dataclass(frozen=True)
-class Tip:
+class Tip(NamedTuple):
     """The end of a decision's chain, and of the store's log."""
 
     generation: int

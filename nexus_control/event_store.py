@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from nexus_control.checkpoint import Checkpoint, SignedNote
 from nexus_control.errors import MalformedEvent
@@ -12,10 +12,21 @@ from nexus_control.header import ImportOrigin
 from nexus_control.log_check import LogVerification
 from nexus_control.template import TemplateStore
 
-__all__ = ["EventItem", "EventStore"]
+__all__ = ["EventItem", "EventStore", "History"]
 
 EventItem: TypeAlias = tuple[EventType, Mapping[str, str], Mapping[str, Any]]
 """What is appended: type, actor, payload."""
+
+
+class History(NamedTuple):
+    """The newest generation of a decision as it was when it was read: its events in ascending seq, its number, how many of the events, the
+    first ones, an import brought, and the position of the last fact of the whole store.
+    """
+
+    events: list[StoredEvent]
+    generation: int
+    imported: int
+    position: int
 
 
 class EventStore(Protocol):
@@ -39,12 +50,19 @@ class EventStore(Protocol):
         payload: Mapping[str, Any],
         *,
         expected_seq: int | None = None,
+        after: History | None = None,
     ) -> StoredEvent: ...
     def append_events(
-        self, decision_id: str, items: Sequence[EventItem], *, expected_seq: int | None = None, create: bool = False
+        self,
+        decision_id: str,
+        items: Sequence[EventItem],
+        *,
+        expected_seq: int | None = None,
+        create: bool = False,
+        after: History | None = None,
     ) -> list[StoredEvent]: ...
     def get_events(self, decision_id: str, generation: int | None = None) -> list[StoredEvent]: ...
-    def get_chained_events(self, decision_id: str) -> list[StoredEvent]: ...
+    def history(self, decision_id: str, *, chained: bool = False) -> History: ...
     def latest_event(self, decision_id: str, event_type: EventType) -> StoredEvent | None: ...
     def get_events_of(self, decision_ids: Sequence[str]) -> dict[str, list[StoredEvent] | MalformedEvent]: ...
     def origin(self, decision_id: str) -> tuple[int, int]: ...

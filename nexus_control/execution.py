@@ -161,9 +161,10 @@ def _claim(
     capabilities = _capabilities(router, adapter_id)
     with store.transaction():
         now = store.clock()
-        events = store.get_chained_events(decision_id)
+        history = store.history(decision_id, chained=True)
+        events = history.events
         decision = Decision.replay(decision_id, without_later_approvals(events, now), as_of=now, trust=trust)
-        decision.earlier = past_of(store, decision_id)
+        decision.earlier = past_of(store, decision_id, history)
         judge_identity(decision, "execute", actor, identity, now, trust)
         mode = execution_mode(decision, dry_run)
         try:
@@ -176,7 +177,7 @@ def _claim(
             (EventType.EXECUTION_REQUESTED, actor, {"adapter_id": adapter_id, "dry_run": mode == "dry_run", **identity.members()}),
             (EventType.EXECUTION_STARTED, EXECUTOR, {"router_request_digest": digest}),
         ]
-        requested = store.append_events(decision_id, items)[0]
+        requested = store.append_events(decision_id, items, after=history)[0]
         # A reader judges at the instant that the event carries, which is a moment after `now`.
         at = requested.ts
         if without_later_approvals(events, at) != decision.events or decision.current_approvals(at) != decision.current_approvals(now):

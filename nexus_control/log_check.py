@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from nexus_control import merkle
 from nexus_control.backend import Connection, Dialect
@@ -32,7 +32,7 @@ from nexus_control.schema import SQLITE
 from nexus_control.template import template_problems
 from nexus_control.tiles import TILE_LEAVES
 
-__all__ = ["LogVerification", "chained_events", "check_decision", "check_store"]
+__all__ = ["IMPORTED", "ChainedRows", "LogVerification", "chained_events", "check_decision", "check_store"]
 
 _ZEROS = bytes.fromhex(ZERO_HASH)
 _MOST_ERRORS = 1000
@@ -107,17 +107,32 @@ def check_decision(connection: Connection, decision_id: str, damaged: Iterable[s
     return found.result(max(links)[1], damaged)
 
 
-_CHAIN_OF_NEWEST = """
+IMPORTED = """COALESCE(i.events, CASE WHEN d.imported_at IS NULL THEN 0 ELSE
+           (SELECT COUNT(*) FROM decision_events AS e WHERE e.decision_id = d.decision_id AND e.generation = d.generation) END)"""
+"""How many events of the header `d`, with the import `i` if there is one, an import brought."""
+
+_CHAIN_OF_NEWEST = f"""
     SELECT d.created_at, d.tombstone, d.prev AS header_prev, d.chain AS header_chain, h.leaf_hash AS header_leaf, d.generation,
-           e.seq, e.event_type, e.ts, e.actor_type, e.actor_id, e.payload, e.digest, e.prev, e.chain, e.position, d.decision_id, l.leaf_hash
+           e.seq, e.event_type, e.ts, e.actor_type, e.actor_id, e.payload, e.digest, e.prev, e.chain, e.position, d.decision_id,
+           l.leaf_hash, {IMPORTED}, (SELECT COALESCE(MAX(position), 0) FROM log)
     FROM (SELECT * FROM decisions WHERE decision_id = ? ORDER BY generation DESC LIMIT 1) AS d
     LEFT JOIN log AS h ON h.position = d.position
     LEFT JOIN decision_events AS e ON e.decision_id = d.decision_id AND e.generation = d.generation
     LEFT JOIN log AS l ON l.position = e.position
+    LEFT JOIN imports AS i ON i.decision_id = d.decision_id AND i.generation = d.generation
     ORDER BY e.seq"""
 
 
-def chained_events(connection: Connection, decision_id: str) -> list[tuple[Any, ...]]:
+class ChainedRows(NamedTuple):
+    """Event rows, and what else one look at a decision tells: its generation, how many events an import brought, the end of the log."""
+
+    events: list[tuple[Any, ...]]
+    generation: int
+    imported: int
+    position: int
+
+
+def chained_events(connection: Connection, decision_id: str) -> ChainedRows:
     """The rows of the newest generation's events (`seq` to `decision_id` of the store's columns), each proven to follow from the header
     through the rows before it and to be in the log. Raises DecisionNotFound, HistoryAltered, MalformedEvent.
 
@@ -150,7 +165,7 @@ def chained_events(connection: Connection, decision_id: str) -> list[tuple[Any, 
         if not _is_recorded(record, chain, row[17]):
             decode_payload(payload)  # one that says nothing is its own error
             raise HistoryAltered(f"{decision_id}: event {seq} is not what was recorded; `log verify` tells more")
-    return events
+    return ChainedRows(events, generation, *rows[0][18:])
 
 
 def _hex(link: object) -> str:

@@ -6,19 +6,19 @@ was used or revoked in an earlier generation stays used or revoked.
 """
 
 from nexus_control.decision import Past
-from nexus_control.event_store import EventStore
+from nexus_control.event_store import EventStore, History
 from nexus_control.events import EventType
 from nexus_control.identity import identity_of
 
 __all__ = ["past_of"]
 
 
-def past_of(store: EventStore, decision_id: str) -> Past:
-    """The past of a decision that exists; read inside the transaction that acts on it.
+def past_of(store: EventStore, decision_id: str, history: History | None = None) -> Past:
+    """The past of a decision that exists; read inside the transaction that acts on it, as `history` was if it is given.
 
     Raises DecisionNotFound, and MalformedEvent for an earlier generation that cannot be read.
     """
-    generation, imported = store.origin(decision_id)
+    generation, imported = store.origin(decision_id) if history is None else (history.generation, history.imported)
     past = Past(imported)
     for number in range(1, generation):
         granted: set[bytes] = set()

@@ -13,7 +13,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, cast
 
-from nexus_control.backend import Backend, Dialect, insert
+from nexus_control.backend import Backend, Connection, Dialect, insert
 from nexus_control.checkpoint import Checkpoint, SignedNote
 from nexus_control.errors import ConcurrencyError, DecisionNotFound, InputError, MalformedEvent, StoreUnreadable
 from nexus_control.event_rows import (
@@ -21,13 +21,14 @@ from nexus_control.event_rows import (
     RAW_KEYS,
     ChainWriter,
     Prepared,
+    Tip,
     payload_or_nothing,
     prepare,
     raw_row,
     stored_event,
     tip_of,
 )
-from nexus_control.event_store import EventItem
+from nexus_control.event_store import EventItem, History
 from nexus_control.events import (
     Clock,
     EventType,
@@ -38,7 +39,7 @@ from nexus_control.events import (
 )
 from nexus_control.header import HeaderCopy, ImportOrigin, first_events_copy
 from nexus_control.log import Log
-from nexus_control.log_check import LogVerification, chained_events, check_decision, check_store
+from nexus_control.log_check import IMPORTED, LogVerification, chained_events, check_decision, check_store
 from nexus_control.template import TemplateStore
 
 __all__ = ["Append", "SqlStore"]
@@ -59,6 +60,7 @@ _EVENTS_OF_MANY = f"""
     JOIN decision_events ON decision_id = id AND generation = (SELECT MAX(generation) FROM decisions WHERE decision_id = id)
     ORDER BY seq"""
 _IDS_PER_QUERY = 1000
+_WIDTH = len(EVENT_COLUMNS.split(", "))
 _PAGE = """
     SELECT decision_id, created_at FROM decisions AS d
     WHERE tombstone = 0
@@ -68,9 +70,15 @@ _GENERATIONS = """
     SELECT generation, created_at, tombstone,
            (SELECT COUNT(*) FROM decision_events AS e WHERE e.decision_id = d.decision_id AND e.generation = d.generation) AS event_count
     FROM decisions AS d WHERE decision_id = ? ORDER BY generation"""
-_ORIGIN = """
-    SELECT d.generation, d.tombstone, COALESCE(i.events, CASE WHEN d.imported_at IS NULL THEN 0 ELSE
-           (SELECT COUNT(*) FROM decision_events AS e WHERE e.decision_id = d.decision_id AND e.generation = d.generation) END) AS imported
+_HISTORY = f"""
+    SELECT {", ".join(f"e.{column}" for column in EVENT_COLUMNS.split(", "))}, d.generation, {IMPORTED},
+           (SELECT COALESCE(MAX(position), 0) FROM log)
+    FROM decisions AS d
+    JOIN decision_events AS e ON e.decision_id = d.decision_id AND e.generation = d.generation
+    LEFT JOIN imports AS i ON i.decision_id = d.decision_id AND i.generation = d.generation
+    WHERE d.decision_id = ? AND d.generation = (SELECT MAX(generation) FROM decisions WHERE decision_id = ?) ORDER BY e.seq"""
+_ORIGIN = f"""
+    SELECT d.generation, d.tombstone, {IMPORTED} AS imported, (SELECT COALESCE(MAX(position), 0) FROM log) AS position
     FROM decisions AS d LEFT JOIN imports AS i ON i.decision_id = d.decision_id AND i.generation = d.generation
     WHERE d.decision_id = ? ORDER BY d.generation DESC LIMIT 1"""
 _INSERT_IMPORT = "INSERT INTO imports (decision_id, generation, events) VALUES (?, ?, ?)"
@@ -84,6 +92,8 @@ class Append:
     prepared: list[Prepared]
     expected_seq: int | None
     create: bool
+    tip: Tip | None = None
+    """Where the decision and the log end, when that is known."""
 
 
 class SqlStore:
@@ -166,24 +176,34 @@ class SqlStore:
         payload: Mapping[str, Any],
         *,
         expected_seq: int | None = None,
+        after: History | None = None,
     ) -> StoredEvent:
         """Append one event; see `append_events`."""
-        return self.append_events(decision_id, [(event_type, actor, payload)], expected_seq=expected_seq)[0]
+        return self.append_events(decision_id, [(event_type, actor, payload)], expected_seq=expected_seq, after=after)[0]
 
     def append_events(
-        self, decision_id: str, items: Sequence[EventItem], *, expected_seq: int | None = None, create: bool = False
+        self,
+        decision_id: str,
+        items: Sequence[EventItem],
+        *,
+        expected_seq: int | None = None,
+        create: bool = False,
+        after: History | None = None,
     ) -> list[StoredEvent]:
         """Append events, all or none, in one transaction. Any event may follow any other.
 
-        `expected_seq` is the seq that the first of them must get. With `create` the header is inserted with them.
+        `expected_seq` is the seq that the first of them must get. With `create` the header is inserted with them. `after` is the decision's
+        `history` as it was read in the transaction that is open: where it ends need not be asked again. One that is older than the last
+        fact of the store is refused (StoreConflict; a log has no two entries of one position).
         Raises DecisionNotFound (or DecisionExists with `create`), ConcurrencyError when `expected_seq` is taken or not reached yet,
         InputError for a wrong type, actor or payload (one that canonical JSON cannot express).
         """
-        return self._append_alone(Append(require_text(decision_id, "decision_id"), [prepare(item) for item in items], expected_seq, create))
+        name = require_text(decision_id, "decision_id")
+        return self._append_alone(Append(name, [prepare(item) for item in items], expected_seq, create, _tip_after(after, name)))
 
     def _append_alone(self, wanted: Append) -> list[StoredEvent]:
         with self._database.transaction() as connection:
-            writer = ChainWriter(connection, wanted.decision_id, tip_of(connection, wanted.decision_id))
+            writer = ChainWriter(connection, wanted.decision_id, wanted.tip or tip_of(connection, wanted.decision_id))
             stored = self._chained(writer, wanted)
             writer.flush()
             return stored
@@ -295,15 +315,21 @@ class SqlStore:
             rows = connection.execute(_EVENTS, (name, generation)).fetchall()
         return [stored_event(row) for row in rows]
 
-    def get_chained_events(self, decision_id: str) -> list[StoredEvent]:
-        """As `get_events`, after proving that each row follows from the header through the rows before it and is in the log.
+    def history(self, decision_id: str, *, chained: bool = False) -> History:
+        """The newest generation, for a command that is judged by it and appended `after` it. Raises DecisionNotFound, MalformedEvent.
 
-        Raises HistoryAltered where one does not: a row was changed, added or removed by somebody who did not recompute what follows.
+        With `chained` each row is proven to follow from the header through the rows before it and to be in the log. Raises HistoryAltered
+        where one does not: a row was changed, added or removed by somebody who did not recompute what follows.
         """
         name = require_text(decision_id, "decision_id")
         with self._database.reading() as connection:
-            rows = chained_events(connection, name)
-        return [stored_event(row) for row in rows]
+            if chained:
+                rows, *rest = chained_events(connection, name)
+                return History([stored_event(row) for row in rows], *rest)
+            if rows := connection.execute(_HISTORY, (name, name)).fetchall():
+                return History([stored_event(row[:_WIDTH]) for row in rows], *rows[0][_WIDTH:])
+            row = self._origin(connection, name)
+        return History([], row["generation"], row["imported"], row["position"])
 
     def latest_event(self, decision_id: str, event_type: EventType) -> StoredEvent | None:
         """The last event of this type, None when there is none. Raises DecisionNotFound, and MalformedEvent when it cannot be read."""
@@ -375,10 +401,15 @@ class SqlStore:
         """
         name = require_text(decision_id, "decision_id")
         with self._database.reading() as connection:
-            row = connection.execute(_ORIGIN, (name,)).fetchone()
+            row = self._origin(connection, name)
+        return row["generation"], row["imported"]
+
+    @staticmethod
+    def _origin(connection: Connection, name: str) -> Any:
+        row = connection.execute(_ORIGIN, (name,)).fetchone()
         if row is None or row["tombstone"]:
             raise DecisionNotFound(name)
-        return row["generation"], row["imported"]
+        return row
 
     def get_template_store(self) -> TemplateStore:
         """The templates of the same database, usable from any thread for as long as this store is open."""
@@ -428,6 +459,16 @@ class SqlStore:
         name = None if decision_id is None else require_text(decision_id, "decision_id")
         with self._database.lenient_snapshot() as (connection, damaged):
             return check_store(connection, damaged, self._dialect) if name is None else check_decision(connection, name, damaged)
+
+
+def _tip_after(history: History | None, decision_id: str) -> Tip | None:
+    """Where a decision ended when it was read, if that can be told."""
+    if history is None or not history.events:
+        return None
+    last = history.events[-1]
+    if last.decision_id != decision_id or last.chain_hash is None:
+        raise InputError(f"this is no history of {decision_id}")
+    return Tip(history.generation, True, last.seq + 1, last.chain_hash, history.position)
 
 
 def _uuid4() -> str:

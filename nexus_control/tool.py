@@ -231,12 +231,13 @@ class NexusControlTools:
             )
         with self.store.transaction():
             now = self.store.clock()
-            decision = Decision.load(self.store, decision_id, as_of=now, trust=self.trust)
-            decision.earlier = past_of(self.store, decision_id)
+            history = self.store.history(decision_id)
+            decision = Decision.replay(decision_id, history.events, as_of=now, trust=self.trust)
+            decision.earlier = past_of(self.store, decision_id, history)
             judge_identity(decision, "approve", who, identity, now, self.trust)
             judge_approval(decision, who.id, now)
             decision.earlier = None  # what is told is what `status` tells
-            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_GRANTED, who, payload))
+            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_GRANTED, who, payload, after=history))
         return {**_standing(decision), "required_approvals": 0 if decision.policy is None else decision.policy.min_approvals}
 
     @_tool
@@ -261,10 +262,11 @@ class NexusControlTools:
             require_statement(identity.envelope, action="revoke", decision_id=decision_id, actor=who, comment=reason, expires_at=None)
         with self.store.transaction():
             now = self.store.clock()
-            decision = Decision.load(self.store, decision_id, as_of=now, trust=self.trust)
+            history = self.store.history(decision_id)
+            decision = Decision.replay(decision_id, history.events, as_of=now, trust=self.trust)
             judge_identity(decision, "revoke", who, identity, now, self.trust)
             judge_revocation(decision, who.id)
-            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_REVOKED, who, payload))
+            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_REVOKED, who, payload, after=history))
         return _standing(decision)
 
     @_tool

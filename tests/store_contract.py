@@ -13,7 +13,7 @@ import pytest
 from store_testing import ALICE, BOB, ROBOT, T0, SetClock, quick_folder, raw_event, ticking_clock
 
 from nexus_control.decision import Decision
-from nexus_control.errors import ConcurrencyError, DecisionExists, DecisionNotFound, InputError, MalformedEvent, StoreClosed
+from nexus_control.errors import ConcurrencyError, DecisionExists, DecisionNotFound, InputError, MalformedEvent, StoreClosed, StoreConflict
 from nexus_control.events import Actor, EventType, StoredEvent, event_digest
 from nexus_control.store import EventStore
 
@@ -310,6 +310,69 @@ class StoreContract(ABC):
         with pytest.raises(ConcurrencyError):
             store.append_events("dec-1", [created()], expected_seq=expected)
         assert store.log_root() == before
+
+    @pytest.mark.parametrize("chained", [False, True])
+    def test_a_history_is_the_newest_generation_and_where_the_store_ends(self, lenient_store: EventStore, chained: bool) -> None:
+        store = lenient_store
+        store.append_events("dec-1", [created(), created("h")], create=True)
+        store.import_decision_atomic("dec-1", "2024-06-01T00:00:00+00:00", [raw_event(0), raw_event(1)], overwrite=True)
+        append(store, "dec-1")
+        store.create_decision("dec-2")
+        told = store.history("dec-1", chained=chained)
+        assert (told.events, told.generation, told.imported, told.position) == (store.get_events("dec-1"), 2, 2, store.log_root()[0])
+        assert store.history("dec-2", chained=chained) == ([], 1, 0, 8)
+
+    @pytest.mark.parametrize("chained", [False, True])
+    def test_what_is_not_there_has_no_history(self, store: EventStore, chained: bool) -> None:
+        store.append_events("dec-1", [created()], create=True)
+        store.delete_decision("dec-1")
+        for name in ("dec-1", "dec-2"):
+            with pytest.raises(DecisionNotFound):
+                store.history(name, chained=chained)
+
+    @pytest.mark.parametrize("chained", [False, True])
+    def test_what_is_appended_after_a_history_follows_it(self, store: EventStore, chained: bool) -> None:
+        store.append_events("dec-1", [created()], create=True)
+        for expected in ([1, 2], [3, 4]):
+            with store.transaction():
+                told = store.history("dec-1", chained=chained)
+                assert seqs(store.append_events("dec-1", [created(), created()], after=told)) == expected
+        assert store.append_event("dec-1", CREATION, ALICE, {}, after=store.history("dec-1")).seq == 5
+        store.create_decision("dec-2")
+        assert store.append_event("dec-2", CREATION, ALICE, {}, after=store.history("dec-2")).seq == 0
+        assert store.verify_log().errors == []
+
+    @pytest.mark.parametrize("meanwhile", ["dec-1", "dec-2"])
+    @pytest.mark.parametrize("together", [False, True])
+    def test_a_history_is_refused_when_anything_was_stored_since(self, store: EventStore, meanwhile: str, together: bool) -> None:
+        for name in ("dec-1", "dec-2"):
+            store.append_events(name, [created()], create=True)
+        told = store.history("dec-1")
+        if not together:
+            append(store, meanwhile)
+        before = store.log_root()
+        with pytest.raises(StoreConflict), store.transaction():  # noqa: PT012
+            if together:
+                append(store, meanwhile)
+            store.append_event("dec-1", CREATION, ALICE, {}, after=told)
+        assert store.log_root() == before
+        assert store.verify_log().errors == []
+
+    def test_a_history_that_was_never_committed_is_refused(self, store: EventStore) -> None:
+        store.append_events("dec-1", [created()], create=True)
+        with pytest.raises(InputError), store.transaction():  # noqa: PT012
+            append(store, "dec-1")
+            told = store.history("dec-1")
+            raise InputError("undone")
+        with pytest.raises(StoreConflict):
+            store.append_event("dec-1", CREATION, ALICE, {}, after=told)  # pyright: ignore[reportPossiblyUnboundVariable]
+        assert seqs(store.get_events("dec-1")) == [0]
+
+    def test_the_history_of_another_decision_is_refused(self, store: EventStore) -> None:
+        for name in ("dec-1", "dec-2"):
+            store.append_events(name, [created()], create=True)
+        with pytest.raises(InputError, match="no history of dec-2"):
+            store.append_event("dec-2", CREATION, ALICE, {}, after=store.history("dec-1"))
 
     def test_a_batch_that_creates_expects_to_begin_at_zero(self, store: EventStore) -> None:
         with pytest.raises(ConcurrencyError):

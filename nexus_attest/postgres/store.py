@@ -7,7 +7,7 @@ from nexus_attest.postgres.appends import AppendQueue
 from nexus_attest.postgres.batch import Batch
 from nexus_attest.postgres.database import PostgresDatabase
 from nexus_control.event_rows import prepare
-from nexus_control.event_store import EventItem
+from nexus_control.event_store import EventItem, History
 from nexus_control.events import Clock, StoredEvent, require_text, utc_now
 from nexus_control.sql_store import Append, SqlStore
 
@@ -43,10 +43,16 @@ class PostgresStore(SqlStore):
         self._queue = AppendQueue(database.path, Batch(database, tables.take_lock(schema), self._chained).append, self._append_alone)
 
     def append_events(
-        self, decision_id: str, items: Sequence[EventItem], *, expected_seq: int | None = None, create: bool = False
+        self,
+        decision_id: str,
+        items: Sequence[EventItem],
+        *,
+        expected_seq: int | None = None,
+        create: bool = False,
+        after: History | None = None,
     ) -> list[StoredEvent]:
         """As `SqlStore.append_events`. Outside of blocks, what several threads append at the same time is committed together."""
-        if self._is_inside_block():
-            return super().append_events(decision_id, items, expected_seq=expected_seq, create=create)
+        if after is not None or self._is_inside_block():
+            return super().append_events(decision_id, items, expected_seq=expected_seq, create=create, after=after)
         name = require_text(decision_id, "decision_id")
         return self._queue.append(Append(name, [prepare(item) for item in items], expected_seq, create))
