@@ -76,6 +76,7 @@ from nexus_control.errors import FileRefused, InvalidActor, MalformedNote, brief
 from nexus_control.events import Actor, parse_actor
 from nexus_control.files import read_file
 from nexus_control.identity import Action, Assurance
+from nexus_control.likeness import alike
 
 __all__ = ["load_trust", "parse_trust", "pem_certificates"]
 
@@ -249,6 +250,8 @@ def _unique_actors(actors: list[TrustedActor], problems: list[str]) -> frozenset
                 problems.append(f"actors: the public key of {key.key_id} is there twice")
             ids.add(key.key_id)
             keys.add(key.public_key)
+    for twins in alike(trusted.actor.id for trusted in actors):
+        problems.append(f"actors: {', '.join(map(ascii, twins[:10]))} look the same, so that one would pass for the other")
     return frozenset(names)
 
 

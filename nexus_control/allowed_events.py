@@ -4,7 +4,8 @@ The rules are those of `tool` and `execution`, for what the events alone can tel
 ends or follows, and the values that it can hold. They are asked of the events as they are told, so digests and chains do not matter.
 
 A store writes what its clock says, and clocks are set back: times that go back are remarks. So is an action that is defined anew, which no
-command does and which approvals do not survive. Whether the approvals sufficed is not asked here.
+command does and which approvals do not survive, and ids that look the same, which stores have not always refused. Whether the approvals
+sufficed is not asked here.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 from nexus_control.events import EventType, StoredEvent, parse_time
 from nexus_control.integrity import DIGEST_PATTERN, prefixed
 from nexus_control.judgement import EXECUTOR
+from nexus_control.likeness import alike
 from nexus_control.policy import POLICY_FIELDS, Policy
 from nexus_control.verification import Finding
 
@@ -41,6 +43,10 @@ def _remarks(events: Sequence[StoredEvent]) -> Iterator[Finding]:
     anew = [str(event.seq) for event in events[2:] if event.event_type in (EventType.DECISION_CREATED, EventType.POLICY_ATTACHED)]
     if anew:
         yield Finding(f"events {_listed(anew)} define the action anew, which no command does", fails=False)
+    named = (event.actor["id"] for event in events if event.event_type in (EventType.DECISION_CREATED, EventType.APPROVAL_GRANTED))
+    for twins in islice(alike(named), _MOST_TOLD):
+        names = _listed([ascii(name)[:100] for name in twins])
+        yield Finding(f"different ids that look the same requested or approved it: {names}", fails=False)
 
 
 def _listed(numbers: Sequence[str]) -> str:

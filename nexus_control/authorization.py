@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from nexus_control.allowed_events import event_findings
@@ -41,7 +42,7 @@ def authorization_layer(bundle: DecisionBundle, history: History | NexusError) -
     if runs:
         checks += [
             judge("policy_satisfied", partial(_each, _policy_findings, history, runs)),
-            judge("approved_action", partial(_each, _action_findings, history, runs)),
+            judge("approved_action", lambda: chain(_each(_action_findings, history, runs), _adapter_findings(runs))),
         ]
     if bundle.router_link.adapter_id is not None or bundle.router_link.run_id is not None:
         checks.append(judge("run_of_the_link", partial(_link_findings, bundle, history)))
@@ -107,6 +108,13 @@ def _action_findings(history: History, run: Run) -> Iterator[Finding]:
     actual = content_digest(request)
     if not digests_equal(stated, actual):
         yield Finding(f"the run requested by event {run.requested.seq} was asked for something else than was approved", actual, str(stated))
+
+
+def _adapter_findings(runs: Sequence[Run]) -> Iterator[Finding]:
+    """An approval is of an action, whichever adapter carries it out: whoever asked for a run chose that."""
+    chosen = dict.fromkeys(str(run.requested.payload.get("adapter_id") or "") for run in runs)
+    shown = ", ".join(ascii(name)[:100] for name in list(chosen)[:10]) + (f" and {len(chosen) - 10} more" if len(chosen) > 10 else "")
+    yield Finding(f"the adapter ({shown}) was chosen by who asked for the run, approvals do not cover it", fails=False)
 
 
 def _section_findings(bundle: DecisionBundle, history: History) -> Iterator[Finding]:

@@ -12,7 +12,7 @@
     |-- MalformedBundle (ValueError)         a bundle or package cannot be built from the data
     |-- MalformedNote (ValueError)           a text is no signed note, checkpoint or verifier key
     |-- CommandRefused                       well-formed, but the decision's state or policy forbids it
-    |   |-- CannotApprove  AlreadyApproved  CannotRevoke  NotApproved  AlreadyRevoked
+    |   |-- CannotApprove  AlreadyApproved  LookAlikeActor  CannotRevoke  NotApproved  AlreadyRevoked
     |   |-- PolicyViolation  NoPolicy  ActionChanged  HistoryAltered
     |   |-- AlreadyExecuted  ExecutionInProgress  ExecutionFailed  ExecutionSuperseded
     |   |-- NothingToRecover
@@ -58,6 +58,7 @@ __all__ = [
     "InvalidRouter",
     "InvalidTemplate",
     "LogRewritten",
+    "LookAlikeActor",
     "MalformedBundle",
     "MalformedEvent",
     "MalformedNote",
@@ -247,6 +248,12 @@ class AlreadyApproved(CommandRefused):
     """This actor has an approval that still counts."""
 
     code = "ALREADY_APPROVED"
+
+
+class LookAlikeActor(CommandRefused):
+    """The actor's id looks like that of the requester, or of somebody whose approval counts, and is not the same."""
+
+    code = "LOOK_ALIKE_ACTOR"
 
 
 class CannotRevoke(CommandRefused):

@@ -16,6 +16,7 @@ from nexus_control.errors import (
     CannotRevoke,
     ExecutionFailed,
     ExecutionInProgress,
+    LookAlikeActor,
     NoPolicy,
     NotApproved,
     NothingToRecover,
@@ -23,6 +24,7 @@ from nexus_control.errors import (
 )
 from nexus_control.events import Actor, EventType, ExecutionMode
 from nexus_control.identity import NO_TRUST, Action, Identity, Trust
+from nexus_control.likeness import alike, likeness
 from nexus_control.policy import Policy, validate_execution_request
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "judge_identity",
     "judge_recovery",
     "judge_revocation",
+    "look_alikes",
     "require_policy",
 ]
 
@@ -43,12 +46,28 @@ _OPEN = (DecisionState.PENDING_APPROVAL, DecisionState.APPROVED)
 
 
 def judge_approval(decision: Decision, actor_id: str, at: datetime) -> None:
-    """Approvals are taken before an execution, one per actor at a time; a revoked or expired one may be given again."""
+    """Approvals are taken before an execution, one per actor at a time; a revoked or expired one may be given again.
+
+    One that counts beside another, or beside a requester, whose id only looks the same would make two of what people read as one.
+    """
     if decision.state not in _OPEN:
         raise CannotApprove(f"Cannot approve in state {decision.state.value}")
     approval = decision.approvals.get(actor_id)
     if approval is not None and approval.stands(at) and decision.refusal(approval) is None:
         raise AlreadyApproved(f"{actor_id} has already approved this decision")
+    looks = likeness(actor_id)
+    if twins := [name for name in _involved(decision, at) if name != actor_id and likeness(name) == looks]:
+        raise LookAlikeActor(f"{actor_id!a:.200} looks like {twins[0]!a:.200}, who requested or approved this, and is another id")
+
+
+def look_alikes(decision: Decision) -> list[list[str]]:
+    """Groups of different ids that look the same, of the requester and of those whose approvals count."""
+    return alike(_involved(decision, decision.judged_at()))
+
+
+def _involved(decision: Decision, at: datetime) -> list[str]:
+    approvers = [approval.actor["id"] for approval in decision.current_approvals(at)]
+    return approvers if decision.requester is None else [decision.requester["id"], *approvers]
 
 
 def judge_revocation(decision: Decision, actor_id: str) -> None:

@@ -23,7 +23,7 @@ from nexus_control.identity import NO_TRUST, Assurance, Identity, Trust, parse_i
 from nexus_control.import_ import import_bundle
 from nexus_control.inspection import inspect_decision, render_inspection
 from nexus_control.integrity import prefixed, sha256_digest
-from nexus_control.judgement import judge_approval, judge_identity, judge_revocation
+from nexus_control.judgement import judge_approval, judge_identity, judge_revocation, look_alikes
 from nexus_control.lifecycle import compute_blocking_reasons
 from nexus_control.past import past_of
 from nexus_control.policy import Policy
@@ -211,7 +211,7 @@ class NexusControlTools:
     ) -> dict[str, Any]:
         """Approve a decision, until `expires_at` (a time with offset, or ISO text; None for good).
 
-        Errors: DECISION_NOT_FOUND, INVALID_ACTOR, INVALID_EXPIRES_AT, CANNOT_APPROVE, ALREADY_APPROVED.
+        Errors: DECISION_NOT_FOUND, INVALID_ACTOR, INVALID_EXPIRES_AT, CANNOT_APPROVE, ALREADY_APPROVED, LOOK_ALIKE_ACTOR.
         """
         who, decision_id = parse_actor(actor), _id(request_id)
         identity = parse_identity(assurance, channel, signature)
@@ -334,10 +334,15 @@ class NexusControlTools:
 
     @_tool
     def status(self, request_id: str, include_events: bool = False) -> dict[str, Any]:
-        """The decision as it stands, with what blocks its execution. Errors: DECISION_NOT_FOUND, EVENT_UNREADABLE."""
+        """The decision as it stands, with what blocks its execution. Errors: DECISION_NOT_FOUND, EVENT_UNREADABLE.
+
+        `look_alikes`, when there are any, are groups of ids of the requester and of approvals that count which look the same (`likeness`).
+        """
         decision = self._load(request_id)
         data = decision.to_dict()
         data["blocking_reasons"] = [reason.to_dict() for reason in compute_blocking_reasons(decision)]
+        if twins := look_alikes(decision):
+            data["look_alikes"] = twins
         if _flag(include_events, "include_events"):
             data["events"] = [event.to_dict() for event in decision.events]
         return data

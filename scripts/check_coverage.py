@@ -11,9 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ENGINE = (
     *("allowed_events", "audit_package", "authorization", "bundle_checks", "case_file", "checkpoint", "documents", "evidence"),
-    *("flight_checks", "flight_shape"),
-    *("flight_subject", "history", "identity", "in_toto", "layers", "log_evidence", "merkle", "past", "router_record", "run_evidence"),
-    *("signatures", "story", "tiles", "verification"),
+    *("flight_checks", "flight_shape", "flight_subject", "history", "identity", "in_toto", "layers", "likeness", "log_evidence"),
+    *("merkle", "past", "router_record", "run_evidence", "signatures", "story", "tiles", "verification"),
 )
 PRODUCT = (
     *("ed25519", "reader", "trust", "trust_file", "attestation/inclusion", "attestation/witness"),
@@ -28,17 +27,9 @@ TESTS = (
     *("test_attestation_stamp_proofs", "test_attestation_stamping", "test_attestation_tsa"),
     *("test_attestation_batch_tree", "test_attestation_every_byte", "test_attestation_xrpl_capture", "test_attestation_xrpl_proof"),
     *("test_attestation_xrpl_signer", "test_cli_proofs"),
-    *(
-        "test_allowed_events",
-        "test_attacks",
-        "test_audit_package",
-        "test_bundle",
-        "test_checkpoint",
-        "test_cli_cases",
-        "test_ed25519",
-        "test_evidence",
-    ),
-    *("test_flight_checks", "test_identity", "test_log", "test_log_checkpoints", "test_merkle", "test_past", "test_reader_knowledge"),
+    *("test_allowed_events", "test_attacks", "test_audit_package", "test_bundle", "test_checkpoint", "test_cli_cases", "test_ed25519"),
+    *("test_evidence", "test_flight_checks", "test_identity", "test_likeness", "test_log", "test_log_checkpoints", "test_merkle"),
+    *("test_past", "test_reader_knowledge"),
     *("test_router_flight_record", "test_tamper_package", "test_trust", "test_trust_file"),
 )
 

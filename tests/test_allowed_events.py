@@ -320,6 +320,23 @@ def test_the_genuine_package_passes() -> None:
     assert [check.detail for check in report.layers[1].checks[:3]] == [None, None, None]
 
 
+def test_the_adapter_of_a_run_is_named_since_no_approval_covers_it() -> None:
+    (adapter,) = [check.detail for check in examine(GENUINE).layers[1].checks if check.name == "approved_action"]
+    assert adapter == "the adapter ('subprocess:keytool') was chosen by who asked for the run, approvals do not cover it"
+    other = forged(put(REQUESTED, adapter_id="another\n"))
+    assert told(other, "approved_action").startswith("the adapter ('another\\n') was chosen")
+
+    def many(events: Events) -> None:
+        """Eleven failed runs through as many adapters before the one that succeeds."""
+        ended = {**events[ENDED], "type": "EXECUTION_FAILED", "payload": {"error_code": "X"}}
+        runs = [(copy.deepcopy(events[REQUESTED]), copy.deepcopy(events[STARTED]), copy.deepcopy(ended)) for _ in range(11)]
+        for number, (requested, _, _) in enumerate(runs):
+            requested["payload"]["adapter_id"] = f"a{number}"
+        events[REQUESTED:REQUESTED] = [event for run in runs for event in run]
+
+    assert "'a9' and 2 more)" in told(forged(many), "approved_action")
+
+
 def told(package: dict[str, Any], name: str) -> str:
     (check,) = (check for check in examine(package).layers[1].checks if check.name == name)
     assert check.ok

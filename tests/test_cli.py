@@ -14,7 +14,9 @@ from cli_testing import ADAPTER, CommandLine, program, without_root_powers
 from router_testing import ends_soon
 
 from nexus_attest import __version__
+from nexus_control.events import EventType
 from nexus_control.flight_checks import verify_flight_record
+from nexus_control.store import DecisionStore
 
 
 @pytest.fixture
@@ -134,6 +136,18 @@ def test_people_see_panels_timelines_and_tables_without_colour_in_a_pipe(cli: Co
     assert request_id in listed.out
     assert "pending_approval" in listed.out
     assert cli.run("inspect", request_id, "--markdown").out.startswith("✗ Decision not executable (missing 1 approval)\n")
+
+
+def test_people_see_that_two_approvers_only_look_the_same(cli: CommandLine) -> None:
+    request_id = cli.json("request", "x", "--min-approvals", "2")["request_id"]
+    cli.json("approve", request_id, "--actor", "bob")
+    assert "Look alike" not in cli.run("status", request_id).out
+    refused = cli.run("approve", request_id, "--actor", "b\u043eb")
+    assert refused.code == 2
+    assert "LOOK_ALIKE_ACTOR" in refused.err
+    with DecisionStore(cli.folder / "decisions.db") as store:
+        store.append_event(request_id, EventType.APPROVAL_GRANTED, {"type": "human", "id": "b\u043eb"}, {"expires_at": None})
+    assert "'bob', 'b\\u043eb' are different ids" in cli.run("status", request_id).out
 
 
 def test_no_color_is_respected_on_a_terminal(cli: CommandLine) -> None:

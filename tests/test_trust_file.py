@@ -434,3 +434,15 @@ def test_the_schema_is_valid_and_its_example_too() -> None:
     trust = parse_trust(example)
     assert [trusted.actor for trusted in trust.actors] == [ALICE, BOB]
     assert trust.rules[0].actors == {("human", "alice"), ("human", "bob")}
+
+
+@pytest.mark.parametrize("other", ["Alice", "\u0430lice", "\uff41lice", "al\u0131ce"])
+@pytest.mark.parametrize("kind", ["human", "system"])
+def test_actors_that_look_the_same_are_refused(other: str, kind: str) -> None:
+    with pytest.raises(TrustInvalid) as refused:
+        parse_trust({"version": 1, "actors": [{"id": "alice"}, {"id": "bob"}, {"id": other, "type": kind}]})
+    assert list(refused.value.problems) == [f"actors: 'alice', {other!a} look the same, so that one would pass for the other"]
+
+
+def test_a_person_and_a_system_may_have_one_name() -> None:
+    assert len(parse_trust({"version": 1, "actors": [{"id": "ci"}, {"id": "ci", "type": "system"}]}).actors) == 2

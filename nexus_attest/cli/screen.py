@@ -16,6 +16,7 @@ from rich.text import Text
 
 from nexus_control.auditor import report_lines
 from nexus_control.evidence import EvidenceReport
+from nexus_control.likeness import alike
 from nexus_control.markdown import escape
 from nexus_control.verification import VerificationCheck
 
@@ -145,6 +146,8 @@ class Screen:
         ]
         for reason in lifecycle["blocking_reasons"] if status != "EXECUTED" else ():
             rows.append(("Blocked", Text(f"{reason['code']}: {escape(reason['message'])}", "yellow")))
+        for twins in alike(approver["actor"] for approver in data["approval"]["approvers"]):
+            rows.append(("Look alike", Text(f"{', '.join(map(ascii, twins))} are different ids", "yellow")))
         style, name = _STYLES.get(status, ""), status.replace("_", " ").lower()
         if status == "EXECUTED" and data["execution"]["dry_run"]:
             name = "executed (dry run)"

@@ -35,6 +35,7 @@ ADVICE: Mapping[str, str] = {
     "ACTION_CHANGED": "Make a new request for the action as it is now.",
     "CANNOT_APPROVE": "Call status; for another run make a new request.",
     "ALREADY_APPROVED": "Somebody else has to approve; status tells how many are missing.",
+    "LOOK_ALIKE_ACTOR": "Use the id as it is spelled in status, or let somebody else approve; do not invent a spelling.",
     "CANNOT_REVOKE": "It is too late for that; call status.",
     "NOT_APPROVED": "There is nothing to revoke; status tells the approvals.",
     "ALREADY_REVOKED": "There is nothing to revoke; approve again if that is wanted.",

@@ -99,7 +99,7 @@ OUTPUTS: Mapping[str, Schema] = {
             "event_count": _COUNT,
             "blocking_reasons": _REASONS,
         },
-        {"template": _or_null(_TEMPLATE), "events": _ANY_OBJECTS, **_LONG},
+        {"template": _or_null(_TEMPLATE), "events": _ANY_OBJECTS, "look_alikes": _array(_TEXTS), **_LONG},
     ),
     "inspect": _object(
         {

@@ -41,6 +41,7 @@ INTERNAL = {
     "json_encoder",
     "judgement",
     "layers",
+    "likeness",
     "log",
     "log_check",
     "log_evidence",

@@ -28,6 +28,17 @@ SHOWN_BY = {
             "test_what_is_not_believed_is_refused_with_its_own_code",
         ],
     },
+    (
+        "approves under a second spelling of a name: other case, another composition of the same letters, Cyrillic or Greek ones, "
+        "spaces that do not show"
+    ): {
+        "test_likeness": [
+            "test_nobody_approves_twice_by_another_spelling",
+            "test_nobody_approves_the_own_request_by_another_spelling",
+            "test_status_and_verification_remark_approvers_that_look_the_same",
+        ],
+        "test_trust_file": ["test_actors_that_look_the_same_are_refused"],
+    },
     "edits the file or forges a bundle, where a trust policy demands signatures": {
         "test_identity": [
             "test_a_stored_event_that_contradicts_itself_ends_the_replay",
