@@ -26,10 +26,10 @@ from nexus_control.bundle import (
     compute_router_link_digest,
 )
 from nexus_control.bundle_checks import (
+    Content,
     bundle_digest_findings,
     event_digest_findings,
     form_findings,
-    recompute,
     replay_findings,
     section_findings,
     sequence_findings,
@@ -256,6 +256,7 @@ class _Subject:
     """A package under verification; `given` is its document, None when only objects are at hand."""
 
     package: AuditPackage
+    content: Content
     given: Mapping[str, Any] | None
     strict: bool
     router_digest_fn: RouterDigestFn | None
@@ -286,7 +287,19 @@ def verify_audit_package(
             return unreadable(error)
     elif problem := _lost_part(package):
         return unreadable(problem)
-    subject = _Subject(package, given, strict, router_digest_fn, expected_binding_digest)
+    return judge_package(package, Content(package.control_bundle), given, strict, router_digest_fn, expected_binding_digest)
+
+
+def judge_package(
+    package: AuditPackage,
+    content: Content,
+    given: Mapping[str, Any] | None,
+    strict: bool,
+    router_digest_fn: RouterDigestFn | None,
+    expected_binding_digest: str | None,
+) -> VerificationResult:
+    """`verify_audit_package` for a package that was read, from the document `given` if there is one, with the content of its bundle."""
+    subject = _Subject(package, content, given, strict, router_digest_fn, expected_binding_digest)
     checks = [judge(name, partial(function, subject)) for name, applies, function in _CHECKS if applies(subject)]
     return VerificationResult(all(check.ok for check in checks), checks)
 
@@ -342,7 +355,7 @@ _MEMBERS = (
 
 def _control_bundle_digest(subject: _Subject) -> Iterator[Finding]:
     bundle = subject.package.control_bundle
-    recomputed = recompute(bundle)
+    recomputed = subject.content.recomputed
     yield from bundle_digest_findings(bundle, recomputed)
     yield from version_findings(bundle)
     yield from event_digest_findings(recomputed)
@@ -350,7 +363,7 @@ def _control_bundle_digest(subject: _Subject) -> Iterator[Finding]:
     if subject.given is not None:
         yield from form_findings(subject.given["control_bundle"])
         yield from section_findings(bundle, subject.given["control_bundle"])
-    yield from replay_findings(bundle, recomputed.events)
+    yield from replay_findings(subject.content)
 
 
 def _binding_control_match(subject: _Subject) -> Iterator[Finding]:

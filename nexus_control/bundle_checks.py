@@ -5,7 +5,9 @@ was rebuilt whole, digests included, agrees with itself as well.
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 from nexus_control.bundle import BUNDLE_VERSION, BundleDecision, BundleEvent, DecisionBundle, digest_of_event_texts, event_text
@@ -17,6 +19,7 @@ from nexus_control.integrity import digests_equal, prefixed
 from nexus_control.verification import Finding
 
 __all__ = [
+    "Content",
     "Recomputed",
     "bundle_digest_findings",
     "event_digest_findings",
@@ -59,6 +62,34 @@ class Recomputed:
     payload_texts: list[str]
     event_digests: list[str]
     bundle_digest: str
+
+
+class Content:
+    """A bundle with what its content gives, each computed when it is first asked for, once for everybody who judges this bundle.
+
+    Not for a bundle that is edited meanwhile.
+    """
+
+    def __init__(self, bundle: DecisionBundle) -> None:
+        self.bundle = bundle
+
+    @cached_property
+    def recomputed(self) -> Recomputed:
+        """Every digest. Raises MalformedBundle."""
+        return recompute(self.bundle)
+
+    @property
+    def payload_texts(self) -> list[str]:
+        """The canonical text of each payload, in the order in which the events are given. Raises ValueError or TypeError."""
+        with suppress(MalformedBundle):  # what has no canonical form may be something else in the bundle
+            if self.recomputed.events == self.bundle.events:
+                return self.recomputed.payload_texts
+        return [canonical_json(event.payload) for event in self.bundle.events]
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What the events make in ascending seq, expiry judged at the last. Raises MalformedEvent or InvalidActor."""
+        return replay_bundle(self.bundle.decision.decision_id, sorted(self.bundle.events, key=lambda event: event.seq))
 
 
 def recompute(bundle: DecisionBundle) -> Recomputed:
@@ -160,14 +191,14 @@ def header_findings(header: BundleDecision, decision: Decision) -> Iterator[Find
             yield Finding("decision.creator disagrees with the events")
 
 
-def replay_findings(bundle: DecisionBundle, events: list[BundleEvent]) -> Iterator[Finding]:
+def replay_findings(content: Content) -> Iterator[Finding]:
     """The events replay, and the header agrees with the decision that they make."""
     try:
-        decision = replay_bundle(bundle.decision.decision_id, events)
+        decision = content.decision
     except NexusError as error:
         yield Finding(f"the events cannot be replayed: {error}")
     else:
-        yield from header_findings(bundle.decision, decision)
+        yield from header_findings(content.bundle.decision, decision)
 
 
 def form_findings(document: Mapping[str, Any]) -> Iterator[Finding]:

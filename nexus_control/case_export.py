@@ -5,6 +5,7 @@ from typing import Any
 
 from nexus_control import merkle
 from nexus_control.bundle import DecisionBundle
+from nexus_control.bundle_checks import Content
 from nexus_control.case_file import CaseFile, ConsistencyProof, LogPart
 from nexus_control.checkpoint import Checkpoint, NoteKey, SignedNote, Signer, parse_checkpoint, sign_note
 from nexus_control.errors import InputError, LogRewritten
@@ -61,7 +62,7 @@ def _log_part(store: EventStore, bundle: DecisionBundle, note: SignedNote, since
     generation = store.list_generations(decision_id)[-1]["generation"]
     prev_hash = events[0].prev_hash or ""
     proof = _hashes(store.joint_inclusion_proof(positions, checkpoint.size))
-    leaves = event_leaves(bundle, generation, prev_hash)
+    leaves = event_leaves(Content(bundle), generation, prev_hash)
     proved = len(leaves) == len(positions) and merkle.verify_joint_inclusion(
         {position - 1: leaf for position, leaf in zip(positions, leaves, strict=True)}, checkpoint.size, proof, checkpoint.root
     )

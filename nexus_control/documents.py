@@ -7,18 +7,18 @@ obtained from elsewhere (`expected_binding_digest`): an attestation, a ledger en
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, Literal, cast
 
-from nexus_control.audit_package import verify_audit_package
+from nexus_control.audit_package import AuditPackage, judge_package
 from nexus_control.bundle import DecisionBundle, validate_bundle_schema
 from nexus_control.bundle_checks import (
+    Content,
     Recomputed,
     bundle_digest_findings,
     event_digest_findings,
     form_findings,
-    recompute,
     replay_findings,
     section_findings,
     sequence_findings,
@@ -50,14 +50,27 @@ MAX_VALUES = 4_000_000
 _SUBJECT_CHECK = "subject"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Document:
-    """A document by its parts: the bundle or package as JSON data, the case file around it, the envelope around that."""
+    """A document by its parts: the bundle or package as JSON data, the case file around it, the envelope around that.
+
+    `package` and `content` are read once, for all who judge the document.
+    """
 
     kind: DocumentKind
     data: dict[str, Any]
     case: CaseFile | None = None
     sealed: SealedCase | None = None
+
+    @cached_property
+    def package(self) -> AuditPackage:
+        """The package. Raises MalformedBundle, for a bundle as well."""
+        return AuditPackage.from_dict(self.data)
+
+    @cached_property
+    def content(self) -> Content:
+        """The bundle, or that of the package. Raises MalformedBundle."""
+        return Content(DecisionBundle.from_dict(self.data) if self.kind == "decision_bundle" else self.package.control_bundle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +124,11 @@ def verify_document(
     except MalformedBundle as error:
         return DocumentReport("unknown", unreadable(error))
     if read.kind == "decision_bundle":
-        return DocumentReport(read.kind, _verify_bundle(read.data, expected_binding_digest))
-    result = verify_audit_package(read.data, strict=strict, expected_binding_digest=expected_binding_digest)
+        return DocumentReport(read.kind, _verify_bundle(read, expected_binding_digest))
+    try:
+        result = judge_package(read.package, read.content, read.data, strict, None, expected_binding_digest)
+    except MalformedBundle as error:
+        result = unreadable(error)
     if read.sealed is not None:
         result.checks.append(judge(_SUBJECT_CHECK, partial(_subject_findings, read.data, read.sealed)))
         result.ok = all(check.ok for check in result.checks)
@@ -139,6 +155,7 @@ class _Subject:
     """A bundle under verification: as it was given, as it was read, and what its content gives."""
 
     document: Mapping[str, Any]
+    content: Content
     bundle: DecisionBundle
     recomputed: Recomputed
 
@@ -149,16 +166,15 @@ _BUNDLE_CHECKS: tuple[tuple[str, Callable[[_Subject], Iterator[Finding]]], ...] 
     ("event_digests", lambda subject: event_digest_findings(subject.recomputed)),
     ("event_sequence", lambda subject: sequence_findings(subject.bundle.events)),
     ("derived_sections", lambda subject: section_findings(subject.bundle, subject.document)),
-    ("header", lambda subject: replay_findings(subject.bundle, subject.recomputed.events)),
+    ("header", lambda subject: replay_findings(subject.content)),
 )
 
 
-def _verify_bundle(data: dict[str, Any], expected_binding_digest: str | None) -> VerificationResult:
-    if problems := validate_bundle_schema(data):
+def _verify_bundle(read: Document, expected_binding_digest: str | None) -> VerificationResult:
+    if problems := validate_bundle_schema(read.data):
         return unreadable("; ".join(problems))
     try:
-        bundle = DecisionBundle.from_dict(data)
-        subject = _Subject(data, bundle, recompute(bundle))
+        subject = _Subject(read.data, read.content, read.content.bundle, read.content.recomputed)
     except MalformedBundle as error:
         return unreadable(error)
     checks = [VerificationCheck(VERIFY_SCHEMA, ok=True)]

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from nexus_control.audit_package import AuditPackage
 from nexus_control.authorization import authorization_layer
-from nexus_control.bundle import DecisionBundle
+from nexus_control.bundle_checks import Content
 from nexus_control.documents import Document, DocumentKind, DocumentReport, read_document, verify_document
 from nexus_control.errors import InputError, MalformedBundle, NexusError
 from nexus_control.history import History, read_history
@@ -140,20 +140,20 @@ def examine(
         return _unreadable(verify_document(document), error, required)
     integrity = verify_document(read, strict=knowledge.strict, expected_binding_digest=knowledge.expected_binding_digest)
     try:
-        package, bundle = _parts(read)
+        package, content = _parts(read)
     except MalformedBundle as error:
         return _unreadable(integrity, error, required)
     try:
-        history: History | NexusError = read_history(bundle)
+        history: History | NexusError = read_history(content)
     except NexusError as error:
         history = error
     told = history if isinstance(history, History) else None
     layers = (
         Layer(LayerName.INTEGRITY, integrity.result.checks),
-        authorization_layer(bundle, history),
+        authorization_layer(content.bundle, history),
         _with_overlays(signatures_layer(history, knowledge.trust), read, knowledge),
         execution_layer(package, told),
-        log_layer(bundle, None if read.case is None else read.case.log, knowledge.logs),
+        log_layer(content, None if read.case is None else read.case.log, knowledge.logs),
         _witness_layer(read, knowledge),
     )
     story = None if told is None else story_of(told, _binding_digest(read))
@@ -168,11 +168,10 @@ def _unreadable(integrity: DocumentReport, error: MalformedBundle, required: fro
     )
 
 
-def _parts(read: Document) -> tuple[AuditPackage | None, DecisionBundle]:
+def _parts(read: Document) -> tuple[AuditPackage | None, Content]:
     if read.kind == "decision_bundle":
-        return None, DecisionBundle.from_dict(read.data)
-    package = AuditPackage.from_dict(read.data)
-    return package, package.control_bundle
+        return None, read.content
+    return read.package, read.content
 
 
 def _binding_digest(read: Document) -> str | None:

@@ -91,7 +91,11 @@ def verify_flight_record(package: AuditPackage | dict[str, Any] | str | bytes, *
             return _all(FlightOutcome.FAIL, f"the package cannot be read: {error}", strict=strict)
     if package.router.bundle is None:
         return _all(FlightOutcome.NOT_VERIFIABLE, "the package holds no record of the run, only a reference to it", strict=strict)
-    subject = Subject(package, package.router.bundle)
+    return judge_flight_record(Subject(package, package.router.bundle), strict=strict)
+
+
+def judge_flight_record(subject: Subject, *, strict: bool = False) -> FlightReport:
+    """`verify_flight_record` for a package that was taken apart."""
     return FlightReport(tuple(_judge(name, partial(function, subject)) for name, function in _CHECKS), strict)
 
 

@@ -28,12 +28,15 @@ class Malformed(Exception):
 class Subject:
     """The parts of a package that the checks read, taken out and recomputed once, when they are first needed.
 
-    Each property raises Lacking, Malformed or an error of the engine when its part is not there.
+    Each property raises Lacking, Malformed or an error of the engine when its part is not there. `decision` is what the events make, where
+    they were replayed before.
     """
 
-    def __init__(self, package: AuditPackage, record: dict[str, Any]) -> None:
+    def __init__(self, package: AuditPackage, record: dict[str, Any], decision: Decision | None = None) -> None:
         self.package = package
         self.record = record
+        if decision is not None:
+            self.decision = decision
 
     @cached_property
     def run(self) -> dict[str, Any]:

@@ -6,8 +6,7 @@ Reads nothing but a bundle. Whether a run was allowed, and what it is worth, is 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nexus_control.bundle import DecisionBundle
-from nexus_control.bundle_checks import stored_event
+from nexus_control.bundle_checks import Content
 from nexus_control.decision import Decision, without_later_approvals
 from nexus_control.errors import MalformedEvent
 from nexus_control.events import EventType, ExecutionMode, StoredEvent
@@ -78,22 +77,19 @@ class History:
         return self.before(self.runs[-1]) if self.runs else self.decision
 
 
-def read_history(bundle: DecisionBundle) -> History:
+def read_history(content: Content) -> History:
     """The history that a bundle tells.
 
     Raises MalformedEvent or InvalidActor for an event that cannot be understood, is another decision's, is not where its seq says, or
     starts or ends a run that nobody requested.
     """
-    decision_id = bundle.decision.decision_id
-    events: list[StoredEvent] = []
-    for place, given in enumerate(bundle.events):
+    decision_id = content.bundle.decision.decision_id
+    for place, given in enumerate(content.bundle.events):
         if given.seq != place:
             raise MalformedEvent(f"event {given.seq} stands where {place} belongs")
-        event = stored_event(decision_id, given)
-        if given.decision_id != decision_id or given.event_id != event.event_id:
+        if given.decision_id != decision_id or given.event_id != f"evt_{decision_id}_{place}":
             raise MalformedEvent(f"event {place} says that it is {given.event_id!r:.100} of decision {given.decision_id!r:.100}")
-        events.append(event)
-    return History(Decision.replay(decision_id, events, as_of=events[-1].ts if events else None), _runs(events))
+    return History(content.decision, _runs(content.decision.events))
 
 
 def _runs(events: Sequence[StoredEvent]) -> list[Run]:

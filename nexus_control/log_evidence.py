@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from nexus_control import merkle
-from nexus_control.bundle import DecisionBundle
-from nexus_control.canonical_json import canonical_json
+from nexus_control.bundle_checks import Content
 from nexus_control.case_file import LogPart
 from nexus_control.checkpoint import (
     ALGORITHM_ED25519,
@@ -45,22 +44,22 @@ class LogTrust:
     checkpoints: tuple[SignedNote, ...] = ()
 
 
-def event_leaves(bundle: DecisionBundle, generation: int, prev_hash: str) -> list[bytes]:
-    """The leaf hash of every event of a bundle, as one generation of one decision in a store's log.
+def event_leaves(content: Content, generation: int, prev_hash: str) -> list[bytes]:
+    """The leaf hash of every event of a bundle, in its order, as one generation of one decision in a store's log.
 
     Raises ValueError or TypeError for an event that no store could hold.
     """
     leaves: list[bytes] = []
-    for event in bundle.events:
+    for event, payload_json in zip(content.bundle.events, content.payload_texts, strict=True):
         record = event_record(
-            decision_id=bundle.decision.decision_id,
+            decision_id=content.bundle.decision.decision_id,
             generation=generation,
             seq=event.seq,
             event_type=event.type,
             ts=event.ts,
             actor_type=event.actor["type"],
             actor_id=event.actor["id"],
-            payload_json=canonical_json(event.payload),
+            payload_json=payload_json,
             prev_hash=prev_hash,
         )
         prev_hash = sha256_digest(record)
@@ -68,7 +67,7 @@ def event_leaves(bundle: DecisionBundle, generation: int, prev_hash: str) -> lis
     return leaves
 
 
-def log_layer(bundle: DecisionBundle, part: LogPart | None, trust: LogTrust) -> Layer:
+def log_layer(content: Content, part: LogPart | None, trust: LogTrust) -> Layer:
     """Judge the log part of a case file. Never raises for what it holds."""
     name = LayerName.LOG
     if part is None:
@@ -79,7 +78,7 @@ def log_layer(bundle: DecisionBundle, part: LogPart | None, trust: LogTrust) -> 
     except MalformedNote as error:
         finding = Finding(f"log.checkpoint is no checkpoint: {error}")
         return Layer(name, [judge("checkpoint", lambda: [finding])])
-    checks = [judge("inclusion", partial(_inclusion_findings, bundle, part, checkpoint))]
+    checks = [judge("inclusion", partial(_inclusion_findings, content, part, checkpoint))]
     gaps: list[Gap] = []
     outcomes = [] if trust.check is None else check_note(note, trust.keys, trust.check)
     _judge_signer(checkpoint, trust, outcomes, checks, gaps)
@@ -87,12 +86,13 @@ def log_layer(bundle: DecisionBundle, part: LogPart | None, trust: LogTrust) -> 
     return Layer(name, checks, gaps)
 
 
-def _inclusion_findings(bundle: DecisionBundle, part: LogPart, checkpoint: Checkpoint) -> Iterator[Finding]:
-    if not bundle.events or len(part.positions) != len(bundle.events):
-        yield Finding(f"log.positions has {len(part.positions)} entries for {len(bundle.events)} events")
+def _inclusion_findings(content: Content, part: LogPart, checkpoint: Checkpoint) -> Iterator[Finding]:
+    count = len(content.bundle.events)
+    if not count or len(part.positions) != count:
+        yield Finding(f"log.positions has {len(part.positions)} entries for {count} events")
         return
     try:
-        hashes = event_leaves(bundle, part.generation, part.prev_hash)
+        hashes = event_leaves(content, part.generation, part.prev_hash)
     except KeyError as error:
         yield Finding(f"an event has an actor without {error}")
         return
