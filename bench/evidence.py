@@ -9,6 +9,7 @@ from time import perf_counter
 
 from bench.harness import Result, Settings, by_turns, milliseconds, ratio
 from bench.workload import ALICE, executed_decision_with, flow, package_with
+from nexus_control.audit_package import verify_audit_package
 from nexus_control.case_export import export_case, sign_checkpoint
 from nexus_control.checkpoint import NoteKey
 from nexus_control.events import EventType
@@ -45,6 +46,8 @@ def case_files(settings: Settings) -> Iterator[Result]:
         text, package = _case_text(store, tools, executed_decision_with(tools, events))
         with_log, without = partial(examine, text, _READER), partial(examine, package, _READER)
         yield ratio(f"examine with log part over without, {events:,} events", settings, with_log, without, goal=2)
+        plain = partial(verify_audit_package, package)
+        yield ratio(f"examine with log part over verify_audit_package, {events:,} events", settings, with_log, plain, goal=2)
 
 
 def log_roots(settings: Settings) -> Iterator[Result]:
