@@ -8,11 +8,12 @@ command does and which approvals do not survive, and ids that look the same, whi
 sufficed is not asked here.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
-from nexus_control.events import EventType, StoredEvent, parse_time
+from nexus_control.events import EventType, StoredEvent
 from nexus_control.integrity import DIGEST_PATTERN, prefixed
 from nexus_control.judgement import EXECUTOR
 from nexus_control.likeness import alike
@@ -23,6 +24,9 @@ __all__ = ["event_findings"]
 
 _MOST_TOLD = 10
 """So many findings name their events; whoever forges thousands is not listened to for longer."""
+
+_AS_WRITTEN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(?:\.(?!000000)[0-9]{6})?\+00:00")
+"""What `datetime.isoformat` gives for a time in UTC; asked of texts that are times."""
 
 _TEMPLATE_MEMBERS = ("template_name", "template_digest", "template_snapshot", "overrides_applied")
 
@@ -131,7 +135,7 @@ def _granted(past: _Past, event: StoredEvent) -> Iterator[str]:
     payload = event.payload
     if "comment" in payload and not payload["comment"]:
         yield "has an empty comment"
-    if payload.get("expires_at") is not None and not _is_written_by_us(payload["expires_at"]):
+    if payload.get("expires_at") is not None and not _AS_WRITTEN.fullmatch(payload["expires_at"]):
         yield "has an expires_at that is not in UTC as it is written"
     past.standing[event.actor["id"]] = True
 
@@ -208,7 +212,3 @@ def _by_executor(event: StoredEvent) -> Iterator[str]:
 def _same(given: object, value: object) -> bool:
     """Equality of a JSON value with one of a policy; `==` would take true for 1."""
     return type(given) is type(value) and given == value
-
-
-def _is_written_by_us(text: str) -> bool:
-    return parse_time(text).isoformat() == text

@@ -36,7 +36,7 @@ def signatures_layer(history: History | NexusError, trust: Trust | None) -> Laye
     name = LayerName.SIGNATURES
     if not isinstance(history, History):
         return Layer(name, gaps=[Gap("the events are no history of one decision", "a file that passes authorization")])
-    said = _everything_said(history)
+    said = _said_by_whom(history, names_count=trust is not None)
     heard: dict[int, _Said] = {}
     too_few: list[Finding] = []
     gaps: list[Gap] = []
@@ -44,7 +44,7 @@ def signatures_layer(history: History | NexusError, trust: Trust | None) -> Laye
     for run in runs or (None,):
         decision = history.decision if run is None else history.before(run)
         standing = [approval for approval in decision.approvals.values() if approval.stands(decision.judged_at())]
-        acts = {seq: said[seq] for seq in _relevant(history, run, standing)}
+        acts = {seq: said[seq] for seq in _relevant(history, run, standing) if seq in said}
         heard.update(acts)
         gaps += _unsigned(decision, standing, acts, run if len(runs) > 1 else None)
         if trust is not None and run is not None:
@@ -79,8 +79,11 @@ def _refusal(trust: Trust, act: Act) -> IdentityRefused | None:
     return None
 
 
-def _everything_said(history: History) -> dict[int, _Said]:
-    """What every actor said, by seq, each compared with the action as it was then: for a request, with the policy that came with it."""
+def _said_by_whom(history: History, *, names_count: bool) -> dict[int, _Said]:
+    """What actors said, by seq, each compared with the action as it was then: for a request, with the policy that came with it.
+
+    Unless `names_count`, only what was signed, or counts against what was: there is nobody to ask about the rest.
+    """
     said: dict[int, _Said] = {}
     past = Past()
     decision = Decision(history.decision.decision_id)
@@ -96,7 +99,7 @@ def _everything_said(history: History) -> dict[int, _Said]:
         elif kind is EventType.POLICY_ATTACHED:
             said.update((request.seq, _heard(decision, request, past)) for request in waiting)
             waiting.clear()
-        elif kind in _ACTIONS:
+        elif kind in _ACTIONS and (names_count or kind is EventType.APPROVAL_REVOKED or "signature" in event.payload):
             said[event.seq] = _heard(decision, event, past)
     said.update((request.seq, _heard(decision, request, past)) for request in waiting)
     return said

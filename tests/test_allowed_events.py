@@ -194,6 +194,10 @@ NEVER_WRITTEN: dict[str, Change] = {
     "an expiry in another spelling": put(APPROVAL, expires_at="2027-01-01T00:00:00Z"),
     "an expiry elsewhere": put(APPROVAL, expires_at="2027-01-01T01:00:00+01:00"),
     "an expiry without offset": put(APPROVAL, expires_at="2027-01-01T00:00:00"),
+    "an expiry with zeros after the second": put(APPROVAL, expires_at="2027-01-01T00:00:00.000000+00:00"),
+    "an expiry in thousandths": put(APPROVAL, expires_at="2027-01-01T00:00:00.500+00:00"),
+    "an expiry that is a date": put(APPROVAL, expires_at="2027-01-01"),
+    "an expiry of a week": put(APPROVAL, expires_at="2027-W01-1T00:00:00+00:00"),
     "a revocation between request and start": insert(STARTED, "APPROVAL_REVOKED", BOB, **REVOKE),
     "an approval between request and start": insert(STARTED, "APPROVAL_GRANTED", CAROL, **GRANT),
     "a revocation while a run is under way": insert(ENDED, "APPROVAL_REVOKED", BOB, **REVOKE),
@@ -374,6 +378,12 @@ def test_of_many_faults_ten_are_told() -> None:
         events[REQUESTED:REQUESTED] = [approval(f"actor-{number}", moment(number % 2)) for number in range(30)]
 
     assert "and 5 more are dated before" in told(forged(back_and_forth), "allowed_events")
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_an_expiry_as_it_is_written_passes(until: datetime) -> None:
+    report = examine(forged(put(APPROVAL, expires_at=until.isoformat())))
+    assert failures(report) in ({}, {"authorization": ["policy_satisfied"]})
 
 
 # -- what stores write passes, whatever their clocks say
