@@ -5,10 +5,11 @@ Proofs, time-stamps, stored rows and narratives have tests like these of their o
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from bytes_testing import at, flips, leaves
 from proof_testing import policy, witness_proof, witnessed
 from test_attestation_batch_tree import SIGNER, batch, digest, intents, memo, read
 from test_attestation_batch_tree import witnessed as signed
@@ -21,14 +22,6 @@ from nexus_attest.attestation.witness import Level, Verdict, WitnessJudge
 from nexus_attest.attestation.xrpl import MEMO_TYPE_HEX, MemoCodec, confirm, memo_digest
 from nexus_attest.attestation.xrpl.client import TxStatusResult
 from nexus_attest.attestation.xrpl.proof_check import check_proof
-
-Place = tuple[str | int, ...]
-
-
-def flips(text: bytes) -> Iterator[tuple[int, bytes]]:
-    """The text with one bit changed, in every byte of it, names of members and punctuation included."""
-    for place, byte in enumerate(text):
-        yield place, text[:place] + bytes([byte ^ 1]) + text[place + 1 :]
 
 
 def refusals(document: dict[str, Any], judge: Callable[[dict[str, Any]], Verdict]) -> dict[str, int]:
@@ -91,22 +84,6 @@ def test_every_byte_of_a_receipt_is_covered_whoever_makes_its_digest_anew(xpop: 
             assert place in UNREAD, tampered
             passed += 1
     assert passed
-
-
-def leaves(value: Any, place: Place = ()) -> Iterator[Place]:
-    if isinstance(value, dict | list):
-        held = cast("dict[str, Any] | list[Any]", value)
-        entries: Iterable[tuple[str | int, Any]] = held.items() if isinstance(held, dict) else enumerate(held)
-        for key, inside in entries:
-            yield from leaves(inside, (*place, key))
-    else:
-        yield place
-
-
-def at(value: Any, place: Place) -> Any:
-    for key in place:
-        value = value[key]
-    return value
 
 
 def test_every_byte_of_the_memo_of_a_batch_is_covered() -> None:

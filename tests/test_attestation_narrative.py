@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bytes_testing import leaves
 from hypothesis import given
 from hypothesis import strategies as st
 from xrpl_testing import NOON, intent
@@ -480,16 +481,6 @@ def test_a_removed_receipt_or_confirmation_shows_in_the_report_itself(queue: Att
 
 
 # -- a report as a document --------------------------------------------------------------------------------------------
-
-
-def leaves(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Where every scalar of JSON data stands."""
-    if type(value) in (dict, list):
-        members: Any = value.items() if hasattr(value, "items") else enumerate(value)
-        for key, member in members:
-            yield from leaves(member, (*place, key))
-    else:
-        yield place
 
 
 def changed(value: Any) -> Any:

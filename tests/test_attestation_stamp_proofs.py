@@ -4,11 +4,12 @@ import asyncio
 import copy
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from bytes_testing import Place, leaves
 from evidence_testing import edited, reference_package
 from tsa_testing import Holder, LocalAuthority, certified, openssl, pinned, served
 
@@ -146,19 +147,6 @@ FREE = {("receipt", "created_at"), ("receipt", "attempt"), ("receipt", "proof", 
 """Words of whoever wrote the receipt: its own time and number, and by which name it knew the witness. Nothing is read from them; that they
 are damaged is noticed by the digest of the receipt, which whoever changes them can make anew."""
 
-Place = tuple[str | int, ...]
-
-
-def _leaves(value: Any, place: Place = ()) -> Iterator[Place]:
-    """Where what is no object and no array stands."""
-    if isinstance(value, dict | list):
-        held = cast("dict[str, Any] | list[Any]", value)
-        entries: Iterable[tuple[str | int, Any]] = held.items() if isinstance(held, dict) else enumerate(held)
-        for key, inside in entries:
-            yield from _leaves(inside, (*place, key))
-    else:
-        yield place
-
 
 def _members(value: Any, place: Place = ()) -> Iterator[Place]:
     """Where the members of all objects stand."""
@@ -189,9 +177,9 @@ def _every_change(proof: dict[str, Any], judge: Callable[[dict[str, Any]], bool]
         assert not judge(document) or place in {("evidence",), ("receipt", "proof", "by")}, place
         renamed[name[:-1] + chr(ord(name[-1]) ^ 1)] = value
         assert not judge(document), place
-    leaves = [place for place in _leaves(proof) if place not in FREE]
-    assert len(leaves) > 15
-    for place in leaves:
+    values = [place for place in leaves(proof) if place not in FREE]
+    assert len(values) > 15
+    for place in values:
         document = copy.deepcopy(proof)
         holder: Any = document
         for key in place[:-1]:

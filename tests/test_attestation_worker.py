@@ -246,6 +246,16 @@ def test_the_second_transaction_of_an_intent_is_not_forgotten_for_the_first(queu
     assert (ledger.asked, ledger.blobs, state(queue, queue_id)[0]) == (["HASH2"], [], "CONFIRMED")
 
 
+def test_nobody_asks_for_what_was_left_when_another_witness_has_confirmed_the_intent(queue: AttestationQueue) -> None:
+    queue_id = queue.enqueue(intent())
+    with pytest.raises(Dead):
+        cycle(queue, Dying(takes=True))
+    assert [item.queue_id for item in queue.next_submitted()] == [queue_id]
+    queue.record_receipt(AttestationReceipt(queue_id, "tsa", 1, ReceiptStatus.CONFIRMED, NOON, proof={"by": "other"}))
+    assert queue.next_submitted() == []
+    assert not cycle(queue, Ledger()).processed
+
+
 def test_a_node_that_was_not_reached_leaves_nothing_to_ask_for(queue: AttestationQueue) -> None:
     queue_id = queue.enqueue(intent())
     assert statuses(cycle(queue, Ledger(submitted=ConnectionError("gone")))) == ["FAILED"]

@@ -306,7 +306,7 @@ _COUNT_BY_STATUS = """
     GROUP BY status ORDER BY status"""  # of one MIN, SQLite gives the other columns from the row that has it
 _SELECT_SUBMITTED = f"""
     SELECT {_INTENT} FROM attestation_intents
-    WHERE (queue_id IN (SELECT queue_id FROM attestation_sendings)
+    WHERE (status IN ('PENDING', 'SUBMITTED', 'DEFERRED') AND queue_id IN (SELECT queue_id FROM attestation_sendings)
       OR status IN ('SUBMITTED', 'DEFERRED') AND EXISTS (
         SELECT 1 FROM attestation_receipts AS r
         WHERE r.intent_digest = attestation_intents.intent_digest AND json_type(r.receipt_json, '$.proof.tx_hash') = 'text'
