@@ -1,9 +1,11 @@
 """Witnessing on the command line, against servers of a local ledger."""
 
+import asyncio
 import json
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ from test_cli_cases import Desk, environment
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.xrpl.batch_receipt import WitnessTransaction
+from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
 from nexus_attest.testledger import Clock, Faults, Ledger, Node, http_front, key_from_seed, seed_of
+from nexus_control.errors import StoreError
 from nexus_control.events import utc_now
 
 SEED = seed_of("command line")
@@ -207,6 +211,22 @@ def _ledger_of(net: Net, transaction: str) -> int:
     found = net.ledger.find(transaction)
     assert found is not None
     return found[0].index
+
+
+def test_a_run_whose_votes_can_no_longer_be_recorded_ends_and_says_why(cli: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going on it would prove less and less, and nobody would know."""
+
+    async def full(self: ValidationRecorder, stop: asyncio.Event) -> None:
+        del self, stop
+        await asyncio.sleep(0.2)
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(ValidationRecorder, "run", full)
+    cli.json("witness", "enqueue", "--digests", digests(cli.folder, 1))
+    began = time.monotonic()
+    with network(cli.folder, streams=["ws://127.0.0.1:1/"]):
+        assert cli.json("witness", "run", "--interval", "0.05", "--for", "60", code=1)["code"] == StoreError.code
+    assert time.monotonic() - began < 40
 
 
 def test_for_programs_a_run_is_one_document_and_silent(cli: Desk) -> None:

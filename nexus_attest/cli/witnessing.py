@@ -128,6 +128,8 @@ async def _witness(
     loop, stop, silence = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     recording = None if recorder is None else loop.create_task(recorder.run(silence))
     task = asyncio.ensure_future(work(stop))
+    if recording is not None:
+        recording.add_done_callback(lambda _: task.cancel())  # it has failed: what is witnessed from here on would prove less
     received: list[signal.Signals] = []
 
     def end(number: signal.Signals) -> None:
