@@ -60,7 +60,7 @@ def require_plain(value: object) -> None:
             if isinstance(member, str):
                 if not member.isascii():
                     _require_unicode(member)
-            elif isinstance(member, dict | list):
+            elif isinstance(member, (dict, list)):
                 if depth == MAX_DEPTH:
                     raise UnsafeJson(f"nested deeper than {MAX_DEPTH} levels")
                 if isinstance(member, dict):

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import wait
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -37,7 +36,11 @@ class Background:
         """
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            while not wait((future,), min(_TICK_SECONDS, limit.remaining())).done:
+            # Held until the work has ended. `concurrent.futures.wait` does the same with seven locks, and every call waits here.
+            under_way = threading.Lock()
+            under_way.acquire()
+            future.add_done_callback(lambda _: under_way.release())
+            while not under_way.acquire(timeout=min(_TICK_SECONDS, limit.remaining())):
                 limit.require(outcome())
             return future.result()
         finally:
