@@ -131,6 +131,10 @@ def unbase64(text: str) -> bytes:
     return data
 
 
+def is_base64(value: Json) -> bool:
+    return is_a(unbase64(value), bytes)
+
+
 @cache
 def signed_by(key: bytes, message: bytes, signature: bytes) -> bool:
     """Ed25519."""
@@ -228,9 +232,9 @@ CASE: Json = {
     **{"case_version": text("1"), "package": dict, "log?": LOG, "attestations-": [dict], "witness-": [dict]},
     **{"trust?": texts("digest"), "extensions-": dict, "critical-": [nothing]},
 }
-ENVELOPE: Json = {"payloadType": text("application/vnd.in-toto\\+json"), "payload": str, "signatures": [texts("keyid- sig")]}
+ENVELOPE: Json = {"payloadType": text("application/vnd.in-toto\\+json"), "payload": str, "signatures": [{"keyid-": str, "sig": is_base64}]}
 STATEMENT: Json = {
-    **{"_type": text("https://in-toto.io/Statement/v1"), "subject": [{"name-": str, "digest": {"sha256": HASH}}]},
+    **{"_type": text("https://in-toto.io/Statement/v1"), "subject": [{"digest": {"sha256": str}}]},
     **{"predicateType": text("urn:nexus-attest:case-file:1"), "predicate": dict},
 }
 
@@ -256,6 +260,23 @@ class Evidence:
         self.log: Json = self.case.get("log")
         self.ran = any(event["type"].startswith("EXECUTION_") for event in self.events)
         self.flown = self.ran and self.record is not None
+
+    @cached_property
+    def content(self) -> Json:
+        """What the digest of a bundle is of."""
+        told, snapshot = self.bundle["decision"], self.bundle.get("template_snapshot")
+        decision = {"goal": None, "mode": "dry_run"} | {name: told[name] for name in told if (name, told[name]) != ("creator", None)}
+        present = is_a(snapshot, dict) and snapshot.get("present") is True
+        return {
+            **{"bundle_version": self.bundle.get("bundle_version", "0.5"), "decision": decision, "router_link": self.link},
+            "events": sorted(self.events, key=lambda event: event["seq"]),
+            "template_snapshot": {name.rstrip("?"): snapshot.get(name.rstrip("?")) for name in SNAPSHOT} if present else {"present": False},
+        }
+
+    @cached_property
+    def alone(self) -> bool:
+        """Whether this is a bundle without a package, and whole."""
+        return self.package is None and "bundle_version" in self.bundle and holds(lambda: canonical(self.content).encode())
 
     @cached_property
     def state(self) -> "State":
@@ -296,13 +317,13 @@ def open_file(document: Json) -> Evidence:
     """Which file it is; a ValueError or the like when it has not its form."""
     require(is_a(document, dict))
     if "payloadType" in document:
-        require(fits(document, ENVELOPE) and 1 <= len(document["signatures"]) <= 100)
+        require(fits(document, ENVELOPE, False) and 1 <= len(document["signatures"]) <= 100)
         statement = read_json(unbase64(document["payload"]))
-        require(fits(statement, STATEMENT) and len(statement["subject"]) == 1)
+        require(fits(statement, STATEMENT, False) and len(statement["subject"]) == 1)
         return replace(open_case(statement["predicate"]), envelope=document, subject=statement["subject"][0]["digest"]["sha256"])
     if "case_version" in document:
         return open_case(document)
-    require("control_bundle" in document or {"bundle_version", "decision", "events"} <= set(document))
+    require("control_bundle" in document or {"decision", "events"} <= set(document))
     return open_package(document) if "control_bundle" in document else open_bundle(document)
 
 
@@ -418,7 +439,6 @@ class State:
     approvals: dict[str, Act] = field(default_factory=dict[str, Act])
     withdrawn: dict[str, datetime] = field(default_factory=dict[str, datetime])
     payloads: set[str] = field(default_factory=set[str])
-    expiring: bool = False
     runs: list[Run] = field(default_factory=list[Run])
 
     def standing(self, at: datetime) -> list[Act]:
@@ -438,7 +458,7 @@ def policy_of(payload: Json) -> Json:
     """The five values of a policy."""
 
     def count(value: Json) -> int:
-        require(isinstance(value, int | float | str) and int(value) >= 1)
+        require(type(value) in (int, float, str) and int(value) >= 1)
         return int(value)
 
     policy = {name: payload[name] if is_a(payload.get(name), list) else value for name, value in UNSAID.items()}
@@ -509,7 +529,7 @@ def apply_act(state: State, act: Act, payload: Json) -> None:
     elif act.action == "approve":
         act.expires = moment(payload["expires_at"]) if payload.get("expires_at") is not None else None
         act.fresh = act.fresh and (not act.said or who not in state.withdrawn or moment(act.said["signed_at"]) > state.withdrawn[who])
-        state.expiring, state.approvals[who] = state.expiring or act.expires is not None, act
+        state.approvals[who] = act
     elif act.action == "revoke":
         when = moment(act.said["signed_at"]) if act.said else act.at
         state.withdrawn[who] = max(when, state.withdrawn.get(who, when))
@@ -539,36 +559,36 @@ def binding_digest(e: Evidence) -> Verdicts:
 
 
 @of("integrity")
-def control_bundle_digest(e: Evidence) -> Verdicts:
-    snapshot, header = e.bundle.get("template_snapshot", {}), {"goal": None, "mode": "dry_run"} | e.bundle["decision"]
-    if header.get("creator", header) is None:
-        del header["creator"]
-    version, absent = e.bundle.get("bundle_version", "0.5"), snapshot.get("present", False) is False
-    content = {"bundle_version": version, "decision": header, "events": sorted(e.events, key=lambda event: event["seq"])}
-    content["template_snapshot"] = {"present": False} if absent else dict.fromkeys(name.rstrip("?") for name in SNAPSHOT) | snapshot
-    content["router_link"] = e.link
-    yield digest(content) == raw(e.bundle["integrity"]["canonical_digest"])
-    yield e.bundle["integrity"].get("alg", "sha256") == "sha256" and (version == "0" or version.startswith("0."))
+def schema(e: Evidence) -> Verdicts:
+    """Of a bundle alone."""
+    yield e.package is not None or e.alone
+
+
+@of("integrity", "alone")
+def bundle_version(e: Evidence) -> Verdicts:
+    yield re.fullmatch(r"0|0\..*", e.content["bundle_version"]) is not None
+
+
+@of("integrity", "alone")
+def bundle_digest(e: Evidence) -> Verdicts:
+    snapshot, absent = e.bundle.get("template_snapshot", EMPTY), e.content["template_snapshot"] == {"present": False}
+    yield digest(e.content) == raw(e.bundle["integrity"]["canonical_digest"])
+    yield e.bundle["integrity"].get("alg", "sha256") == "sha256"
     yield fits(e.bundle, BUNDLE) and fits(snapshot, {"present-": bool} if absent else SNAPSHOT)
-    yield all(event["seq"] == place for place, event in enumerate(e.events))
+
+
+@of("integrity", "alone")
+def event_digests(e: Evidence) -> Verdicts:
     yield all(event["digest"] == digest({"event_type": event["type"], "payload": event["payload"]}) for event in e.events)
-    yield header_follows(e, header)
-    yield sections_follow(e)
 
 
-def header_follows(e: Evidence, header: Json) -> bool:
-    """Goal, mode, status and creator are those of the events."""
-    creators = [event["actor"] for event in e.events if event["type"] == "DECISION_CREATED"]
-    waiting = {header["status"], e.state.phase} == {"APPROVED", "PENDING_APPROVAL"}
-    return (
-        [header["goal"], header["mode"]] == [e.state.action["goal"], e.state.action["requested_mode"] or "dry_run"]
-        and (header["status"] == e.state.phase or (e.state.expiring and waiting))
-        and ("creator" not in header or [header["creator"]] == creators[:1])
-    )
+@of("integrity", "alone")
+def event_sequence(e: Evidence) -> Verdicts:
+    yield all(event["seq"] == place for place, event in enumerate(e.events))
 
 
-def sections_follow(e: Evidence) -> bool:
-    """`policy` and `approvals`, when they are given, are those of the events."""
+@of("integrity", "alone")
+def derived_sections(e: Evidence) -> Verdicts:
     policy, approvals = None, list[Json]()
     for event in e.events:
         payload, actor = event["payload"], event["actor"]
@@ -580,7 +600,23 @@ def sections_follow(e: Evidence) -> bool:
         elif event["type"] == "APPROVAL_REVOKED":
             for latest in [one for one in approvals if one["actor"]["id"] == actor["id"]][-1:]:
                 latest |= {"revoked": True, "revoked_at": event["ts"], "reason": payload.get("reason")}
-    return same(e.bundle.get("policy", policy), policy) and same(e.bundle.get("approvals", approvals), approvals)
+    yield same(e.bundle.get("policy", policy), policy) and same(e.bundle.get("approvals", approvals), approvals)
+
+
+@of("integrity", "alone")
+def header(e: Evidence) -> Verdicts:
+    told, action = e.content["decision"], e.state.action
+    creators = [event["actor"] for event in e.events if event["type"] == "DECISION_CREATED"]
+    yield [told["goal"], told["mode"]] == [action["goal"], action["requested_mode"] or "dry_run"]
+    waiting = {told["status"], e.state.phase} == {"APPROVED", "PENDING_APPROVAL"}
+    yield told["status"] == e.state.phase or (waiting and any(act.expires for act in e.state.approvals.values()))
+    yield "creator" not in told or [told["creator"]] == creators[:1]
+
+
+@of("integrity", "package")
+def control_bundle_digest(e: Evidence) -> Verdicts:
+    for rule in (bundle_version, bundle_digest, event_digests, event_sequence, derived_sections, header):
+        yield from rule(e)
 
 
 @of("integrity", "package")
@@ -801,7 +837,7 @@ def acts_of(e: Evidence) -> tuple[State, list[Act], list[Act]]:
     """The decision when the last run was requested; the approvals that stand; and they with the requests of decision and run."""
     state, run = (as_of(e, e.last), e.last.act) if e.last else (e.state, None)
     standing = state.standing(run.at if run else moment(e.events[-1]["ts"])) if e.events else []
-    return state, standing, [act for act in (state.request, *standing, run) if act]
+    return state, standing, [act for act in (e.state.request, *standing, run) if act]
 
 
 @of("signatures", "readable")
@@ -835,14 +871,16 @@ def readable_history(e: Evidence) -> Verdicts:
 @of("signatures")
 def attestation(e: Evidence) -> Verdicts:
     for entry in e.case.get("attestations", []):
-        payload, who = entry["payload"], entry["payload"]["attestor"]
-        known = [key for key in e.trust.attestors if (key["id"], key["key_id"]) == (who["id"], who["key_id"])] if e.trust else []
-        message = canonical(payload | {"claims": sorted(payload["claims"])}).encode()
-        yield payload["attestation_version"] == "0.7" and len(payload["claims"]) > 0
-        yield raw(payload["binding_digest"]) == raw(e.package["integrity"]["binding_digest"])
+        attestors = e.trust.attestors if e.trust else []
+        payload: Json = entry["payload"] if fits(entry, {"payload": {"attestor": texts("id key_id")}}, False) else EMPTY
+        known = [key for key in attestors if payload and all(key[name] == payload["attestor"][name] for name in ("id", "key_id"))]
         for key in known:
-            yield valid(key, moment(payload["signed_at"]))
-            yield signed_by(unbase64(key["public_key"]), message, bytes.fromhex(entry["signature"]))
+            signed = {name: payload[name] for name in ("attestation_version", "binding_digest", "signed_at")}
+            signed |= {"claims": sorted(payload["claims"]), "attestor": {name: key[name] for name in ("id", "key_id")}}
+            yield signed["attestation_version"] == "0.7" and len(payload["claims"]) > 0 and fits(payload["claims"], [str])
+            yield raw(payload["binding_digest"]) == raw(e.package["integrity"]["binding_digest"])
+            yield valid(key, moment(payload["signed_at"])) and " " not in entry["signature"]
+            yield signed_by(unbase64(key["public_key"]), canonical(signed).encode(), bytes.fromhex(entry["signature"]))
         if not known:
             yield "nobody is known under these names"
 
