@@ -264,7 +264,7 @@ class Evidence:
     @cached_property
     def content(self) -> Json:
         """What the digest of a bundle is of."""
-        told, snapshot = self.bundle["decision"], self.bundle.get("template_snapshot")
+        told, snapshot = self.bundle["decision"], self.bundle.get("template_snapshot", EMPTY)
         decision = {"goal": None, "mode": "dry_run"} | {name: told[name] for name in told if (name, told[name]) != ("creator", None)}
         present = is_a(snapshot, dict) and snapshot.get("present") is True
         return {
@@ -287,19 +287,24 @@ class Evidence:
         return holds(lambda: is_history(self))
 
     @cached_property
-    def last(self) -> "Run | None":
-        """The run requested last."""
-        return self.state.runs[-1] if self.state.runs else None
+    def pasts(self) -> list[tuple["Run", "State"]]:
+        """The latest runs, since at most 2,000,000 events are replayed; and the decision as it was when each was requested."""
+        runs = self.state.runs[-max(2_000_000 // max(len(self.events), 1), 1) :]
+        return [(run, replay(self.decision, self.before(run.act))) for run in runs]
 
-    @cached_property
-    def judged(self) -> list["Run"]:
-        """At most 2,000,000 events are replayed: the latest runs."""
-        return self.state.runs[-max(2_000_000 // max(len(self.events), 1), 1) :] if self.readable else []
+    def before(self, act: "Act") -> list[Json]:
+        """The events before an act, without approvals dated after it."""
+        events = self.events[: act.place]
+        return [event for event in events if event["type"] != "APPROVAL_GRANTED" or moment(event["ts"]) <= act.at]
 
     @cached_property
     def note(self) -> "Note | None":
         """The checkpoint, when it is one."""
         return Note(self.log["checkpoint"]) if self.log and holds(lambda: Note(self.log["checkpoint"])) else None
+
+    @property
+    def trusting(self) -> bool:
+        return self.readable and self.trust is not None
 
     @property
     def log_keys(self) -> list["NoteKey"]:
@@ -400,7 +405,7 @@ class Act:
 
 @dataclass
 class Run:
-    """A run that was requested; the payload of its start, and its end."""
+    """A run that was requested; its start, and its end."""
 
     act: Act
     start: Json = None
@@ -417,7 +422,7 @@ class Run:
 
     @property
     def asked(self) -> Json:
-        return (self.start or EMPTY).get("router_request_digest")
+        return self.start and self.start["payload"].get("router_request_digest")
 
     def told(self, name: str) -> Json:
         """What its end says."""
@@ -508,7 +513,7 @@ def apply(state: State, event: Json, place: int) -> None:
     elif kind == "EXECUTION_STARTED":
         state.phase = "EXECUTING"
         for run in state.runs[-1:]:
-            run.start = payload
+            run.start = event
     elif kind in ("EXECUTION_COMPLETED", "EXECUTION_FAILED"):
         state.phase = kind.removeprefix("EXECUTION_")
         for run in state.runs[-1:]:
@@ -689,14 +694,70 @@ def history(e: Evidence) -> Verdicts:
     yield e.readable
 
 
-def as_of(e: Evidence, run: Run) -> State:
-    """The decision as it was when a run was requested, without approvals dated after that."""
-    earlier = e.events[: run.act.place]
-    return replay(e.decision, [one for one in earlier if one["type"] != "APPROVAL_GRANTED" or moment(one["ts"]) <= run.act.at])
+@of("authorization", "readable")
+def allowed_events(e: Evidence) -> Verdicts:
+    state, around = State(e.decision), [None, *e.events, None]
+    for place, event in enumerate(e.events):
+        yield allowed(state, event, around[place], around[place + 2])
+        apply(state, event, place)
 
 
-def satisfied(state: State, run: Run, counts: Callable[[Act], bool]) -> bool:
-    """Whether the policy is, by the approvals that count."""
+def allowed(state: State, event: Json, before: Json, after: Json) -> bool:
+    """Whether a command could have written an event where it stands."""
+    kind, payload, run = event["type"], event["payload"], state.runs[-1] if state.runs else None
+    by_store, under_way = event["actor"] == {"type": "system", "id": "nexus-control"}, run is not None and run.end is None
+    if (before is None) != (kind == "DECISION_CREATED") and before is None:
+        return False
+    if kind == "DECISION_CREATED":
+        return bool(payload.get("goal")) and not under_way
+    if kind == "POLICY_ATTACHED":
+        return not under_way and attached(state, payload, policy_of(payload))
+    if kind == "APPROVAL_GRANTED":
+        expires = payload.get("expires_at")
+        in_utc = expires is None or moment(expires).isoformat() == expires
+        return state.phase in ("PENDING_APPROVAL", "APPROVED") and bool(payload.get("comment", "none")) and in_utc
+    if kind == "APPROVAL_REVOKED":
+        standing = state.approvals.get(event["actor"]["id"])
+        return state.phase not in ("EXECUTING", "COMPLETED") and standing is not None and not standing.revoked
+    if kind == "EXECUTION_REQUESTED":
+        return bool(payload.get("adapter_id")) and (after is None or after["type"] == "EXECUTION_STARTED")
+    if kind == "EXECUTION_STARTED":
+        return before["type"] == "EXECUTION_REQUESTED" and moment(before["ts"]) <= moment(event["ts"]) and by_store
+    if kind == "EXECUTION_COMPLETED":
+        return bool(payload.get("run_id")) and (payload.get("steps_executed") or 0) >= 0 and by_store
+    by_people = payload.get("error_code") == "EXECUTION_ABANDONED" and under_way
+    return kind == "EXECUTION_FAILED" and bool(payload.get("error_code")) and (by_store or by_people)
+
+
+def attached(state: State, payload: Json, policy: Json) -> bool:
+    """Whether a command attaches this policy."""
+    template, overrides = payload.get("template_snapshot") or EMPTY, payload.get("overrides_applied") or EMPTY
+    if payload.get("template_name"):
+        made = (
+            fits(payload["template_digest"], HASH)
+            and template["template_name"] == payload["template_name"]
+            and set(overrides) <= set(UNSAID)
+        )
+        made = made and all(same(value, overrides.get(name, template.get(name))) for name, value in policy.items())
+    else:
+        made = not template and not overrides and not payload.get("template_digest")
+    exact = all(same(payload[name], value) for name, value in policy.items() if name in payload)
+    return made and exact and (state.action["requested_mode"] or "dry_run") in policy["allowed_modes"]
+
+
+@of("authorization", "readable")
+def told_by_events(e: Evidence) -> Verdicts:
+    yield not e.events or moment(e.bundle["decision"]["created_at"]) == moment(e.events[0]["ts"])
+    told: Json = {"present": False}
+    for payload in [event["payload"] for event in e.events if event["type"] == "POLICY_ATTACHED"][-1:]:
+        if payload.get("template_name"):
+            told = {"present": True, "name": payload["template_name"], "digest": f"sha256:{payload.get('template_digest')}"}
+            told |= {"snapshot": payload.get("template_snapshot") or {}, "overrides": payload.get("overrides_applied") or None}
+    yield same(e.content["template_snapshot"], told) or not e.content["template_snapshot"]["present"]
+
+
+def satisfied(state: State, run: Run, at: datetime, counts: Callable[[Act], bool]) -> bool:
+    """Whether the policy is, by the approvals that count at a time."""
     policy, done = state.action["policy"], [one for one in state.runs if one.completed]
     return (
         policy is not None
@@ -704,15 +765,16 @@ def satisfied(state: State, run: Run, counts: Callable[[Act], bool]) -> bool:
         and all(one.dry for one in done)
         and (not done or state.action["requested_mode"] == "apply")
         and ("dry_run" if run.dry else "apply") in policy["allowed_modes"]
-        and sum(act.sound and counts(act) and act.place > state.defined for act in state.standing(run.act.at)) >= policy["min_approvals"]
+        and sum(act.sound and counts(act) and act.place > state.defined for act in state.standing(at)) >= policy["min_approvals"]
     )
 
 
 @of("authorization", "readable")
 def policy_satisfied(e: Evidence) -> Verdicts:
-    for run in e.judged:
-        yield satisfied(as_of(e, run), run, lambda _: True)
-    if not e.judged or len(e.judged) < len(e.state.runs):
+    for run, state in e.pasts:
+        times = [run.act.at, *([moment(run.start["ts"])] if run.start else [])]
+        yield all(satisfied(state, run, at, lambda _: True) for at in times if at >= run.act.at)
+    if not e.pasts or len(e.pasts) < len(e.state.runs):
         yield "nothing was run, or more than is judged"
 
 
@@ -730,8 +792,7 @@ def request_of(state: State, run: Run) -> Json:
 
 @of("authorization", "readable")
 def approved_action(e: Evidence) -> Verdicts:
-    for run in e.judged:
-        state = as_of(e, run)
+    for run, state in e.pasts:
         if run.start is None:
             yield "a run without a start"
         elif state.action["policy"]:
@@ -833,33 +894,38 @@ def concerns(rule: Json, action: str, seen: Act) -> bool:
     return action in rule.get("actions", ["approve", "revoke"]) and bool(named)
 
 
-def acts_of(e: Evidence) -> tuple[State, list[Act], list[Act]]:
-    """The decision when the last run was requested; the approvals that stand; and they with the requests of decision and run."""
-    state, run = (as_of(e, e.last), e.last.act) if e.last else (e.state, None)
-    standing = state.standing(run.at if run else moment(e.events[-1]["ts"])) if e.events else []
-    return state, standing, [act for act in (e.state.request, *standing, run) if act]
+def moments_of(e: Evidence) -> list[tuple[State, list[Act], list[Act], Run | None]]:
+    """For each run: the decision as it was, the approvals that stood, and they with the requests of decision and run."""
+    found = list[tuple[State, list[Act], list[Act], Run | None]]()
+    now: list[tuple[Run | None, State]] = [*e.pasts] or [(None, e.state)]
+    for run, state in now:
+        standing = state.standing(run.act.at if run else moment(e.events[-1]["ts"])) if e.events else []
+        found.append((state, standing, [act for act in (state.request, *standing, run and run.act) if act], run))
+    return found
 
 
 @of("signatures", "readable")
 def statements(e: Evidence) -> Verdicts:
-    state, standing, judged = acts_of(e)
-    yield all(act.sound for act in judged)
-    if not e.trust and any(act.said for act in judged):
-        yield "nobody says whose keys these are"
-    if sum(act.said is not None and act.sound for act in standing) < (state.action["policy"] or UNSAID)["min_approvals"]:
-        yield "too few approvals are signed"
+    for state, standing, judged, _ in moments_of(e):
+        yield all(act.sound for act in judged)
+        if not e.trust and any(act.said for act in judged):
+            yield "nobody says whose keys these are"
+        if sum(act.said is not None and act.sound for act in standing) < (state.action["policy"] or UNSAID)["min_approvals"]:
+            yield "too few approvals are signed"
+    if len(e.pasts) < len(e.state.runs):
+        yield "more runs than are judged"
 
 
-@of("signatures", "readable")
+@of("signatures", "trusting")
 def acts(e: Evidence) -> Verdicts:
-    for act in acts_of(e)[2] if e.trust else []:
+    for act in [act for _, _, judged, _ in moments_of(e) for act in judged]:
         yield not act.sound or (act.action == "approve" and not act.said) or (e.trust is not None and e.trust.believes(act))
 
 
-@of("signatures", "readable")
+@of("signatures", "trusting")
 def believed_approvals(e: Evidence) -> Verdicts:
-    if (trust := e.trust) and (run := e.last):
-        yield satisfied(acts_of(e)[0], run, lambda act: trust.believes(act, run.act))
+    for run, state in e.pasts:
+        yield satisfied(state, run, run.act.at, lambda act, run=run: e.trust is not None and e.trust.believes(act, run.act))
 
 
 @of("signatures")
@@ -1098,28 +1164,60 @@ def seq(e: Evidence) -> Verdicts:
     yield len({event["event_id"] for event in events}) == len(events)
 
 
+OPENING = ("RUN_STARTED", "DISPATCH_SELECTED", "PLAN_CREATED", "REQUEST_RECORDED")
+IN_STEPS = ("STEP_STARTED", "TOOL_CALL_REQUESTED", "TOOL_CALL_SUCCEEDED", "TOOL_CALL_FAILED", "STEP_COMPLETED")
+ENDS = ("RUN_COMPLETED", "RUN_FAILED")
+
+
 @of("execution", "flown")
 def shape(e: Evidence) -> Verdicts:
-    """A walk that knows which step is open, whether a call is, and how the last call of the step went."""
-    kinds, ends = [event["type"] for event in flight_events(e)], {"RUN_COMPLETED", "RUN_FAILED"}
-    yield kinds[0] == "RUN_STARTED" and kinds[-1] in ends and not {"RUN_STARTED", *ends} & set(kinds[1:-1])
-    step, calling, result = None, False, None
-    for event in flight_events(e):
-        kind, name, status = event["type"], event["payload"].get("step_id"), event["payload"].get("status")
-        here = step is not None and name == step
+    """The order of the events; the walk below looks at the steps."""
+    events = [event for event in flight_events(e) if event["type"] in (*OPENING, *IN_STEPS, "PROVENANCE_EMITTED", *ENDS)]
+    kinds = [event["type"] for event in events]
+    ranks = [OPENING.index(kind) if kind in OPENING else len(OPENING) for kind in kinds]
+    yield flight_events(e)[0]["type"] == "RUN_STARTED" and flight_events(e)[-1]["type"] in ENDS and not set(ENDS) & set(kinds[:-1])
+    yield all(rank == len(OPENING) or rank > max(ranks[:place], default=-1) for place, rank in enumerate(ranks))
+    yield "PROVENANCE_EMITTED" not in kinds or not set(IN_STEPS) & set(kinds[kinds.index("PROVENANCE_EMITTED") :])
+    statuses = [payload.get("status") for payload in payloads(e, "STEP_COMPLETED")]
+    failed = any(status != "ok" for status in statuses)
+    yield not failed if kinds[-1] == "RUN_COMPLETED" else kinds[-1] != "RUN_FAILED" or failed or "reason" in events[-1]["payload"]
+    yield from walk_steps(events)
+
+
+def walk_steps(events: list[Json]) -> Verdicts:
+    """Which step is open, how its last call went, and whether one is under way."""
+    step, calls, calling, last = None, 0, False, None
+    for event in events:
+        kind, payload = event["type"], event["payload"]
+        here = step is not None and payload.get("step_id") == step
         if kind == "STEP_STARTED":
             yield step is None
-            step, result = name, None
+            step, calls, last = payload.get("step_id"), 0, None
         elif kind == "TOOL_CALL_REQUESTED":
-            yield here and not calling
-            calling = True
+            yield here and not calling and (calls == 0 or (calls == 1 and uncertain(last)))
+            calls, calling = calls + 1, True
         elif kind in ("TOOL_CALL_SUCCEEDED", "TOOL_CALL_FAILED"):
             yield here and calling
-            calling, result = False, "ok" if kind == "TOOL_CALL_SUCCEEDED" else "error"
+            calling, last = False, event
         elif kind == "STEP_COMPLETED":
-            yield here and not calling and status == (result or status) and (status == "ok" or kinds[-1] != "RUN_COMPLETED")
+            result = last and {"TOOL_CALL_SUCCEEDED": "ok", "TOOL_CALL_FAILED": "error"}[last["type"]]
+            yield here and not calling and result in (None, payload.get("status"))
             step = None
+        elif kind == "PROVENANCE_EMITTED":
+            yield step is None
     yield step is None and not calling
+
+
+def uncertain(result: Json) -> bool:
+    """Whether a call may be made once more after such a result."""
+    codes = ("TIMEOUT", "CONNECTION_FAILED", "CONNECTION_LOST", "HTTP_ERROR")
+    told = (result or EMPTY).get("payload", EMPTY)
+    return (
+        result is not None
+        and result["type"] == "TOOL_CALL_FAILED"
+        and told.get("outcome") in ("unknown", "not_sent")
+        and told["error_code"] in codes
+    )
 
 
 @of("execution", "flown")
@@ -1162,6 +1260,11 @@ def read_plan(text: str, found: list[Json]) -> bool:
 PLAN_ERRORS = text("stop|continue")
 
 
+def goes_on(text: str | None) -> bool:
+    """Whether a plan says that a failed step ends nothing."""
+    return holds(lambda: read_plan(text or "", []) and json.loads(text or "")["on_error"] == "continue")
+
+
 def recorded_plan(e: Evidence) -> Json:
     """The plan that the run recorded; null when it did not."""
     plans = [payload.get("plan") for payload in payloads(e, "PLAN_CREATED")]
@@ -1194,7 +1297,8 @@ def approved_executed(e: Evidence) -> Verdicts:
     yield not started or (len(selected) > 0 and recorded is not None)
     yield recorded is None or same(recorded, plan)
     adapters = [payload.get("adapter_id") for payload in (*selected, *calls, *payloads(e, "REQUEST_RECORDED"))]
-    yield all(adapter in (None, run.adapter) for adapter in adapters)
+    yield all(adapter == run.adapter for adapter in adapters)
+    yield all(same(payload.get("adapter_capabilities"), selected[0].get("capabilities")) for payload in calls if selected)
     yield all(name in selected[0]["capabilities"] for name in asked.get("require_capabilities", []) if selected)
     yield [payload.get("step_id") for payload in started] == [*steps][: len(started)]
     yield len(started) <= asked.get("max_steps", len(started))
@@ -1203,6 +1307,9 @@ def approved_executed(e: Evidence) -> Verdicts:
     yield all(count in (None, len(started)) for count in (run.told("steps_executed"), response_of(e).get("steps_executed")))
     yield end != ["RUN_COMPLETED"] or len(started) == len(plan)
     yield end != ["RUN_FAILED"] or (run.end is not None and not run.completed)
+    stopped = any(payload.get("status") != "ok" for payload in payloads(e, "STEP_COMPLETED")) and not goes_on(e.state.action["plan"])
+    explained = end == ["RUN_COMPLETED"] or stopped or any("reason" in event["payload"] for event in flight_events(e)[-1:])
+    yield explained or len(started) == len(plan)
 
 
 @of("execution", "flown")
@@ -1214,23 +1321,27 @@ def provenance(e: Evidence) -> Verdicts:
     policy = {"allow_apply": not asked["dry_run"]} | {name: asked[name] for name in ("max_steps",) if name in asked}
     request = {"goal": asked["goal"], "mode": "dry_run" if asked["dry_run"] else "apply", "plan_override": approved_plan(e)}
     told = text_digest({"request": request | {"dispatch": dispatch, "policy": policy}, "results": [*results(e, asked["dry_run"])]})
-    if emitted:
-        ((said,),) = [one["digests"] for payload in emitted for one in payload["provenance"]["records"]]
-        yield [said["alg"], said["artifact_id"], said["value"]] == ["sha256", f"run:{name}", told]
-    else:
-        yield "the run has no record of provenance"
+    if not emitted:
+        explained = "reason" in flight_events(e)[-1]["payload"] and not payloads(e, "REQUEST_RECORDED")
+        yield "the run has no record of provenance" if explained else False
+        return
+    ((said,),) = [one["digests"] for payload in emitted for one in payload["provenance"]["records"]]
+    yield [said["alg"], said["artifact_id"], said["value"]] == ["sha256", f"run:{name}", told]
 
 
 def results(e: Evidence, dry: bool) -> Iterator[Json]:
-    output: Json = {}
+    outputs = list[Json]()
     for event in flight_events(e):
-        payload = event["payload"]
-        if event["type"] in ("STEP_STARTED", "TOOL_CALL_FAILED"):
-            output = {}
-        elif event["type"] == "TOOL_CALL_SUCCEEDED":
-            output = payload["output"]
-        elif event["type"] == "STEP_COMPLETED":
-            yield {"step_id": payload["step_id"], "status": payload["status"], "output": output, "simulated": dry, "evidence": []}
+        kind, payload = event["type"], event["payload"]
+        if kind == "STEP_STARTED":
+            outputs = []
+        elif kind == "TOOL_CALL_SUCCEEDED":
+            outputs.append(payload["output"])
+        elif kind == "TOOL_CALL_FAILED":
+            outputs.append({})
+        elif kind == "STEP_COMPLETED":
+            told = {"step_id": payload["step_id"], "status": payload["status"], "output": outputs[-1]}
+            yield told | {"simulated": dry, "evidence": list[Json]()}
 
 
 # Witness
