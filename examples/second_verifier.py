@@ -706,7 +706,7 @@ def allowed(state: State, event: Json, before: Json, after: Json) -> bool:
     """Whether a command could have written an event where it stands."""
     kind, payload, run = event["type"], event["payload"], state.runs[-1] if state.runs else None
     by_store, under_way = event["actor"] == {"type": "system", "id": "nexus-control"}, run is not None and run.end is None
-    if (before is None) != (kind == "DECISION_CREATED") and before is None:
+    if before is None and kind != "DECISION_CREATED":
         return False
     if kind == "DECISION_CREATED":
         return bool(payload.get("goal")) and not under_way
@@ -1165,23 +1165,31 @@ def seq(e: Evidence) -> Verdicts:
 
 
 OPENING = ("RUN_STARTED", "DISPATCH_SELECTED", "PLAN_CREATED", "REQUEST_RECORDED")
+NAMING = ("DISPATCH_SELECTED", "REQUEST_RECORDED", "TOOL_CALL_REQUESTED", "TOOL_CALL_SUCCEEDED", "TOOL_CALL_FAILED")
 IN_STEPS = ("STEP_STARTED", "TOOL_CALL_REQUESTED", "TOOL_CALL_SUCCEEDED", "TOOL_CALL_FAILED", "STEP_COMPLETED")
 ENDS = ("RUN_COMPLETED", "RUN_FAILED")
 
 
 @of("execution", "flown")
 def shape(e: Evidence) -> Verdicts:
-    """The order of the events; the walk below looks at the steps."""
-    events = [event for event in flight_events(e) if event["type"] in (*OPENING, *IN_STEPS, "PROVENANCE_EMITTED", *ENDS)]
+    """The order of the events; `walk_steps` looks into the steps."""
+    every = [event for event in flight_events(e) if event["type"] in (*OPENING, *IN_STEPS, "PROVENANCE_EMITTED", *ENDS)]
+    steps = [place for place, event in enumerate(every) if event["type"] in IN_STEPS]
+    early = [event for event in every[: min(steps, default=len(every) - 1)] if too_long(event)]
+    events = [event for event in every if event not in early]
     kinds = [event["type"] for event in events]
     ranks = [OPENING.index(kind) if kind in OPENING else len(OPENING) for kind in kinds]
     yield flight_events(e)[0]["type"] == "RUN_STARTED" and flight_events(e)[-1]["type"] in ENDS and not set(ENDS) & set(kinds[:-1])
     yield all(rank == len(OPENING) or rank > max(ranks[:place], default=-1) for place, rank in enumerate(ranks))
     yield "PROVENANCE_EMITTED" not in kinds or not set(IN_STEPS) & set(kinds[kinds.index("PROVENANCE_EMITTED") :])
-    statuses = [payload.get("status") for payload in payloads(e, "STEP_COMPLETED")]
-    failed = any(status != "ok" for status in statuses)
+    failed = bool(early) or any(payload.get("status") != "ok" for payload in payloads(e, "STEP_COMPLETED"))
     yield not failed if kinds[-1] == "RUN_COMPLETED" else kinds[-1] != "RUN_FAILED" or failed or "reason" in events[-1]["payload"]
     yield from walk_steps(events)
+
+
+def too_long(event: Json) -> bool:
+    """What nexus-router writes of a plan longer than allowed, before it makes the steps that are."""
+    return event["type"] == "RUN_FAILED" and event["payload"].get("reason") == "max_steps_exceeded"
 
 
 def walk_steps(events: list[Json]) -> Verdicts:
@@ -1223,7 +1231,7 @@ def uncertain(result: Json) -> bool:
 @of("execution", "flown")
 def row(e: Evidence) -> Verdicts:
     told, first, last = row_of(e), flight_events(e)[0]["payload"], flight_events(e)[-1]["type"]
-    yield [told["goal"], told["mode"], last] == [first.get("goal"), first.get("mode"), f"RUN_{told['status']}"]
+    yield [told["goal"], told["mode"], told["status"]] == [first.get("goal"), first.get("mode"), last.removeprefix("RUN_")]
 
 
 @of("execution", "flown")
@@ -1296,7 +1304,7 @@ def approved_executed(e: Evidence) -> Verdicts:
     yield [row_of(e)["goal"], row_of(e)["mode"]] == [asked["goal"], "dry_run" if run.dry else "apply"]
     yield not started or (len(selected) > 0 and recorded is not None)
     yield recorded is None or same(recorded, plan)
-    adapters = [payload.get("adapter_id") for payload in (*selected, *calls, *payloads(e, "REQUEST_RECORDED"))]
+    adapters = [payload.get("adapter_id") for kind in NAMING for payload in payloads(e, kind)]
     yield all(adapter == run.adapter for adapter in adapters)
     yield all(same(payload.get("adapter_capabilities"), selected[0].get("capabilities")) for payload in calls if selected)
     yield all(name in selected[0]["capabilities"] for name in asked.get("require_capabilities", []) if selected)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ from evidence_testing import edited, places
 from forging import events_of, rebuilt
 
 from nexus_attest import ed25519
+from nexus_attest.key_errors import TrustInvalid
 from nexus_attest.reader import knowledge_of
 from nexus_attest.trust import TrustPolicy
 from nexus_attest.trust_file import parse_trust
@@ -29,7 +31,7 @@ from nexus_control.bundle import DecisionBundle
 from nexus_control.bundle_checks import replay_bundle
 from nexus_control.canonical_json import canonical_json_bytes
 from nexus_control.case_export import export_case, sign_checkpoint
-from nexus_control.checkpoint import NoteKey, SignedNote
+from nexus_control.checkpoint import NoteKey, SignedNote, parse_note, sign_note
 from nexus_control.decision import Decision
 from nexus_control.events import Actor
 from nexus_control.evidence import examine
@@ -273,8 +275,9 @@ def _rebuilt_edits() -> Iterator[tuple[str, dict[str, Any]]]:
     events = events_of(package)
     for place in places({"e": events}):
         if place.count(".") >= 2 and place.split(".")[2] in ("payload", "ts", "actor", "type"):
-            for value in (_another(_at({"e": events}, place)), "2026-01-01T00:00:05.500000+00:00"):
-                yield place, with_events(package, edited({"e": events}, place, value)["e"])
+            yield place, with_events(package, edited({"e": events}, place, _another(_at({"e": events}, place)))["e"])
+            if place.endswith(("ts", "_at")):
+                yield place, with_events(package, edited({"e": events}, place, "2026-01-01T00:00:05.500000+00:00")["e"])
     for number in range(len(events)):
         for other in ([], [events[number]] * 2):
             yield f"event {number}, {len(other)} times", with_events(package, [*events[:number], *other, *events[number + 1 :]])
@@ -290,10 +293,10 @@ def test_forged_histories_with_all_digests_recomputed_are_judged_alike() -> None
             package = rebuilt(copy.deepcopy(forged))
         except (ValueError, TypeError, AttributeError, KeyError):
             package = forged  # no history any more: judged as it is
-        require_agreement(package, what, ("none", "lenient"))
-        require_agreement({**case(), "package": package}, what, ("full", "others"))
+        require_agreement(package, what, (("none", "lenient")[judged % 2],))
+        require_agreement({**case(), "package": package}, what, (("full", "others")[judged // 2 % 2],))
         judged += 1
-    assert judged > 100
+    assert judged > 80
 
 
 @pytest.mark.parametrize("change", attacks.FORGERIES)
@@ -404,25 +407,189 @@ def _log(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     return document
 
 
-LOG_FORGERIES: list[Callable[[dict[str, Any]], object]] = [
-    lambda log: log["proof"].append("00" * 32),
-    lambda log: log["proof"].pop(),
-    lambda log: log["proof"].reverse(),
-    lambda log: log["consistency"][0]["proof"].append("00" * 32),
-    lambda log: log["consistency"][0]["proof"].pop(),
-    lambda log: log["consistency"].clear(),
-    lambda log: log["positions"].__setitem__(-1, log["positions"][-1] + 1),
-    lambda log: log.update(checkpoint=whole()[1].render()),
-    lambda log: log.update(checkpoint=log["checkpoint"].replace("example.org/log\n", "example.org/other\n", 1)),
-    lambda log: log.update(checkpoint=log["checkpoint"].rsplit("\u2014", 1)[0]),
-    lambda log: log.update(checkpoint=log["checkpoint"] + log["checkpoint"].splitlines()[-1] + "\n"),
-    lambda log: log.update(checkpoint=log["checkpoint"] + "\u2014 other AAAAAAAA\n"),
+def _checkpoint(size: int | None = None, *, name: str = "log", origin: str | None = None) -> str:
+    """A checkpoint signed anew, true or not."""
+    told = parse_note(case()["log"]["checkpoint"])
+    lines = told.text.split("\n")
+    lines[:2] = [origin or lines[0], lines[1] if size is None else str(size)]
+    key = NoteKey(LOG.name, ed25519.public_key_of(SEEDS[name]))
+    return sign_note("\n".join(lines), key, partial(ed25519.sign, SEEDS[name])).render()
+
+
+LOG_FORGERIES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a hash too many": lambda log: log["proof"].append("00" * 32),
+    "a hash too few": lambda log: log["proof"].pop(),
+    "hashes in another order": lambda log: log["proof"].reverse(),
+    "a step too many": lambda log: log["consistency"][0]["proof"].append("00" * 32),
+    "a step too few": lambda log: log["consistency"][0]["proof"].pop(),
+    "no consistency": lambda log: log["consistency"].clear(),
+    "consistency from elsewhere": lambda log: log["consistency"][0].update(size=2),
+    "a false step": lambda log: log["consistency"][0]["proof"].__setitem__(0, "00" * 32),
+    "a later position": lambda log: log["positions"].__setitem__(-1, log["positions"][-1] + 1),
+    "a position beyond the log": lambda log: log["positions"].__setitem__(-1, 10**6),
+    "a position that is missing": lambda log: log["positions"].pop(),
+    "a position twice": lambda log: log["positions"].__setitem__(0, log["positions"][1]),
+    "another generation": lambda log: log.update(generation=2),
+    "another chain": lambda log: log.update(prev_hash="11" * 32),
+    "no generation": lambda log: log.update(generation=0),
+    "the early checkpoint": lambda log: log.update(checkpoint=whole()[1].render()),
+    "another origin": lambda log: log.update(checkpoint=log["checkpoint"].replace("example.org/log\n", "example.org/other\n", 1)),
+    "another origin, signed": lambda log: log.update(checkpoint=_checkpoint(origin="example.org/other")),
+    "signed by another": lambda log: log.update(checkpoint=_checkpoint(name="witness")),
+    "another size, signed": lambda log: log.update(checkpoint=_checkpoint(9)),
+    "a small size, signed": lambda log: log.update(checkpoint=_checkpoint(1)),
+    "no signature": lambda log: log.update(checkpoint=log["checkpoint"].rsplit("\u2014", 1)[0]),
+    "a signature twice": lambda log: log.update(checkpoint=log["checkpoint"] + log["checkpoint"].splitlines()[-1] + "\n"),
+    "a signature of nobody": lambda log: log.update(checkpoint=log["checkpoint"] + "\u2014 other AAAAAAAA\n"),
+    "no last line feed": lambda log: log.update(checkpoint=log["checkpoint"].rstrip("\n")),
+    "no note": lambda log: log.update(checkpoint=""),
+    "a size with zeros": lambda log: log.update(checkpoint=log["checkpoint"].replace("log\n", "log\n0", 1)),
+}
+
+
+@pytest.mark.parametrize("name", LOG_FORGERIES)
+def test_forged_logs_are_judged_alike(name: str) -> None:
+    require_agreement(_log(LOG_FORGERIES[name]), name, ("full", "none", "others"))
+
+
+def sealed(package: dict[str, Any], change: Callable[[list[dict[str, Any]]], object]) -> dict[str, Any]:
+    """The package with the events of its record changed, and every digest that a forger can compute recomputed."""
+    package = copy.deepcopy(package)
+    record = package["router"]["bundle"]
+    change(record["events"])
+    for seq, event in enumerate(record["events"]):
+        event |= {"seq": seq}
+    text = json.dumps({"run": record["run"], "events": record["events"]}, sort_keys=True, separators=(",", ":"))
+    record["digests"]["sha256"] = sha256(text.encode()).hexdigest()
+    record["response"]["run_bundle_digest"] = f"sha256:{record['digests']['sha256']}"
+    response = sha256(canonical_json_bytes(record["response"])).hexdigest()
+    record["integrity"]["canonical_digest"] = f"sha256:{response}"
+    events_of(package)[-1]["payload"]["response_digest"] = response
+    return rebuilt(package)
+
+
+def failed() -> dict[str, Any]:
+    return json.loads((ROOT / "tests" / "vectors" / "router" / "router-audit-package-failed-embedded.json").read_bytes())
+
+
+@pytest.mark.parametrize("make", [embedded, failed])
+def test_records_whose_events_are_cut_doubled_and_moved_are_judged_alike(make: Callable[[], dict[str, Any]]) -> None:
+    package, failures, judged = make(), 0, 0
+    last = len(package["router"]["bundle"]["events"]) - 1
+    for number in range(last + 1):
+        for target in (None, number, 0, min(number + 1, last), last):
+
+            def change(events: list[dict[str, Any]], number: int = number, target: int | None = target) -> None:
+                if target == number:
+                    events.insert(number, {**copy.deepcopy(events[number]), "event_id": "another"})
+                else:
+                    moved = events.pop(number)
+                    events[target or 0 : target or 0] = [] if target is None else [moved]
+
+            failures += require_agreement(sealed(package, change), number, ("none",))["execution"] == "FAIL"
+            judged += 1
+    assert judged == 5 * (last + 1)
+    assert failures > judged / 2
+
+
+def test_records_with_every_member_of_every_event_changed_are_judged_alike() -> None:
+    """Removed, and replaced by something of another type, in turn; with all digests recomputed."""
+    package, judged = embedded(), 0
+    for place in places({"e": package["router"]["bundle"]["events"]}):
+        if place.count(".") < 2:
+            continue
+        path = place.removeprefix("e.")
+        for number, value in enumerate([VALUES[(judged + len(path)) % len(VALUES)], None]):
+
+            def change(events: list[dict[str, Any]], path: str = path, number: int = number, value: object = value) -> None:
+                changed = edited({"e": events}, f"e.{path}", value)["e"] if number == 0 else _without({"e": events}, f"e.{path}")["e"]
+                events[:] = changed
+
+            with suppress(KeyError, UnicodeEncodeError):
+                require_agreement(sealed(package, change), place, ("none",))
+                judged += 1
+    assert judged > 100
+
+
+PLANS = [
+    *(
+        "",
+        "do it",
+        "[]",
+        "{}",
+        "null",
+        "NaN",
+        '{"steps": []}',
+        '[{"tool": "keys"}]',
+        '[{"tool": "keys", "method": "list", "x": 1}]',
+        "[NaN]",
+    ),
+    *('[{"tool": "keys", "method": "list"}, {"tool": "keys", "method": "rotate", "step_id": "s1"}]', '{"steps": [], "on_error": "never"}'),
+    '{"steps": [{"tool": "keys", "method": "list", "args": {"env": "staging"}}], "on_error": "continue"}',
 ]
 
 
-@pytest.mark.parametrize("change", LOG_FORGERIES)
-def test_forged_logs_are_judged_alike(change: Callable[[dict[str, Any]], object]) -> None:
-    require_agreement(_log(change), change, ("full", "none", "others"))
+@pytest.mark.parametrize("plan", PLANS)
+def test_records_of_other_plans_are_judged_alike(plan: str) -> None:
+    package = embedded()
+    events_of(package)[0]["payload"]["plan"] = plan
+    args = {"goal": package["control_bundle"]["decision"]["goal"], "plan": plan}
+    calls = [{"step_id": "s1", "intent": "", "call": {"tool": "keys", "method": "list", "args": args}}]
+    for recorded in ([], calls):
+
+        def change(events: list[dict[str, Any]], recorded: list[dict[str, Any]] = recorded) -> None:
+            events[2]["payload"]["plan"] = recorded
+            events[4]["payload"]["call"]["args"] = args
+
+        require_agreement(sealed(package, change), plan, ("none",))
+
+
+KEY_TIMES = [
+    *("retired_at = 2025-12-31T00:00:00Z", "retired_at = 2026-01-01T00:00:03Z", "retired_at = 2026-06-01T00:00:00Z"),
+    *("not_before = 2026-01-01T00:00:03Z", "not_after = 2026-01-01T00:00:00Z", "not_after = 2025-01-01T00:00:00Z"),
+]
+
+
+@pytest.mark.parametrize("limit", KEY_TIMES)
+def test_keys_that_were_not_always_valid_are_judged_alike(limit: str) -> None:
+    for name in ("bob", "bot"):
+        line = f'public_key = "{public(name)}"'
+        judged_under(TRUST.replace(line, f"{line}\n{limit}"), case())
+
+
+OTHER_TRUSTS = {
+    "a key by another name": TRUST.replace(f'public_key = "{public("bob")}"', f'public_key = "{public("bob")}"\nid = "laptop"'),
+    "nobody": "version = 1\n",
+    "carol asks for herself": TRUST.replace('groups = ["release"]', 'actors = ["carol"]'),
+    "nobody may": TRUST.replace('groups = ["release"]', "actors = []"),
+    "requests are signed": TRUST.replace('labels = ["prod"]', 'labels = ["prod"]\nactions = ["request"]'),
+    "runs are authenticated": TRUST + '[[rules]]\nactions = ["execute"]\nassurance = "authenticated"\n',
+    "another label": TRUST.replace('labels = ["prod"]', 'labels = ["test"]'),
+    "a template": TRUST.replace('labels = ["prod"]', 'templates = ["prod"]'),
+    "systems": TRUST.replace('id = "bob"', 'id = "bob"\ntype = "system"').replace('"alice", "bob"', '"alice", "system:bob"'),
+    "no log": LENIENT.partition("[[log_keys]]")[0],
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TRUSTS)
+def test_other_trust_policies_are_judged_alike(name: str) -> None:
+    judged_under(OTHER_TRUSTS[name], case())
+
+
+def judged_under(trust: str, document: dict[str, Any]) -> None:
+    text = json.dumps(document)
+    assert theirs(text, trust, kept=True) == ours(text, trust, kept=True)
+
+
+@pytest.mark.parametrize(
+    "change", [("[[rules]]", "[[rule]]"), ("version = 1", "version = 2"), ('"signed"', '"sealed"'), ("keys]]\n", "keys]]\nx = 1\n")]
+)
+def test_trust_policies_that_are_none_are_refused_by_both(change: tuple[str, str]) -> None:
+    text = TRUST.replace(*change)
+    with pytest.raises(ValueError, match=r".*"):
+        second().Trust(text)
+    with pytest.raises(TrustInvalid):
+        parse_trust(tomllib.loads(text))
 
 
 DUPLICATE = '{"case_version":"1","case_version":"1"}'
