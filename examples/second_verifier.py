@@ -302,6 +302,45 @@ class Evidence:
         """The checkpoint, when it is one."""
         return Note(self.log["checkpoint"]) if self.log and holds(lambda: Note(self.log["checkpoint"])) else None
 
+    @cached_property
+    def whole_record(self) -> Json:
+        """The record, when it has the three parts of a run."""
+        require({"run", "events", "digests"} <= set(self.record))
+        return self.record
+
+    @cached_property
+    def row(self) -> Json:
+        require(fits(self.whole_record["run"], texts("run_id mode goal status"), False))
+        return self.record["run"]
+
+    @cached_property
+    def flight(self) -> list[Json]:
+        """The events of the record."""
+        require(fits(self.whole_record["events"], [FLIGHT], False))
+        return self.record["events"]
+
+    def payloads(self, kind: str) -> list[Json]:
+        return [event["payload"] for event in self.flight if event["type"] == kind]
+
+    @cached_property
+    def response(self) -> Json:
+        """Empty when there is none."""
+        response: Json = self.record.get("response", {})
+        require(is_a(response, dict))
+        return response
+
+    @cached_property
+    def asked(self) -> Json:
+        """What was approved, as a request to the router: by the last of the events."""
+        return request_of(self.state, self.state.runs[-1])
+
+    @cached_property
+    def recorded_plan(self) -> Json:
+        """Null when there is none."""
+        plans = [payload.get("plan") for payload in self.payloads("PLAN_CREATED")]
+        require(len(plans) <= 1 and fits(plans, [list]))
+        return plans[0] if plans else None
+
     @property
     def trusting(self) -> bool:
         return self.readable and self.trust is not None
@@ -698,6 +737,7 @@ def history(e: Evidence) -> Verdicts:
 def allowed_events(e: Evidence) -> Verdicts:
     state, around = State(e.decision), [None, *e.events, None]
     for place, event in enumerate(e.events):
+        yield place > 0 or event["type"] == "DECISION_CREATED"
         yield allowed(state, event, around[place], around[place + 2])
         apply(state, event, place)
 
@@ -706,8 +746,6 @@ def allowed(state: State, event: Json, before: Json, after: Json) -> bool:
     """Whether a command could have written an event where it stands."""
     kind, payload, run = event["type"], event["payload"], state.runs[-1] if state.runs else None
     by_store, under_way = event["actor"] == {"type": "system", "id": "nexus-control"}, run is not None and run.end is None
-    if before is None and kind != "DECISION_CREATED":
-        return False
     if kind == "DECISION_CREATED":
         return bool(payload.get("goal")) and not under_way
     if kind == "POLICY_ATTACHED":
@@ -1096,51 +1134,20 @@ def flight(e: Evidence) -> Verdicts:
         yield "nothing was run, or no record is embedded"
 
 
-def record_of(e: Evidence) -> Json:
-    require({"run", "events", "digests"} <= set(e.record))
-    return e.record
-
-
-def row_of(e: Evidence) -> Json:
-    require(fits(record_of(e)["run"], texts("run_id mode goal status"), False))
-    return e.record["run"]
-
-
-def flight_events(e: Evidence) -> list[Json]:
-    require(fits(record_of(e)["events"], [FLIGHT], False))
-    return e.record["events"]
-
-
-def payloads(e: Evidence, kind: str) -> list[Json]:
-    return [event["payload"] for event in flight_events(e) if event["type"] == kind]
-
-
-def response_of(e: Evidence) -> Json:
-    """The response; empty when there is none."""
-    response: Json = e.record.get("response", {})
-    require(is_a(response, dict))
-    return response
-
-
-def asked_of(e: Evidence) -> Json:
-    """What was approved, as a request to the router: by the last of the events."""
-    return request_of(e.state, e.state.runs[-1])
-
-
 @of("execution", "flown")
 def run_digest(e: Evidence) -> Verdicts:
-    yield run_text(record_of(e)) == e.record["digests"]["sha256"]
+    yield run_text(e.whole_record) == e.record["digests"]["sha256"]
 
 
 @of("execution", "flown")
 def response_digest(e: Evidence) -> Verdicts:
-    stated = digest(response_of(e)) == raw(e.record["integrity"]["canonical_digest"]) if "response" in e.record else "no response"
+    stated = digest(e.response) == raw(e.record["integrity"]["canonical_digest"]) if "response" in e.record else "no response"
     yield stated
 
 
 @of("execution", "flown")
 def response_binds_run(e: Evidence) -> Verdicts:
-    bound, told = response_of(e).get("run_bundle_digest"), run_text(record_of(e))
+    bound, told = e.response.get("run_bundle_digest"), run_text(e.whole_record)
     yield "no response that names a run" if bound is None else raw(bound) == told
 
 
@@ -1153,13 +1160,13 @@ def result_link(e: Evidence) -> Verdicts:
 
 @of("execution", "flown")
 def run_id(e: Evidence) -> Verdicts:
-    named = [e.record["run_id"], e.link["run_id"], response_of(e)["run_id"] if "response" in e.record else e.record["run_id"]]
-    yield all(name == row_of(e)["run_id"] for name in (*named, *(event["run_id"] for event in flight_events(e))))
+    named = [e.record["run_id"], e.link["run_id"], e.response["run_id"] if "response" in e.record else e.record["run_id"]]
+    yield all(name == e.row["run_id"] for name in (*named, *(event["run_id"] for event in e.flight)))
 
 
 @of("execution", "flown")
 def seq(e: Evidence) -> Verdicts:
-    events = flight_events(e)
+    events = e.flight
     yield [event["seq"] for event in events] == [*range(len(events))]
     yield len({event["event_id"] for event in events}) == len(events)
 
@@ -1173,16 +1180,16 @@ ENDS = ("RUN_COMPLETED", "RUN_FAILED")
 @of("execution", "flown")
 def shape(e: Evidence) -> Verdicts:
     """The order of the events; `walk_steps` looks into the steps."""
-    every = [event for event in flight_events(e) if event["type"] in (*OPENING, *IN_STEPS, "PROVENANCE_EMITTED", *ENDS)]
+    every = [event for event in e.flight if event["type"] in (*OPENING, *IN_STEPS, "PROVENANCE_EMITTED", *ENDS)]
     steps = [place for place, event in enumerate(every) if event["type"] in IN_STEPS]
     early = [event for event in every[: min(steps, default=len(every) - 1)] if too_long(event)]
     events = [event for event in every if event not in early]
     kinds = [event["type"] for event in events]
     ranks = [OPENING.index(kind) if kind in OPENING else len(OPENING) for kind in kinds]
-    yield flight_events(e)[0]["type"] == "RUN_STARTED" and flight_events(e)[-1]["type"] in ENDS and not set(ENDS) & set(kinds[:-1])
+    yield e.flight[0]["type"] == "RUN_STARTED" and e.flight[-1]["type"] in ENDS and not set(ENDS) & set(kinds[:-1])
     yield all(rank == len(OPENING) or rank > max(ranks[:place], default=-1) for place, rank in enumerate(ranks))
     yield "PROVENANCE_EMITTED" not in kinds or not set(IN_STEPS) & set(kinds[kinds.index("PROVENANCE_EMITTED") :])
-    failed = bool(early) or any(payload.get("status") != "ok" for payload in payloads(e, "STEP_COMPLETED"))
+    failed = bool(early) or any(payload.get("status") != "ok" for payload in e.payloads("STEP_COMPLETED"))
     yield not failed if kinds[-1] == "RUN_COMPLETED" else kinds[-1] != "RUN_FAILED" or failed or "reason" in events[-1]["payload"]
     yield from walk_steps(events)
 
@@ -1230,14 +1237,14 @@ def uncertain(result: Json) -> bool:
 
 @of("execution", "flown")
 def row(e: Evidence) -> Verdicts:
-    told, first, last = row_of(e), flight_events(e)[0]["payload"], flight_events(e)[-1]["type"]
+    told, first, last = e.row, e.flight[0]["payload"], e.flight[-1]["type"]
     yield [told["goal"], told["mode"], told["status"]] == [first.get("goal"), first.get("mode"), last.removeprefix("RUN_")]
 
 
 @of("execution", "flown")
 def request_digest(e: Evidence) -> Verdicts:
-    told, held = digest(asked_of(e)), [e.link.get("router_request_digest"), e.state.runs[-1].asked]
-    recorded = payloads(e, "REQUEST_RECORDED") if is_a(e.record.get("events"), list) else []
+    told, held = digest(e.asked), [e.link.get("router_request_digest"), e.state.runs[-1].asked]
+    recorded = e.payloads("REQUEST_RECORDED") if is_a(e.record.get("events"), list) else []
     known = [digest for digest in (*held, *(one.get("request_digest") for one in recorded)) if digest is not None]
     yield all(raw(digest) == told for digest in known) if known else True
     if held == [None, None]:
@@ -1273,16 +1280,9 @@ def goes_on(text: str | None) -> bool:
     return holds(lambda: read_plan(text or "", []) and json.loads(text or "")["on_error"] == "continue")
 
 
-def recorded_plan(e: Evidence) -> Json:
-    """The plan that the run recorded; null when it did not."""
-    plans = [payload.get("plan") for payload in payloads(e, "PLAN_CREATED")]
-    require(len(plans) <= 1 and fits(plans, [list]))
-    return plans[0] if plans else None
-
-
 def approved_plan(e: Evidence) -> list[Json]:
     """The approved steps. Of prose: the one default call that was recorded, with this goal and this text; or none."""
-    action, recorded = e.state.action, recorded_plan(e) or list[Json]()
+    action, recorded = e.state.action, e.recorded_plan or list[Json]()
     steps = steps_of(action["plan"])
     if steps is not None or len(recorded) != 1 or not fits(recorded, [{"call": {"tool": str, "method": str}}], False):
         return steps or []
@@ -1298,31 +1298,31 @@ def approved_plan(e: Evidence) -> list[Json]:
 
 @of("execution", "flown")
 def approved_executed(e: Evidence) -> Verdicts:
-    asked, plan, recorded, run = asked_of(e), approved_plan(e), recorded_plan(e), e.state.runs[-1]
-    started, selected, calls = (payloads(e, kind) for kind in ("STEP_STARTED", "DISPATCH_SELECTED", "TOOL_CALL_REQUESTED"))
-    steps, end = {step["step_id"]: step["call"] for step in plan}, [event["type"] for event in flight_events(e)][-1:]
-    yield [row_of(e)["goal"], row_of(e)["mode"]] == [asked["goal"], "dry_run" if run.dry else "apply"]
+    asked, plan, recorded, run = e.asked, approved_plan(e), e.recorded_plan, e.state.runs[-1]
+    started, selected, calls = (e.payloads(kind) for kind in ("STEP_STARTED", "DISPATCH_SELECTED", "TOOL_CALL_REQUESTED"))
+    steps, end = {step["step_id"]: step["call"] for step in plan}, [event["type"] for event in e.flight][-1:]
+    yield [e.row["goal"], e.row["mode"]] == [asked["goal"], "dry_run" if run.dry else "apply"]
     yield not started or (len(selected) > 0 and recorded is not None)
     yield recorded is None or same(recorded, plan)
-    adapters = [payload.get("adapter_id") for kind in NAMING for payload in payloads(e, kind)]
+    adapters = [payload.get("adapter_id") for kind in NAMING for payload in e.payloads(kind)]
     yield all(adapter == run.adapter for adapter in adapters)
     yield all(same(payload.get("adapter_capabilities"), selected[0].get("capabilities")) for payload in calls if selected)
     yield all(name in selected[0]["capabilities"] for name in asked.get("require_capabilities", []) if selected)
     yield [payload.get("step_id") for payload in started] == [*steps][: len(started)]
     yield len(started) <= asked.get("max_steps", len(started))
     yield all(same(payload.get("call"), steps.get(payload.get("step_id"))) for payload in calls)
-    yield all(payload.get("simulated") is run.dry for payload in payloads(e, "TOOL_CALL_SUCCEEDED"))
-    yield all(count in (None, len(started)) for count in (run.told("steps_executed"), response_of(e).get("steps_executed")))
+    yield all(payload.get("simulated") is run.dry for payload in e.payloads("TOOL_CALL_SUCCEEDED"))
+    yield all(count in (None, len(started)) for count in (run.told("steps_executed"), e.response.get("steps_executed")))
     yield end != ["RUN_COMPLETED"] or len(started) == len(plan)
     yield end != ["RUN_FAILED"] or (run.end is not None and not run.completed)
-    stopped = any(payload.get("status") != "ok" for payload in payloads(e, "STEP_COMPLETED")) and not goes_on(e.state.action["plan"])
-    explained = end == ["RUN_COMPLETED"] or stopped or any("reason" in event["payload"] for event in flight_events(e)[-1:])
+    stopped = any(payload.get("status") != "ok" for payload in e.payloads("STEP_COMPLETED")) and not goes_on(e.state.action["plan"])
+    explained = end == ["RUN_COMPLETED"] or stopped or any("reason" in event["payload"] for event in e.flight[-1:])
     yield explained or len(started) == len(plan)
 
 
 @of("execution", "flown")
 def provenance(e: Evidence) -> Verdicts:
-    asked, emitted, name = asked_of(e), payloads(e, "PROVENANCE_EMITTED"), row_of(e)["run_id"]
+    asked, emitted, name = e.asked, e.payloads("PROVENANCE_EMITTED"), e.row["run_id"]
     dispatch = {"adapter_id": asked["adapter_id"]}
     if "require_capabilities" in asked:
         dispatch["require_capabilities"] = sorted(set(asked["require_capabilities"]))
@@ -1330,7 +1330,7 @@ def provenance(e: Evidence) -> Verdicts:
     request = {"goal": asked["goal"], "mode": "dry_run" if asked["dry_run"] else "apply", "plan_override": approved_plan(e)}
     told = text_digest({"request": request | {"dispatch": dispatch, "policy": policy}, "results": [*results(e, asked["dry_run"])]})
     if not emitted:
-        explained = "reason" in flight_events(e)[-1]["payload"] and not payloads(e, "REQUEST_RECORDED")
+        explained = "reason" in e.flight[-1]["payload"] and not e.payloads("REQUEST_RECORDED")
         yield "the run has no record of provenance" if explained else False
         return
     ((said,),) = [one["digests"] for payload in emitted for one in payload["provenance"]["records"]]
@@ -1339,7 +1339,7 @@ def provenance(e: Evidence) -> Verdicts:
 
 def results(e: Evidence, dry: bool) -> Iterator[Json]:
     outputs = list[Json]()
-    for event in flight_events(e):
+    for event in e.flight:
         kind, payload = event["type"], event["payload"]
         if kind == "STEP_STARTED":
             outputs = []

@@ -247,15 +247,15 @@ def _without(document: dict[str, Any], place: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("make", [case, embedded])
 def test_edited_files_are_judged_alike(make: Callable[[], dict[str, Any]]) -> None:
-    """Every member changed, removed, and replaced by something of another type."""
+    """Every member changed, and removed or replaced by something of another type."""
     document, judged, failures = make(), 0, 0
     for number, place in enumerate(places(document)):
-        nonsense = edited(document, place, VALUES[number % len(VALUES)])
-        variants = [edited(document, place, _another(_at(document, place))), _without(document, place), nonsense]
+        nonsense = edited(document, place, VALUES[number // 2 % len(VALUES)])
+        variants = [edited(document, place, _another(_at(document, place))), _without(document, place) if number % 2 else nonsense]
         for variant in variants:
             failures += "FAIL" in require_agreement(variant, place).values()
             judged += 1
-    assert judged > 300
+    assert judged > 250
     assert failures > judged / 2
 
 
@@ -499,15 +499,14 @@ def test_records_with_every_member_of_every_event_changed_are_judged_alike() -> 
         if place.count(".") < 2:
             continue
         path = place.removeprefix("e.")
-        for number, value in enumerate([VALUES[(judged + len(path)) % len(VALUES)], None]):
 
-            def change(events: list[dict[str, Any]], path: str = path, number: int = number, value: object = value) -> None:
-                changed = edited({"e": events}, f"e.{path}", value)["e"] if number == 0 else _without({"e": events}, f"e.{path}")["e"]
-                events[:] = changed
+        def change(events: list[dict[str, Any]], path: str = f"e.{path}", number: int = judged) -> None:
+            parts = {"e": events}
+            events[:] = (edited(parts, path, VALUES[number // 2 % len(VALUES)]) if number % 2 else _without(parts, path))["e"]
 
-            with suppress(KeyError, UnicodeEncodeError):
-                require_agreement(sealed(package, change), place, ("none",))
-                judged += 1
+        judged += 1
+        with suppress(UnicodeEncodeError):
+            require_agreement(sealed(package, change), place, ("none",))
     assert judged > 100
 
 
