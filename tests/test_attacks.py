@@ -333,6 +333,13 @@ def test_a_false_signature_under_an_earlier_run_fails_signatures_although_it_was
     assert failed(rebuilt(package), Knowledge(trust=TRUST)) == ["signatures"]
 
 
+def test_it_makes_no_difference_how_much_of_a_history_is_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = earlier_run(sealed_package(), "mallory", anew=True)
+    kept = examine(package, Knowledge(trust=TRUST)).to_dict()
+    monkeypatch.setattr("nexus_control.history._MOST_KEPT", 0)
+    assert examine(package, Knowledge(trust=TRUST)).to_dict() == kept
+
+
 def test_of_many_runs_that_nobody_signed_for_ten_are_told() -> None:
     def fail_often(events: list[dict[str, Any]]) -> None:
         ended = {"type": "EXECUTION_FAILED", "ts": LATE, "actor": events[-1]["actor"], "payload": {"error_code": "X"}}
@@ -481,6 +488,17 @@ def log_forged(**changes: Any) -> dict[str, Any]:
 )
 def test_a_forged_log_part_fails_the_log(case: dict[str, Any]) -> None:
     assert failed(case, READER) == ["log"]
+
+
+def test_the_log_is_judged_by_the_events_alone_and_in_the_order_in_which_they_stand() -> None:
+    nameless = edited(CASE, "package.control_bundle.decision.goal", "\ud800")
+    report = examine(nameless, READER)
+    assert (outcome(report, "integrity"), outcome(report, "log")) == ("FAIL", "PASS")
+    moved = copy.deepcopy(CASE)
+    events_of(moved["package"]).reverse()
+    assert outcome(examine(moved, READER), "log") == "FAIL"
+    unwritable = edited(CASE, "package.control_bundle.events.0.payload.goal", "\ud800")
+    assert outcome(examine(unwritable, READER), "log") == "FAIL"
 
 
 def test_a_log_signed_by_another_key_fails_the_log() -> None:
