@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +245,19 @@ async def test_a_wait_for_one_more_approval_ends_when_the_action_is_executed_wit
         assert (await get(client, task_id))["result"]["_meta"][ERROR_KEY]["code"] == "CANNOT_APPROVE"
 
 
+async def test_a_wait_that_began_after_an_approval_had_expired_ends_when_others_approve_again(tmp_path: Path) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id = await requested(client)
+        with DecisionStore(tmp_path / "decisions.db") as store:
+            soon = store.clock() + timedelta(seconds=0.3)
+            assert NexusControlTools(store).approve(request_id, {"type": "human", "id": "carol"}, expires_at=soon).success
+        await anyio.sleep(0.4)
+        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+        assert (await get(client, task_id))["status"] == "working"
+        approve(tmp_path, request_id, "dave")
+        assert (await get(client, task_id))["result"]["structuredContent"]["is_approved"] is True
+
+
 @pytest.mark.parametrize("connection", ["memory-stateless", "http-stateless"])
 async def test_a_cancelled_wait_stays_cancelled_and_changes_no_decision(connection: str, tmp_path: Path) -> None:
     async with taking(connection, tmp_path) as client:
@@ -386,6 +399,43 @@ async def test_an_execution_that_is_quick_or_refused_is_answered_as_ever(tmp_pat
         run = await answer(client, "execute", **arguments)
         assert run["mode"] == "apply"
         assert list((tmp_path / "decisions.db.tasks").glob("*.lock")) == []
+
+
+async def test_an_execution_whose_call_is_cancelled_before_it_has_a_thread_never_happens(tmp_path: Path) -> None:
+    with in_process(tmp_path) as service:
+        async with Client(build_server(service), extensions=[Tasks()]) as client:
+            request_id = await requested(client)
+            approve(tmp_path, request_id, "bob")
+            arguments = {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
+            places = [object() for _ in range(int(service.run_threads.total_tokens))]
+            for place in places:
+                service.run_threads.acquire_on_behalf_of_nowait(place)
+            with anyio.move_on_after(0.3) as call:
+                await client.session.call_tool("nexus-attest.execute", arguments, allow_claimed=True)
+            assert call.cancelled_caught
+            await anyio.sleep(0.1)
+            for place in places:
+                service.run_threads.release_on_behalf_of(place)
+            await anyio.sleep(0.3)
+            assert (await answer(client, "status", request_id=request_id))["state"] == "approved"
+
+
+async def test_a_bug_in_an_execution_is_told_by_its_number_and_ends_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bug(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("secret")
+
+    with in_process(tmp_path) as service:
+        async with Client(build_server(service), extensions=[Tasks()]) as client:
+            request_id = await requested(client)
+            monkeypatch.setattr(type(service), "execute", bug)
+            service.__dict__.pop("handlers", None)
+            async with Client(build_server(service), extensions=[Tasks()]) as other:
+                with pytest.raises(MCPError, match=r"Internal error [0-9a-f]{8}; the server's log says where"):
+                    await other.call_tool("nexus-attest.execute", {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE})
+            assert (await answer(client, "status", request_id=request_id))["state"] == "pending_approval"
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_the_result_of_a_task_is_what_the_call_would_have_answered(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ class _Run:
     owner: str
     arguments: Mapping[str, Any]
     answer: Callable[[Mapping[str, Any]], dict[str, Any]]
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     settled: anyio.Event = field(default_factory=anyio.Event)
     over: anyio.Event = field(default_factory=anyio.Event)
     progress: RunProgress | None = None
@@ -173,21 +174,25 @@ class DecisionTasks:
         return any(handler.spec.short == "approve" and handler.is_allowed() for handler in self._service.handlers.values())
 
     async def _answered(self, text: str, handle: Handle, found: _Open, said: bool, channel: str) -> Task:
-        """Record what a person answered."""
+        """Record what a person answered, also when whoever asked for the task is gone: nobody else will hear it again."""
+        with anyio.CancelScope(shield=True):
+            problem = await self._record(text, handle, found, said, channel)
+        outcome = await self._in_thread(self._approval_outcome, text, handle)
+        if outcome is not None:
+            return self._ended(text, handle, _APPROVAL_POLL_MS, outcome)
+        raise MCPError(INTERNAL_ERROR, safe_text(f"the answer was not recorded: {problem}"))
+
+    async def _record(self, text: str, handle: Handle, found: _Open, said: bool, channel: str) -> str | None:
+        """The problem, if there is one."""
         if said:
             who = confirmed(found.who, channel, found.question)
             approve = partial(self._service.tools.approve, **found.arguments, actor=who.actor, **who.identity())
             result = await anyio.to_thread.run_sync(approve, limiter=self._service.store_threads)
             self._service.changed()
-            problem = None if result.success else result.error
-        else:
-            declined = refusal(HumanDeclined(f"{found.who.actor['id']} was asked and did not approve"))
-            await self._in_thread(self._end, text, handle, declined)
-            problem = None
-        outcome = await self._in_thread(self._approval_outcome, text, handle)
-        if outcome is not None:
-            return self._ended(text, handle, _APPROVAL_POLL_MS, outcome)
-        raise MCPError(INTERNAL_ERROR, safe_text(f"the answer was not recorded: {problem}"))
+            return None if result.success else result.error
+        declined = refusal(HumanDeclined(f"{found.who.actor['id']} was asked and did not approve"))
+        await self._in_thread(self._end, text, handle, declined)
+        return None
 
     def _approval_outcome(self, text: str, handle: Handle) -> Outcome | Ending | None:
         """How the wait ended. Events are read first: an ending is only ever written where they say nothing."""
@@ -220,7 +225,11 @@ class DecisionTasks:
         run = _Run(number=secrets.token_hex(_NUMBER_BYTES), owner=self._owner(), arguments=arguments, answer=answer)
         self._runs[run.number] = run
         self._groups[-1].start_soon(self._carry_out, run)
-        await run.settled.wait()
+        try:
+            await run.settled.wait()
+        except anyio.get_cancelled_exc_class():
+            run.scope.cancel()  # which reaches it before it has a thread, or not at all
+            raise
         with anyio.move_on_after(self._patience):
             await run.over.wait()
         if not run.over.is_set() and run.text is not None and run.handle is not None:
@@ -234,7 +243,8 @@ class DecisionTasks:
     async def _carry_out(self, run: _Run) -> None:
         run.progress = RunProgress()
         try:
-            run.result = await anyio.to_thread.run_sync(self._perform, run, limiter=self._service.run_threads)
+            with run.scope:
+                run.result = await anyio.to_thread.run_sync(self._perform, run, limiter=self._service.run_threads)
         except Exception as bug:  # it belongs to the call, and must not end the server; when the call is over, only the log can tell
             run.bug = bug
             _log.exception("bug in an execution", extra={"facts": {"request_id": run.arguments["request_id"]}})

@@ -35,14 +35,14 @@ def approval_outcome(decision_id: str, events: Sequence[StoredEvent], seen: int,
     """
     before = events[:seen]
     decision = Decision.replay(decision_id, before, as_of=before[-1].ts, trust=trust)
-    approved_before = decision.is_approved
     for event in events[seen:]:
         decision.as_of = event.ts
+        was_approved = decision.is_approved
         decision.apply_event(event)
         if event.event_type in _ACTION_EVENTS:
             return Outcome(event.ts, _refused(ActionChanged("the action was changed while its approval was waited for")))
         if event.event_type is EventType.APPROVAL_GRANTED and (
-            event.actor["id"] == actor_id or (decision.is_approved and not approved_before)
+            event.actor["id"] == actor_id or (decision.is_approved and not was_approved)
         ):
             return Outcome(event.ts, _approved(decision))
         if event.event_type is EventType.EXECUTION_REQUESTED:
