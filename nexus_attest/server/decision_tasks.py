@@ -175,6 +175,7 @@ class DecisionTasks:
 
     async def _answered(self, text: str, handle: Handle, found: _Open, said: bool, channel: str) -> Task:
         """Record what a person answered, also when whoever asked for the task is gone: nobody else will hear it again."""
+        problem: str | None = None
         with anyio.CancelScope(shield=True):
             problem = await self._record(text, handle, found, said, channel)
         outcome = await self._in_thread(self._approval_outcome, text, handle)
