@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from browser_testing import Browser, browser
+from jsonschema import Draft202012Validator, ValidationError
 from mcp import Client, MCPError
 from mcp.client.extension import ClientExtension
 from mcp_testing import ALICE, BOB, CONNECTIONS, HELLO, Lines, answer, connected, error_of, lines
+from node_testing import ROOT, npm_folder
 from tasks_testing import Tasks
 
 from nexus_attest.server.card_page import CARD_HTML
@@ -182,7 +184,7 @@ async def test_the_card_shows_what_is_asked_in_whose_name_and_how_that_is_known(
         assert facts["Policy"] == "modes apply; at most 3 steps; label prod"
         assert facts["Requested by"] == "human alice"
         assert facts["Asked"] == "asserted, through mcp"
-        assert facts["Your name is"] == "asserted"
+        assert facts["Your identity is"] == "asserted"
         assert facts["Until"] == "2999-01-01T00:00:00+00:00"
         assert facts["Decision"].startswith(f"{request_id}, action sha256:")
         assert not re.search(r"[\x00-\x1f\x7f]", json.dumps(card["facts"], ensure_ascii=False))
@@ -462,6 +464,33 @@ def test_a_person_answers_in_a_browser(window: Browser, tmp_path: Path, button: 
     assert len(found) == 2 + approvals
     if approvals:
         assert found[-1].payload["channel"].startswith("mcp app ")
+
+
+def test_what_the_card_says_to_its_host_satisfies_the_schemas_of_mcp_apps(window: Browser, tmp_path: Path) -> None:
+    schemas = json.loads(
+        (npm_folder(ROOT / "tests" / "interop") / "@modelcontextprotocol/ext-apps/dist/src/generated/schema.json").read_text()
+    )
+    of_method: dict[str, Any] = {
+        schema["properties"]["method"]["const"]: schema
+        for name, schema in schemas["$defs"].items()
+        if name.endswith(("Request", "Notification")) and "method" in schema.get("properties", {})
+    }
+    with lines(tmp_path, *OPTIONS, "--log-level", "error") as server, page_of(Host(server, "g")) as url:
+        window.go(url)
+        until(window, "document.querySelector('iframe')")
+        window.enter("iframe")
+        until(window, "document.querySelector('#yes') && !document.querySelector('#yes').disabled")
+        window.click("#yes")
+        window.leave()
+        heard = until(window, "heard.some(one => one.method === 'ui/update-model-context') && heard")
+    said = [{name: value for name, value in one.items() if name not in ("jsonrpc", "id")} for one in heard if one["method"] in of_method]
+    methods = {one["method"] for one in said}
+    assert methods == {"ui/initialize", "ui/notifications/initialized", "ui/notifications/size-changed", "ui/update-model-context"}
+    for one in said:
+        check: Any = Draft202012Validator(of_method[one["method"]])
+        check.validate(one)
+    with pytest.raises(ValidationError):
+        check.validate({"method": "ui/initialize", "params": {}})
 
 
 def test_a_card_without_a_question_has_no_buttons_and_answers_the_host(window: Browser, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ class ApprovalCards:
         first, *lines = question.split("\n")
         facts = [("Question", first), *((label, value) for label, _, value in (line.partition(": ") for line in lines))]
         decision = Decision.load(self._service.tools.store, arguments["request_id"])
-        facts += [*_steps(decision.plan), *_policy(decision), *_told(decision), ("Your name is", who.assurance)]
+        facts += [*_steps(decision.plan), *_policy(decision), *_told(decision), ("Your identity is", who.assurance)]
         text = "\n".join(f"{label}: {value}" for label, value in facts)
         return _Shown(facts, text, f"sha256:{sha256(text.encode()).hexdigest()} {state.rpartition(' ')[2]}")
 
