@@ -158,6 +158,24 @@ def test_event_text_is_the_canonical_json_of_the_event(
     assert event_text(event, canonical_json(payload)) == canonical_json(event.to_dict())
 
 
+@pytest.mark.parametrize(
+    "actor",
+    [
+        {"type": "human", "id": 'a"\\\n\u00e9\U0001f600'},
+        {"id": "", "type": ""},
+        {"type": "human", "id": "alice", "name": "Alice"},
+        {"type": "human", "id": 1},
+        {"type": EventType.DECISION_CREATED, "id": "alice"},
+        {"type": None, "id": "alice"},
+        {"id": "alice"},
+        {"type": "human", "name": "alice"},
+    ],
+)
+def test_event_text_writes_any_actor_as_canonical_json_does(actor: dict[str, Any]) -> None:
+    event = BundleEvent("e", "d", 0, "T", {}, "t", actor, "x")
+    assert event_text(event, "{}") == canonical_json(event.to_dict())
+
+
 def test_integrity_provenance_and_meta_do_not_influence_the_digest() -> None:
     bundle = golden_bundle()
     before = digest_of(bundle)
