@@ -534,6 +534,12 @@ def test_an_authority_that_does_not_answer_as_one_is_unavailable(script: Script,
     assert time.monotonic() - began < limit + 5
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "xn--ü", "xn--a.example", "☃.example"])
+def test_an_authority_whose_host_cannot_exist_is_unavailable(host: str, root: Holder) -> None:
+    with pytest.raises(AuthorityUnavailable, match="local: "):
+        asyncio.run(TimestampAuthority(f"http://{host}/", pinned(root)).witness(STATEMENT))
+
+
 def test_an_authority_that_is_not_there_is_unavailable(root: Holder) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -311,6 +311,29 @@ def test_lists_are_fetched_again_and_old_votes_forgotten_while_it_runs(monkeypat
     assert capture.store.recordings() == []
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "xn--ü", "xn--a.example", "☃.example"])
+def test_a_host_that_cannot_exist_is_told_and_does_no_harm_to_the_others(host: str) -> None:
+    capture = Capture(record=False)
+    urls = (f"ws://{host}/", f"http://{host}/")
+
+    async def get(url: str, limit: int) -> bytes:
+        return await (capture.published(url, limit) if url == LISTS else fetch(url, limit))
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(listening.run(stop))
+        async with asyncio.timeout(20):
+            while not listening.problems.keys() >= set(urls):
+                assert not running.done(), running.exception()
+                await asyncio.sleep(0.01)
+        stop.set()
+        await running
+
+    listening = recorder.ValidationRecorder(capture.store, urls[:1], lists=[urls[1], LISTS], clock=capture.world.clock, get=get)
+    asyncio.run(run())
+    assert listening.problems.keys() == set(urls)
+
+
 def test_a_stream_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "_QUIET_SECONDS", 0.01)
     monkeypatch.setattr(recorder, "_DEAD_SECONDS", 0.03)

@@ -753,6 +753,12 @@ def test_a_server_that_does_not_answer_completes_nothing(fault: str) -> None:
         NodeCompletion(url)(world.account)
 
 
+@pytest.mark.parametrize("host", ["a..b", "xn--ü", "xn--a.example", "☃.example"])
+def test_a_server_whose_host_cannot_exist_completes_nothing(host: str) -> None:
+    with pytest.raises(LedgerUnavailable, match="fee"):
+        NodeCompletion(f"http://{host}/")("rAccount")
+
+
 REPLACED = {
     "attestation_receipts": [{"attempt": 99}, {"receipt_digest": "new"}],
     "witness_slots": [{"closed_at": None}, {"batch_id": 99}],

@@ -106,7 +106,7 @@ class TimestampAuthority:
                 client.stream("POST", self._url, content=body, headers=headers) as response,
             ):
                 return await self._body(response)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as problem:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, UnicodeError) as problem:
             raise self._unavailable(str(problem) or type(problem).__name__) from None
 
     async def _body(self, response: "httpx.Response") -> bytes:

@@ -51,7 +51,7 @@ class NodeCompletion:
             )
             response.raise_for_status()
             result: object = response.json()["result"]
-        except (httpx.HTTPError, ValueError, LookupError, TypeError) as problem:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as problem:
             raise LedgerUnavailable(f"{self._url}: {method}: {type(problem).__name__}") from None
         members = cast("dict[str, Any]", result) if isinstance(result, dict) else {"error": "an answer of another shape"}
         if "error" in members:

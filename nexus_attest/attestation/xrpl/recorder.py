@@ -120,7 +120,7 @@ class ValidationRecorder:
         self._learn()
 
     async def _refresh(self, url: str) -> None:
-        from httpx import HTTPError  # loaded where it is used
+        from httpx import HTTPError, InvalidURL  # loaded where it is used
 
         try:
             content: object = decode_json((await self._get(url, _MAX_LIST_BYTES)).decode())
@@ -129,7 +129,7 @@ class ValidationRecorder:
                 if self._publisher_keys and checked.publisher not in self._publisher_keys:
                     raise ProofRefused(f"a list of {checked.publisher}, which is not a pinned publisher")
                 self._store.add_list(published, checked, now=self._now())
-        except (HTTPError, OSError, ValueError) as problem:
+        except (HTTPError, InvalidURL, OSError, ValueError) as problem:
             raise LedgerUnavailable(f"{type(problem).__name__}: {problem}") from None
 
     def _learn(self) -> None:
@@ -156,7 +156,7 @@ class ValidationRecorder:
                 async with connect(url, max_size=_MAX_MESSAGE_BYTES, close_timeout=1) as connection:
                     await connection.send(_SUBSCRIBE)
                     await self.hear(url, connection.recv)
-            except (OSError, TimeoutError, WebSocketException) as problem:
+            except (OSError, ValueError, WebSocketException) as problem:  # ValueError: a host or port that cannot exist
                 self.problems[url] = f"{type(problem).__name__}: {problem}"
             failures = 0 if self.recorded[url] > before else failures + 1
             wait = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(failures, 16))
