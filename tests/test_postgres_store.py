@@ -929,6 +929,26 @@ def test_a_commit_whose_answer_is_lost_is_looked_up(
     assert store.verify_log().errors == []
 
 
+def test_an_append_that_loses_every_connection_before_its_commit_wrote_nothing(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create_decision("dec-1")
+    append(store, "dec-1")
+
+    def lose(raw: Any, _: Any) -> None:
+        raw.close()
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batches, "exchange", lose)
+        with pytest.raises(StoreUnreachable, match="nothing was written"):
+            append(store, "dec-1")
+        with pytest.raises(StoreUnreachable, match="nothing was written"):
+            store.create_decision("dec-2")
+    assert append(store, "dec-1").seq == 1
+    assert not store.decision_exists("dec-2")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_commit_that_nobody_can_look_up_is_unknown(
     postgres_server: PostgresServer, store: PostgresStore, monkeypatch: pytest.MonkeyPatch, way: str

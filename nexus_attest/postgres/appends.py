@@ -142,7 +142,7 @@ class AppendQueue:
                 self._together(batch)
                 return
             except faults() as error:
-                raise_named(error, self._path, lost=False)
+                raise_named(error, self._path, lost=getattr(error, "sqlstate", None) is None)
         except (StoreUnreachable, StoreBusy, StoreClosed, CommitUnknown) as error:
             for each in batch:
                 each.stored, each.error = None, type(error)(str(error))
