@@ -25,6 +25,7 @@ from nexus_attest.postgres import PostgresStore, database, driver
 from nexus_attest.postgres import batch as batches
 from nexus_attest.postgres import exchange as exchanges
 from nexus_attest.postgres import schema as schemas
+from nexus_attest.postgres import writer as writers
 from nexus_attest.postgres.address import shown
 from nexus_attest.postgres.appends import AppendQueue
 from nexus_attest.postgres.batch import Wanted
@@ -757,7 +758,8 @@ def test_who_catches_an_error_of_the_database_loses_its_own_work_alone(store: Po
     assert store.verify_log().errors == []
 
 
-def test_nobody_waits_for_more_than_one_slow_block(store: PostgresStore) -> None:
+def test_nobody_waits_for_more_than_one_slow_block(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writers, "_WARY_TIMES", 1000)
     order: list[str] = []
     writer = store.backend._writer  # pyright: ignore
 
@@ -774,7 +776,7 @@ def test_nobody_waits_for_more_than_one_slow_block(store: PostgresStore) -> None
 
     def queue_behind() -> None:
         for place, name in enumerate(["slow", "next"], 1):
-            threads.append(threading.Thread(target=work, args=(name, lambda name=name: threading.Event().wait(0.1 * (name == "slow")))))
+            threads.append(threading.Thread(target=work, args=(name, lambda name=name: threading.Event().wait(0.3 * (name == "slow")))))
             threads[-1].start()
             wait_for(place)
 

@@ -6,7 +6,7 @@ commits once for all of them: one wait for the disk, and one turn among the writ
 returns when the commit has, and not before.
 
 Who takes long holds up those who are done. How long a block will take shows only afterwards, so nobody waits for more than one that did:
-after it the transaction is committed at once, and for some time every block of the process has a transaction of its own.
+after it the transaction is committed at once, and for ten times as long every block of the process has a transaction of its own.
 """
 
 import threading
@@ -25,11 +25,11 @@ __all__ = ["Writer"]
 _MOST_MEMBERS = 50
 """Blocks in one transaction: PostgreSQL keeps track of up to 64 savepoints cheaply."""
 
-_BRISK_SECONDS = 0.05
-"""A block that takes longer is slow; those of our own commands take a tenth of it."""
+_BRISK_SECONDS = 0.25
+"""A block that takes longer is slow, unless those who wait would need longer for commits of their own."""
 
-_WARY_SECONDS = 30
-"""So long after a slow block none waits for another."""
+_WARY_TIMES, _WARY_SECONDS = 10, 30
+"""So many times as long as a slow block took, and at most so long, none waits for another."""
 
 
 class _Group:
@@ -56,6 +56,7 @@ class Writer:
         self._is_taken = False
         self._group: _Group | None = None
         self._entered = 0.0
+        self._commit_took = 0.0
         self._wary_until = 0.0
 
     # -- turns ----------------------------------------------------------------------------------------------------------------
@@ -144,9 +145,10 @@ class Writer:
         if group is None or group.connection is not connection:
             raise StoreError("a transaction was ended that nobody began")
         now = monotonic()
-        was_slow = now - self._entered > _BRISK_SECONDS
+        took = now - self._entered
+        was_slow = took > max(_BRISK_SECONDS, len(self._queue) * self._commit_took)
         if was_slow:
-            self._wary_until = now + _WARY_SECONDS
+            self._wary_until = now + min(_WARY_TIMES * took, _WARY_SECONDS)
         next_turn = group.finisher if was_slow else None
         if failed and not group.members:
             self._group = None
@@ -201,8 +203,11 @@ class Writer:
         if group is None:
             return
         self._database.commits += 1  # who has the turn does this
+        began = monotonic()
         try:
             group.error = self._outcome(group)
+            if group.error is None:
+                self._commit_took = monotonic() - began
         except BaseException:
             group.error = CommitUnknown(f"{self._database.path}: interrupted during the commit; read again what is stored")
             raise
