@@ -1,5 +1,6 @@
 """Signals at any moment of an execution: no tool is left running, no run without its end, and no decision that waits for one."""
 
+import _thread
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +263,48 @@ def test_signals_stop_once_and_raise_at_the_end_and_what_was_ignored_stays_so() 
     finally:
         signal.signal(signal.SIGHUP, before)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_without_a_thread_to_be_had_no_signal_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setattr(_thread, "start_new_thread", no_thread)
+    with pytest.raises(RuntimeError), StopSignals(lambda: None):
+        raise AssertionError("not reached")
+    assert [signal.getsignal(number) for number in numbers] == before
+    with RunEngine([FakeAdapter()]) as engine:  # runs go on; Ctrl-C then raises as always
+        run_id = engine.run(goal="g", adapter_id="fake", dry_run=False, plan='[{"tool": "t", "method": "m"}]')["run_id"]
+        assert engine.flight_record(run_id)["run"]["status"] == "COMPLETED"
+
+
+def test_a_thread_is_there_before_a_signal_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = threading.Event()
+
+    def work() -> None:
+        with StopSignals(stopped.set):
+            monkeypatch.setattr(_thread, "start_new_thread", no_thread)
+            signal.raise_signal(signal.SIGINT)
+            assert stopped.wait(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+def test_a_signal_that_cannot_be_handled_leaves_none_half_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, ended, start = signal.getsignal(signal.SIGTERM), threading.Event(), _thread.start_new_thread
+
+    def noted(work: Callable[[], object], args: tuple[()]) -> int:
+        return start(lambda: (work(*args), ended.set()), ())
+
+    monkeypatch.setattr(_thread, "start_new_thread", noted)
+    with pytest.raises((OSError, ValueError)), StopSignals(lambda: None, (signal.SIGTERM, signal.SIGKILL)):
+        raise AssertionError("not reached")
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert ended.wait(5)
 
 
 def test_outside_of_the_main_thread_signals_are_not_touched() -> None:

@@ -9,7 +9,7 @@ import _thread
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -36,6 +36,9 @@ class StopSignals:
     `stop` is called in a thread of its own, at once; further signals change nothing. Leaving raises KeyboardInterrupt for Ctrl-C, else
     Terminated, in place of any other exception. Signals that are ignored stay so. Outside of the main thread, where Python handles no
     signals, all of this does nothing. Use it once.
+
+    Entering raises RuntimeError when the system gives no more threads, and ValueError or OSError for a signal that cannot be handled; then
+    every handler is as it was.
     """
 
     def __init__(self, stop: Callable[[], object], numbers: Iterable[int] | None = None) -> None:
@@ -45,36 +48,59 @@ class StopSignals:
         self._stop = stop
         self._numbers = _all() if numbers is None else tuple(numbers)
         self._before: dict[int, Any] = {}
+        self._wake = _thread.allocate_lock()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in self._numbers:
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not set from Python, so not ours to replace
-                    self._before[number] = signal.signal(number, self._heard)
+            # Before the first handler, because a handler cannot do without: `stop` must not run in one, for the instruction that is
+            # interrupted may hold any lock, and at that moment there may be no thread to be had.
+            self._wake.acquire()
+            try:
+                _thread.start_new_thread(self._wait, ())
+                for number in self._numbers:
+                    if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not set from Python, so not ours to replace
+                        self._before[number] = signal.signal(number, self._heard)
+            except BaseException:
+                self._restore()
+                raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._restore()
         if self.number == signal.SIGINT:
             raise KeyboardInterrupt
         if self.number is not None:
             raise Terminated(self.number)
 
+    def _restore(self) -> None:
+        # Ctrl-C, which was replaced first, comes last: from then on it may raise KeyboardInterrupt between any two instructions.
+        for number, handler in reversed(self._before.items()):
+            signal.signal(number, handler)
+        if self.number is None and self._wake.locked():
+            self._wake.release()
+
     def _heard(self, number: int, _frame: FrameType | None) -> None:
         if self.number is None:
             self.number = number
-            # Not called here, and without `threading`: the instruction that is interrupted may hold any lock.
-            _thread.start_new_thread(self._stop, ())
+            if self._wake.locked():  # another signal may be heard within this handler
+                self._wake.release()
+
+    def _wait(self) -> None:
+        self._wake.acquire()  # until a signal comes, or the end
+        if self.number is not None:
+            self._stop()
 
 
 @contextmanager
 def ctrl_c_deferred(stop: Callable[[], object]) -> Generator[None]:
-    """The same for Ctrl-C alone, and only where it would raise KeyboardInterrupt: whoever handles it otherwise has other plans with it."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        with StopSignals(stop, (signal.SIGINT,)):
-            yield
-    else:
+    """The same for Ctrl-C alone, and only where it would raise KeyboardInterrupt: whoever handles it otherwise has other plans with it.
+
+    Without a thread to be had Ctrl-C stays what it was.
+    """
+    with ExitStack() as deferred:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            with suppress(RuntimeError):
+                deferred.enter_context(StopSignals(stop, (signal.SIGINT,)))
         yield
 
 
