@@ -4,12 +4,14 @@ import gc
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from typing import Any
 import pytest
 from router_testing import adapter_file, call, ends_soon, is_running, shell_tool, step
 
-from nexus_attest.routers import Adapter, CallFailed, CallIdentity, CallRefused, load_adapters, marked
-from nexus_attest.routers import process as process_module
+from nexus_attest.routers import Adapter, CallFailed, CallIdentity, CallLimit, CallRefused, children, custody, load_adapters, marked
+from nexus_attest.routers import guardian as guardian_module
 
 FIFTY_MEGABYTES = 52_428_800
 
@@ -33,6 +35,12 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield folder
     assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system without what a guardian needs."""
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
 
 
 def failure(adapter: Adapter) -> CallFailed:
@@ -271,7 +279,7 @@ def test_a_call_ends_when_its_tool_ends_and_takes_the_tools_children_along(tmp_p
 
 
 DAEMON = """
-import os, sys, time
+import ctypes, os, sys, time
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
@@ -279,6 +287,10 @@ if os.fork() == 0:
             os.close(descriptor)
         if os.path.exists("hidden"):
             os.execve(sys.executable, [sys.executable, "-S", "-c", "import time; time.sleep(60)"], {})
+        if os.path.exists("overwritten"):  # as daemons do that change their title
+            start, end = map(int, open("/proc/self/stat").read().rpartition(")")[2].split()[47:49])
+            ctypes.memset(start, 0, end - start)
+        open("detached", "w").close()
         time.sleep(60)
     os._exit(0)
 os.wait()
@@ -309,46 +321,133 @@ def test_a_process_that_left_the_group_and_its_parents_ends_with_the_call(tmp_pa
     assert daemons(tmp_path) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a guardian")
+@pytest.mark.parametrize("disguise", ["hidden", "overwritten"])
+@pytest.mark.parametrize("ending", ["time.sleep(0.3); print('{}')", "time.sleep(60)"])
+def test_a_process_that_hides_its_environment_as_well_ends_with_the_call(tmp_path: Path, disguise: str, ending: str) -> None:
+    (tmp_path / disguise).touch()
+    adapter = python_tool(tmp_path, DAEMON + ending, timeout_s=2.0)
+    if ending == "time.sleep(60)":
+        assert failure(adapter).code == "TIMEOUT"
+    else:
+        assert call(adapter, "a", "b") == {}
+    assert disguise == "hidden" or (tmp_path / "detached").exists()
+    assert daemons(tmp_path) == []
+
+
+HOST = """
+import os, sys, tempfile, time
+tempfile.tempdir = {temporary!r}
+sys.path[:0] = [{tests!r}]
+from router_testing import call
+from nexus_attest.routers import load_adapters
+{before}
+call(*load_adapters({adapters!r}), "a", "b", {{"note": "for the tool alone"}})
+"""
+
+
+def host(folder: Path, temporary: Path, before: str = "") -> "subprocess.Popen[bytes]":
+    """A program that calls the tool of the folder, and can be killed."""
+    code = HOST.format(temporary=str(temporary), tests=str(Path(__file__).parent), adapters=str(folder / "adapters.toml"), before=before)
+    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd="/")
+
+
+def wait_for(happened: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def guardians(process: int) -> list[int]:
+    """The guardians that a process has started."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in children if b"guardian.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+ORPHAN = "import os, time; os.fork() or os.setpgid(0, 0); open('detached', 'w').close(); time.sleep(60)"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_only_a_process_that_hides_its_environment_as_well_is_out_of_reach(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disguise", ["plain", "overwritten"])
+@pytest.mark.parametrize("script", [DAEMON + "time.sleep(60)", ORPHAN])
+@pytest.mark.parametrize("before", ["", "os.fork() or time.sleep(60)"], ids=["alone", "with a forked child"])
+def test_when_we_are_killed_by_force_the_tools_end_and_their_arguments_are_gone(
+    tmp_path: Path, temporary: Path, script: str, disguise: str, before: str
+) -> None:
+    (tmp_path / disguise).touch()
+    python_tool(tmp_path, script)
+    process = host(tmp_path, temporary, before)
+    wait_for((tmp_path / "detached").exists)
+    assert daemons(tmp_path)
+    (arguments,) = temporary.rglob("nexus-router-args-*.json")
+    assert "for the tool alone" in arguments.read_text()
+    forked = [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    process.kill()
+    process.wait()
+    wait_for(lambda: not daemons(tmp_path) and not list(temporary.iterdir()), 10)
+    for child in forked:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a guardian")
+def test_when_the_guardian_is_killed_the_call_fails_and_only_what_hides_itself_runs_on(tmp_path: Path) -> None:
     (tmp_path / "hidden").touch()
-    adapter = python_tool(tmp_path, DAEMON + "time.sleep(0.2); print('{}')")
-    begin = time.monotonic()
-    assert call(adapter, "a", "b") == {}
-    assert time.monotonic() - begin < 5
+    adapter = python_tool(tmp_path, DAEMON + "time.sleep(60)")
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_for(lambda: len(daemons(tmp_path)) > 1)
+        time.sleep(0.2)
+        for guardian in guardians(os.getpid()):
+            os.kill(guardian, signal.SIGKILL)
+            killed.append(guardian)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    found = failure(adapter)
+    thread.join()
+    assert (found.code, found.outcome.value, str(found)) == ("OS_ERROR", "unknown", "The guardian of the command was killed")
+    assert len(killed) == 1
     (escaped,) = daemons(tmp_path)  # as the documentation says
     os.kill(escaped, signal.SIGKILL)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.parametrize("script", [DAEMON + "time.sleep(60)", "import os, time; os.fork() or os.setpgid(0, 0); time.sleep(60)"])
-def test_when_we_are_killed_by_force_the_tools_end_and_their_arguments_are_gone(tmp_path: Path, temporary: Path, script: str) -> None:
-    python_tool(tmp_path, script)
-    host = f"""
-import tempfile, sys
-tempfile.tempdir = {str(temporary)!r}
-sys.path[:0] = {[str(Path(__file__).parent)]!r}
-from pathlib import Path
-from router_testing import call
-from nexus_attest.routers import load_adapters
-call(*load_adapters({str(tmp_path / "adapters.toml")!r}), "a", "b", {{"note": "for the tool alone"}})
-"""
-    process = subprocess.Popen([sys.executable, "-c", host], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd="/")
-    deadline = time.monotonic() + 30
-    while not daemons(tmp_path):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    (arguments,) = temporary.rglob("nexus-router-args-*.json")
-    assert "for the tool alone" in arguments.read_text()
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 10
-    while daemons(tmp_path) or list(temporary.iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a guardian")
+def test_a_guardian_that_lacks_processes_says_so_and_nothing_was_started(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    begin = custody.Guardian.is_ready
+
+    def short(self: custody.Guardian) -> bool:
+        ready = begin(self)
+        for guardian in guardians(os.getpid()):
+            resource.prlimit(guardian, resource.RLIMIT_NOFILE, (10, limits[1]))
+        return ready
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(custody.Guardian, "is_ready", short)
+        found = failure(shell_tool(tmp_path, "echo '{}'; touch started"))
+    assert (found.code, found.outcome.value) == ("OS_ERROR", "not_sent")
+    assert not (tmp_path / "started").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a guardian")
+def test_where_no_guardian_can_begin_the_mark_has_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "guardian.py").write_text("raise SystemExit\n")
+    monkeypatch.setattr(guardian_module, "__file__", str(tmp_path / "guardian.py"))
+    work = tmp_path / "work"
+    work.mkdir()
+    adapter = python_tool(work, DAEMON + "time.sleep(0.3); print('{}')")
+    assert call(adapter, "a", "b") == {}
+    assert daemons(work) == []
+    (work / "hidden").touch()
+    assert call(adapter, "a", "b") == {}
+    (escaped,) = daemons(work)  # as the documentation says
+    os.kill(escaped, signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("unguarded")
 def test_an_interruption_while_a_tool_is_started_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = shell_tool(tmp_path, "sleep 300")
     started = subprocess.Popen.__init__
@@ -366,6 +465,22 @@ def test_an_interruption_while_a_tool_is_started_leaves_none(tmp_path: Path, mon
     (process,) = lost
     process.communicate(timeout=5)
     assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a guardian")
+def test_an_interruption_while_the_guardian_starts_a_tool_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = shell_tool(tmp_path, "echo $$ > self; exec sleep 300")
+    start = custody.Guardian.start
+
+    def interrupted(self: custody.Guardian, *arguments: Any, **options: Any) -> int:
+        start(self, *arguments, **options)
+        wait_for(lambda: (tmp_path / "self").exists() and (tmp_path / "self").read_text())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(custody.Guardian, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call(adapter, "a", "b")
+    assert not is_running(int((tmp_path / "self").read_text()))
 
 
 @pytest.mark.parametrize("stream", [1, 2])
@@ -477,17 +592,25 @@ def test_the_private_folder_goes_away_with_whatever_the_tool_left_in_it(tmp_path
 def test_an_interruption_kills_the_tool_and_removes_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = shell_tool(tmp_path, "echo $$ > self; sleep 300")
 
-    def interrupted(_: object) -> bool:
+    def interrupted(*_: object) -> None:
         if (tmp_path / "self").exists() and (tmp_path / "self").read_text():
             raise KeyboardInterrupt
-        return False
 
-    monkeypatch.setattr(process_module, "has_ended", interrupted)
+    monkeypatch.setattr(CallLimit, "require", interrupted)
     with pytest.raises(KeyboardInterrupt):
         call(adapter, "a", "b")
     assert ends_soon(int((tmp_path / "self").read_text()))
 
 
+def test_a_host_that_ignores_its_children_gets_their_exit_code_from_the_guardian(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert str(failure(shell_tool(tmp_path, "echo '{}'; exit 3"))) == "Command exited with code 3"
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("unguarded")
 def test_an_exit_code_that_was_lost_is_not_taken_for_success(tmp_path: Path) -> None:
     adapter = shell_tool(tmp_path, "echo '{}'; exit 3")
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -498,6 +621,7 @@ def test_an_exit_code_that_was_lost_is_not_taken_for_success(tmp_path: Path) -> 
     assert (found.code, "exit code was lost" in str(found)) == ("OS_ERROR", True)
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_systems_that_cannot_peek_at_a_child_get_the_same_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "waitid", raising=False)
     assert call(shell_tool(tmp_path, "echo '{\"ok\": 1}'"), "a", "b") == {"ok": 1}
@@ -509,6 +633,7 @@ def given_up(adapter: Adapter) -> None:
     gc.collect()
 
 
+@pytest.mark.usefixtures("unguarded")
 def test_a_child_that_cannot_be_killed_does_not_hold_the_caller_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = shell_tool(tmp_path, "echo $$ > self; exec sleep 300", timeout_s=1.0)
 
@@ -517,7 +642,7 @@ def test_a_child_that_cannot_be_killed_does_not_hold_the_caller_for_ever(tmp_pat
 
     monkeypatch.setattr(os, "killpg", refuse)
     monkeypatch.setattr(marked, "end_marked", lambda *_, **__: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-    monkeypatch.setattr(process_module, "_REAP_SECONDS", 0.1)
+    monkeypatch.setattr(children, "_REAP_SECONDS", 0.1)
     begin = time.monotonic()
     with pytest.warns(ResourceWarning, match="still running"):
         given_up(adapter)

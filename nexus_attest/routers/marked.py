@@ -53,14 +53,24 @@ def _candidates(newer_than: int | None) -> "list[int] | range":
 
 
 def _end(pid: int, sought: bytes) -> bool:
-    """Whether the process carries the mark; if so, it was killed."""
+    """Whether the process carries the mark; if so, it was killed. One that took over its number in between was not."""
+    try:
+        held = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+    except OSError:
+        return False
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123 - as above
             if sought not in file.read().split(b"\0"):
                 return False
-        os.kill(pid, signal.SIGKILL)
+        if held >= 0:
+            signal.pidfd_send_signal(held, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)
     except OSError:  # it is gone, or another user's
         return False
+    finally:
+        if held >= 0:
+            os.close(held)
     return True
 
 

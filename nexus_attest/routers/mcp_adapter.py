@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 from nexus_attest.routers.adapter import Call, CallLimit, CallResult
 from nexus_attest.routers.answers import one_line
 from nexus_attest.routers.background import Background
+from nexus_attest.routers.children import require_directory, start_process
 from nexus_attest.routers.configured import ConfiguredAdapter
 from nexus_attest.routers.credentials import Credentials
 from nexus_attest.routers.custody import Custody
 from nexus_attest.routers.errors import CallFailed, CallOutcome, CallRefused
 from nexus_attest.routers.http_adapter import require_certificates
-from nexus_attest.routers.process import end_process, require_directory, start_process
 from nexus_attest.routers.settings import McpHttpSettings, McpStdioSettings
 from nexus_attest.routers.subprocess_adapter import BASE_ENVIRONMENT
 from nexus_control.plan import Step
@@ -201,9 +201,9 @@ class McpSession:
                 from nexus_attest.routers.clients.mcp_session import Downstream
                 from nexus_attest.routers.clients.mcp_stdio import StdioServer
             except BaseException:
-                end_process(process, self._custody)
+                process.end()
                 raise
-            return Downstream(settings, StdioServer(process, self._custody, max_line_bytes=size))
+            return Downstream(settings, StdioServer(process, max_line_bytes=size))
         from nexus_attest.routers.clients.mcp_http import HttpServer
         from nexus_attest.routers.clients.mcp_session import Downstream
 

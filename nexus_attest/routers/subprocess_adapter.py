@@ -23,11 +23,12 @@ from typing import Any
 from nexus_attest.redaction import Redactor
 from nexus_attest.routers.adapter import Call, CallIdentity, CallLimit, CallResult
 from nexus_attest.routers.answers import one_line, read_object
+from nexus_attest.routers.children import require_directory
 from nexus_attest.routers.configured import ConfiguredAdapter
 from nexus_attest.routers.credentials import Credentials
 from nexus_attest.routers.custody import Custody
 from nexus_attest.routers.errors import CallFailed, CallOutcome
-from nexus_attest.routers.process import Finished, require_directory, run_process
+from nexus_attest.routers.process import Finished, run_process
 from nexus_attest.routers.settings import SubprocessSettings
 from nexus_control.plan import Step
 from nexus_control.run_json import run_json
@@ -66,6 +67,7 @@ class SubprocessSession:
         self._settings = adapter.settings
         self._credentials = Credentials(adapter.settings)
         self._custody = Custody()
+        self._custody.prepare()
 
     def close(self) -> None:
         """Nothing is running between calls."""

@@ -291,6 +291,7 @@ SHOWN_BY = {
             "test_what_makes_no_sense_is_found_though_every_digest_fits",
             "test_whatever_stands_anywhere_in_a_record_is_judged_and_never_raises",
         ],
+        "test_router_tampered_events": ["test_every_removed_doubled_or_exchanged_event_is_noticed_though_every_digest_fits"],
     },
     "is a tool: hangs, floods, answers nonsense, puts control characters into its errors": {
         "test_router_faults": [
@@ -298,7 +299,10 @@ SHOWN_BY = {
             "test_the_time_for_a_run_limits_its_calls_and_its_steps",
         ],
         "test_router_engine": ["test_a_bug_in_an_adapter_fails_the_run_and_keeps_its_id"],
-        "test_router_subprocess_adapter": ["test_a_process_that_left_the_group_and_its_parents_ends_with_the_call"],
+        "test_router_subprocess_adapter": [
+            "test_a_process_that_left_the_group_and_its_parents_ends_with_the_call",
+            "test_a_process_that_hides_its_environment_as_well_ends_with_the_call",
+        ],
     },
     "controls the ledger server": {
         "test_attestation_xrpl_submission": [

@@ -9,7 +9,6 @@ to ours; the last of it is kept for the message of a failure. Imported when a se
 import logging
 import math
 import os
-import subprocess
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -20,8 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
-from nexus_attest.routers.custody import Custody
-from nexus_attest.routers.process import end_process, has_ended
+from nexus_attest.routers.children import Child
 
 __all__ = ["StdioServer"]
 
@@ -43,12 +41,11 @@ Streams: TypeAlias = tuple[MemoryObjectReceiveStream[SessionMessage | Exception]
 class StdioServer:
     """One server, which was started just now. Use `connect` once, then `discard`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], custody: Custody, *, max_line_bytes: int) -> None:
+    def __init__(self, process: Child, *, max_line_bytes: int) -> None:
         self.problem: str | None = None
         """Why the connection was given up: OUTPUT_TOO_LARGE or INVALID_OUTPUT; None while it was not, and when the server left."""
 
         self._process = process
-        self._custody = custody
         self._ended = False
         self._limit = max_line_bytes
         self._errors = bytearray()
@@ -145,12 +142,12 @@ class StdioServer:
                         received.close()  # nothing more can be asked; whoever waits for an answer is told at once
                         return
 
-    async def _end(self, process: subprocess.Popen[bytes], stdin: IO[bytes], grace: float) -> None:
+    async def _end(self, process: Child, stdin: IO[bytes], grace: float) -> None:
         """Close the server's input, which asks it to end, and kill what is left when it has, or has not in time."""
         stdin.close()
         until = time.monotonic() + grace
         try:
-            while not has_ended(process) and time.monotonic() < until:
+            while not process.has_ended() and time.monotonic() < until:
                 await anyio.sleep(_POLL_SECONDS)
         finally:
             self.discard()
@@ -159,12 +156,12 @@ class StdioServer:
         """Kill the server and what it started, whether it was ever connected to or not."""
         if not self._ended:
             self._ended = True
-            end_process(self._process, self._custody)
+            self._process.end()
 
 
-async def _watch(process: subprocess.Popen[bytes], received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+async def _watch(process: Child, received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
     """End the connection when the server has ended, also while a child of it holds its output open."""
-    while not has_ended(process):
+    while not process.has_ended():
         await anyio.sleep(_WATCH_SECONDS)
     await anyio.sleep(_WATCH_SECONDS)  # for what it wrote last
     received.close()
