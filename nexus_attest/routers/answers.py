@@ -1,6 +1,7 @@
 """What a tool answered, as the one JSON object that can be recorded and hashed, or why it is none."""
 
 import json
+from codecs import BOM_UTF8
 from typing import Any, cast
 
 from nexus_attest.routers.errors import CallFailed, CallOutcome
@@ -15,6 +16,8 @@ def read_object(data: bytes, *, said: str, code: str) -> dict[str, Any]:
     Raises CallFailed with `code` and the outcome `unknown`: whoever answers with success and something unreadable has done who knows what.
     No part of the answer gets into the message; a secret may stand there.
     """
+    if data.startswith(BOM_UTF8):
+        raise _unreadable(code, f"{said} a byte order mark (BOM) before its JSON")
     try:
         value = read_json(data.decode())
     except UnicodeDecodeError:
