@@ -186,13 +186,13 @@ def open_to(shape: Json) -> Test:
     return lambda value: fits(value, shape, False)
 
 
-def integer(least: int, most: int = 2**63 - 1) -> Test:
+def integer(least: int, most: float = 2**63 - 1) -> Test:
     return lambda value: is_a(value, int) and least <= value <= most
 
 
 def text(pattern: str) -> Test:
-    """Texts without lone surrogates."""
-    return lambda value: is_a(value, str) and re.fullmatch(pattern, value, re.DOTALL) and is_a(value.encode(), bytes)
+    """A text that is not empty; a lone surrogate in it is a ValueError."""
+    return lambda value: is_a(value, str) and value.encode() and re.fullmatch(pattern, value, re.DOTALL)
 
 
 def texts(names: str) -> dict[str, Json]:
@@ -201,7 +201,7 @@ def texts(names: str) -> dict[str, Json]:
 
 HASH, NAME = text("[0-9a-f]{64}"), text(".+")
 ACTOR: Json = {"type": text("human|system"), "id": NAME}
-EVENT: Json = {**texts("event_id decision_id type ts digest-"), "seq": integer(0, 10**99), "payload-": dict, "actor-": dict}
+EVENT: Json = {**texts("event_id decision_id type ts digest-"), "seq": integer(0, float("inf")), "payload-": dict, "actor-": dict}
 SNAPSHOT: Json = {"present": bool, "name?": str, "digest?": str, "snapshot?": dict, "overrides?": dict}
 PROVENANCE: Json = {"records-": [{"prov_id": str, "method_id": str, "inputs-": [str], "outputs-": [str]}]}
 INFORMATION: Json = {"provenance-": open_to(PROVENANCE), "meta-": dict}
@@ -854,10 +854,17 @@ def run_of_the_link(e: Evidence) -> Verdicts:
 
 # Signatures
 
-WITH_OFFSET: Test = lambda time: time.tzinfo  # noqa: E731
-KEY: Test = lambda key: len(unbase64(key)) == 32  # noqa: E731
-LIMITS: Json = {"not_before-": WITH_OFFSET, "not_after-": WITH_OFFSET, "retired_at-": WITH_OFFSET}
-PUBLIC: Json = {"public_key": KEY}
+
+def has_offset(time: Json) -> bool:
+    return time.tzinfo is not None
+
+
+def is_key(text: Json) -> bool:
+    return len(unbase64(text)) == 32
+
+
+LIMITS: Json = {"not_before-": has_offset, "not_after-": has_offset, "retired_at-": has_offset}
+PUBLIC: Json = {"public_key": is_key}
 PERSON: Json = {"id": text(".{1,256}"), "type-": text("human|system"), "keys-": [{**PUBLIC, "id-": str, **LIMITS}]}
 TRUST: Json = {
     "version": integer(1, 1),
@@ -1356,7 +1363,8 @@ def results(e: Evidence, dry: bool) -> Iterator[Json]:
 
 
 @of("witness")
-def witnesses(e: Evidence) -> Verdicts:
+def proofs(e: Evidence) -> Verdicts:
+    """Whether they are about this package; nothing else of them."""
     for proof in e.case.get("witness", []):
         yield raw(proof["intent"]["binding_digest"]) == raw(e.package["integrity"]["binding_digest"])
     yield "not checked: proofs of ledgers and time-stamp authorities" if e.case.get("witness") else "no proof"
