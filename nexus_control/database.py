@@ -23,6 +23,7 @@ from nexus_control.sqlite import (
     Connection,
     SqliteClosed,
     SqliteError,
+    SqliteSchemaMissing,
     be_patient,
     begin,
     limit_patience,
@@ -108,13 +109,17 @@ class Database:
     process opens its own. A file that another thread, or an open block, used during the fork cannot be used in the child (StoreError).
     So is a file that was removed or replaced while it was open: what is committed to it nobody would find. Closing is final, and
     waits for the calls that other threads are in.
+
+    With `read_only` nothing is written to a file, whatever is asked: one without this schema is refused (SchemaMissing), one that is not
+    there an error. SQLite may still put the two files beside it by which processes see each other.
     """
 
-    def __init__(self, path: str | Path, schema: Schema) -> None:
+    def __init__(self, path: str | Path, schema: Schema, *, read_only: bool = False) -> None:
         text: object = os.fspath(path) if isinstance(cast("object", path), os.PathLike) else path
         if not isinstance(text, str) or not text or "\0" in text:
             raise InputError(f"db_path must be a path or a non-empty text, got {path!r:.100}")
         self._schema = schema
+        self._read_only = read_only
         self._in_memory = text == ":memory:"
         # Absolute, because a connection opened later, after a change of directory, must reach the same file.
         self.path = text if self._in_memory else str(Path(text).absolute())
@@ -125,6 +130,7 @@ class Database:
         """A database on a connection that the caller opened and will close; a transaction open on it is joined."""
         self = cls.__new__(cls)
         self._schema = schema
+        self._read_only = False
         self._in_memory = True
         self.path = "<connection>"
         self._start(connection)
@@ -161,6 +167,11 @@ class Database:
             connection: Connection | None = None
             try:
                 connection = self._connect()
+                if self._read_only and not self._schema.is_in(connection):
+                    raise SqliteSchemaMissing(
+                        f"{self.path}: there is no store of this release in this file, and nothing may be written here; "
+                        "a command that records makes one, or brings an older one to this release"
+                    )
                 self._schema.apply(connection)
             except BaseException as error:
                 if connection is not None:
@@ -177,7 +188,7 @@ class Database:
         if self._in_memory:
             return open_memory()
         self._require_same_file()
-        connection, read_only = open_file(self.path, must_exist=self._identity is not None)
+        connection, read_only = open_file(self.path, must_exist=self._identity is not None, read_only=self._read_only)
         try:
             # A file that is too new, or somebody else's, is left as it is, its journal mode too.
             self._schema.version(connection)

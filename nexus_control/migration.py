@@ -28,7 +28,7 @@ class Schema:
 
     def apply(self, connection: Connection) -> None:
         """Bring the file to this schema. Raises SchemaTooNew when it was written by a newer release; then nothing changed."""
-        if self.version(connection) == len(self._migrations):
+        if self.is_in(connection):
             return
         commit, undo = begin(connection, "BEGIN IMMEDIATE", joins=connection.in_transaction)
         try:
@@ -43,6 +43,10 @@ class Schema:
             if connection.in_transaction:
                 connection.execute(undo)
             raise
+
+    def is_in(self, connection: Connection) -> bool:
+        """Whether the file has this schema. Raises SchemaTooNew."""
+        return self.version(connection) == len(self._migrations)
 
     def version(self, connection: Connection) -> int:
         """How many of the migrations the file has. Raises SchemaTooNew when it has more than there are."""

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from nexus_control.errors import (
     DecisionExists,
+    SchemaMissing,
     StoreBusy,
     StoreClosed,
     StoreConflict,
@@ -31,6 +32,7 @@ __all__ = [
     "SqliteClosed",
     "SqliteDecisionExists",
     "SqliteError",
+    "SqliteSchemaMissing",
     "SqliteTemplateExists",
     "be_patient",
     "begin",
@@ -99,6 +101,10 @@ class SqliteError(StoreError, sqlite3.OperationalError):
     pass
 
 
+class SqliteSchemaMissing(SchemaMissing, sqlite3.OperationalError):
+    pass
+
+
 class SqliteClosed(StoreClosed, sqlite3.ProgrammingError):
     pass
 
@@ -146,16 +152,17 @@ def open_memory() -> Connection:
     return _connect(":memory:")
 
 
-def open_file(path: str, *, must_exist: bool) -> tuple[Connection, bool]:
+def open_file(path: str, *, must_exist: bool, read_only: bool = False) -> tuple[Connection, bool]:
     """A connection to the file at an absolute path, and whether it is for reading only; the file is made unless it `must_exist`.
 
-    Reading only is for a file or folder without write permission, or on read-only media. There SQLite cannot make the index that its
-    write-ahead log needs; a file that has no log left is then read as immutable (https://www.sqlite.org/wal.html#read_only_databases).
+    Reading only is for whoever asks for it, a file or folder without write permission, or read-only media. There SQLite cannot make the
+    index that its write-ahead log needs; a file that has no log left is then read as immutable
+    (https://www.sqlite.org/wal.html#read_only_databases).
     """
-    if not must_exist and not os.path.lexists(path):
+    if not must_exist and not read_only and not os.path.lexists(path):
         return _connect(path), False
     uri, log = Path(path).as_uri(), Path(path + "-wal")
-    if os.access(path, os.W_OK) and (os.access(Path(path).parent, os.W_OK) or log.exists()):
+    if not read_only and os.access(path, os.W_OK) and (os.access(Path(path).parent, os.W_OK) or log.exists()):
         return _connect(f"{uri}?mode=rw"), False
     connection = _connect(f"{uri}?mode=ro")
     try:

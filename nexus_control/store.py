@@ -20,11 +20,19 @@ class DecisionStore(SqlStore):
     """Decisions and their events in one SQLite database: `:memory:` (private to this object) or a file (shared with other processes).
 
     `clock` gives timezone-aware UTC times, `new_id` new decision ids; both are for tests to own. Usable from several threads, as a
-    context manager, and until `close`. Besides what each method names, all of them raise `StoreError` when SQLite cannot do its work.
+    context manager, and until `close`. With `read_only` nothing is written to a file, neither now nor later: one without a store of this
+    release is refused (SchemaMissing). Besides what each method names, all of them raise `StoreError` when SQLite cannot do its work.
     """
 
-    def __init__(self, db_path: str | Path = ":memory:", *, clock: Clock = utc_now, new_id: Callable[[], str] | None = None) -> None:
-        super().__init__(Database(db_path, SCHEMA), SQLITE, clock=clock, new_id=new_id)
+    def __init__(
+        self,
+        db_path: str | Path = ":memory:",
+        *,
+        read_only: bool = False,
+        clock: Clock = utc_now,
+        new_id: Callable[[], str] | None = None,
+    ) -> None:
+        super().__init__(Database(db_path, SCHEMA, read_only=read_only), SQLITE, clock=clock, new_id=new_id)
 
 
 def open_store(place: str | Path) -> EventStore:

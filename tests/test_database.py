@@ -130,6 +130,30 @@ def test_outside_of_such_a_block_reads_wait_for_those_who_keep_everybody_out(fil
         timer.join()
 
 
+def test_a_file_can_be_opened_for_reading_only(path: Path) -> None:
+    with closing(Database(path, SCHEMA)) as db:
+        add(db, 1)
+    before = path.read_bytes()
+    with closing(Database(path, SCHEMA, read_only=True)) as db:
+        assert numbers(db) == [1]
+        with pytest.raises(StoreReadOnly):
+            add(db, 2)
+        assert path.read_bytes() == before
+        with closing(Database(path, SCHEMA)) as other:
+            add(other, 3)
+            assert numbers(db) == [1, 3], "what others write is seen"
+
+
+@pytest.mark.parametrize("content", [b"", None])
+def test_for_reading_only_a_file_is_neither_made_nor_given_a_schema(path: Path, content: bytes | None) -> None:
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StoreError) as caught:
+        Database(path, SCHEMA, read_only=True)
+    assert caught.value.code == ("STORE_ERROR" if content is None else "SCHEMA_MISSING")
+    assert (path.read_bytes() if path.exists() else None) == content
+
+
 def test_nobody_is_promised_not_to_wait_who_would_have_to(file_db: Database) -> None:
     seen: list[object] = []
     run_in_thread(lambda: seen.append(file_db.at_once()))

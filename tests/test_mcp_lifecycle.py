@@ -4,10 +4,12 @@ import json
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from cli_testing import ROOT, program
 from mcp_testing import ADAPTER, ALICE, HELLO, events_of, http_server, lines, server_command, server_environment
 
+from nexus_attest.server.http import parse_address
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
@@ -81,6 +84,30 @@ def test_a_signal_stops_the_program_of_an_execution_and_records_that_it_was_stop
         assert server.process.wait(10) == 0
     assert not running(pid)
     assert events_of(tmp_path)[approved][-1] == "EXECUTION_FAILED"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_neither_a_write_that_waits_nor_a_log_that_nobody_reads_delays_the_end(tmp_path: Path, number: signal.Signals) -> None:
+    """The best of a few attempts: what it takes is the server's matter, what a busy machine adds is not."""
+    times: list[float] = []
+    for _ in range(5):
+        with lines(tmp_path, "--log-level", "debug") as server, closing(sqlite3.connect(tmp_path / "decisions.db")) as other:
+            server.begin()
+            for request in range(1, 80):  # the log has more than a pipe holds
+                server.send({"id": request, "method": "x" * 990})
+            assert [server.receive()["id"] for _ in range(1, 80)] == list(range(1, 80))
+            other.execute("BEGIN IMMEDIATE")
+            server.call(1_000, "request", goal="g", actor=ALICE)
+            server.call(1_001, "template.list")
+            assert server.receive()["id"] == 1_001
+            began = time.monotonic()
+            server.process.send_signal(number)
+            server.process.wait(10)
+            times.append(time.monotonic() - began)
+        if times[-1] < SECONDS_TO_LEAVE:
+            break
+    assert min(times) < SECONDS_TO_LEAVE + 0.03, times
+    assert events_of(tmp_path) == {}
 
 
 def test_a_client_that_leaves_during_an_execution_does_not_end_it(tmp_path: Path, approved: str) -> None:
@@ -286,6 +313,46 @@ def test_a_read_only_server_does_not_create_a_store(tmp_path: Path) -> None:
     assert not (tmp_path / "decisions.db").exists()
 
 
+@pytest.mark.parametrize("content", ["", "older", "another program's"], ids=["empty", "older", "foreign"])
+def test_a_read_only_server_writes_nothing_into_a_file_that_is_no_store(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "decisions.db"
+    path.touch()
+    if content == "older":
+        with DecisionStore(path):
+            pass
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("PRAGMA user_version = 0")
+    elif content:
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("CREATE TABLE t (n)")
+    before = path.read_bytes()
+    done = subprocess.run(server_command("--read-only"), env=server_environment(tmp_path), cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    said = "was not made by nexus-attest" if content.startswith("another") else "there is no store of this release in this file"
+    assert said in done.stderr.decode()
+    assert ("SCHEMA_MISSING" in done.stderr.decode()) is not content.startswith("another")
+    assert path.read_bytes() == before
+
+
+def test_a_read_only_server_reads_what_others_write_and_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.db"
+    with DecisionStore(path):
+        pass
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")  # as a copy may have it: even this is left alone
+    before = path.read_bytes()
+    with lines(tmp_path, "--read-only") as server:
+        server.begin()
+        server.call(1, "template.list")
+        assert server.receive()["result"]["structuredContent"]["templates"] == []
+        assert path.read_bytes() == before
+        with DecisionStore(path) as store:
+            request_id = NexusControlTools(store).request("g", ALICE).data["request_id"]
+        server.call(2, "status", request_id=request_id)
+        assert server.receive()["result"]["structuredContent"]["event_count"] == 2
+        assert server.end()[0] == 0
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with http_server(tmp_path_factory.mktemp("http")) as (url, _):
@@ -308,6 +375,29 @@ INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO
 )
 def test_a_web_page_cannot_reach_the_server(served: str, headers: dict[str, str], status: int) -> None:
     assert httpx2.post(served, json=INITIALIZE, headers={**HEADERS, **headers}).status_code == status
+
+
+@pytest.mark.parametrize("header", ["Forwarded", "Via", "X-Forwarded-For", "x-forwarded-proto", "X-Real-IP"])
+@pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
+def test_without_tokens_nobody_is_served_through_a_proxy(served: str, header: str, method: str) -> None:
+    found = httpx2.request(method, served, json=INITIALIZE, headers={**HEADERS, header: "for=192.0.2.1"})
+    assert (found.status_code, found.json()["error"]["code"]) == (403, -32600)
+    assert f"it came through a proxy ({header.lower()}), and without tokens only this machine is served" in found.text
+
+
+def test_a_name_is_this_machine_only_if_it_stands_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_address("localhost:0").is_loopback
+    stands_for: list[str] = []
+
+    def resolve(*_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        if not stands_for:
+            raise OSError
+        return [(0, 0, 0, "", (number, 0)) for number in stands_for]
+
+    monkeypatch.setattr("socket.getaddrinfo", resolve)
+    for found, local in (([], False), (["127.0.0.1", "192.0.2.1"], False), (["::2"], False), (["::1", "127.0.0.1"], True)):
+        stands_for[:] = found
+        assert parse_address("localhost:0").is_loopback is local
 
 
 def test_importing_the_command_line_loads_neither_the_server_nor_the_sdk() -> None:

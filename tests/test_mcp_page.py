@@ -2,18 +2,26 @@
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
-from mcp_testing import ALICE, BOB, HELLO, Lines, events_of, lines
+from mcp import Client
+from mcp.client.context import ClientRequestContext
+from mcp.types import ElicitRequestParams, ElicitRequestURLParams, ElicitResult
+from mcp_testing import ALICE, BOB, CONNECTIONS, answer, connected, error_of, in_process, lines
 
+from nexus_attest.server.app import build_server
 from nexus_attest.server.errors import ServerConfigError
+from nexus_attest.server.http import serve_app
+from nexus_attest.server.humans import HumanAsker
 from nexus_attest.server.page import ApprovalPage
-from nexus_control.store import DecisionStore
+from nexus_attest.server.service import Service
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +48,12 @@ def browser(page: ApprovalPage) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(page.app))
 
 
+def address(page: ApprovalPage) -> str:
+    found = page.address_of("state", TEXT)
+    assert found is not None
+    return found
+
+
 def form_of(text: str) -> dict[str, str]:
     """The hidden fields of a page's form."""
     return dict(re.findall(r'<input type="hidden" name="([a-z]+)" value="([^"]+)">', text))
@@ -50,8 +64,8 @@ def form_of(text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("said", "answer"), [("yes", True), ("no", False)])
 async def test_a_question_is_answered_by_its_form_once(page: ApprovalPage, said: str, answer: bool) -> None:
-    url = page.address_of("state", TEXT)
-    assert page.address_of("state", TEXT) == url
+    url = address(page)
+    assert address(page) == url
     async with browser(page) as client:
         shown = await client.get(url)
         assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in shown.text
@@ -65,11 +79,11 @@ async def test_a_question_is_answered_by_its_form_once(page: ApprovalPage, said:
         assert await page.answer("state") is answer
         assert await page.answer("state") is None, "an answer is good for one approval"
         assert (await client.get(url)).status_code == 404
-        assert page.address_of("state", TEXT) != url
+        assert address(page) != url
 
 
 async def test_looking_answers_nothing_and_tells_browsers_to_be_careful(page: ApprovalPage) -> None:
-    url = page.address_of("state", TEXT)
+    url = address(page)
     async with browser(page) as client:
         key = form_of((await client.get(url)).text)["key"]
         shown = await client.get(f"{url}?answer=yes&key={key}")
@@ -104,7 +118,7 @@ async def test_looking_answers_nothing_and_tells_browsers_to_be_careful(page: Ap
 async def test_nothing_but_the_form_of_this_page_answers(
     page: ApprovalPage, headers: dict[str, str], fields: dict[str, Any], status: int
 ) -> None:
-    url = page.address_of("state", TEXT)
+    url = address(page)
     async with browser(page) as client:
         form = form_of((await client.get(url)).text)
         found = await client.post(url, data={**form, "answer": "yes", **fields}, headers=headers)
@@ -114,28 +128,38 @@ async def test_nothing_but_the_form_of_this_page_answers(
 
 @pytest.mark.parametrize("body", [b"", b"%", b"\xff\xfe", b"&" * 4_000, b"=" * 4_000, b"key=a" * 2_000], ids=lambda body: repr(body[:8]))
 async def test_a_body_that_is_no_form_answers_nothing(page: ApprovalPage, body: bytes) -> None:
-    url = page.address_of("state", TEXT)
+    url = address(page)
     async with browser(page) as client:
         assert (await client.post(url, content=body)).status_code == 403
         assert (await client.get(f"{url}x")).status_code == 404
     assert await page.answer("state") is None
 
 
-async def test_a_question_is_open_for_a_while_and_so_are_many(listener: socket.socket) -> None:
+async def test_a_question_is_open_for_a_while(listener: socket.socket) -> None:
     page = ApprovalPage(listener, seconds=0.05)
-    url = page.address_of("state", TEXT)
+    url = address(page)
     async with browser(page) as client:
         form = {**form_of((await client.get(url)).text), "answer": "yes"}
         await anyio.sleep(0.06)
         assert (await client.post(url, data=form)).status_code == 404
-        page = ApprovalPage(listener)
-        urls = [page.address_of(str(number), TEXT) for number in range(300)]
+    assert address(page) != url
+
+
+async def test_no_number_of_further_questions_pushes_one_out_that_is_open_or_answered(page: ApprovalPage) -> None:
+    answered, waiting = page.address_of("answered", TEXT) or "", page.address_of("open", TEXT) or ""
     async with browser(page) as client:
-        assert [(await client.get(url)).status_code for url in (urls[0], urls[-1])] == [404, 200]
+        await client.post(answered, data={**form_of((await client.get(answered)).text), "answer": "yes"})
+        given = [page.address_of(str(number), TEXT) for number in range(300)]
+        assert given[:254].count(None) == 0
+        assert set(given[254:]) == {None}, "256 in all; then there is no room"
+        assert page.address_of("open", TEXT) == waiting
+        assert (await client.get(waiting)).status_code == 200
+        assert await page.answer("answered") is True
+    assert page.address_of("one more", TEXT) is not None
 
 
 async def test_one_of_several_who_wait_gets_the_answer(page: ApprovalPage) -> None:
-    url = page.address_of("state", TEXT)
+    url = address(page)
     heard: list[bool | None] = []
 
     async def wait() -> None:
@@ -151,10 +175,7 @@ async def test_one_of_several_who_wait_gets_the_answer(page: ApprovalPage) -> No
 
 # -- with a server ------------------------------------------------------------------------------------------------------------------
 
-OPTIONS = ("--human-approval", "always", "--approval-page", "--log-level", "warning")
-META: dict[str, Any] = {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}
-CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
-URL_ONLY: dict[str, Any] = {"elicitation": {"url": {}}}
+OPTIONS = ("--human-approval", "always", "--approval-page")
 
 
 def answered(url: str, said: str) -> None:
@@ -163,77 +184,115 @@ def answered(url: str, said: str) -> None:
     assert httpx.post(url, data={**form, "answer": said}, headers={"origin": "null", "sec-fetch-site": "same-origin"}).status_code == 200
 
 
-def called(server: Lines, number: int, tool: str, arguments: dict[str, Any], capabilities: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The result of a call in the stateless era."""
-    params = {"name": f"nexus-attest.{tool}", "arguments": arguments, "_meta": {**META, CAPABILITIES: capabilities}, **more}
-    server.send({"id": number, "method": "tools/call", "params": params})
-    result: dict[str, Any] = server.receive()["result"]
-    return result
+@asynccontextmanager
+async def with_page(service: Service) -> AsyncGenerator[None]:
+    """The same for a service in this process."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        page = ApprovalPage(listener)
+        service.asker = HumanAsker(tools=service.tools, limiter=service.store_threads, systems=True, page=page)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve_app, page.app, listener)
+            yield
+            tasks.cancel_scope.cancel()
 
 
-def requested(server: Lines, capabilities: dict[str, Any]) -> dict[str, Any]:
-    """A request, and the arguments of bob's approval of it."""
-    made = called(server, 0, "request", {"goal": "g", "actor": ALICE}, capabilities)
-    return {"request_id": made["structuredContent"]["request_id"], "actor": BOB}
+class Person:
+    """Somebody whose client opens pages and shows no forms, who says the same on every page."""
+
+    def __init__(self) -> None:
+        self.action: Any = "accept"
+        self.says: str | None = "yes"
+
+    async def __call__(self, context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        assert context.request_id is not None
+        assert isinstance(params, ElicitRequestURLParams)
+        if self.says is not None:
+            await anyio.to_thread.run_sync(answered, params.url, self.says)
+        return ElicitResult(action=self.action)
 
 
-def channel_of(folder: Path, request_id: str) -> str:
-    with DecisionStore(folder / "decisions.db") as store:
-        found: str = store.get_events(request_id)[-1].payload["channel"]
-        return found
+@pytest.fixture(scope="module")
+def no_forms() -> Iterator[None]:
+    """A client of the SDK that can ask its user something always declares forms too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcp.client.session.types.FormElicitationCapability", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="module", params=CONNECTIONS)
+async def opening(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    no_forms: None,  # noqa: ARG001
+) -> AsyncGenerator[tuple[Client, Person]]:
+    person = Person()
+    folder = tmp_path_factory.mktemp("opening")
+    async with connected(request.param, folder, *OPTIONS, prepare=with_page, elicitation_callback=person) as client:
+        yield client, person
+
+
+@pytest.fixture(scope="module", params=CONNECTIONS)
+async def unable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Client]:
+    """A client that can ask its user nothing."""
+    async with connected(request.param, tmp_path_factory.mktemp("unable"), *OPTIONS, prepare=with_page) as client:
+        yield client
+
+
+async def last_event(client: Client, request_id: str) -> dict[str, Any]:
+    return (await answer(client, "status", request_id=request_id, include_events=True))["events"][-1]
 
 
 @pytest.mark.parametrize("said", ["yes", "no"])
-async def test_a_client_that_cannot_ask_names_the_page_and_asks_again(tmp_path: Path, said: str) -> None:
-    with lines(tmp_path, *OPTIONS) as server:
-        approval = requested(server, {})
-        pending = called(server, 1, "approve", approval, {})
-        error = pending["_meta"]["io.github.nexus-attest/error"]
-        assert error["code"] == "APPROVAL_PENDING"
-        assert f"{error['url']} , the command `{error['command']}`. Show the user that page" in pending["content"][0]["text"]
-        again = called(server, 2, "approve", approval, {})
-        assert again["_meta"]["io.github.nexus-attest/error"]["url"] == error["url"]
-        answered(error["url"], said)
-        result = called(server, 3, "approve", approval, {})
+async def test_a_client_that_cannot_ask_names_the_page_and_asks_again(unable: Client, said: str) -> None:
+    request_id = (await answer(unable, "request", goal="g", actor=ALICE))["request_id"]
+    error = await error_of(unable, "approve", request_id=request_id, actor=BOB)
+    assert error["code"] == "APPROVAL_PENDING"
+    assert f"{error['url']} , the command `{error['command']}`. Show the user that page" in error["text"]
+    assert (await error_of(unable, "approve", request_id=request_id, actor=BOB))["url"] == error["url"]
+    await anyio.to_thread.run_sync(answered, error["url"], said)
     if said == "yes":
-        assert result["structuredContent"]["is_approved"] is True
-        assert re.fullmatch(r"mcp page sha256:[0-9a-f]{64}", channel_of(tmp_path, approval["request_id"]))
+        assert (await answer(unable, "approve", request_id=request_id, actor=BOB))["is_approved"] is True
+        channel = (await last_event(unable, request_id))["payload"]["channel"]
+        assert re.fullmatch(r"mcp(-http)? page sha256:[0-9a-f]{64}", channel)
     else:
-        assert result["_meta"]["io.github.nexus-attest/error"]["code"] == "HUMAN_DECLINED"
-        assert "APPROVAL_GRANTED" not in events_of(tmp_path)[approval["request_id"]]
+        assert (await error_of(unable, "approve", request_id=request_id, actor=BOB))["code"] == "HUMAN_DECLINED"
+        assert (await last_event(unable, request_id))["event_type"] == "POLICY_ATTACHED"
 
 
-@pytest.mark.parametrize(("action", "code"), [("accept", None), ("decline", "HUMAN_DECLINED"), ("cancel", "APPROVAL_PENDING")])
-async def test_a_client_of_the_stateless_era_opens_the_page(tmp_path: Path, action: str, code: str | None) -> None:
-    with lines(tmp_path, *OPTIONS) as server:
-        approval = requested(server, URL_ONLY)
-        asked = called(server, 1, "approve", approval, URL_ONLY)
-        (question,) = asked["inputRequests"].values()
-        assert (question["method"], question["params"]["mode"]) == ("elicitation/create", "url")
-        if action == "accept":
-            answered(question["params"]["url"], "yes")
-        responses = {key: {"action": action} for key in asked["inputRequests"]}
-        result = called(server, 2, "approve", approval, URL_ONLY, inputResponses=responses, requestState=asked["requestState"])
-    error = result.get("_meta", {}).get("io.github.nexus-attest/error", {})
-    assert error.get("code") == code
-    assert ("APPROVAL_GRANTED" in events_of(tmp_path)[approval["request_id"]]) is (code is None)
+@pytest.mark.parametrize(
+    ("action", "says", "code"),
+    [
+        ("accept", "yes", None),
+        ("accept", "no", "HUMAN_DECLINED"),
+        ("decline", None, "HUMAN_DECLINED"),
+        ("cancel", None, "APPROVAL_PENDING"),
+    ],
+)
+async def test_a_client_opens_the_page_and_the_page_decides(
+    opening: tuple[Client, Person], action: str, says: str | None, code: str | None
+) -> None:
+    client, person = opening
+    person.action, person.says = action, says
+    request_id = (await answer(client, "request", goal="g", actor=ALICE))["request_id"]
+    if code is None:
+        assert (await answer(client, "approve", request_id=request_id, actor=BOB))["is_approved"] is True
+    else:
+        assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == code
+    assert ((await last_event(client, request_id))["event_type"] == "APPROVAL_GRANTED") is (code is None)
 
 
-async def test_a_client_of_the_handshake_era_opens_the_page(tmp_path: Path) -> None:
-    with lines(tmp_path, *OPTIONS) as server:
-        server.send({"id": 0, "method": "initialize", "params": {**HELLO, "capabilities": URL_ONLY}})
-        server.receive()
-        server.send({"method": "notifications/initialized"})
-        server.call(1, "request", goal="g", actor=ALICE)
-        request_id = server.receive()["result"]["structuredContent"]["request_id"]
-        server.call(2, "approve", request_id=request_id, actor=BOB)
-        question = server.receive()
-        assert (question["method"], question["params"]["mode"]) == ("elicitation/create", "url")
-        server.send({"id": question["id"], "result": {"action": "accept"}})  # opened; the person takes a moment
-        answered(question["params"]["url"], "yes")
-        assert server.receive()["result"]["structuredContent"]["is_approved"] is True
-        code, _, _ = server.end()
-    assert code == 0
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_when_the_page_has_no_room_a_person_is_sent_to_a_terminal(
+    tmp_path: Path, page: ApprovalPage, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexus_attest.server.page._MOST_OPEN", 1)
+    assert address(page)
+    with in_process(tmp_path) as service:
+        service.asker = HumanAsker(tools=service.tools, systems=True, page=page)
+        async with Client(build_server(service), mode=mode) as client:
+            request_id = (await answer(client, "request", goal="g", actor=ALICE))["request_id"]
+            error = await error_of(client, "approve", request_id=request_id, actor=BOB)
+            assert (error["code"], error["command"][:21]) == ("HUMAN_REQUIRED", "nexus-attest approve ")
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ import anyio
 import httpx
 import httpx2
 import pytest
+from cli_testing import CommandLine
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from mcp_testing import ADAPTER, answer, error_of, http_server, server_command, server_environment
+from mcp_testing import ADAPTER, HELLO, answer, error_of, http_server, server_command, server_environment
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from token_testing import AUDIENCE, ISSUER, Issuer
@@ -307,6 +308,7 @@ async def test_an_endless_key_set_is_not_read_to_its_end(key_server: KeyServer, 
 class Running(NamedTuple):
     url: str
     issuer: Issuer
+    folder: Path = Path()
 
     def bearer(self, *, token: str | None = None, **claims: Any) -> dict[str, str]:
         return {"Authorization": f"Bearer {token or self.issuer.token(**claims)}"}
@@ -328,7 +330,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Generat
         "--extra-tools",
     )
     with http_server(folder, *options) as (url, _):
-        yield Running(url, issuer)
+        yield Running(url, issuer, folder)
 
 
 @asynccontextmanager
@@ -445,6 +447,23 @@ async def test_nobody_approves_what_the_same_token_holder_requested(running: Run
         assert (await answer(alice, "execute", request_id=request_id, adapter_id=ADAPTER))["mode"] == "apply"
 
 
+async def test_who_has_a_token_and_a_name_on_this_machine_does_not_approve_their_own_request(running: Running, mode: str) -> None:
+    """One person, two ways in. What is noticed is the same name; two different names are two people here."""
+    folder = running.folder
+    async with caller(running, mode, subject="dora") as dora, caller(running, mode, subject="erik") as erik:
+        by_token = (await answer(dora, "request", goal="g", mode="apply", plan=PLAN))["request_id"]
+        by_terminal = CommandLine(folder, actor="dora").json("request", "g", "--mode", "apply", "--plan", PLAN)["request_id"]
+        error = await error_of(dora, "approve", request_id=by_terminal)
+        assert error["code"] == "SELF_APPROVAL"
+        assert f"{ISSUER}#dora has the name of dora, who requested this" in error["text"]
+        CommandLine(folder, actor="dora").json("approve", by_token)
+        assert (await answer(dora, "status", request_id=by_token))["is_approved"] is False
+        assert "SELF_APPROVAL" in (await error_of(dora, "execute", request_id=by_token, adapter_id=ADAPTER))["text"]
+        two = (await answer(erik, "request", goal="g", min_approvals=2))["request_id"]
+        CommandLine(folder, actor="dora").json("approve", two)
+        assert (await answer(dora, "approve", request_id=two))["is_approved"] is True, "documented: approvals are counted by id"
+
+
 async def test_a_session_belongs_to_the_one_who_opened_it_and_each_request_to_its_own_token(running: Running) -> None:
     begin = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
     opened = httpx.post(
@@ -532,9 +551,24 @@ def options_of(issuer: Issuer, folder: Path) -> list[str]:
     return ["--issuer", ISSUER, "--audience", AUDIENCE, "--jwks", str(folder / "keys.json")]
 
 
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_client_with_a_token_is_taken_for_somebody_elsewhere_also_on_loopback(tmp_path: Path, issuer: Issuer, mode: str) -> None:
+    """A proxy that ends TLS is on this machine, its clients are not: they learn neither where the store is nor of a page here."""
+    with http_server(tmp_path, *options_of(issuer, tmp_path)) as (url, _):
+        running = Running(url, issuer)
+        async with caller(running, mode) as alice, caller(running, mode, subject="bob") as bob:
+            request_id = (await answer(alice, "request", goal="g"))["request_id"]
+            error = await error_of(bob, "approve", request_id=request_id)
+        assert (error["code"], error["command"]) == ("HUMAN_REQUIRED", f"nexus-attest approve {request_id} --actor 'human:{ISSUER}#bob'")
+        body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO}
+        headers = {"accept": "application/json, text/event-stream", "x-forwarded-for": "192.0.2.1", **running.bearer()}
+        assert httpx2.post(url, json=body, headers=headers).status_code == 200, "with a token a proxy is welcome"
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
+        (["TOKENS", "--http", "127.0.0.1:0", "--approval-page"], "clients with tokens may be anywhere"),
         (["--actor-source", "token", "--http", "127.0.0.1:0"], "needs --http, --issuer"),
         (["--actor-source", "config", "--actor", "alice", "--http", "127.0.0.1:0"], "over HTTP"),
         (["--actor-source", "config"], "who is acting"),

@@ -86,12 +86,13 @@ class IdentityOptions:
             if self.approval_card:
                 raise ServerConfigError("--approval-card is for approvals that people confirm: give --human-approval always")
             return None
-        # Who is on this machine may know where the store is; who is elsewhere has to know anyway to run the command.
-        local = address is None or address.is_loopback
+        # Who is on this machine may know where the store is; who is elsewhere has to know anyway to run the command. An address does not
+        # tell: with tokens clients can be anywhere, behind a proxy on this machine; without, a request through a proxy is refused.
+        local = address is None or (address.is_loopback and not service.needs_token)
         page = None
         if self.approval_page:
             if not local:
-                raise ServerConfigError("--approval-page is for people at this machine, and this server is for others")
+                raise ServerConfigError("--approval-page is for people at this machine, and clients with tokens may be anywhere")
             page = ApprovalPage(opened.enter_context(listen(HttpAddress("127.0.0.1", 0))))
         service.approval_card = self.approval_card
         service.asker = HumanAsker(

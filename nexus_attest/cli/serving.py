@@ -85,7 +85,9 @@ async def _beside(page: ApprovalPage, transport: Callable[[], Awaitable[None]]) 
 
 
 def _service(session: Session, opened: ExitStack, adapters: Path | None, runs: Path | None, options: ServiceOptions) -> Service:
-    if not options.read_only:
+    if options.read_only:
+        session.never_write()
+    else:
         session.allow_new_store()
     opened.callback(session.store.close)
     watching = session.observer

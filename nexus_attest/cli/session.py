@@ -39,6 +39,7 @@ class Session:
         self._db = db
         self._trust = trust
         self._may_create = False
+        self._only_reads = False
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -89,7 +90,7 @@ class Session:
 
             return self._open.enter_context(PostgresStore(self.store_address, create=self._may_create))
         path = self.store_file if self._may_create else self.existing_store_path
-        return self._open.enter_context(DecisionStore(path))
+        return self._open.enter_context(DecisionStore(path, read_only=self._only_reads))
 
     @cached_property
     def tools(self) -> NexusControlTools:
@@ -124,6 +125,10 @@ class Session:
         if settings.store_place(self._db)[1]:
             self.store_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._may_create = True
+
+    def never_write(self) -> None:
+        """Have the store opened for reading only: what would write to it is refused."""
+        self._only_reads = True
 
     def make_local_folder(self) -> None:
         """Before something is kept at or beside `store_path`: for a store on a server its folder is made, for this user alone."""

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from mcp.server import ServerRequestContext
 
-from nexus_attest.server.callers import actor_of, current_token
+from nexus_attest.server.callers import actor_of, current_token, subject_of
 from nexus_attest.server.errors import ActorMismatch
-from nexus_attest.trust import Rule
+from nexus_attest.trust import Rule, SelfApproval
 from nexus_control.errors import InvalidActor
 from nexus_control.events import Actor, parse_actor
 from nexus_control.identity import Act, Assurance, Trust, parse_envelope
@@ -124,7 +124,8 @@ class FourEyes:
     """Believes what `trust` believes, but no approval by the one who requested.
 
     The engine asks inside the transaction that records an approval, and again whenever approvals are counted: one that came in by
-    another way, such as the command line, does not count here either.
+    another way, such as the command line, does not count here either. The subject of a token is taken for the one who has that name
+    elsewhere: `https://login.example#alice` does not approve what `alice` requested. Who has two names is not known here.
     """
 
     trust: Trust
@@ -133,4 +134,6 @@ class FourEyes:
         """Raise SelfApproval, or what `trust` raises."""
         if _SELF_APPROVAL.holds_for(act):
             _SELF_APPROVAL.judge(act)
+            if act.requester is not None and subject_of(act.requester) == subject_of(act.actor):
+                raise SelfApproval(f"{act.actor.id} has the name of {act.requester.id}, who requested this; somebody else may approve it")
         self.trust.judge(act)

@@ -7,7 +7,7 @@ from nexus_attest.server.errors import NotAuthenticated, ScopeMissing
 from nexus_attest.server.registry import Scope
 from nexus_control.events import Actor
 
-__all__ = ["SCOPES", "actor_of", "current_token", "is_allowed", "owner", "require_scope"]
+__all__ = ["SCOPES", "actor_of", "current_token", "is_allowed", "owner", "require_scope", "subject_of"]
 
 SCOPES: tuple[Scope, ...] = ("read", "request", "approve", "execute", "admin")
 """What a token may allow. None of them implies another; `read` is needed for everything."""
@@ -33,6 +33,12 @@ def owner(*, needed: bool) -> str:
         return ""
     actor = actor_of(current_token())
     return f"{actor['type']}:{actor['id']}"
+
+
+def subject_of(actor: Actor) -> str:
+    """The name of an actor without the issuer of the token that it came from; an issuer has no `#` (RFC 8414 section 2)."""
+    issuer, _, subject = actor.id.partition("#")
+    return subject if issuer.startswith(("https://", "http://")) and subject else actor.id
 
 
 def is_allowed(scope: Scope) -> bool:

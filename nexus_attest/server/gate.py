@@ -1,7 +1,8 @@
-"""What an HTTP request passes before the SDK reads it: it says nothing twice, and no stream outlives its token.
+"""What an HTTP request passes before the SDK reads it: it says nothing twice, comes from here, and no stream outlives its token.
 
 Of two values for one name every reader picks one, and whoever checks may pick another than whoever acts. So a header that decides
-something, and any member of the JSON in the body, may be there once.
+something, and any member of the JSON in the body, may be there once. A server that asks nobody for a token is for this machine alone, so it
+takes nothing that a proxy passed on.
 """
 
 import re
@@ -28,21 +29,27 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@]+)(:[0-9]{1,5})?")
 class Gate:
     """Around the application that handles requests whose sender is known and whose body comes in one piece."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, takes_forwarded: bool = True) -> None:
         self._app = app
+        self._takes_forwarded = takes_forwarded
         self._answering: set[tuple[str, str]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         headers = Headers(scope=scope)
         message = await receive()
+        if not self._takes_forwarded and (proxy := next((name for name in sorted(set(headers.keys())) if _of_proxy(name)), None)):
+            await _refusal(HTTPStatus.FORBIDDEN, f"it came through a proxy ({proxy}), and without tokens only this machine is served")(
+                scope, receive, send
+            )
+            return
         try:
             _check_headers(headers)
             request = _request_in_session(headers, read_json(message.get("body", b"")))
             if request in self._answering:
                 raise Ambiguous("a request with this id is still being answered")
         except Ambiguous as problem:
-            await _refusal(problem)(scope, receive, send)
+            await _refusal(HTTPStatus.BAD_REQUEST, str(problem))(scope, receive, send)
             return
         if request is None:
             await self._answer(scope, headers, message, receive, send)
@@ -83,9 +90,14 @@ def _request_in_session(headers: Headers, data: object) -> tuple[str, str] | Non
     return (session, str(members["id"])) if "method" in members and isinstance(members.get("id"), str | int) else None
 
 
-def _refusal(problem: Ambiguous) -> JSONResponse:
+def _of_proxy(name: str) -> bool:
+    """Whether a header is one by which proxies tell for whom they ask (RFC 7239, RFC 9110 section 7.6.3, and what was there before)."""
+    return name in ("forwarded", "via", "x-real-ip") or name.startswith("x-forwarded-")
+
+
+def _refusal(status: HTTPStatus, problem: str) -> JSONResponse:
     error = {"code": INVALID_REQUEST, "message": f"Invalid Request: {problem}"}
-    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, HTTPStatus.BAD_REQUEST)
+    return JSONResponse({"jsonrpc": "2.0", "id": None, "error": error}, status)
 
 
 def _seconds_left(scope: Scope, headers: Headers) -> float | None:

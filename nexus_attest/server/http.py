@@ -1,12 +1,13 @@
 """The streamable HTTP transport, on loopback unless callers prove who they are."""
 
+import asyncio
 import ipaddress
 import logging
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import uvicorn
 from mcp.server import Server
@@ -41,15 +42,27 @@ class HttpAddress:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only programs on this machine can reach it."""
+        """Whether only programs on this machine can reach it; a proxy among them may bring requests from elsewhere."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
-            return self.host == "localhost"
+            return self.host == "localhost" and all(map(_is_loopback, _resolved(self.host)))
 
     def url(self, port: int) -> str:
         """The address of the server when it listens on `port`."""
         return f"http://{_in_url(self.host)}:{port}{PATH}"
+
+
+def _resolved(host: str) -> list[str]:
+    """What a name stands for on this machine; nothing that is loopback when that is not known."""
+    try:
+        return [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
+    except OSError:
+        return ["0.0.0.0"]
+
+
+def _is_loopback(number: str) -> bool:
+    return ipaddress.ip_address(number).is_loopback
 
 
 def _in_url(host: str) -> str:
@@ -72,6 +85,7 @@ def http_app(server: Server[Any], address: HttpAddress, access: "TokenAccess | N
     """The ASGI application; with `access` every request needs a token. Raises ServerConfigError for open access from elsewhere.
 
     Pages of other sites cannot use it: the headers Host and Origin must name this machine, the address, or the resource of `access`.
+    Without `access` a request that a proxy passed on is refused: nobody knows from where, or for whom.
     """
     if access is None and not address.is_loopback:
         raise ServerConfigError(
@@ -92,7 +106,9 @@ def http_app(server: Server[Any], address: HttpAddress, access: "TokenAccess | N
         token_verifier=access,
     )
     limited = server.session_manager.asgi_app
-    limited.app = Gate(limited.app)  # within the SDK's limit for bodies, which hands them over in one piece
+    limited.app = Gate(
+        limited.app, takes_forwarded=access is not None
+    )  # within the SDK's limit for bodies, which hands them over in one piece
     if settings is not None and settings.resource_server_url is not None:
         # The SDK's own document would tell only of the scope that every request needs.
         app.router.routes[:0] = create_protected_resource_routes(
@@ -126,17 +142,26 @@ async def serve_http(app: Starlette, listener: socket.socket, address: HttpAddre
     """Serve clients until cancelled."""
     url = address.url(listener.getsockname()[1])
     _log.info("listening on %s", url, extra={"facts": {"url": url}})
-    await serve_app(app, listener)
+    await serve_app(app, listener, lifespan="on")
 
 
-async def serve_app(app: Starlette, listener: socket.socket) -> None:
-    """Serve an application until cancelled."""
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on")
-    await _Uvicorn(config).serve(sockets=[listener])
+async def serve_app(app: Starlette, listener: socket.socket, *, lifespan: Literal["on", "off"] = "off") -> None:
+    """Serve an application until cancelled; with its `lifespan` if it has one."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan=lifespan)
+    server = _Uvicorn(config)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        for listening in server.servers:  # which a server that is cancelled leaves open
+            listening.close()
 
 
 class _Uvicorn(uvicorn.Server):
     """Leaves signals to us: it would wait for open connections, which never end by themselves."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.servers: list[asyncio.Server] = []
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:

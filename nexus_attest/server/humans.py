@@ -136,12 +136,14 @@ class HumanAsker:
     ) -> bool | InputRequiredResult:
         """What a person answered on the page, which the client may open; or the request to open it, in the stateless era.
 
-        Raises ApprovalPending while nobody has answered there: no call is held open for a person.
+        Raises ApprovalPending while nobody has answered there: no call is held open for a person. HumanRequired when the page has no room.
         """
         page = cast("ApprovalPage", self.page)
         if (said := await page.answer(state)) is not None:
             return said
         url, opened = page.address_of(state, question), None
+        if url is None:
+            raise HumanRequired("too many questions wait for answers already, so ask this one at a terminal", command)
         if _opens_pages(context):
             line = question.partition("\n")[0]
             if context.protocol_version < _STATELESS:

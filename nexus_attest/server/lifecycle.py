@@ -1,12 +1,14 @@
 """Start and end of a serving process.
 
 Ctrl-C and SIGTERM end it at once: no new call begins, the programs of executions under way are stopped, what works on the store gets a
-moment to commit, then the store is closed. An execution that cannot be recorded in that moment stays EXECUTING: `recover` is for it.
+moment to commit, then the store is closed and the log written. All of it shares one deadline, whoever holds a lock or does not read. An
+execution that cannot be recorded in that moment stays EXECUTING: `recover` is for it.
 """
 
 import logging
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -16,8 +18,11 @@ from nexus_attest.server.service import Service
 
 __all__ = ["run_until_signal"]
 
-_GRACE_SECONDS = 0.085
+_SECONDS = 0.05
+"""From a signal to the end of the last of these; to take the process apart needs its part of the tenth of a second too."""
+
 _TICK_SECONDS = 0.002
+_LAST_LINE_SECONDS = 0.005
 
 _log = logging.getLogger("nexus_attest.server")
 
@@ -44,11 +49,15 @@ async def _leave_on_signal(service: Service, serving: anyio.CancelScope, log: St
             _log.info("stopping", extra={"facts": {"signal": number.name}})
             serving.cancel()
             service.stop_runs()
-            with anyio.move_on_after(_GRACE_SECONDS, shield=True):
+            end = anyio.current_time() + _SECONDS
+            with anyio.CancelScope(deadline=end, shield=True):
                 while service.store_threads.borrowed_tokens or service.run_threads.borrowed_tokens:
                     await anyio.sleep(_TICK_SECONDS)
             if not service.store_threads.borrowed_tokens and not service.run_threads.borrowed_tokens:
-                close()  # which must not happen under a thread that uses it; the file is as sound without
-            log.flush()
+                # Which must not happen under a thread that uses the store; the file is as sound without. In a thread: it may wait.
+                closing = threading.Thread(target=close, name="close", daemon=True)
+                closing.start()
+                closing.join(max(end - anyio.current_time(), 0))
+            log.flush(max(end - anyio.current_time(), _LAST_LINE_SECONDS))
             # A thread that runs an execution cannot be ended, and the interpreter would wait for it.
             os._exit(128 + number if number == signal.SIGINT else 0)

@@ -93,11 +93,11 @@ class StderrLog(logging.Handler):
             line["traceback"] = logging.Formatter().formatException(record.exc_info)[-_MOST_TRACEBACK_CHARACTERS:]
         return json.dumps(line)
 
-    def flush(self) -> None:
+    def flush(self, seconds: float = _FLUSH_SECONDS) -> None:
         """Give the thread a moment to write what waits; returns anyway when nobody reads."""
         done = threading.Event()
         threading.Thread(target=lambda: (self._lines.join(), done.set()), daemon=True).start()
-        done.wait(_FLUSH_SECONDS)
+        done.wait(seconds)
 
     def _write_all(self) -> None:
         while True:

@@ -55,15 +55,18 @@ class ApprovalPage:
         self._questions: dict[str, _Question] = {}
         self.app = Starlette(routes=[Route(f"{_PATH}/{{name}}", self._show), Route(f"{_PATH}/{{name}}", self._take, methods=["POST"])])
 
-    def address_of(self, state: str, text: str) -> str:
-        """Where a person answers `text`; the same address while this question is open. `state` says what exactly an answer is good for."""
+    def address_of(self, state: str, text: str) -> str | None:
+        """Where a person answers `text`; the same address while this question is open. `state` says what exactly an answer is good for.
+
+        None while there is no room for another: questions that are open, or answered and not yet asked about, keep their places.
+        """
         self._forget()
         name = next((name for name, question in self._questions.items() if question.state == state), None)
         if name is None:
+            if len(self._questions) >= _MOST_OPEN:
+                return None
             name = secrets.token_urlsafe(16)
             self._questions[name] = _Question(text=text, state=state, until=anyio.current_time() + self._seconds)
-            while len(self._questions) > _MOST_OPEN:
-                del self._questions[next(iter(self._questions))]
         return f"http://{self._host}{_PATH}/{name}"
 
     async def answer(self, state: str, seconds: float = 0) -> bool | None:
