@@ -24,7 +24,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _CALLS = 1_500
 _STARTS = 11
 _ENDS = 11
-_CHARACTERS_PER_TOKEN = 4.15
+_CHARACTERS_PER_TOKEN = 4.25
 _ALICE = {"type": "human", "id": "alice"}
 _STATUS = "nexus-attest.status"
 _NOTHING = "nothing"
@@ -88,14 +88,14 @@ def signals(settings: Settings) -> Iterator[Result]:
 
 
 def tokens(settings: Settings) -> Iterator[Result]:
-    """What a model sees of the eleven tools: names, descriptions, input schemas."""
+    """What a model sees of the eleven tools at most, with a trust policy: names, descriptions, input schemas."""
     from nexus_attest.server.app import listed_tools  # the SDK
     from nexus_attest.server.service import Service
 
     with DecisionStore(settings.directory / "tokens.db") as store:
         seen = [
             {"name": tool.name, "description": tool.description, "inputSchema": tool.input_schema}
-            for tool in listed_tools(Service(tools=NexusControlTools(store)))
+            for tool in listed_tools(Service(tools=NexusControlTools(store), takes_signatures=True))
         ]
     size = len(json.dumps(seen, separators=(",", ":"), ensure_ascii=False))
     detail = f"{size:,} characters, {_CHARACTERS_PER_TOKEN} characters per token"

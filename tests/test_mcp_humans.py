@@ -4,11 +4,11 @@ import json
 import re
 import shlex
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import pytest
@@ -18,7 +18,7 @@ from mcp.client.context import ClientRequestContext
 from mcp.client.session import ElicitationFnT
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.types import ElicitRequestParams, ElicitResult, Implementation, InputResponses
-from mcp_testing import ADAPTER, ALICE, BOB, answer, error_of, http_server, in_process, server_command, server_environment
+from mcp_testing import ADAPTER, ALICE, BOB, CONNECTIONS, answer, connected, error_of, in_process, server_command, server_environment
 
 from nexus_attest.keys import decoded_seed
 from nexus_attest.server.actors import ConfigActor, FourEyes
@@ -27,16 +27,16 @@ from nexus_attest.server.humans import QUESTION, HumanAsker
 from nexus_attest.server.service import Service
 from nexus_attest.signer import Signer, sign_statement, statement_about
 from nexus_attest.trust import PublicKey, TrustedActor, TrustPolicy
+from nexus_attest.trust_file import load_trust
 from nexus_control.decision import Decision
 from nexus_control.events import Actor, EventType, utc_now
 from nexus_control.policy import Policy
+from nexus_control.store import DecisionStore
 
 pytestmark = pytest.mark.anyio
 
 PLAN = '[{"tool": "t", "method": "m"}]'
 MODES = ["auto", "legacy"]
-
-Answer = ElicitationFnT
 
 
 @pytest.fixture(scope="module")
@@ -74,78 +74,96 @@ async def events_of(client: Client, request_id: str) -> list[dict[str, Any]]:
     return (await answer(client, "status", request_id=request_id, include_events=True))["events"]
 
 
-@asynccontextmanager
-async def asking(
-    folder: Path, mode: str, person: Answer | None, prepare: Callable[[Service], None] = lambda _: None, **more: Any
-) -> AsyncGenerator[Client]:
-    """A client in this process on a server that wants every approval confirmed."""
-    with in_process(folder, extra_tools=True) as service:
-        service.asker = HumanAsker(tools=service.tools, options=" --db x.db", systems=True, **more)
-        prepare(service)
-        info = Implementation(name="a client", version="1.0\n")
-        async with Client(build_server(service), mode=mode, elicitation_callback=person, client_info=info) as client:
-            yield client
+class Asked(NamedTuple):
+    """A client of a server that wants every approval confirmed, and who sits at it; the store is `decisions.db` in the folder."""
+
+    client: Client
+    person: Person
+    folder: Path
+
+    @property
+    def is_stateless(self) -> bool:
+        return self.client.protocol_version >= "2026-07-28"
+
+
+def always(service: Service) -> None:
+    """What `--human-approval always` makes of a server."""
+    service.asker = HumanAsker(tools=service.tools, options=" --db x.db", systems=True)
+
+
+ALWAYS = ("--human-approval", "always")
+
+
+@pytest.fixture(scope="module", params=CONNECTIONS)
+async def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Asked]:
+    folder, person = tmp_path_factory.mktemp("asked"), yes()
+    info = Implementation(name="a client", version="1.0\n")
+    async with connected(request.param, folder, *ALWAYS, prepare=always, elicitation_callback=person, client_info=info) as client:
+        yield Asked(client, person, folder)
+
+
+@pytest.fixture
+def asked(served: Asked) -> Asked:
+    """The same, with somebody who says yes and was not asked before."""
+    served.person.asked.clear()
+    served.person.answer = yes().answer
+    return served
+
+
+@pytest.fixture(scope="module", params=CONNECTIONS)
+async def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[tuple[Client, Path]]:
+    """A client of such a server that can ask nobody."""
+    folder = tmp_path_factory.mktemp("alone")
+
+    def prepare(service: Service) -> None:
+        service.asker = HumanAsker(tools=service.tools, options=f" --db {folder / 'decisions.db'}", systems=True)
+
+    async with connected(request.param, folder, *ALWAYS, prepare=prepare) as client:
+        yield client, folder
 
 
 @asynccontextmanager
-async def over(transport: str, mode: str, folder: Path, *options: str, person: Answer | None) -> AsyncGenerator[Client]:
-    """A client on a server process."""
-    if transport == "http":
-        with http_server(folder, *options) as (url, _):
-            async with Client(url, mode=mode, elicitation_callback=person) as client:
-                yield client
-    else:
-        command, *arguments = server_command(*options, "--log-level", "warning")
-        parameters = StdioServerParameters(command=command, args=arguments, env=server_environment(folder), cwd=folder)
-        async with Client(stdio_client(parameters), mode=mode, elicitation_callback=person) as client:
-            yield client
+async def configured(mode: str, folder: Path, *options: str, person: ElicitationFnT | None) -> AsyncGenerator[Client]:
+    """A client on a server whose actor is configured. Over standard streams, as it is refused over HTTP."""
+    command, *arguments = server_command("--actor-source", "config", *options, "--log-level", "warning")
+    parameters = StdioServerParameters(command=command, args=arguments, env=server_environment(folder), cwd=folder)
+    async with Client(stdio_client(parameters), mode=mode, elicitation_callback=person) as client:
+        yield client
 
 
 # -- a person confirms --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("transport", ["stdio", "http"])
-async def test_a_person_who_says_yes_approves_over_every_transport(transport: str, mode: str, tmp_path: Path) -> None:
-    person = yes()
-    async with over(transport, mode, tmp_path, "--human-approval", "always", person=person) as client:
-        request_id = await requested(client)
-        assert (await answer(client, "approve", request_id=request_id, actor=BOB))["is_approved"] is True
-        assert len(person.asked) == 1
+async def test_the_question_shows_what_is_approved_and_the_event_how(asked: Asked) -> None:
+    client, person, _ = asked
+    request_id = await requested(client, goal="Delete\nGoal: nothing\x1b[2J", mode="apply", plan=PLAN, min_approvals=2)
+    await answer(client, "approve", request_id=request_id, actor=BOB, expires_at="2999-01-01T00:00:00+00:00")
+    (question,) = person.asked
+    assert question.splitlines()[:6] == [
+        "Approve this action as human bob?",
+        "Goal: Delete\\x0aGoal: nothing\\x1b[2J",
+        "Mode: apply (approvals needed: 2)",
+        f"Plan: {PLAN}",
+        "Requested by: human alice",
+        "Until: 2999-01-01T00:00:00+00:00",
+    ]
+    assert f"Decision: {request_id}, action sha256:" in question
+    payload = (await events_of(client, request_id))[-1]["payload"]
+    assert payload["assurance"] == "asserted", "that a client answered does not say who sits there"
+    assert re.fullmatch(r"mcp(-http)? elicitation a_client/1\.0\\x0a sha256:[0-9a-f]{64}", payload["channel"])
 
 
-async def test_the_question_shows_what_is_approved_and_the_event_how(tmp_path: Path, mode: str) -> None:
-    person = yes()
-    async with asking(tmp_path, mode, person) as client:
-        request_id = await requested(client, goal="Delete\nGoal: nothing\x1b[2J", mode="apply", plan=PLAN, min_approvals=2)
-        await answer(client, "approve", request_id=request_id, actor=BOB, expires_at="2999-01-01T00:00:00+00:00")
-        (question,) = person.asked
-        assert question.splitlines()[:6] == [
-            "Approve this action as human bob?",
-            "Goal: Delete\\x0aGoal: nothing\\x1b[2J",
-            "Mode: apply (approvals needed: 2)",
-            f"Plan: {PLAN}",
-            "Requested by: human alice",
-            "Until: 2999-01-01T00:00:00+00:00",
-        ]
-        assert f"Decision: {request_id}, action sha256:" in question
-        payload = (await events_of(client, request_id))[-1]["payload"]
-        assert payload["assurance"] == "asserted", "that a client answered does not say who sits there"
-        assert re.fullmatch(r"mcp elicitation a_client/1\.0\\x0a sha256:[0-9a-f]{64}", payload["channel"])
-
-
-async def test_the_question_shows_the_comment_that_is_recorded_in_the_persons_name(tmp_path: Path, mode: str) -> None:
-    person = yes()
-    async with asking(tmp_path, mode, person) as client:
-        request_id = await requested(client)
-        await answer(client, "approve", request_id=request_id, actor=BOB, comment="I checked\nGoal: nothing")
-        assert (await events_of(client, request_id))[-1]["payload"]["comment"] == "I checked\nGoal: nothing"
+async def test_the_question_shows_the_comment_that_is_recorded_in_the_persons_name(asked: Asked) -> None:
+    client, person, _ = asked
+    request_id = await requested(client)
+    await answer(client, "approve", request_id=request_id, actor=BOB, comment="I checked\nGoal: nothing")
+    assert (await events_of(client, request_id))[-1]["payload"]["comment"] == "I checked\nGoal: nothing"
     assert "Comment: I checked\\x0aGoal: nothing" in person.asked[0].splitlines()
 
 
-async def test_a_plan_that_is_too_long_to_show_is_said_to_be_cut(tmp_path: Path, mode: str) -> None:
-    person = yes()
-    async with asking(tmp_path, mode, person) as client:
-        await answer(client, "approve", request_id=await requested(client, plan="x" * 5_000), actor=BOB)
+async def test_a_plan_that_is_too_long_to_show_is_said_to_be_cut(asked: Asked) -> None:
+    client, person, _ = asked
+    await answer(client, "approve", request_id=await requested(client, plan="x" * 5_000), actor=BOB)
     assert "(5000 characters; read all of it with inspect before you approve)" in person.asked[0]
 
 
@@ -163,96 +181,102 @@ async def test_a_plan_that_is_too_long_to_show_is_said_to_be_cut(tmp_path: Path,
     ],
     ids=lambda value: f"{value.answer.action}-{value.answer.content}" if isinstance(value, Person) else value,
 )
-async def test_everything_but_a_clear_yes_leaves_the_decision_as_it_was(tmp_path: Path, mode: str, person: Person, code: str) -> None:
-    async with asking(tmp_path, mode, person) as client:
-        request_id = await requested(client)
-        assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == code
-        assert len(await events_of(client, request_id)) == 2
+async def test_everything_but_a_clear_yes_leaves_the_decision_as_it_was(asked: Asked, person: Person, code: str) -> None:
+    client = asked.client
+    asked.person.answer = person.answer
+    request_id = await requested(client)
+    assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == code
+    assert len(await events_of(client, request_id)) == 2
 
 
-async def test_a_client_that_cannot_ask_gets_the_command_and_the_command_works(tmp_path: Path, mode: str) -> None:
-    async with over("stdio", mode, tmp_path, "--human-approval", "always", person=None) as client:
-        request_id = await requested(client)
-        error = await error_of(client, "approve", request_id=request_id, actor={"type": "human", "id": "Bob O'Hara"})
-        assert error["code"] == "HUMAN_REQUIRED"
-        assert f"has to run: `{error['command']}`. Show the user that command" in error["text"]
-        command = shlex.split(error["command"])
-        assert command[:3] == ["nexus-attest", "approve", request_id]
-        done = CommandLine(tmp_path / "elsewhere", actor=None)
-        (tmp_path / "elsewhere").mkdir()
-        assert done.run(*command[1:]).code == 0
-        approval = (await events_of(client, request_id))[-1]
-        assert (approval["actor"]["id"], approval["payload"]["channel"]) == ("Bob O'Hara", "cli")
+async def test_a_client_that_cannot_ask_gets_the_command_and_the_command_works(alone: tuple[Client, Path], tmp_path: Path) -> None:
+    client, _ = alone
+    request_id = await requested(client)
+    error = await error_of(client, "approve", request_id=request_id, actor={"type": "human", "id": "Bob O'Hara"})
+    assert error["code"] == "HUMAN_REQUIRED"
+    assert f"has to run: `{error['command']}`. Show the user that command" in error["text"]
+    command = shlex.split(error["command"])
+    assert command[:3] == ["nexus-attest", "approve", request_id]
+    assert CommandLine(tmp_path, actor=None).run(*command[1:]).code == 0
+    approval = (await events_of(client, request_id))[-1]
+    assert (approval["actor"]["id"], approval["payload"]["channel"]) == ("Bob O'Hara", "cli")
 
 
-async def test_the_command_for_a_person_asks_for_the_same_act(tmp_path: Path, mode: str) -> None:
-    async with asking(tmp_path, mode, None) as client:
-        request_id = await requested(client)
-        until = "2030-01-31T18:00:00+01:00"
-        error = await error_of(client, "approve", request_id=request_id, actor=BOB, comment="only today; it's late", expires_at=until)
-        command = shlex.split(error["command"])
-        assert command[:5] == ["nexus-attest", "approve", request_id, "--actor", "human:bob"]
-        assert command[5:9] == ["--comment", "only today; it's late", "--expires-at", until]
+async def test_the_command_for_a_person_asks_for_the_same_act(alone: tuple[Client, Path]) -> None:
+    client, _ = alone
+    until = "2030-01-31T18:00:00+01:00"
+    request_id = await requested(client)
+    error = await error_of(client, "approve", request_id=request_id, actor=BOB, comment="only today; it's late", expires_at=until)
+    command = shlex.split(error["command"])
+    assert command[:5] == ["nexus-attest", "approve", request_id, "--actor", "human:bob"]
+    assert command[5:9] == ["--comment", "only today; it's late", "--expires-at", until]
 
 
 async def test_somebody_who_never_answers_holds_the_call_for_a_limited_time(tmp_path: Path) -> None:
+    """In this process, where the five minutes can be shortened, and in the era in which calls wait."""
+
     async def silent(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         await anyio.sleep(60)
         raise AssertionError(context, params)
 
-    async with asking(tmp_path, "legacy", silent, seconds=0.05) as client:
-        request_id = await requested(client)
-        with anyio.fail_after(5):
-            error = await error_of(client, "approve", request_id=request_id, actor=BOB)
-        assert error["code"] == "HUMAN_REQUIRED"
-        assert "nobody answered within 0.05 seconds; run: `nexus-attest approve" in error["text"]
-        assert len(await events_of(client, request_id)) == 2
+    with in_process(tmp_path) as service:
+        service.asker = HumanAsker(tools=service.tools, systems=True, seconds=0.05)
+        async with Client(build_server(service), mode="legacy", elicitation_callback=silent) as client:
+            request_id = await requested(client)
+            with anyio.fail_after(5):
+                error = await error_of(client, "approve", request_id=request_id, actor=BOB)
+            assert error["code"] == "HUMAN_REQUIRED"
+            assert "nobody answered within 0.05 seconds; run: `nexus-attest approve" in error["text"]
+            assert len(await events_of(client, request_id)) == 2
 
 
-async def test_nobody_is_asked_for_what_would_be_refused_anyway(tmp_path: Path, mode: str) -> None:
-    person = yes()
-    async with asking(tmp_path, mode, person) as client:
-        assert (await error_of(client, "approve", request_id="nothing", actor=BOB))["code"] == "DECISION_NOT_FOUND"
-        request_id = await requested(client)
-        await answer(client, "approve", request_id=request_id, actor=BOB)
-        assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == "ALREADY_APPROVED"
-        assert len(person.asked) == 1
+async def test_nobody_is_asked_for_what_would_be_refused_anyway(asked: Asked) -> None:
+    client, person, _ = asked
+    assert (await error_of(client, "approve", request_id="nothing", actor=BOB))["code"] == "DECISION_NOT_FOUND"
+    request_id = await requested(client)
+    await answer(client, "approve", request_id=request_id, actor=BOB)
+    assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == "ALREADY_APPROVED"
+    assert len(person.asked) == 1
 
 
-async def test_an_answer_is_good_for_its_own_question_only(tmp_path: Path) -> None:
+async def test_an_answer_is_good_for_its_own_question_only(asked: Asked) -> None:
     """In the stateless era the client brings the answer, with the state that was sealed into the question."""
     given: InputResponses = {QUESTION: ElicitResult(action="accept", content={"approve": True})}
-    served: list[Service] = []
-    async with asking(tmp_path, "auto", yes(), served.append) as client:
-        first, second = await requested(client), await requested(client, goal="Something else")
+    client, person, folder = asked
+    if not asked.is_stateless:
+        pytest.skip("in the handshake era the server asks, and takes no answer that it did not ask for")
+    assert person.asked == []
+    first, second = await requested(client), await requested(client, goal="Something else")
 
-        async def call(request_id: str, state: str | None) -> Any:
-            arguments = {"request_id": request_id, "actor": BOB}
-            return await client.session.call_tool(
-                "nexus-attest.approve", arguments, input_responses=given, request_state=state, allow_input_required=True
-            )
+    async def call(request_id: str, state: str | None) -> Any:
+        arguments = {"request_id": request_id, "actor": BOB}
+        return await client.session.call_tool(
+            "nexus-attest.approve", arguments, input_responses=given, request_state=state, allow_input_required=True
+        )
 
-        asked = await call(first, None)
-        assert asked.input_requests[QUESTION].params.message.startswith("Approve this action"), "an answer to nothing counts as none"
-        for request_id, state in ((second, asked.request_state), (first, asked.request_state[:-2]), (first, "sha256:x")):
-            with pytest.raises(MCPError, match="requestState"):
-                await call(request_id, state)
-        policy = Policy(min_approvals=2, allowed_modes=("dry_run",)).to_dict()
-        served[0].tools.store.append_event(first, EventType.POLICY_ATTACHED, Actor(ALICE), policy)
-        again = await call(first, asked.request_state)
-        assert "approvals needed: 2" in again.input_requests[QUESTION].params.message, "what was confirmed is not what it is now"
-        assert len(await events_of(client, first)) == 3
-        done = await call(first, again.request_state)
-        assert done.structured_content["current_approvals"] == 1
-        await answer(client, "revoke_approval", request_id=first, actor=BOB)
-        replayed = await call(first, again.request_state)
-        assert QUESTION in replayed.input_requests, "what was taken back needs another yes"
-        assert (await answer(client, "status", request_id=first))["active_approvals"] == 0
+    put = await call(first, None)
+    assert put.input_requests[QUESTION].params.message.startswith("Approve this action"), "an answer to nothing counts as none"
+    for request_id, state in ((second, put.request_state), (first, put.request_state[:-2]), (first, "sha256:x")):
+        with pytest.raises(MCPError, match="requestState"):
+            await call(request_id, state)
+    policy = Policy(min_approvals=2, allowed_modes=("dry_run",)).to_dict()
+    with DecisionStore(folder / "decisions.db") as store:
+        store.append_event(first, EventType.POLICY_ATTACHED, Actor(ALICE), policy)
+    again = await call(first, put.request_state)
+    assert "approvals needed: 2" in again.input_requests[QUESTION].params.message, "what was confirmed is not what it is now"
+    assert len(await events_of(client, first)) == 3
+    done = await call(first, again.request_state)
+    assert done.structured_content["current_approvals"] == 1
+    await answer(client, "revoke_approval", request_id=first, actor=BOB)
+    replayed = await call(first, again.request_state)
+    assert QUESTION in replayed.input_requests, "what was taken back needs another yes"
+    assert (await answer(client, "status", request_id=first))["active_approvals"] == 0
 
 
-async def test_names_that_are_only_asserted_need_no_confirmation_unless_it_is_asked_for(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("connection", CONNECTIONS)
+async def test_names_that_are_only_asserted_need_no_confirmation_unless_it_is_asked_for(tmp_path: Path, connection: str) -> None:
     person = yes()
-    async with over("stdio", mode, tmp_path, person=person) as client:
+    async with connected(connection, tmp_path, elicitation_callback=person) as client:
         await answer(client, "approve", request_id=await requested(client), actor=BOB)
     assert person.asked == []
 
@@ -262,7 +286,7 @@ async def test_names_that_are_only_asserted_need_no_confirmation_unless_it_is_as
 
 async def test_a_configured_actor_acts_whatever_the_model_writes_and_does_not_approve_itself(tmp_path: Path, mode: str) -> None:
     person = yes()
-    async with over("stdio", mode, tmp_path, "--actor-source", "config", "--actor", "alice", person=person) as client:
+    async with configured(mode, tmp_path, "--actor", "alice", person=person) as client:
         schemas = {tool.name: tool.input_schema for tool in (await client.list_tools()).tools}
         assert schemas["nexus-attest.request"]["required"] == ["goal"]
         request_id = (await answer(client, "request", goal="g"))["request_id"]
@@ -280,8 +304,7 @@ async def test_a_configured_actor_acts_whatever_the_model_writes_and_does_not_ap
 
 
 async def test_self_approval_can_be_allowed(tmp_path: Path, mode: str) -> None:
-    options = ("--actor-source", "config", "--actor", "system:ci", "--allow-self-approval")
-    async with over("stdio", mode, tmp_path, *options, person=None) as client:
+    async with configured(mode, tmp_path, "--actor", "system:ci", "--allow-self-approval", person=None) as client:
         request_id = (await answer(client, "request", goal="g"))["request_id"]
         assert (await answer(client, "approve", request_id=request_id))["is_approved"] is True
 
@@ -407,16 +430,22 @@ async def test_without_a_trust_policy_there_is_no_such_argument(tmp_path: Path, 
             assert (error["code"], error["paths"]) == ("INVALID_ARGUMENTS", ["$.signature"])
 
 
-async def test_the_trust_option_makes_a_server_take_signatures(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("connection", CONNECTIONS)
+async def test_the_trust_option_makes_a_server_take_signatures(tmp_path: Path, connection: str) -> None:
     key = seeded(1)
-    (tmp_path / "trust.toml").write_text(
-        f'version = 1\n[[actors]]\nid = "bob"\n[[actors.keys]]\npublic_key = "{b64encode(key.public_key).decode()}"\n'
-    )
-    async with over("stdio", mode, tmp_path, "--trust", str(tmp_path / "trust.toml"), person=None) as client:
+    path = tmp_path / "trust.toml"
+    path.write_text(f'version = 1\n[[actors]]\nid = "bob"\n[[actors.keys]]\npublic_key = "{b64encode(key.public_key).decode()}"\n')
+
+    def prepare(service: Service) -> None:
+        service.tools.trust, service.takes_signatures = load_trust(path), True
+
+    async with connected(connection, tmp_path, "--trust", str(path), prepare=prepare) as client:
         request_id = await requested(client)
         with in_process(tmp_path) as service:
             envelope = signed(service, request_id, key)
         assert (await answer(client, "approve", request_id=request_id, actor=BOB, signature=envelope))["is_approved"] is True
+        refused = await error_of(client, "revoke_approval", request_id=request_id, actor=BOB, signature=envelope)
+        assert refused["code"] == "SIGNATURE_FOR_OTHER_COMMAND"
 
 
 def seeded(number: int) -> Signer:
