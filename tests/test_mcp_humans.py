@@ -98,7 +98,10 @@ ALWAYS = ("--human-approval", "always")
 async def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Asked]:
     folder, person = tmp_path_factory.mktemp("asked"), yes()
     info = Implementation(name="a client", version="1.0\n")
-    async with connected(request.param, folder, *ALWAYS, prepare=always, elicitation_callback=person, client_info=info) as client:
+    # Not quiet: the SDK warns of states that it refuses.
+    async with connected(
+        request.param, folder, *ALWAYS, prepare=always, quiet=False, elicitation_callback=person, client_info=info
+    ) as client:
         yield Asked(client, person, folder)
 
 

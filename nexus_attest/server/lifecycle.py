@@ -1,7 +1,7 @@
 """Start and end of a serving process.
 
 Ctrl-C and SIGTERM end it at once: no new call begins, the programs of executions under way are stopped, what works on the store gets a
-moment to commit, then the store is closed and the log written. All of it shares one deadline, whoever holds a lock or does not read. An
+moment to commit, then the store is closed and the log written. Whoever holds a lock or does not read, all of it shares one deadline. An
 execution that cannot be recorded in that moment stays EXECUTING: `recover` is for it.
 """
 
@@ -18,8 +18,12 @@ from nexus_attest.server.service import Service
 
 __all__ = ["run_until_signal"]
 
-_SECONDS = 0.05
-"""From a signal to the end of the last of these; to take the process apart needs its part of the tenth of a second too."""
+_SECONDS = 0.07
+"""For what may have to wait for others: their locks, their reading. To close, and to take the process apart, needs the rest of a tenth."""
+
+_CLOSING_SECONDS = 1.0
+"""To close takes milliseconds; so long it may take on a machine that is busy, and no longer on a disk that hangs."""
+
 
 _TICK_SECONDS = 0.002
 _LAST_LINE_SECONDS = 0.005
@@ -57,7 +61,7 @@ async def _leave_on_signal(service: Service, serving: anyio.CancelScope, log: St
                 # Which must not happen under a thread that uses the store; the file is as sound without. In a thread: it may wait.
                 closing = threading.Thread(target=close, name="close", daemon=True)
                 closing.start()
-                closing.join(max(end - anyio.current_time(), 0))
+                closing.join(_CLOSING_SECONDS)
             log.flush(max(end - anyio.current_time(), _LAST_LINE_SECONDS))
             # A thread that runs an execution cannot be ended, and the interpreter would wait for it.
             os._exit(128 + number if number == signal.SIGINT else 0)
