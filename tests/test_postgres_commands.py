@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from cli_testing import ADAPTER, ROOT, CommandLine, program
 from postgres_testing import PostgresServer
+from store_testing import raw_event
 from test_copying import fill
 from test_docs import run
 
@@ -62,7 +63,6 @@ def test_no_output_has_the_password(cli: CommandLine) -> None:
         cli.run("list", "--db", "postgresql://nexus:hunter2@localhost:1/x", "--debug"),
     ]
     assert [output for output in outputs if "hunter2" in output.out + output.err or "hunt%65r2" in output.out + output.err] == []
-    assert "STORE_NOT_A_FILE" in outputs[3].err + outputs[4].err
     assert "STORE_UNREACHABLE" in outputs[-1].err
 
 
@@ -131,7 +131,8 @@ def test_a_store_is_not_moved_to_itself_however_it_is_spelled(cli: CommandLine, 
 
 
 def test_the_document_does_what_it_says(postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    postgres_server.psql("CREATE DATABASE decisions TEMPLATE template0")
+    for name in ("decisions", "again"):
+        postgres_server.psql(f"CREATE DATABASE {name} TEMPLATE template0")
     monkeypatch.setenv("PGHOST", str(postgres_server.folder))
     monkeypatch.setenv("PGUSER", "nexus")
     monkeypatch.chdir(tmp_path)
@@ -157,7 +158,41 @@ def test_the_doctor_looks_at_facts_executions_and_what_is_kept_on_this_machine(c
     assert "LOG_VERIFICATION_FAILED" not in {finding["code"] for finding in cli.json("doctor", "--quick", code=1)["findings"]}
 
 
-def test_a_store_on_a_server_is_backed_up_by_its_server(cli: CommandLine) -> None:
-    cli.json("db", "init")
-    assert cli.json("backup", "b.db", code=2)["code"] == "STORE_NOT_A_FILE"
-    assert cli.json("restore", "b.db", code=2)["code"] == "STORE_NOT_A_FILE"
+def test_a_store_on_a_server_is_backed_up_to_a_verified_file_and_restored_into_an_empty_database(
+    cli: CommandLine, postgres_server: PostgresServer
+) -> None:
+    program(cli.folder)
+    request_id = cli.approved()
+    run_id = cli.json("execute", request_id, ADAPTER, "--adapters", "adapters.toml")["run_id"]
+    made = cli.json("backup", "monday.db")
+    assert (made["size"], made["findings"]) == (7, [])
+    assert (cli.folder / "monday.db").stat().st_mode & 0o777 == 0o600
+    assert cli.json("log", "verify", "--db", "monday.db")["root"] == made["root"]
+    assert cli.json("status", request_id, "--db", "monday.db")["state"] == "completed"
+    assert cli.json("backup", "monday.db", code=2)["code"] == "BACKUP_EXISTS"
+    assert cli.json("backup", "tuesday.db", "--runs", "nowhere.runs", code=2)["code"] == "FILE_REFUSED"
+    assert [path.name for path in cli.folder.glob(".nexus-attest-*")] == []
+
+    other = postgres_server.new_database()
+    assert cli.json("restore", "monday.db", "--replace", "--db", other, code=2)["code"] == "STORE_NOT_A_FILE"
+    back = cli.json("restore", "monday.db", "--db", other)
+    assert (back["size"], back["root"], back["kept"]) == (7, made["root"], None)
+    assert cli.json("status", request_id, "--db", other)["state"] == "completed"
+    assert cli.json("runs", "show", run_id, "--db", other)["status"] == "COMPLETED"
+    assert cli.json("log", "verify", "--db", other)["ok"] is True
+    assert cli.json("restore", "monday.db", "--db", other)["root"] == made["root"]
+    cli.json("request", "later", "--db", other)
+    assert cli.json("restore", "monday.db", "--db", other, code=2)["code"] == "STORE_EXISTS"
+    assert cli.json("log", "verify", "--db", other)["size"] == 10
+
+
+def test_a_backup_from_a_server_or_to_it_that_does_not_verify_is_refused(cli: CommandLine, postgres_server: PostgresServer) -> None:
+    with PostgresStore(address_of(cli)) as store:
+        store.import_decision_atomic("dec-1", "2024-06-01", [raw_event(0, digest="wrong")])
+    refused = cli.json("backup", "b.db", code=2)
+    assert refused["code"] == "BACKUP_UNSOUND"
+    assert not (cli.folder / "b.db").exists()
+    assert len(cli.json("backup", "evidence.db", "--keep-unsound")["findings"]) == 1
+    other = postgres_server.new_database()
+    assert cli.json("restore", "evidence.db", "--db", other, code=2)["code"] == "BACKUP_UNSOUND"
+    assert cli.json("log", "verify", "--db", other)["size"] == 0

@@ -67,12 +67,20 @@ def _backup(
 ) -> None:
     """Copy the store to a file while others work with it, and verify the copy. Run records go beside it, to FILE.runs.
 
-    The file has its name only when it is whole, checked and on the disk. It is readable by you alone.
+    The file has its name only when it is whole, checked and on the disk. It is readable by you alone. A store on a server becomes a file
+    like any other, which needs no server to be verified; every row of it is compared.
     """
-    from nexus_attest.operations import back_up  # the engine
+    from nexus_attest.operations import back_up, back_up_store  # the engine
+    from nexus_attest.operations.backup import runs_beside
+    from nexus_control.errors import FileRefused
     from nexus_control.markdown import escape
 
-    made = back_up(session.existing_store_path, file, runs=runs, keep_unsound=keep_unsound)
+    if session.store_address is None:
+        made = back_up(session.existing_store_path, file, runs=runs, keep_unsound=keep_unsound)
+    else:
+        if runs is not None and not runs.is_file():
+            raise FileRefused(f"there is no file {runs}")
+        made = back_up_store(session.store, file, runs=runs or runs_beside(session.store_path), keep_unsound=keep_unsound)
     data: dict[str, Any] = {
         "file": str(made.file),
         "bytes": made.bytes,
@@ -93,16 +101,26 @@ def _restore(
     file: Annotated[Path, typer.Argument(help="The backup.", metavar="FILE", show_default=False)],
     replace: Annotated[bool, typer.Option("--replace", help="Move a store that is there aside; it is kept.")] = False,
 ) -> None:
-    """Verify a backup and bring it back as the store.
+    """Verify a backup and bring it back as the store: a file, or an empty database on a server, where nothing is ever replaced.
 
     An older state is a rollback: what came after it is undone for this store, and shows against any checkpoint that was kept. What was
     executed since can be executed again: `doctor` compares with the run records, which are never replaced.
     """
-    from nexus_attest.operations import restore  # the engine
+    from nexus_attest.cli.errors import StoreNotAFile
+    from nexus_attest.operations import restore, restore_store  # the engine
+    from nexus_attest.operations.backup import runs_beside
+    from nexus_attest.postgres.address import shown
     from nexus_control.markdown import escape, printable
 
     session.allow_new_store()
-    done = restore(file, session.store_file, replace=replace)
+    if session.store_address is None:
+        done = restore(file, session.store_file, replace=replace)
+    else:
+        if replace:
+            raise StoreNotAFile(f"{shown(session.store_address)}: nothing on a server is ever replaced; name an empty database")
+        if runs_beside(file).exists():
+            session.make_local_folder()
+        done = restore_store(file, session.store, runs=runs_beside(session.store_path))
     data: dict[str, Any] = {
         "store": str(done.store),
         "size": done.head.size,

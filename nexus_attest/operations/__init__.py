@@ -3,11 +3,12 @@
     diagnose(Paths(...)) -> findings       what `nexus-attest doctor` prints
     back_up(source, target) -> Backup      while others write
     restore(backup, store) -> Restored     verified first; what was there is kept
+    back_up_store, restore_store           the same for a store that is open, on a server for instance
 
 Importing this needs the standard library and `nexus_control` only.
 """
 
-from nexus_attest.operations.backup import Backup, Restored, back_up, restore
+from nexus_attest.operations.backup import Backup, Restored, back_up, back_up_store, restore, restore_store
 from nexus_attest.operations.doctor import Finding, Paths, Severity, diagnose
 from nexus_attest.operations.errors import BackupExists, BackupUnsound, StoreExists, StoreInUse
 
@@ -22,6 +23,8 @@ __all__ = [
     "StoreExists",
     "StoreInUse",
     "back_up",
+    "back_up_store",
     "diagnose",
     "restore",
+    "restore_store",
 ]

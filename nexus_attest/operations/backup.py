@@ -3,6 +3,8 @@
 A copy is made in a folder of its own beside its place, checked there, put on the disk, and then given its name in one step: a file under
 that name is a whole, verified backup, whatever happened meanwhile. No file is ever replaced.
 
+A store on a server is backed up into such a file, and brought back from one, row by row (`nexus_control.copying`), with the same checks.
+
 The run records (`<store>.runs`) are copied after the store, so that they hold the run of every execution that the copy knows of. A restore
 puts run records only where there are none: newer ones tell of executions that the older store forgot.
 """
@@ -18,15 +20,18 @@ from pathlib import Path
 
 from nexus_attest.operations.errors import BackupExists, BackupUnsound, StoreExists, StoreInUse
 from nexus_attest.routers.run_store import FOREIGN_TABLES
+from nexus_control.copying import copy_store
 from nexus_control.errors import FileRefused, SchemaTooNew, StoreBusy, StoreUnreadable
 from nexus_control.events import Clock, utc_now
 from nexus_control.file_copy import Examination, LogHead, copy_file, examine_file, only_user
 from nexus_control.files import give_name, sync_folder
+from nexus_control.sql_store import SqlStore
+from nexus_control.store import DecisionStore
 
-__all__ = ["Backup", "Progress", "Restored", "back_up", "restore", "runs_beside"]
+__all__ = ["Backup", "Progress", "Restored", "back_up", "back_up_store", "restore", "restore_store", "runs_beside"]
 
 Progress = Callable[[int, int], None]
-"""Is told now and then how many pages of how many have been copied."""
+"""Is told now and then how many pages of a file, or entries of a store, of how many have been copied."""
 
 _BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a file; under a new file of the same name it would be taken for that one's."""
@@ -48,12 +53,13 @@ class Backup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """A store that was brought back. `kept` is where the one before it went, and `before` the head of its log, where it could be read.
+    """A store that was brought back, to a file or a server. `kept` is where the one before it went, and `before` the head of its log, where
+    it could be read.
 
     `runs` is where run records were put, None when there were none to put, or some in place already.
     """
 
-    store: Path
+    store: Path | str
     head: LogHead
     runs: Path | None
     kept: Path | None = None
@@ -89,13 +95,42 @@ def back_up(
     with _copied(source, target.parent, progress) as (copy, head, found):
         if head is None:
             raise FileRefused(f"{source} holds no decisions, so it is no store")
-        findings = _findings(found, head)
-        if findings and not keep_unsound:
-            raise BackupUnsound(f"the copy of {source} does not verify: {findings[0]}; no backup was made", findings)
-        size = copy.stat().st_size
-        # Before the store's, whose name says that all is there.
-        placed, damage = _place_runs(records, runs_beside(target), progress, keep_damaged=keep_unsound)
-        _place(copy, target)
+        return _kept(str(source), (copy, head, found), target, records, keep_unsound, progress)
+
+
+def back_up_store(source: SqlStore, target: Path, *, runs: Path, keep_unsound: bool = False, progress: Progress | None = None) -> Backup:
+    """As `back_up`, of a store that is open, on a server for instance; `runs` is where its run records are, if there are any.
+
+    `progress` is told of entries. Raises what `back_up` raises, and StoresDiffer when the copy has other rows than the store.
+    """
+    for place in (target, runs_beside(target)):
+        _require_free(place, of=target)
+    with _private_folder(target.parent) as folder:
+        copy = folder / "copy"
+        with DecisionStore(copy) as made:
+            copied = copy_store(source, made, progress)
+        copy.chmod(0o600)
+        head = LogHead(copied.size, copied.root)
+        return _kept(source.path, (copy, head, examine_file(copy)), target, runs, keep_unsound, progress)
+
+
+def _kept(
+    name: str,
+    made: tuple[Path, LogHead, Examination],
+    target: Path,
+    records: Path,
+    keep_unsound: bool,
+    progress: Progress | None,
+) -> Backup:
+    """Give a copy of the store called `name`, and one of its run records, their places. Raises BackupUnsound."""
+    copy, head, found = made
+    findings = _findings(found, head)
+    if findings and not keep_unsound:
+        raise BackupUnsound(f"the copy of {name} does not verify: {findings[0]}; no backup was made", findings)
+    size = copy.stat().st_size
+    # Before the store's, whose name says that all is there.
+    placed, damage = _place_runs(records, runs_beside(target), progress, keep_damaged=keep_unsound)
+    _place(copy, target)
     if damage and not keep_unsound:
         raise BackupUnsound(f"the run records {records} are damaged: {damage[0]}; {target} is a backup without them", damage)
     return Backup(file=target, bytes=size, head=head, runs=placed, findings=(*findings, *damage))
@@ -112,11 +147,7 @@ def restore(backup: Path, store: Path, *, replace: bool = False, progress: Progr
     _require_file(backup)
     if os.path.lexists(store) and not replace:
         raise StoreExists(f"there is a store at {store}; with --replace it is moved aside, and kept")
-    with _copied(backup, store.parent, progress) as (copy, head, found):
-        if head is None:
-            raise FileRefused(f"{backup} holds no decisions, so it is no backup of a store")
-        if findings := _findings(found, head):
-            raise BackupUnsound(f"{backup} does not verify: {findings[0]}; nothing was changed", findings)
+    with _verified(backup, store.parent, progress) as (copy, head):
         _sync_file(copy)
         aside = store.with_name(f"{store.name}.{clock().astimezone(UTC):%Y%m%dT%H%M%S%f}Z.replaced")
         _require_free(aside, of=aside)
@@ -134,6 +165,36 @@ def restore(backup: Path, store: Path, *, replace: bool = False, progress: Progr
     if damage:
         raise BackupUnsound(f"the store is restored, but its run records {runs_beside(backup)} are damaged: {damage[0]}", damage)
     return Restored(store=store, head=head, runs=runs, kept=kept, before=before)
+
+
+def restore_store(backup: Path, store: SqlStore, *, runs: Path, progress: Progress | None = None) -> Restored:
+    """Bring a backup back into an empty store that is open, on a server for instance, after it was verified; at the end every row is
+    compared. One that was interrupted goes on where it ended. Run records are put at `runs` where there are none.
+
+    Raises StoreExists when the store holds anything that the backup does not, FileRefused, BackupUnsound, StoreError, OSError.
+    """
+    _require_file(backup)
+    with _verified(backup, Path(tempfile.gettempdir()), progress) as (copy, head):
+        with DecisionStore(copy) as source:
+            size, root = store.log_root()
+            if size > head.size or source.log_root(size)[1] != root:
+                raise StoreExists(f"{store.path} holds what {backup} does not, and nothing on a server is replaced; name an empty database")
+            copy_store(source, store, progress)
+        placed, damage = _place_runs(runs_beside(backup), runs, progress)
+    if damage:
+        raise BackupUnsound(f"the store is restored, but its run records {runs_beside(backup)} are damaged: {damage[0]}", damage)
+    return Restored(store=store.path, head=head, runs=placed)
+
+
+@contextmanager
+def _verified(backup: Path, folder: Path, progress: Progress | None) -> Generator[tuple[Path, LogHead]]:
+    """A copy of a backup that verifies, in a private folder inside `folder`. Raises FileRefused, BackupUnsound."""
+    with _copied(backup, folder, progress) as (copy, head, found):
+        if head is None:
+            raise FileRefused(f"{backup} holds no decisions, so it is no backup of a store")
+        if findings := _findings(found, head):
+            raise BackupUnsound(f"{backup} does not verify: {findings[0]}; nothing was changed", findings)
+        yield copy, head
 
 
 def _place_runs(
@@ -158,15 +219,21 @@ def _findings(found: Examination, head: LogHead) -> tuple[str, ...]:
 @contextmanager
 def _copied(source: Path, folder: Path, progress: Progress | None) -> Generator[tuple[Path, LogHead | None, Examination]]:
     """A copy in a private folder inside `folder`, which is gone afterwards with all that is still in it."""
+    with _private_folder(folder) as private:
+        copy = private / "copy"
+        head = copy_file(source, copy, known=FOREIGN_TABLES, progress=progress)
+        copy.chmod(0o600)
+        yield copy, head, examine_file(copy, known=FOREIGN_TABLES)
+
+
+@contextmanager
+def _private_folder(folder: Path) -> Generator[Path]:
     try:
         private = Path(tempfile.mkdtemp(prefix=".nexus-attest-", dir=folder))
     except FileNotFoundError:
         raise FileRefused(f"there is no folder {folder}") from None
     try:
-        copy = private / "copy"
-        head = copy_file(source, copy, known=FOREIGN_TABLES, progress=progress)
-        copy.chmod(0o600)
-        yield copy, head, examine_file(copy, known=FOREIGN_TABLES)
+        yield private
     finally:
         shutil.rmtree(private)
 
