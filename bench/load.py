@@ -1,6 +1,7 @@
 """Load from many processes and clients at once, and growth to any number of events, on SQLite or PostgreSQL.
 
     python -m bench.load                                          one client, then 8 processes, on a file beside the repository
+    python -m bench.load --postgres --clients 4                   the same on a PostgreSQL server that is started for it
     python -m bench.load --processes 4 --clients 8 --db postgresql://...
     python -m bench.load --grow 1000000                           cost of an append and memory as the store grows
 
@@ -282,15 +283,21 @@ def main() -> int:
     options = _options()
     rows: list[dict[str, Any]] = []
     report: dict[str, Any] = {"processors": os.cpu_count(), "load_at_start": os.getloadavg()[0]}
-    with _database(options) as db:
+    with _database(options) as (db, least):
         postgres = "://" in db
         report["backend"] = "PostgreSQL" if postgres else "SQLite"
         if options.grow:
             rows = report["growth"] = grow(db, options.grow, options.calls, lambda row: _say(options, row))
             return _end(options, report, rows)
-        if not postgres:
-            report["floor_per_second"] = floor_per_second(Path(db).parent, options.seconds)
-            _say(options, {"operation": "bare commits", "per_second": report["floor_per_second"]})
+        if least is not None:
+            report["floor_per_second"] = least(options.seconds)
+            _say(
+                options,
+                {
+                    "operation": "chained inserts of one connection" if postgres else "bare commits",
+                    "per_second": report["floor_per_second"],
+                },
+            )
         report["load"] = rows
         for processes, clients in options.shapes:
             for operation in options.operation or _OPERATIONS:
@@ -313,18 +320,27 @@ def _say(options: argparse.Namespace, row: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _database(options: argparse.Namespace) -> Generator[str]:
-    """The one that was named, or a file that is gone afterwards."""
-    if options.db is not None:
-        yield options.db
-        return
-    with tempfile.TemporaryDirectory(prefix="nexus-load-", dir=options.dir) as folder:
-        yield str(Path(folder) / "load.db")
+def _database(options: argparse.Namespace) -> Generator[tuple[str, Callable[[float], float] | None]]:
+    """The store that was named, or one that is gone afterwards, and what measures the floor of its disk."""
+    if options.postgres:
+        from bench.postgres import ChainedFloor, started_server  # which measures by `measure`
+
+        with started_server() as server:
+            if server is None:
+                raise SystemExit("no PostgreSQL server is installed")
+            with closing(ChainedFloor(server.new_database())) as floor:
+                yield server.new_database(), floor.rate
+    elif options.db is not None:
+        yield options.db, None if "://" in options.db else partial(floor_per_second, Path(options.db).parent)
+    else:
+        with tempfile.TemporaryDirectory(prefix="nexus-load-", dir=options.dir) as folder:
+            yield str(Path(folder) / "load.db"), partial(floor_per_second, Path(folder))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.load", description="Load from many processes, and growth.")
     parser.add_argument("--db", metavar="PATH|URL", help="the store, which is written to; default: a new file, removed afterwards")
+    parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL server that is started for it, on the disk of /tmp")
     parser.add_argument("--dir", type=Path, default=_ROOT.parent, help="where that new file is; default: beside the repository")
     parser.add_argument("--processes", type=int, metavar="N", help="how many processes; default: 1, then 8")
     parser.add_argument("--clients", type=int, default=1, metavar="N", help="threads per process; default: 1")

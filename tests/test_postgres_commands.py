@@ -170,7 +170,7 @@ def test_a_store_on_a_server_is_backed_up_to_a_verified_file_and_restored_into_a
     assert cli.json("log", "verify", "--db", "monday.db")["root"] == made["root"]
     assert cli.json("status", request_id, "--db", "monday.db")["state"] == "completed"
     assert cli.json("backup", "monday.db", code=2)["code"] == "BACKUP_EXISTS"
-    assert cli.json("backup", "tuesday.db", "--runs", "nowhere.runs", code=2)["code"] == "FILE_REFUSED"
+    assert cli.json("backup", "tuesday.db", "--runs", "nowhere.runs", code=2)["code"] == "FILE_NOT_READABLE"
     assert [path.name for path in cli.folder.glob(".nexus-attest-*")] == []
 
     other = postgres_server.new_database()
