@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,8 @@ def host(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.wait()
     assert process.stdout is not None
     process.stdout.close()
-    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    with suppress(ProcessLookupError):  # on Linux the guardian was faster
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 def stored_runs(folder: Path) -> list[tuple[str, str]]:
