@@ -45,7 +45,7 @@ _SECONDS = 2.0
 
 _PAUSE_SECONDS = 0.001
 
-_IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_IGNORED = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGINT", "SIGTERM") if hasattr(signal, name))  # read on Windows too
 """Whoever ends everything else here leaves the end of the tools to this."""
 
 
