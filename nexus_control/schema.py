@@ -195,7 +195,10 @@ class _Sqlite:
         return found.st_dev, found.st_ino
 
     def stream(self, connection: Connection, sql: str) -> Generator[Any]:
-        yield from connection.execute(sql)  # SQLite computes each row when it is asked for
+        # SQLite computes each row when it is asked for. `yield from` would close the cursor of a reader that gave up, whose connection may
+        # be gone by then.
+        for row in connection.execute(sql):  # noqa: UP028
+            yield row
 
 
 SQLITE: Dialect = _Sqlite()
