@@ -153,9 +153,10 @@ class DecisionTasks:
             question = form_request(found.question).model_dump(by_alias=True, mode="json", exclude_none=True)
             return task(status="input_required", input_requests={self._folder.question_key(text, found.state): question})
         command, name = found.asker.command(found.arguments, found.who), found.who.actor["id"]
+        url = None if page is None else page.address_of(found.state, found.question)  # None as well while the page has no room
         error: NexusError = HumanRequired(f"this client cannot ask its user, so {name} has to run", command)
-        if page is not None:
-            error = ApprovalPending("nobody has answered yet", page.address_of(found.state, found.question), command)
+        if url is not None:
+            error = ApprovalPending("nobody has answered yet", url, command)
         told = refusal(error)
         return task(status="working", message=printable(told["content"][0]["text"]), meta={ERROR_KEY: told["_meta"][ERROR_KEY]})
 
