@@ -15,12 +15,14 @@ from mcp import Client
 from mcp.client.context import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitRequestURLParams, ElicitResult
 from mcp_testing import ALICE, BOB, CONNECTIONS, answer, connected, error_of, in_process, lines
+from tasks_testing import Tasks, deferred
 
 from nexus_attest.server.app import build_server
 from nexus_attest.server.errors import ServerConfigError
 from nexus_attest.server.http import serve_app
 from nexus_attest.server.humans import HumanAsker
 from nexus_attest.server.page import ApprovalPage
+from nexus_attest.server.results import ERROR_KEY
 from nexus_attest.server.service import Service
 
 pytestmark = pytest.mark.anyio
@@ -293,6 +295,10 @@ async def test_when_the_page_has_no_room_a_person_is_sent_to_a_terminal(
             request_id = (await answer(client, "request", goal="g", actor=ALICE))["request_id"]
             error = await error_of(client, "approve", request_id=request_id, actor=BOB)
             assert (error["code"], error["command"][:21]) == ("HUMAN_REQUIRED", "nexus-attest approve ")
+        if mode == "auto":
+            async with Client(build_server(service), extensions=[Tasks()]) as client:
+                task = await deferred(client, "approve", request_id=request_id, actor=BOB)
+                assert (task["status"], task["_meta"][ERROR_KEY]["code"]) == ("working", "HUMAN_REQUIRED")
 
 
 @pytest.mark.parametrize(
