@@ -119,7 +119,9 @@ async def test_the_list_of_tools_is_the_same_for_clients_with_and_without_tasks(
     assert lists[0] == lists[1]
 
 
-@pytest.mark.parametrize("options", [{"read_only": True}, {"tools": frozenset({"request", "status"})}], ids=["read-only", "request and status"])
+@pytest.mark.parametrize(
+    "options", [{"read_only": True}, {"tools": frozenset({"request", "status"})}], ids=["read-only", "request and status"]
+)
 async def test_a_server_without_tools_that_may_wait_announces_no_tasks(options: dict[str, Any], tmp_path: Path) -> None:
     with in_process(tmp_path, **options) as service:
         async with Client(build_server(service), extensions=[Tasks()]) as client:
