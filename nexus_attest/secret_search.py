@@ -97,8 +97,10 @@ class SecretSearch:
         if torn:
             found += [(start, end, number) for needle, number in needles for start, end in _torn(needle, data)]
         if levels:
-            for decoded, trace, bare in [_islands(data)] if raw and len(data) > _SMALL else self._decoded(data, torn):
-                if inner := self._find(decoded, levels - 1, torn, raw=bare):
+            # Looking past what is no text undoes no encoding, and so takes no level.
+            decodings, left = ([_islands(data)], levels) if raw and len(data) > _SMALL else (self._decoded(data, torn), levels - 1)
+            for decoded, trace, bare in decodings:
+                if inner := self._find(decoded, left, torn, raw=bare):
                     pieces = trace()
                     found += [(*pieces.back(start, end), number) for start, end, number in inner]
         return found

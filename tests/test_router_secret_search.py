@@ -98,6 +98,7 @@ CONTEXT = st.text(st.characters(codec="ascii", categories=("L", "N", "Zs")), max
 @given(SECRETS, CHAINS, CONTEXT, CONTEXT)
 @example("a%41\\n\\u0041bc", ["json", "percent"], "x", "y")
 @example("12345678", ["base64", "base64, lines", "hex", "json"], "a", "")
+@example("000:::\x80\x80\x80\x80\x80\x80\x80\U00010000\U00010000\U00010000\U00010000\U00010000", ["form", "upper", "upper", "HEX"], "", "")
 def test_a_secret_is_found_through_any_chain_of_encodings(secret: str, chain: list[str], before: str, after: str) -> None:
     text = f"{before}{secret}{after}".encode()
     for name in chain:
