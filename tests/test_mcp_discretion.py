@@ -87,7 +87,7 @@ async def test_what_can_be_asked_again_is_told_as_such(tmp_path: Path, mode: str
         async with Client(build_server(service), mode=mode) as client:
             request_id = (await answer(client, "request", goal="g", actor=ALICE))["request_id"]
             template_store = service.tools.template_store
-            for method in ("snapshot", "get_events", "decision_page", "list_generations", "get_chained_events", "get_events_of"):
+            for method in ("snapshot", "get_events", "decision_page", "list_generations", "history", "get_events_of"):
                 monkeypatch.setattr(service.tools.store, method, busy)
             monkeypatch.setattr(template_store, "list_templates", busy)
             with pytest.raises(MCPError) as caught:
