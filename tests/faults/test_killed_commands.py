@@ -29,7 +29,7 @@ from xrpl_testing import intent as intent_number
 import nexus_attest
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.worker import process_one_xrpl
-from nexus_attest.attestation.xrpl.client import SubmitResult
+from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
 from nexus_attest.attestation.xrpl.exchange_store import ExchangeStore
 from nexus_attest.attestation.xrpl.transport import ExchangeRecord
 from nexus_attest.cli import app as app_module
@@ -131,10 +131,14 @@ def approved(folder: Path) -> Words:
     return requested(folder, 2)
 
 
+# The tool's parent is its guardian, and that one's parent the process that executes. The fourth field of `stat` names it, proc(5).
+KILL_US = "read -r _ _ _ us _ </proc/$PPID/stat; kill -9 $us"
+
+
 def executing(folder: Path) -> Words:
     """An execution whose process was killed in the middle of its call."""
     words = approved(folder)
-    (folder / "adapters.toml").write_text(ADAPTERS.replace("echo ran >> ran;", "echo ran >> ran; kill -9 $PPID; sleep 1;"))
+    (folder / "adapters.toml").write_text(ADAPTERS.replace("echo ran >> ran;", f"echo ran >> ran; {KILL_US}; sleep 1;"))
     died = in_process(folder, command_line("execute", "{id}", "subprocess:tool", "--adapters", "adapters.toml")(words), environment(folder))
     assert died.was_killed
     return words
@@ -470,12 +474,15 @@ def test_an_enqueuing_that_is_killed_queues_the_intents_together_or_none(place: 
 
 
 class LedgerInAFile(Ledger):
-    """Each submission is a line in a file, before the answer is given."""
+    """Each submission is a line in a file, before the answer is given. Only what was submitted is found."""
 
     async def submit(self, signed_tx_blob_hex: str) -> SubmitResult:
         with Path("submitted").open("a") as file:
             file.write("submitted\n")
         return await super().submit(signed_tx_blob_hex)
+
+    async def get_tx(self, tx_hash: str) -> TxStatusResult:
+        return await super().get_tx(tx_hash) if lines_of(Path("submitted")) else TxStatusResult(found=False)
 
 
 def test_a_cycle_of_witnessing_that_is_killed_is_finished_by_the_next_worker(place: Path) -> None:
@@ -495,15 +502,15 @@ def test_a_cycle_of_witnessing_that_is_killed_is_finished_by_the_next_worker(pla
             status, receipts = queue.get_status(queue_id), [receipt.status.value for receipt in queue.replay(queue_id)]
         assert status is not None
         assert (status["status"], receipts) in (("PENDING", []), ("SUBMITTED", ["SUBMITTED"]), ("CONFIRMED", ["SUBMITTED", "CONFIRMED"]))
-        # What was sent and not written down is sent again: this cycle cannot know it, the batches of `attestation.xrpl.batch` do.
-        expected = 2 if lines_of(copy / "submitted") and not receipts else 1
         if died.acknowledged:
             assert status["status"] == "CONFIRMED", where
         late = SetClock(clock.now + timedelta(minutes=6))  # when the claim of the dead worker has ended
 
         def finish(late: SetClock = late) -> Mapping[str, Any]:
+            # Twice: of what was written down and never sent, the first cycle learns that nobody knows it.
             with AttestationQueue("queue.db", clock=late) as queue:
-                asyncio.run(process_one_xrpl(queue, LedgerInAFile(), Signer(), now_fn=lambda: NOON))
+                for _ in range(2):
+                    asyncio.run(process_one_xrpl(queue, LedgerInAFile(), Signer(), now_fn=lambda: NOON, resubmit=True))
             return {}
 
         assert in_process(copy, library(finish), environment(copy)).acknowledged
@@ -511,7 +518,7 @@ def test_a_cycle_of_witnessing_that_is_killed_is_finished_by_the_next_worker(pla
             ended = queue.get_status(queue_id)
         assert ended is not None
         assert ended["status"] == "CONFIRMED", where
-        assert len(lines_of(copy / "submitted")) == expected, where
+        assert lines_of(copy / "submitted") == ["submitted"], where
 
 
 def test_a_deletion_that_is_killed_leaves_the_decision_or_its_tombstone(place: Path) -> None:
