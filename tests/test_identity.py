@@ -384,6 +384,12 @@ def test_a_signature_is_refused_where_nobody_can_check_it() -> None:
         NO_TRUST.judge(case.decision.act("approve", ALICE, Identity("signed", None, parse_envelope(case.sign())), SIGNED_AT))
 
 
+def test_without_a_trust_a_name_is_believed_whatever_it_claims() -> None:
+    case = Case()
+    for identity in (ASSERTED, Identity("authenticated", "mcp", None)):
+        NO_TRUST.judge(case.decision.act("approve", ALICE, identity, SIGNED_AT))
+
+
 def test_an_envelope_is_good_for_one_approval() -> None:
     case = Case()
     signature = case.sign()
