@@ -60,8 +60,8 @@ faults: $(VENV)/.installed-dev ## Kill every command at every step, fail every s
 	@NEXUS_EVERY_STEP=1 NEXUS_MODEL_RUNS=2000 NEXUS_WITNESS_RUNS=1000 \
 		$(BIN)/python -m pytest -o faulthandler_timeout=3600 tests/faults tests/test_attestation_xrpl_exactly_once.py
 
-soak: $(VENV)/.installed-dev ## Keep stores busy, with faults, and watch that nothing is lost and nothing grows: make soak MINUTES=10
-	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py --minutes $(MINUTES)
+soak: $(VENV)/.installed-dev ## Keep stores busy, with faults, and watch that nothing is lost and nothing grows: make soak MINUTES=10 POSTGRES=1
+	@PYTHONPATH=.:tests $(BIN)/python tests/soak.py --minutes $(MINUTES) $(if $(POSTGRES),--postgres)
 
 clean: ## Remove everything that was made
 	rm -rf $(VENV) build dist nexus-attest-demo .coverage .hypothesis .import_linter_cache .pytest_cache .ruff_cache

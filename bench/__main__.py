@@ -54,6 +54,7 @@ _BENCHMARKS: dict[str, Benchmark] = {
     "postgres_append": postgres.appends,
     "postgres_group_commit": postgres.group_commit,
     "races": races.races,
+    "postgres_races": races.postgres_races,
     "scale": scale.scale,
     "import": startup.imports,
     "help": startup.command_help,

@@ -1,8 +1,9 @@
 """Processes that die at a chosen step of their work, and a look at what they leave behind.
 
-A step is a call into C that may change something outside the process: a statement of SQLite, a write to a file, a program started. The
-profiler of Python sees each of them, before it begins and after it returned, so the code under test needs no hook, and a new write is
-found without telling anybody. What happens inside one call, between the writes of a commit, is the matter of `faults/test_power_loss.py`.
+A step is a call into C that may change something outside the process: a statement of SQLite, a write to a file, a program started; or a
+message to PostgreSQL and the answer to it. The profiler of Python sees each of them, before it begins and after it returned, so the code
+under test needs no hook, and a new write is found without telling anybody. What happens inside one call, between the writes of a commit, is
+the matter of `faults/test_power_loss.py`.
 """
 
 import ctypes
@@ -45,6 +46,10 @@ STEPS = frozenset(
 
 _HARMLESS = (str, bytes, bytearray, list, set, dict, deque, type(Lock()), type(RLock()), io.BufferedReader)
 """Methods of these change nothing outside, whatever their names."""
+
+_EXCHANGES = {"wait": "psycopg.connection", "_answers": "nexus_attest.postgres.exchange"}
+"""The functions in Python, by name, and their modules, that send what is to be sent to PostgreSQL and wait for the answer. What they call
+in C is not seen by the profiler."""
 
 _KINDS = {"c_call": "before", "c_return": "after", "c_exception": "after"}
 _PATIENCE_SECONDS = 240
@@ -239,11 +244,19 @@ def _watch(visit: Callable[[int, str], object]) -> None:
     """Call `visit` with number and name of each step, of any thread."""
     count = 0
 
-    def at(_: FrameType, event: str, function: Any) -> None:
+    def at(frame: FrameType, event: str, function: Any) -> None:
         nonlocal count
-        if event in _KINDS and getattr(function, "__name__", "") in STEPS and not isinstance(function.__self__, _HARMLESS):
-            visit(count, f"{_KINDS[event]}:{function.__name__}")
-            count += 1
+        if event in ("call", "return"):
+            name = frame.f_code.co_name
+            if name not in _EXCHANGES or frame.f_globals.get("__name__") != _EXCHANGES[name]:
+                return
+            event = f"c_{event}"
+        else:
+            name = getattr(function, "__name__", "")
+            if name not in STEPS or isinstance(function.__self__, _HARMLESS):
+                return
+        visit(count, f"{_KINDS[event]}:{name}")
+        count += 1
 
     threading.setprofile(at)
     sys.setprofile(at)

@@ -80,6 +80,10 @@ class PostgresServer:
         self.psql(f"CREATE DATABASE {name} TEMPLATE template0")
         return self.address(name)
 
+    def drop(self, address: str) -> None:
+        """Remove a database that `new_database` made, and end whatever is connected to it."""
+        self.psql(f"DROP DATABASE {address.partition('@/')[2].partition('?')[0]} WITH (FORCE)")
+
     def psql(self, sql: str, address: str | None = None) -> str:
         """What psql prints for some SQL, unaligned and without headings. Fails when a statement does."""
         return self._run("psql", "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-c", sql, address or self.address()).strip()

@@ -1,11 +1,14 @@
 """Hours of ordinary and extraordinary days in some minutes: everything that a store goes through, over and over, in one process.
 
     PYTHONPATH=.:tests python tests/soak.py --minutes 10
+    PYTHONPATH=.:tests python tests/soak.py --minutes 10 --postgres
 
-Commands of all kinds go to stores that stay open. Between them other processes work on the same file and are killed at a random step, the
-files are copied in the middle of things, the clock is set, stores are closed and opened again. Again and again the whole log is
-verified, and nothing that was acknowledged may be missing. At the end the process must not have grown: its memory and its open
-files are measured when everything has happened a few times, and then until the end.
+Commands of all kinds go to stores that stay open. Between them other processes work on the same store and are killed at a random step, the
+files are copied in the middle of things, the clock is set, stores are closed and opened again, and moved to another one. With `--postgres`
+the store is a database on a server that is started for it, which is killed in the middle of commands and started again. Again and again the
+whole log is verified, and nothing that was acknowledged may be missing. At the end the process must not have grown: its memory and its open
+files are measured when everything has happened a few times, and then until the end; and a store that was closed must leave no connection to
+the server behind.
 """
 
 import argparse
@@ -15,19 +18,27 @@ import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fault_testing import in_process, library
+from postgres_testing import PostgresServer
 from store_testing import ALICE, BOB, CAROL, SetClock
 
 from nexus_attest.attestation import AttestationIntent, AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.queue import AttestationQueue
+from nexus_attest.postgres import PostgresStore
 from nexus_control.audit_package import verify_audit_package
+from nexus_control.copying import copy_store
+from nexus_control.sql_store import SqlStore
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools, ToolResult
 
@@ -38,8 +49,9 @@ GROWTH_MB = 12.0
 """What a process may grow by after its first quarter and still be called steady: allocators give little back."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_STEPS = 70
-"""A process is killed at a step before this one, or ends by itself."""
+_POOL_SIZE = 4
+_PATIENCE_SECONDS = 20
+"""A server notices a moment later that a process was killed."""
 
 
 class Router:
@@ -62,11 +74,101 @@ class Router:
         return {"run_id": f"run of {execution_id}", "steps_executed": 1}
 
 
+class Place(ABC):
+    """Where the store is that is in use now."""
+
+    steps: int
+    """A process is killed at a step before this one, or ends by itself."""
+
+    @abstractmethod
+    def begin(self, folder: Path) -> None:
+        """Room for a new store, instead of the one before."""
+
+    @abstractmethod
+    def open(self, clock: SetClock) -> SqlStore: ...
+
+    @abstractmethod
+    def lose_power(self, here: "Soak") -> None:
+        """What was there a moment ago is there after that."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """The store was closed, and is not needed any more."""
+
+
+class AFile(Place):
+    steps = 70
+
+    def begin(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, clock: SetClock) -> SqlStore:
+        return DecisionStore(self.folder / "s.db", clock=clock)
+
+    def lose_power(self, here: "Soak") -> None:
+        """The files as they are now, as after a loss of power: what is there is a state that this store had."""
+        size, root = here.store.log_root()
+        folder = self.folder / "copy"
+        folder.mkdir()
+        for name in ("s.db", "s.db-wal"):
+            if (self.folder / name).exists():
+                shutil.copy(self.folder / name, folder / name)
+        with DecisionStore(folder / "s.db") as store:
+            assert store.log_root() == (size, root)
+        shutil.rmtree(folder)
+
+    def end(self) -> None:
+        """Its folder is removed by whoever made it."""
+
+
+class ADatabase(Place):
+    steps = 50
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.server = server
+        self.address: str | None = None
+
+    def begin(self, folder: Path) -> None:
+        del folder
+        self.end()
+        self.address = self.server.new_database()
+
+    def open(self, clock: SetClock) -> SqlStore:
+        assert self.address is not None
+        return PostgresStore(self.address, pool_size=_POOL_SIZE, clock=clock)
+
+    def lose_power(self, here: "Soak") -> None:
+        """The server is killed at some moment of a command, and started again."""
+
+        def kill() -> None:
+            self.server.kill()
+            self.server.start()
+
+        killer = threading.Timer(here.source.random() * 0.02, kill)
+        killer.start()
+        name, result = here.act(here.tools, here.decision())
+        killer.join()
+        if result.success:
+            here.note(name)
+        here.recover(name)
+
+    def end(self) -> None:
+        if self.address is not None:
+            name = self.address.partition("@/")[2].partition("?")[0]
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while connected := self.server.psql(f"SELECT pid, query FROM pg_stat_activity WHERE datname = '{name}'"):
+                assert time.monotonic() < deadline, f"a store that was closed is still connected: {connected}"
+                time.sleep(0.05)
+            self.server.drop(self.address)
+            self.address = None
+
+
 class Soak:
     """One folder, the store in it that is in use now, and what is known of it."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, place: Place | None = None) -> None:
         self.folder = folder
+        self.place = place or AFile()
         self.source = random.Random(seed)
         self.clock = SetClock()
         self.done: Counter[str] = Counter()
@@ -79,12 +181,13 @@ class Soak:
         self.stores += 1
         self.at = self.folder / f"store-{self.stores}"
         self.at.mkdir()
+        self.place.begin(self.at)
         self.acknowledged: dict[str, int] = {}
         self.queued: list[str] = []
         self.open()
 
     def open(self) -> None:
-        self.store = DecisionStore(self.at / "s.db", clock=self.clock)
+        self.store = self.place.open(self.clock)
         self.queue = AttestationQueue(self.at / "s.db", clock=self.clock)
         self.tools = NexusControlTools(self.store)
 
@@ -182,17 +285,13 @@ class Soak:
         self.close()
         self.open()
 
-    def copy(self) -> None:
-        """The files as they are now, as after a loss of power: what is there is a state that this store had."""
-        size, root = self.store.log_root()
-        folder = self.at / "copy"
-        folder.mkdir()
-        for name in ("s.db", "s.db-wal"):
-            if (self.at / name).exists():
-                shutil.copy(self.at / name, folder / name)
-        with DecisionStore(folder / "s.db") as store:
-            assert store.log_root() == (size, root)
-        shutil.rmtree(folder)
+    def lose_power(self) -> None:
+        self.place.lose_power(self)
+
+    def move(self) -> None:
+        """A copy in another place, which has every row."""
+        with DecisionStore() as other:
+            assert copy_store(self.store, other).root == self.store.log_root()[1]
 
     def another_process(self) -> None:
         """A process that does the same as this one, on the same file, and is killed at some step, or not."""
@@ -200,15 +299,19 @@ class Soak:
 
         def work() -> Mapping[str, Any]:
             self.source.seed(seed)
-            with DecisionStore("s.db", clock=self.clock) as store:
+            with self.place.open(self.clock) as store:
                 acted, result = self.act(NexusControlTools(store), name)
             return {"success": result.success, "name": acted}
 
-        ended = in_process(self.at, library(work), kill_at=self.source.randrange(_STEPS))
+        ended = in_process(self.at, library(work), kill_at=self.source.randrange(self.place.steps))
         assert ended.was_killed or ended.code == 0, ended
         self.done["killed"] += ended.was_killed
         if ended.acknowledged:
             self.note(ended.document["name"])
+        self.recover(name)
+
+    def recover(self, name: str) -> None:
+        """End an execution whose process, or whose way to tell of it, is gone."""
         known = self.tools.status(name)
         if known.success and known.data["state"] == "executing":
             assert self.tools.execute(name, "ad", ALICE, Router(self.at / "runs", fails=False)).code == "EXECUTION_IN_PROGRESS"
@@ -224,7 +327,8 @@ _THINGS: dict[str, tuple[float, Callable[[Soak], None]]] = {
     "attestation": (8, Soak.attest),
     "clock": (3, Soak.set_the_clock),
     "reopen": (2, Soak.start_again),
-    "copy": (2, Soak.copy),
+    "power": (2, Soak.lose_power),
+    "move": (1, Soak.move),
     "process": (4, Soak.another_process),
 }
 
@@ -235,9 +339,9 @@ def resources() -> tuple[float, int]:
     return resident * _PAGE / 2**20, len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
-def soak(seconds: float, seed: int, folder: Path) -> dict[str, Any]:
+def soak(seconds: float, seed: int, folder: Path, place: Place | None = None) -> dict[str, Any]:
     """Go on for so long; what was done, and what the process was like after a quarter of it and at the end."""
-    here = Soak(folder, seed)
+    here = Soak(folder, seed, place)
     started = told = time.monotonic()
     baseline: tuple[float, int] | None = None
     peak = 0.0
@@ -258,6 +362,7 @@ def soak(seconds: float, seed: int, folder: Path) -> dict[str, Any]:
     here.verify()
     end = resources()
     here.close()
+    here.place.end()
     before = baseline or end
     assert end[1] <= before[1] + 2, f"open files grew from {before[1]} to {end[1]}"
     assert end[0] <= before[0] + GROWTH_MB, f"memory grew from {before[0]:.1f} MB to {end[0]:.1f} MB"
@@ -276,12 +381,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Keep stores busy, with faults, and watch that nothing is lost and nothing grows.")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (default: 10)")
     parser.add_argument("--seed", type=int, default=None, help="to repeat a run (default: a new one)")
+    parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL server that is started for it, and killed now and then")
     given = parser.parse_args()
     seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
     print(f"seed {seed}", file=sys.stderr, flush=True)
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix="nexus-soak-", dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        print(json.dumps(soak(given.minutes * 60, seed, Path(folder)), indent=2))
+    with ExitStack() as opened:
+        folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="nexus-soak-", dir=memory if os.access(memory, os.W_OK) else None))
+        place = None
+        if given.postgres:
+            try:
+                place = ADatabase(opened.enter_context(PostgresServer()))
+            except pytest.skip.Exception as missing:
+                raise SystemExit(str(missing)) from None
+        print(json.dumps(soak(given.minutes * 60, seed, Path(folder), place), indent=2))
 
 
 if __name__ == "__main__":

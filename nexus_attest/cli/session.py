@@ -79,7 +79,9 @@ class Session:
     def existing_store_path(self) -> Path:
         """The same, of a file that is there. Raises StoreMissing."""
         if not self.store_file.exists():
-            raise StoreMissing(f"there is no store at {self.store_file}")
+            aside = _moved_aside(self.store_file)
+            advice = "" if aside is None else f"; {aside} was moved aside by a restore: run that again, or give this file its name back"
+            raise StoreMissing(f"there is no store at {self.store_file}{advice}")
         return self.store_file
 
     @cached_property
@@ -89,7 +91,8 @@ class Session:
             from nexus_attest.postgres import PostgresStore  # which most stores do without
 
             return self._open.enter_context(PostgresStore(self.store_address, create=self._may_create))
-        path = self.store_file if self._may_create else self.existing_store_path
+        may_create = self._may_create and (self.store_file.exists() or _moved_aside(self.store_file) is None)
+        path = self.store_file if may_create else self.existing_store_path
         return self._open.enter_context(DecisionStore(path, read_only=self._only_reads))
 
     @cached_property
@@ -188,3 +191,13 @@ class Session:
         from nexus_attest.cli.screen import Screen  # rich, which programs and one-line answers do without
 
         return Screen(sys.stdout)
+
+
+def _moved_aside(store: Path) -> str | None:
+    """The name of the newest store that `restore --replace` moved aside from here."""
+    if not store.parent.is_dir():
+        return None
+    return max(
+        (path.name for path in store.parent.iterdir() if path.name.startswith(f"{store.name}.") and path.suffix == ".replaced"),
+        default=None,
+    )

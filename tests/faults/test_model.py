@@ -1,4 +1,4 @@
-"""Two processes' worth of tools on one file, driven at random beside a small model of what they must do.
+"""Two processes' worth of tools on one file, or one database on a server, driven at random beside a small model of what they must do.
 
 Executions stay in flight while everything else goes on, clocks go back and forth, and the tools are closed and opened again. After
 every step both instances show what the model says; at the end the log verifies, and every prefix of every history replays to what was
@@ -7,20 +7,24 @@ shown when it was the whole.
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from decision_model import Ending, Model, ModelRun
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, multiple, precondition, rule, run_state_machine_as_test
+from postgres_testing import PostgresServer
 from store_testing import ALICE, SetClock, quick_folder
 
+from nexus_attest.postgres import PostgresStore
 from nexus_control.decision import Decision
 from nexus_control.events import Actor
+from nexus_control.sql_store import SqlStore
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools, ToolResult
 
@@ -36,6 +40,25 @@ MODES = st.sampled_from((("dry_run", "apply"), ("dry_run", "apply"), ("dry_run",
 
 NOTHING: Any = multiple(*list[Any]())
 """What a rule gives that added nothing to its bundle."""
+
+
+Place: TypeAlias = Callable[[SetClock], AbstractContextManager[Callable[[], SqlStore]]]
+"""Room for one store, gone afterwards; gives what opens the store once more."""
+
+
+@contextmanager
+def a_file(clock: SetClock) -> Generator[Callable[[], SqlStore]]:
+    with quick_folder() as folder:
+        yield lambda: DecisionStore(folder / "s.db", clock=clock)
+
+
+@contextmanager
+def a_database(server: PostgresServer, clock: SetClock) -> Generator[Callable[[], SqlStore]]:
+    address = server.new_database()
+    try:
+        yield lambda: PostgresStore(address, clock=clock)
+    finally:
+        server.drop(address)
 
 
 def human(name: str) -> Actor:
@@ -111,21 +134,21 @@ class TwoProcesses(RuleBasedStateMachine):
     exports = Bundle("exports")
     templates = Bundle("templates")
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place = a_file) -> None:
         super().__init__()
-        self._folder = quick_folder()
-        self.path: Path = self._folder.__enter__() / "s.db"
         self.clock = SetClock()
+        self._room = ExitStack()
+        self._open = self._room.enter_context(place(self.clock))
         self.known = Known()
         self.flights: list[Flight] = []
         self.made_templates: dict[str, int] = {}
         self.tools: list[NexusControlTools] = []
-        self.stores: list[DecisionStore] = []
+        self.stores: list[SqlStore] = []
 
     @initialize(target=decisions)
     def open_both(self) -> Any:
         """Two decisions may be executed from the start: most of what can happen comes after that."""
-        self.stores = [DecisionStore(self.path, clock=self.clock) for _ in range(2)]
+        self.stores = [self._open() for _ in range(2)]
         self.tools = [NexusControlTools(store) for store in self.stores]
         made = [self.request(which, mode, 1, ("dry_run", "apply")) for which, mode in enumerate(("apply", "dry_run"))]
         for name in made:
@@ -143,7 +166,7 @@ class TwoProcesses(RuleBasedStateMachine):
     @precondition(lambda self: not self.flights)
     def start_again(self, which: int) -> None:
         self.stores[which].close()
-        self.stores[which] = DecisionStore(self.path, clock=self.clock)
+        self.stores[which] = self._open()
         self.tools[which] = NexusControlTools(self.stores[which])
 
     # -- commands -------------------------------------------------------------------------------------------------------------
@@ -296,7 +319,7 @@ class TwoProcesses(RuleBasedStateMachine):
         finally:
             for store in self.stores:
                 store.close()
-            self._folder.__exit__(None, None, None)
+            self._room.close()
 
     def _judge_the_whole(self) -> None:
         store = self.stores[1]
@@ -313,10 +336,20 @@ class TwoProcesses(RuleBasedStateMachine):
                 assert Decision.replay(name, events, as_of=moment.at).to_dict() == moment.data
 
 
-TestTwoProcesses = TwoProcesses.TestCase
-TestTwoProcesses.settings = settings(
+SETTINGS = settings(
     max_examples=EXAMPLES,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
+
+TestTwoProcesses = TwoProcesses.TestCase
+TestTwoProcesses.settings = SETTINGS
+
+
+def test_two_processes_on_a_server(postgres_server: PostgresServer) -> None:
+    class OnAServer(TwoProcesses):
+        def __init__(self) -> None:
+            super().__init__(partial(a_database, postgres_server))
+
+    run_state_machine_as_test(OnAServer, settings=settings(SETTINGS, max_examples=max(1, EXAMPLES // 8)))

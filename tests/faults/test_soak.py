@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import soak
+from postgres_testing import PostgresServer
 from store_testing import environment, quick_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and open files are read from /proc")
@@ -36,6 +37,30 @@ def test_a_store_that_is_busy_for_three_seconds_loses_nothing_and_the_process_do
     told = json.loads(done.stdout)
     assert (told["seed"], told["seconds"] >= 3) == (7, True)
     assert told["steps"]["command"] > 10
+
+
+def test_so_does_a_store_on_a_server_that_is_killed_now_and_then() -> None:
+    with PostgresServer() as server, quick_folder() as folder:
+        here = soak.Soak(folder, 7, soak.ADatabase(server))
+        for _ in range(40):
+            here.step()
+        for _ in range(2):
+            here.place.lose_power(here)
+            here.another_process()
+        here.verify()
+        here.close()
+        here.place.end()
+    assert here.done["command"] > 10
+    assert here.facts > 20
+
+
+def test_a_connection_that_a_closed_store_leaves_behind_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = soak.ADatabase(PostgresServer.__new__(PostgresServer))
+    place.address = "postgresql://nexus@/left?host=/nowhere"
+    monkeypatch.setattr(PostgresServer, "psql", lambda *_: "7|SELECT 1")
+    monkeypatch.setattr(soak, "_PATIENCE_SECONDS", 0)
+    with pytest.raises(AssertionError, match="is still connected: 7"):
+        place.end()
 
 
 def test_an_event_that_was_acknowledged_and_is_not_there_ends_the_run(here: soak.Soak) -> None:
