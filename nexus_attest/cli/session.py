@@ -195,9 +195,8 @@ class Session:
 
 def _moved_aside(store: Path) -> str | None:
     """The name of the newest store that `restore --replace` moved aside from here."""
-    if not store.parent.is_dir():
+    try:
+        names = [path.name for path in store.parent.iterdir()]
+    except OSError:  # whoever opens the store says what is wrong with its folder
         return None
-    return max(
-        (path.name for path in store.parent.iterdir() if path.name.startswith(f"{store.name}.") and path.suffix == ".replaced"),
-        default=None,
-    )
+    return max((name for name in names if name.startswith(f"{store.name}.") and name.endswith(".replaced")), default=None)
