@@ -25,11 +25,16 @@ __all__ = [
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; bytes are UTF-8. Raises MalformedBundle for what `decode_json` refuses, and for another encoding."""
+    """The value of a JSON text; bytes are UTF-8.
+
+    Raises MalformedBundle for what `decode_json` refuses, for another encoding, and for what this process has no memory for.
+    """
     try:
         return decode_json(text.decode() if isinstance(text, bytes) else text)
     except ValueError as error:
         raise MalformedBundle(f"not readable JSON: {error}") from None
+    except MemoryError:
+        raise MalformedBundle("not readable JSON: too large for the memory that this process may use") from None
 
 
 def decode_json(text: str) -> Any:

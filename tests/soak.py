@@ -18,11 +18,11 @@ import random
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -139,15 +139,13 @@ class ADatabase(Place):
 
     def lose_power(self, here: "Soak") -> None:
         """The server is killed at some moment of a command, and started again."""
-
-        def kill() -> None:
+        delay = here.source.random() * 0.02
+        with ThreadPoolExecutor(1) as beside:
+            acting = beside.submit(here.act, here.tools, here.decision())
+            time.sleep(delay)
             self.server.kill()
-            self.server.start()
-
-        killer = threading.Timer(here.source.random() * 0.02, kill)
-        killer.start()
-        name, result = here.act(here.tools, here.decision())
-        killer.join()
+            self.server.start()  # here, as it ends with the thread that started it
+            name, result = acting.result(60)
         if result.success:
             here.note(name)
         here.recover(name)

@@ -18,6 +18,7 @@ __all__ = [
     "FileExists",
     "RunsMissing",
     "StoreMissing",
+    "StoreMovedAside",
     "StoreNotAFile",
     "WitnessMissing",
     "exit_code",
@@ -40,6 +41,12 @@ class StoreMissing(InputError):
     """There is no store at this path, and the command would not create one."""
 
     code = "STORE_NOT_FOUND"
+
+
+class StoreMovedAside(StoreMissing):
+    """There is no store at this path, because `restore --replace` moved it aside and did not come to its end."""
+
+    code = "STORE_MOVED_ASIDE"
 
 
 class StoreNotAFile(InputError):

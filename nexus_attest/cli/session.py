@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import typer
 
 from nexus_attest.cli import settings
-from nexus_attest.cli.errors import Failure, StoreMissing, StoreNotAFile
+from nexus_attest.cli.errors import Failure, StoreMissing, StoreMovedAside, StoreNotAFile
 from nexus_attest.cli.report import print_json
 from nexus_attest.postgres.address import is_address, shown
 from nexus_control.errors import NexusError
@@ -79,9 +79,9 @@ class Session:
     def existing_store_path(self) -> Path:
         """The same, of a file that is there. Raises StoreMissing."""
         if not self.store_file.exists():
-            aside = _moved_aside(self.store_file)
-            advice = "" if aside is None else f"; {aside} was moved aside by a restore: run that again, or give this file its name back"
-            raise StoreMissing(f"there is no store at {self.store_file}{advice}")
+            if (aside := _moved_aside(self.store_file)) is not None:
+                raise StoreMovedAside(f"there is no store at {self.store_file}; a restore moved it aside as {aside}")
+            raise StoreMissing(f"there is no store at {self.store_file}")
         return self.store_file
 
     @cached_property
