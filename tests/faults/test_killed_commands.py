@@ -311,7 +311,7 @@ class Command:
 
 EXECUTE = ("execute", "{id}", "subprocess:tool", "--adapters", "adapters.toml")
 EXISTS = ("FILE_EXISTS", "--force replaces it.")
-WITNESS = ("witness", "run", "--backend", "self", "--drain")
+WITNESS = ("witness", "run", "--backend", "self", "--drain", "--interval", "0.01")
 INTENTS = [AttestationIntent("nexus.audit_package", f"sha256:{number:064x}") for number in range(3)]
 
 
