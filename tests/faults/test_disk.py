@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from fault_testing import Ended, in_process, lines_of, snapshots, state_of
-from store_testing import ALICE, BOB, foreign, quick_folder
+from store_testing import ALICE, BOB, foreign
 
 from nexus_attest.cli.app import run
 from nexus_control import sqlite
@@ -80,13 +80,6 @@ def own_mounts() -> None:
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
     if libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None):
         raise OSError(ctypes.get_errno(), "mount")
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with quick_folder() as folder:
-        (folder / "at").mkdir()
-        yield folder / "at"
 
 
 def on_a_disk_of_its_own(place: Path, size: str, work: Callable[[Path], object]) -> None:

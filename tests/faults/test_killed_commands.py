@@ -27,10 +27,12 @@ from nexus_attest.attestation import AttestationIntent
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.witness_file import load_witness_file
 from nexus_attest.attestation.worker import process_one_xrpl
+from nexus_attest.attestation.xrpl.batch import BatchSettings
 from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
 from nexus_attest.attestation.xrpl.exchange_store import ExchangeStore
 from nexus_attest.attestation.xrpl.transport import ExchangeRecord
 from nexus_attest.cli import app as app_module
+from nexus_attest.cli import witnessing
 from nexus_attest.cli.app import run
 from nexus_attest.keys import StoredKey, list_keys, new_key
 from nexus_attest.routers import RunRecords
@@ -472,7 +474,10 @@ def test_every_command_is_killed_or_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_that_is_killed_leaves_all_or_nothing_and_the_next_one_knows_what_to_do(place: Path, name: str) -> None:
+def test_a_command_that_is_killed_leaves_all_or_nothing_and_the_next_one_knows_what_to_do(
+    place: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(witnessing, "BatchSettings", partial(BatchSettings, lease=0.5))  # so long a witness waits for one that is dead
     command = COMMANDS[name]
     words = command.prepare(place)
     before = state_of(place / "decisions.db")
