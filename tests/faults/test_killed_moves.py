@@ -27,7 +27,7 @@ from nexus_control.store import DecisionStore
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"), pytest.mark.usefixtures("ready_to_fork")]
 
 Way = Literal["file to file", "file to server", "server to file"]
-_DEATHS = 12
+_DEATHS = 8
 """So many of the messages to a server, evenly; `make faults` dies at all of them."""
 
 
