@@ -574,7 +574,6 @@ class LedgerInAFile(Ledger):
         return await super().get_tx(tx_hash) if lines_of(Path("submitted")) else TxStatusResult(found=False)
 
 
-
 def test_a_cycle_of_witnessing_that_is_killed_is_finished_by_the_next_worker_with_one_transaction(place: Path) -> None:
     clock = SetClock()
     with AttestationQueue(place / "queue.db", clock=clock) as queue:
