@@ -1,18 +1,21 @@
 """One cycle of witnessing: every way in which the ledger may answer, and that an intent is sent once."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from witness_testing import World
 from xrpl_testing import NOON, Ledger, Signer, intent
 
 from nexus_attest.attestation import AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.errors import InvalidAnchor
-from nexus_attest.attestation.queue import AttestationQueue
+from nexus_attest.attestation.queue import AttestationQueue, QueuedIntent
 from nexus_attest.attestation.worker import ProcessResult, process_one_xrpl, process_submitted, run_worker
 from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
 from nexus_attest.attestation.xrpl.submission_store import SubmissionStore
@@ -26,7 +29,7 @@ def queue() -> Iterator[AttestationQueue]:
 
 
 def cycle(queue: AttestationQueue, ledger: Ledger, signer: Signer | None = None, **options: Any) -> ProcessResult:
-    return asyncio.run(process_one_xrpl(queue, ledger, signer or Signer(), now_fn=lambda: NOON, **options))
+    return asyncio.run(process_one_xrpl(queue, ledger, signer or Signer(), **{"now_fn": lambda: NOON, **options}))
 
 
 def statuses(result: ProcessResult) -> list[str]:
@@ -315,6 +318,118 @@ def test_a_worker_that_was_killed_leaves_its_transaction_to_the_next_one_and_to_
         now[0] += timedelta(minutes=5)
         assert (left(), ask(), ledger.asked, ledger.blobs) == (([other], [queue_id]), 1, ["HASH1"], [])
         assert (left(), state(queue, queue_id)[0]) == (([other], []), "CONFIRMED")
+
+
+# -- workers that are slow ------------------------------------------------------------------------------------------------
+
+
+class Slow(Signer):
+    """Answers when its claim has run out, and `meanwhile` has happened."""
+
+    def __init__(self, meanwhile: Callable[[], object], **left_out: None) -> None:
+        super().__init__()
+        self.meanwhile, self.left_out = meanwhile, left_out
+
+    def sign(self, tx_dict: dict[str, Any]) -> Any:
+        signed = super().sign(tx_dict)
+        worker = Thread(target=self.meanwhile)
+        worker.start()
+        worker.join()
+        return SimpleNamespace(**{**vars(signed), **self.left_out})
+
+
+def ticking() -> Callable[[], str]:
+    """Another time whenever it is asked, as it is outside tests: receipts of the same content are two."""
+    seconds = count()
+    return lambda: f"2025-01-01T00:00:{next(seconds):02}Z"
+
+
+@pytest.mark.parametrize("left_out", [{}, {"tx_hash": None}])
+@pytest.mark.parametrize("resubmit", [False, True])
+def test_a_worker_whose_claim_was_taken_over_while_it_signed_sends_nothing(
+    tmp_path: Path, left_out: dict[str, None], resubmit: bool
+) -> None:
+    now = [datetime(2025, 1, 1, tzinfo=UTC)]
+    unknown, ledger = Ledger(found=TxStatusResult(False)), Ledger(found=TxStatusResult(False))
+    with (
+        AttestationQueue(tmp_path / "q.db", clock=lambda: now[0]) as queue,
+        AttestationQueue(tmp_path / "q.db", clock=lambda: now[0]) as other,
+    ):
+        queue_id, clock = queue.enqueue(intent()), ticking()
+        if resubmit:
+            cycle(queue, unknown, now_fn=clock)
+
+        def meanwhile() -> None:
+            now[0] += timedelta(minutes=5)
+            cycle(other, ledger, resubmit=resubmit, now_fn=clock)
+
+        cycle(queue, ledger, Slow(meanwhile, **left_out), resubmit=resubmit, now_fn=clock)
+        assert (ledger.blobs, queue.storage.sending(queue_id)) == (["blob1"], None)
+
+
+def test_a_worker_whose_last_transaction_was_asked_for_slowly_sends_nothing_when_another_has_sent_anew(tmp_path: Path) -> None:
+    """Both count the same attempts, so only the claim tells them apart."""
+    now = [datetime(2025, 1, 1, tzinfo=UTC)]
+    lost = TxStatusResult(False)
+    with (
+        AttestationQueue(tmp_path / "q.db", clock=lambda: now[0]) as queue,
+        AttestationQueue(tmp_path / "q.db", clock=lambda: now[0]) as other,
+    ):
+        queue.enqueue(intent())
+        clock, ledger = ticking(), Ledger(found=lost)
+        cycle(queue, ledger, now_fn=clock)
+
+        class Late(Ledger):
+            async def get_tx(self, tx_hash: str) -> TxStatusResult:
+                if now[0].minute == 0:
+                    now[0] += timedelta(minutes=5)
+                    await process_one_xrpl(other, ledger, Signer(), now_fn=clock, resubmit=True)
+                return await super().get_tx(tx_hash)
+
+        late = Late(found=lost)
+        assert statuses(cycle(queue, late, resubmit=True, now_fn=clock)) == ["DEFERRED"]
+        assert (len(ledger.blobs), late.blobs) == (2, [])
+
+
+def test_a_worker_sends_nothing_of_an_intent_that_a_batch_took_while_it_signed(tmp_path: Path) -> None:
+    world = World(path=tmp_path / "q.db")
+    queue_id, ledger = world.queue.enqueue(intent()), Ledger()
+
+    def meanwhile() -> None:
+        world.clock.advance(301)
+        world.ledger.close()
+        world.cycle(world.worker())
+
+    assert not cycle(world.queue, ledger, Slow(meanwhile)).processed
+    assert (ledger.blobs, world.queue.storage.sending(queue_id)) == ([], None)
+
+
+def test_a_slow_worker_whose_intent_nobody_took_goes_on(tmp_path: Path) -> None:
+    now = [datetime(2025, 1, 1, tzinfo=UTC)]
+
+    def meanwhile() -> None:
+        now[0] += timedelta(minutes=6)
+
+    with AttestationQueue(tmp_path / "q.db", clock=lambda: now[0]) as queue:
+        queue.enqueue(intent())
+        assert statuses(cycle(queue, Ledger(), Slow(meanwhile))) == ["SUBMITTED", "CONFIRMED"]
+
+
+def test_what_is_only_to_be_asked_for_is_not_sent_when_it_was_decided_since_it_was_listed(
+    queue: AttestationQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue_id, ledger, listed = queue.enqueue(intent()), Ledger(), queue.next_submitted
+    with pytest.raises(Dead):
+        cycle(queue, Dying(takes=False))
+
+    def late(limit: int) -> list[QueuedIntent]:
+        found = listed(limit)
+        queue.storage.forget_sending(queue_id)
+        return found
+
+    monkeypatch.setattr(queue, "next_submitted", late)
+    assert asyncio.run(process_submitted(queue, ledger, Signer(), now_fn=lambda: NOON)) == 0
+    assert (ledger.blobs, state(queue, queue_id)) == ([], ("PENDING", 0, None))
 
 
 # -- the loop -------------------------------------------------------------------------------------------------------------

@@ -93,12 +93,12 @@ class AttestationQueue:
         return None if row is None else _queued(row)
 
     @contextmanager
-    def claimed(self, queue_id: str) -> Generator[bool]:
+    def claimed(self, queue_id: str, owner: str | None = None) -> Generator[bool]:
         """Keep every other worker, in whatever process, off an intent inside the block; False when one is at it already.
 
-        A claim whose process died ends after five minutes.
+        A claim whose process died, or took longer, ends after five minutes. `owner` tells it from all others; a new id when None.
         """
-        owner, now = self._new_id(), self._clock().timestamp()
+        owner, now = self._new_id() if owner is None else owner, self._clock().timestamp()
         mine = self._storage.claim(queue_id, owner, now=now, until=now + _CLAIM_SECONDS)
         try:
             yield mine

@@ -286,9 +286,13 @@ _CLAIM = """
     INSERT INTO attestation_claims (queue_id, owner, until)
     SELECT :queue_id, :owner, :until WHERE NOT EXISTS (SELECT 1 FROM witness_members WHERE intent_digest = :queue_id AND active = 1)
     ON CONFLICT (queue_id) DO UPDATE SET owner = :owner, until = :until WHERE until <= :now"""
-_NOTE_SENDING = """
-    INSERT INTO attestation_sendings (queue_id, tx_hash, key_id) VALUES (:queue_id, :tx_hash, :key_id)
-    ON CONFLICT (queue_id) DO UPDATE SET tx_hash = :tx_hash, key_id = :key_id"""
+_STILL_MINE = """
+    FROM attestation_intents WHERE queue_id = :queue_id AND status IN ('PENDING', 'DEFERRED')
+      AND EXISTS (SELECT 1 FROM attestation_claims WHERE queue_id = :queue_id AND owner = :owner)
+      AND NOT EXISTS (SELECT 1 FROM witness_members WHERE intent_digest = :queue_id AND active = 1)"""
+_MAY_SEND = f"SELECT 1 {_STILL_MINE} AND NOT EXISTS (SELECT 1 FROM attestation_sendings WHERE queue_id = :queue_id)"
+_NOTE_SENDING = f"""
+    INSERT INTO attestation_sendings (queue_id, tx_hash, key_id) SELECT queue_id, :tx_hash, :key_id {_STILL_MINE} ON CONFLICT DO NOTHING"""
 _SELECT_SENDING = "SELECT tx_hash, key_id FROM attestation_sendings WHERE queue_id = :queue_id"
 _FORGET_SENDING = "DELETE FROM attestation_sendings WHERE queue_id = :queue_id"
 _RELEASE = "DELETE FROM attestation_claims WHERE queue_id = :queue_id AND owner = :owner"
@@ -385,9 +389,13 @@ class AttestationStorage:
         """Give up a claim; nothing when somebody else has it by now."""
         self._write(_RELEASE, {"queue_id": queue_id, "owner": owner})
 
-    def note_sending(self, queue_id: str, tx_hash: str, key_id: str | None) -> None:
-        """Note which transaction of its own an intent is about to be sent with; one noted before is forgotten."""
-        self._write(_NOTE_SENDING, {"queue_id": queue_id, "tx_hash": tx_hash, "key_id": key_id})
+    def may_send(self, queue_id: str, owner: str) -> bool:
+        """Whether the claim of `owner` still keeps everybody else off an intent that waits, however long ago it ran out."""
+        return self._first(_MAY_SEND, {"queue_id": queue_id, "owner": owner}) is not None
+
+    def note_sending(self, queue_id: str, owner: str, tx_hash: str, key_id: str | None) -> bool:
+        """Note which transaction of its own an intent is about to be sent with. False, and nothing changes, unless it `may_send`."""
+        return self._write(_NOTE_SENDING, {"queue_id": queue_id, "owner": owner, "tx_hash": tx_hash, "key_id": key_id})
 
     def sending(self, queue_id: str) -> dict[str, Any] | None:
         """`tx_hash` and `key_id` of a transaction that was noted, and of which no receipt tells yet."""

@@ -7,7 +7,8 @@ although the node had received it. The worker does not share it: where it can as
 """
 
 import asyncio
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,21 +66,13 @@ async def process_one_xrpl(
     left to it; one whose worker was killed, for five minutes. Nothing to do: `processed` is False. Raises InvalidAnchor for an empty
     account, StoreError, and InvalidIntent or InvalidReceipt when a stored row cannot be read.
     """
-    owner = signer.account if account is None else account
-    if not owner:
-        raise InvalidAnchor("account must be a non-empty string")
-    cycle = _Cycle(queue, client, signer, owner, compact_utc if now_fn is None else now_fn, resubmit)
+    cycle = _cycle(queue, client, signer, account=account, now_fn=now_fn, resubmit=resubmit)
     if intent_digest is None:
         candidates = [*queue.next_pending(_CANDIDATES), *queue.next_unconfirmed(_CANDIDATES)]
     else:
         found = queue.get(intent_digest)
         candidates = [] if found is None else [found]
-    for candidate in candidates:
-        with queue.claimed(candidate.queue_id) as mine:
-            item = queue.get(candidate.queue_id) if mine else None  # as it is now that nobody else is at it
-            if item is not None and (receipts := await cycle.process(item)):
-                return ProcessResult(True, item.queue_id, item.intent_digest, receipts)
-    return ProcessResult(False)
+    return await cycle.process_first(candidates)
 
 
 async def run_worker(
@@ -118,11 +111,8 @@ async def process_submitted(
     queue: AttestationQueue, client: XRPLClient, signer: XRPLSigner, *, now_fn: Callable[[], str] | None = None
 ) -> int:
     """Ask for the transaction of the intent that was sent on its own and looked at longest ago; 1, or 0 when there is none such."""
-    for item in queue.next_submitted(_CANDIDATES):
-        result = await process_one_xrpl(queue, client, signer, now_fn=now_fn, intent_digest=item.intent_digest)
-        if result.processed:
-            return 1
-    return 0
+    cycle = _cycle(queue, client, signer, now_fn=now_fn, ask_only=True)
+    return int((await cycle.process_first(queue.next_submitted(_CANDIDATES))).processed)
 
 
 async def _run_cycles(
@@ -156,6 +146,27 @@ async def _run_cycles(
     return processed
 
 
+def _cycle(
+    queue: AttestationQueue,
+    client: XRPLClient,
+    signer: XRPLSigner,
+    *,
+    account: str | None = None,
+    now_fn: Callable[[], str] | None = None,
+    resubmit: bool = False,
+    ask_only: bool = False,
+) -> "_Cycle":
+    owner = signer.account if account is None else account
+    if not owner:
+        raise InvalidAnchor("account must be a non-empty string")
+    now = compact_utc if now_fn is None else now_fn
+    return _Cycle(queue, client, signer, owner, now, resubmit, ask_only, claim=secrets.token_hex(16))
+
+
+class _TakenOver(Exception):
+    """The claim ran out while the signer was at work, and somebody else has the intent, or had it: nothing may be sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Cycle:
     queue: AttestationQueue
@@ -164,6 +175,17 @@ class _Cycle:
     account: str
     now: Callable[[], str]
     resubmit: bool
+    ask_only: bool
+    claim: str
+
+    async def process_first(self, candidates: Iterable[QueuedIntent]) -> ProcessResult:
+        """The cycle of the first one that nobody else is at and that there is something to do for."""
+        for candidate in candidates:
+            with self.queue.claimed(candidate.queue_id, self.claim) as mine:
+                item = self.queue.get(candidate.queue_id) if mine else None  # as it is now that nobody else is at it
+                if item is not None and (receipts := await self.process(item)):
+                    return ProcessResult(True, item.queue_id, item.intent_digest, receipts)
+        return ProcessResult(False)
 
     async def process(self, item: QueuedIntent) -> list[AttestationReceipt]:
         """The receipts of one cycle; none when there is nothing to do."""
@@ -214,6 +236,8 @@ class _Cycle:
             return True
 
     async def _submit(self, item: QueuedIntent) -> list[AttestationReceipt]:
+        if self.ask_only:  # what was to be asked for has been decided since it was listed
+            return []
         try:
             anchor = plan(item.intent, self.account, carrier="account_set")
         except ValueError as problem:
@@ -221,9 +245,11 @@ class _Cycle:
             receipt = AttestationReceipt(item.intent_digest, XRPL_BACKEND, item.next_attempt, ReceiptStatus.FAILED, self.now(), error=error)
             self.queue.record_receipt(receipt)
             return [receipt]
-        receipt = await submit(
-            anchor, self.client, self.signer, attempt=item.next_attempt, created_at=self.now(), before_sending=partial(self._note, item)
-        )
+        told = partial(self._note, item)
+        try:
+            receipt = await submit(anchor, self.client, self.signer, attempt=item.next_attempt, created_at=self.now(), before_sending=told)
+        except _TakenOver:
+            return []
         # A node that was not reached says nothing about the intent: it waits for the next cycle.
         self._record(item, receipt, ReceiptStatus.DEFERRED if _unreached(receipt) else None)
         if receipt.status is not ReceiptStatus.SUBMITTED or not isinstance(receipt.proof.get("tx_hash"), str):
@@ -233,8 +259,13 @@ class _Cycle:
     def _note(self, item: QueuedIntent, signed: SignResult) -> None:
         tx_hash: object = getattr(signed, "tx_hash", None)  # foreign code may leave it out
         key_id: object = getattr(signed, "key_id", None)
+        storage = self.queue.storage
         if isinstance(tx_hash, str):
-            self.queue.storage.note_sending(item.queue_id, tx_hash, key_id if isinstance(key_id, str) else None)
+            mine = storage.note_sending(item.queue_id, self.claim, tx_hash, key_id if isinstance(key_id, str) else None)
+        else:
+            mine = storage.may_send(item.queue_id, self.claim)
+        if not mine:
+            raise _TakenOver
 
     async def _confirm(self, item: QueuedIntent, submitted: AttestationReceipt, attempt: int) -> AttestationReceipt:
         receipt = await confirm(
