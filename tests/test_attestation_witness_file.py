@@ -72,6 +72,7 @@ def test_every_key_reaches_what_it_is_for() -> None:
 
 def test_the_name_of_a_network_is_short_for_every_receipt_repeats_it() -> None:
     text = "networks.{}: must be a name of at most 14 letters, digits, '.', '_' and '-'"
+    text += " (another name changes nothing but what later receipts repeat)"
     assert parse_witness_file({"networks": {"n" * 14: LEAST}}, base_dir=Path("/")).network("n" * 14).batching.network == "n" * 14
     assert problems({"n" * 15: LEAST}) == [text.format("n" * 15)]
 

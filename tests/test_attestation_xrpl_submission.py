@@ -14,6 +14,7 @@ from xrpl.core.binarycodec import decode, encode
 
 from nexus_attest.attestation.errors import LedgerUnavailable, WrongNetwork
 from nexus_attest.attestation.local_witness import SelfWitness
+from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.stamping import StampWitness
 from nexus_attest.attestation.worker import process_one_xrpl
 from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness, Proof
@@ -283,12 +284,112 @@ def test_one_server_of_two_that_lies_confirms_what_is_on_no_ledger_only_where_on
     world = world_with(1, nodes=2, submission=submission)
     own = Ledger({world.account: 100_000_000}, clock=world.clock, first_index=100)
     world.nodes[0] = Node(own, Faults())
+    world.nodes[1].faults.add("submit", *["error:tooBusy"] * 6)
     worker = world.worker()
     for _ in range(6):
         world.cycle(worker)
         own.close()
         world.ledger.close()
     assert (world.witnesses(), len(world.confirmed(intent(0)))) == ([], receipts)
+
+
+def closed(world: World, ledgers: int) -> None:
+    for _ in range(ledgers):
+        world.ledger.close()
+
+
+def first_server_says(world: World, **changes: Any) -> None:
+    """One server tells something else of what is validated, and the bytes it shows fit."""
+    real = world.wire.post_json
+
+    async def lying(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        answer = await real(url, payload)
+        if url == "http://node0" and answer["result"].get("validated") and payload["method"] == "tx":
+            answer["result"].update(changes)
+        return answer
+
+    world.wire.post_json = lying
+
+
+def test_where_a_transaction_is_comes_from_those_that_agree_and_one_that_differs_stops_nothing() -> None:
+    world = world_with(1, nodes=3)
+    first_server_says(world, ledger_index=104)
+    world.cycle(world.worker(), 6, close=True)
+    world.require_exactly_once([intent(0)])
+    (receipt,) = world.confirmed(intent(0))
+    closed, _ = world.ledger.find(world.attempts()[0].hash) or (None, None)
+    assert closed is not None
+    assert (receipt.proof["ledger_index"], receipt.proof["ledger_hash"]) == (closed.index, closed.hash)
+    assert closed.index != 104
+
+
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_what_one_server_alone_tells_of_a_ledger_is_in_no_receipt(nodes: int) -> None:
+    world = world_with(1, nodes=nodes)
+    first_server_says(world, ledger_hash="AB" * 32, close_time_iso="2001-01-01T00:00:00Z")
+    world.cycle(world.worker(), 6, close=True)
+    (receipt,) = world.confirmed(intent(0))
+    assert not {"ledger_hash", "close_time"} & receipt.proof.keys()
+
+
+def test_a_confirmation_that_lacks_a_server_says_so() -> None:
+    world = world_with(1, nodes=2)
+    worker = world.worker()
+    world.cycle(worker, 2)
+    closed(world, 20)
+    world.nodes[1].available_from = world.ledger.validated.index
+    progress = world.cycle(worker)
+    assert (world.confirmed(intent(0)), progress.attempt and progress.attempt.note) == ([], "validated by 1 of 2 servers that must say so")
+    assert world.attempts()[0].state == "MAYBE"
+
+
+def test_an_expiry_that_lacks_a_server_says_so() -> None:
+    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker)
+    closed(world, 9)
+    world.nodes[1].available_from = world.ledger.validated.index
+    lacking = "expired; unknown to 1 of 2 servers that must say so"
+    for _ in range(2):
+        progress = world.cycle(worker)
+        assert (progress.attempt and progress.attempt.note, len(world.attempts())) == (lacking, 1)
+    world.nodes[1].available_from = 0
+    world.cycle(worker, 4, close=True)
+    assert [attempt.state for attempt in world.attempts()] == ["EXPIRED", "VALIDATED"]
+    world.require_exactly_once([intent(0)])
+
+
+def test_why_a_transaction_was_refused_is_not_overwritten() -> None:
+    world = world_with(1, nodes=2)
+    world.wire.alter = lambda method, answer: answer.update(engine_result="temX", applied=False) if method == "submit" else None
+    worker = world.worker()
+    world.cycle(worker, 2)
+    closed(world, 20)
+    world.nodes[1].available_from = world.ledger.validated.index
+    world.cycle(worker, 2)
+    assert [(attempt.state, attempt.note) for attempt in world.attempts()] == [("REFUSED", "temX")]
+
+
+def test_a_server_that_passes_nothing_on_is_not_the_only_one_that_is_asked_to() -> None:
+    world = world_with(1, nodes=3)
+    real = world.wire.post_json
+
+    async def swallowing(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if (url, payload["method"]) == ("http://node0", "submit"):
+            return {"result": {"status": "success", "engine_result": "tesSUCCESS", "applied": True}}
+        return await real(url, payload)
+
+    world.wire.post_json = swallowing
+    world.cycle(world.worker(), 6, close=True)
+    world.require_exactly_once([intent(0)])
+    assert len(world.attempts()) == 1
+
+
+def test_servers_that_differ_in_where_a_transaction_is_confirm_nothing_and_that_is_said() -> None:
+    world = world_with(1, nodes=2)
+    first_server_says(world, ledger_index=104)
+    world.cycle(world.worker(), 20, close=True)
+    assert (world.confirmed(intent(0)), world.attempts()[0].note) == ([], "validated; servers differ in where")
 
 
 def tampered(change: Callable[[dict[str, Any]], object]) -> Callable[[str, dict[str, Any]], None]:
@@ -794,3 +895,17 @@ def test_what_is_only_ever_added_is_not_replaced_either(table: str, changes: dic
                 other.execute(statement, row if ":" in statement else {})
             assert [dict(row) for row in other.execute(f"SELECT * FROM {table} ORDER BY 1")] == before, statement
             other.rollback()
+
+
+@pytest.mark.parametrize("table", ["attestation_receipts", "witness_attempts", "witness_stamps", "witness_proofs"])
+def test_a_row_with_the_number_that_new_rows_have_before_they_have_one_stands_in_no_ones_way(table: str, tmp_path: Path) -> None:
+    """Somebody puts it there with tools of their own: -1, which is what triggers are told before a row has its number."""
+    AttestationQueue(tmp_path / "queue.db").close()
+    with closing(sqlite3.connect(tmp_path / "queue.db")) as other:
+        columns = other.execute(f"SELECT name, type FROM pragma_table_info('{table}') WHERE name <> 'state'").fetchall()
+        for number in range(1, 4):
+            row: dict[str, object] = {name: number if kind == "INTEGER" else f"{number}" for name, kind in columns}
+            row |= {name: b"x" for name, kind in columns if kind == "BLOB"}
+            row |= {"rowid": -1} if number == 1 else {}
+            other.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})", row)
+        assert other.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (3,)

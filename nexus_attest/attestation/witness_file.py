@@ -75,7 +75,8 @@ NETWORK_KEYS = (
     Key(
         name="urls",
         shape=_urls("https?", "JSON-RPC URL", least=1),
-        about="Servers, best of different operators: where one fails the next is asked. `https`, or `http` for this host itself.",
+        about="Servers, best three, of different operators: where one fails the next is asked, except that `confirm_answers` of them "
+        "must answer before receipts are written. `https`, or `http` for this host itself.",
     ),
     Key(
         name="network_id",
@@ -374,7 +375,10 @@ def _tables(kind: str, example: str, names: Shape, keys: Sequence[Key]) -> Shape
 
 
 _NAMES = text(_NAME, "a name of letters, digits, '.', '_' and '-'")
-_NETWORK_NAMES = text(_NETWORK_NAME, "a name of at most 14 letters, digits, '.', '_' and '-'")
+_NETWORK_NAMES = text(
+    _NETWORK_NAME,
+    "a name of at most 14 letters, digits, '.', '_' and '-' (another name changes nothing but what later receipts repeat)",
+)
 
 _FILE = (
     Key(name="network", shape=_NETWORK_NAMES, default=None, about="The network that is meant where none is named."),

@@ -229,7 +229,7 @@ def _line(progress: Progress) -> str | None:
 def _attempt_line(attempt: Attempt) -> str:
     transaction = f"transaction {attempt.hash[:16]}... (Sequence {attempt.seq}{f', attempt {attempt.n}' if attempt.n > 1 else ''})"
     if attempt.state is AttemptState.PREPARED:
-        return f"{transaction} signed and stored"
+        return f"{transaction} signed and stored{f'; {escape(attempt.note)}' if attempt.note else ''}"
     return f"{transaction} sent, {escape(attempt.note or '')}; it can be in a ledger up to {attempt.lls}"
 
 

@@ -198,10 +198,15 @@ class LedgerNodes:
         """The number of their network. Raises WrongNetwork when they do not agree."""
         return await self.ask(lambda node: node.network_id())
 
-    async def ask(self, call: Callable[[LedgerNode], Awaitable[T]]) -> T:
-        """The first answer. Raises LedgerUnavailable when no server gives any, at once when all are being left alone."""
+    async def ask(self, call: Callable[[LedgerNode], Awaitable[T]], *, turn: int = 0) -> T:
+        """The first answer. Raises LedgerUnavailable when no server gives any, at once when all are being left alone.
+
+        With each `turn` the question goes to another server first.
+        """
         last = "every server is being left alone for a while"
-        for place in self._ready():
+        ready = self._ready()
+        first = turn % len(ready) if ready else 0
+        for place in ready[first:] + ready[:first]:
             try:
                 return await self._call(place, call)
             except LedgerUnavailable as problem:

@@ -11,9 +11,10 @@ A server's "there is no such transaction" cannot be checked, therefore two serve
 https://xrpl.org/docs/concepts/transactions/reliable-transaction-submission
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from nexus_attest.attestation.batch_tree import STATEMENT_TYPE, Statement
 from nexus_attest.attestation.errors import LedgerUnavailable, NotATransaction, WrongNetwork
@@ -37,6 +38,8 @@ __all__ = ["SubmissionSettings", "Submitter"]
 
 _FIRST_LISTED_NETWORK = 1025
 """From here on a transaction must name its network; with lower ones it must not (telNETWORK_ID_MAKES_TX_NON_CANONICAL)."""
+
+_Told = TypeVar("_Told", bound=Hashable)
 
 _KEY_REFUSED = frozenset({"tefBAD_AUTH", "tefBAD_AUTH_MASTER", "tefMASTER_DISABLED", "tefNOT_MULTI_SIGNING"})
 
@@ -91,7 +94,7 @@ class Submitter:
         self._settings = SubmissionSettings() if settings is None else settings
         self._clock = clock
         self._network: int | None = None
-        self._sent: dict[str, int] = {}  # by hash: the ledger after which it was last sent
+        self._sent: dict[str, tuple[int, int]] = {}  # by hash: the ledger after which it was last sent, and how many times it was
         self._taken: set[int] = set()  # batches whose Sequence looked taken once
 
     async def step(self, batch: Batch) -> SlotState | None:
@@ -116,9 +119,11 @@ class Submitter:
 
     async def _follow(self, batch: Batch, slot: Slot, attempts: Sequence[Attempt], ledger: ValidatedLedger) -> None:
         last = attempts[-1]
-        found = await self._find(last, expired=ledger.index > last.lls)
+        found, lacking = await self._find(last, expired=ledger.index > last.lls)
         if found is None:
-            await self._maybe_send(last, ledger)
+            last = await self._maybe_send(last, ledger)
+            if lacking is not None and last.note != lacking:
+                self._store.note(last.hash, lacking)
         elif found.engine_result is not None:
             self._validated_as(slot, last, found)
         else:
@@ -126,22 +131,32 @@ class Submitter:
 
     # -- what became of it ----------------------------------------------------------------------------------------------------
 
-    async def _find(self, attempt: Attempt, *, expired: bool) -> Found | None:
-        """How an attempt ended, None while that is open."""
+    async def _find(self, attempt: Attempt, *, expired: bool) -> tuple[Found | None, str | None]:
+        """How an attempt ended, None while that is open; and what is lacking where servers say something that decides nothing."""
         dead_at = min(self._settings.expiry_answers, len(self._nodes))
         done_at = min(self._settings.confirm_answers, len(self._nodes))
 
         def verdict(answers: list[Found]) -> Found | None:
             ends = [answer for answer in answers if answer.engine_result is not None]
-            if len(ends) >= done_at and len({(end.engine_result, end.ledger_index) for end in ends}) == 1:
-                return ends[0]
+            if (end := _agreed(((end.engine_result, end.ledger_index) for end in ends), done_at)) is not None:
+                same = [answer for answer in ends if (answer.engine_result, answer.ledger_index) == end]
+                ledger_hash = _agreed((answer.ledger_hash for answer in same), done_at)
+                return replace(same[0], ledger_hash=ledger_hash, close_time=_agreed((answer.close_time for answer in same), done_at))
             dead = expired and not ends and sum(answer.searched_all for answer in answers) >= dead_at
             return Found(searched_all=True) if dead else None
 
         def enough(answers: list[Found]) -> bool:
-            return verdict(answers) is not None or not (expired or answers[-1].engine_result)
+            return verdict(answers) is not None or not (expired or any(answer.engine_result for answer in answers))
 
-        return verdict(await self._nodes.ask_each(lambda node: node.find(attempt.blob, attempt.first, attempt.lls), enough))
+        answers = await self._nodes.ask_each(lambda node: node.find(attempt.blob, attempt.first, attempt.lls), enough)
+        found, ends = verdict(answers), sum(answer.engine_result is not None for answer in answers)
+        if found is not None or not (ends or expired):
+            return found, None
+        if not ends:
+            return None, f"expired; unknown to {sum(answer.searched_all for answer in answers)} of {dead_at} servers that must say so"
+        if ends < done_at:
+            return None, f"validated by {ends} of {done_at} servers that must say so"
+        return None, "validated; servers differ in where"
 
     def _validated_as(self, slot: Slot, attempt: Attempt, found: Found) -> None:
         good = found.engine_result == "tesSUCCESS"
@@ -179,20 +194,26 @@ class Submitter:
 
     # -- sending --------------------------------------------------------------------------------------------------------------
 
-    async def _maybe_send(self, attempt: Attempt, ledger: ValidatedLedger) -> None:
-        """Send the stored bytes, once in each ledger as long as they can get into another one."""
-        if attempt.state is AttemptState.REFUSED or ledger.index >= attempt.lls or self._sent.get(attempt.hash) == ledger.index:
-            return
+    async def _maybe_send(self, attempt: Attempt, ledger: ValidatedLedger) -> Attempt:
+        """Send the stored bytes, once in each ledger as long as they can get into another one; the attempt as it then stands.
+
+        Each time another server is asked first: one that says "queued" and passes nothing on must not be the only one that has them.
+        """
+        sent, times = self._sent.get(attempt.hash, (0, 0))
+        if attempt.state is AttemptState.REFUSED or ledger.index >= attempt.lls or sent == ledger.index:
+            return attempt
         if attempt.state is AttemptState.PREPARED:
             # Before the first byte leaves: after a crash, "malformed" must not be taken for the verdict on a first copy.
             self._store.mark(attempt.hash, AttemptState.MAYBE, "sending")
-        answer = await self._nodes.ask(lambda node: node.submit(attempt.blob))
-        self._sent[attempt.hash] = ledger.index
+        answer = await self._nodes.ask(lambda node: node.submit(attempt.blob), turn=times)
+        self._sent[attempt.hash] = ledger.index, times + 1
         malformed = answer.engine_result.startswith("tem") and not answer.applied
         refused = answer.refused or (attempt.state is AttemptState.PREPARED and malformed)
-        self._store.mark(attempt.hash, AttemptState.REFUSED if refused else AttemptState.MAYBE, answer.engine_result)
+        state = AttemptState.REFUSED if refused else AttemptState.MAYBE
+        self._store.mark(attempt.hash, state, answer.engine_result)
         if answer.engine_result in _KEY_REFUSED:
             self.stopped = f"the ledger does not take the key {attempt.key_id} for {self.account}: {answer.engine_result}"
+        return replace(attempt, state=state, note=answer.engine_result)
 
     # -- signing --------------------------------------------------------------------------------------------------------------
 
@@ -253,6 +274,12 @@ class Submitter:
         if account is None:
             raise LedgerUnavailable(f"the account {self.account} does not exist on this network; fund it")
         return account
+
+
+def _agreed(told: Iterable[_Told | None], least: int) -> _Told | None:
+    """What at least so many tell; None when there is no such thing, or more than one."""
+    often = [one for one, times in Counter(told).items() if one is not None and times >= least]
+    return often[0] if len(often) == 1 else None
 
 
 def _require_signed(planned: dict[str, Any], signed: SignResult, account: AccountState) -> str:

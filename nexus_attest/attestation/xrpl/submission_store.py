@@ -100,11 +100,12 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An intent in a batch; `attempt` is the number that its receipt will have."""
+    """An intent in a batch; `attempt` is the number that its receipt will have. `active`: it is in no other batch, nor waits for one."""
 
     intent_digest: str
     leaf_index: int
     attempt: int
+    active: bool
 
 
 _WAITING = """
@@ -129,7 +130,7 @@ _INSERT_MEMBER = """
     INSERT INTO witness_members (batch_id, leaf_index, intent_digest, attempt) VALUES (:batch_id, :leaf_index, :intent_digest, :attempt)"""
 _SELECT_BATCH = f"SELECT {_BATCH} FROM witness_batches AS b WHERE b.batch_id = :batch_id"
 _SELECT_UNSETTLED = f"SELECT {_BATCH} FROM witness_batches AS b WHERE b.account = :account AND NOT b.settled ORDER BY b.batch_id"
-_SELECT_MEMBERS = "SELECT intent_digest, leaf_index, attempt FROM witness_members WHERE batch_id = :batch_id ORDER BY leaf_index"
+_SELECT_MEMBERS = "SELECT intent_digest, leaf_index, attempt, active FROM witness_members WHERE batch_id = :batch_id ORDER BY leaf_index"
 _RELEASE = "UPDATE witness_members SET active = 0 WHERE batch_id = :batch_id AND leaf_index >= :start AND leaf_index < :end"
 _SETTLE = "UPDATE witness_batches SET settled = 1 WHERE batch_id = :batch_id"
 
@@ -146,6 +147,7 @@ _INSERT_ATTEMPT = """
 _SELECT_ATTEMPTS = f"SELECT {_ATTEMPT} FROM witness_attempts WHERE batch_id = :batch_id ORDER BY n"
 _LIVE = "('PREPARED', 'MAYBE', 'REFUSED')"
 _MARK = f"UPDATE witness_attempts SET state = :state, note = :note WHERE hash = :hash AND state IN {_LIVE}"
+_NOTE = "UPDATE witness_attempts SET note = :note WHERE hash = :hash AND state IN ('PREPARED', 'MAYBE')"
 _FINISH = f"""
     UPDATE witness_attempts
     SET state = :state, result = :result, ledger = :ledger, ledger_hash = :ledger_hash, close_time = :close_time
@@ -234,7 +236,9 @@ class SubmissionStore:
 
     def members(self, batch_id: int) -> list[Member]:
         """The members of a batch by their place in its tree."""
-        return [Member(**row) for row in self._rows(_SELECT_MEMBERS, {"batch_id": batch_id})]
+        rows = self._rows(_SELECT_MEMBERS, {"batch_id": batch_id})
+        told: list[dict[str, Any]] = [{**row, "active": bool(row["active"])} for row in rows]
+        return [Member(**row) for row in told]
 
     def release(self, batch_id: int, start: int, end: int) -> None:
         """Let members of a batch that was not witnessed go into another one."""
@@ -299,6 +303,10 @@ class SubmissionStore:
     def mark(self, tx_hash: str, state: AttemptState, note: str) -> None:
         """Note what a server said; nothing when the attempt is final."""
         self._write(_MARK, {"hash": tx_hash, "state": state, "note": note})
+
+    def note(self, tx_hash: str, note: str) -> None:
+        """Note what is lacking; nothing when the attempt is refused, whose note is why, or final."""
+        self._write(_NOTE, {"hash": tx_hash, "note": note})
 
     def finish(
         self,
