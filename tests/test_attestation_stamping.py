@@ -3,8 +3,8 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from tsa_testing import LocalAuthority, certified, openssl, pinned, served
 from witness_testing import World, intent
 
+from nexus_attest.attestation import stamping
 from nexus_attest.attestation.batch_tree import Statement
 from nexus_attest.attestation.errors import AuthorityUnavailable, WitnessMismatch, WitnessRefused
 from nexus_attest.attestation.intent import AttestationIntent
@@ -261,12 +262,16 @@ def test_a_loop_ends_when_nothing_waits_and_tells_of_each_cycle(queue: Attestati
         asyncio.run(witness.run(interval=-1))
 
 
-def test_a_crash_while_a_refusal_is_written_leaves_a_batch_that_was_not_refused(queue: AttestationQueue) -> None:
-    """After the first 1,000 receipts. The witness, asked again, takes it: nobody has a receipt of failure for the same attempt."""
-    items = [intent(number) for number in range(1001)]
+@pytest.mark.parametrize("again", [None, WitnessRefused("no")], ids=["taken", "refused"])
+def test_a_crash_while_a_refusal_is_written_leaves_a_batch_of_those_that_were_not_let_go(
+    queue: AttestationQueue, monkeypatch: pytest.MonkeyPatch, again: Exception | None
+) -> None:
+    """After the first commits. The witness is asked again for the others, and nobody has two receipts of one attempt."""
+    monkeypatch.setattr(stamping, "_RECEIPTS_PER_COMMIT", 3)
+    items = [intent(number) for number in range(10)]
     queue.enqueue_many(items)
     witness = StampWitness(queue, Scripted(WitnessRefused("no")), LARGE)
-    record, left = queue.record_receipt, iter(range(1000))
+    record, left = queue.record_receipt, iter(range(7))
 
     def dying(receipt: AttestationReceipt, *, intent_status: ReceiptStatus | None = None) -> bool:
         if next(left, None) is None:
@@ -277,10 +282,45 @@ def test_a_crash_while_a_refusal_is_written_leaves_a_batch_that_was_not_refused(
         patch.setattr(queue, "record_receipt", dying)
         with pytest.raises(Crash):
             cycled(witness)
-    assert cycled(StampWitness(queue, Scripted(), LARGE)).receipts == 1001
-    assert {tuple((receipt.status, receipt.attempt) for receipt in receipts(queue, item)) for item in items} == {
-        ((ReceiptStatus.CONFIRMED, 1),)
-    }
+    second = Scripted() if again is None else Scripted(again)
+    progress = cycled(StampWitness(queue, second, LARGE))
+    assert (progress.receipts, progress.waiting) == (4, 6 if again is None else 10)
+    assert cycled(StampWitness(queue, Scripted(), LARGE)).receipts == progress.waiting
+    failed, confirmed = (ReceiptStatus.FAILED, 1), ReceiptStatus.CONFIRMED
+    told = [tuple((receipt.status, receipt.attempt) for receipt in receipts(queue, item)) for item in items]
+    assert told.count((failed, (confirmed, 2))) == progress.waiting
+    assert told.count(((confirmed, 1),)) == len(items) - progress.waiting
+
+
+def test_a_refusal_of_many_keeps_other_writers_waiting_for_no_more_than_some_of_its_receipts(
+    queue: AttestationQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamping, "_RECEIPTS_PER_COMMIT", 3)
+    queue.enqueue_many([intent(number) for number in range(10)])
+    database: Any = queue.storage.database
+    transaction, depth, receipts_in = database.transaction, 0, [0]
+    record = queue.record_receipt
+
+    @contextmanager
+    def counting() -> Generator[Any]:
+        nonlocal depth
+        if not depth:
+            receipts_in.append(0)
+        depth += 1
+        try:
+            with transaction() as connection:
+                yield connection
+        finally:
+            depth -= 1
+
+    def counted(receipt: AttestationReceipt, *, intent_status: ReceiptStatus | None = None) -> bool:
+        receipts_in[-1] += 1
+        return record(receipt, intent_status=intent_status)
+
+    monkeypatch.setattr(database, "transaction", counting)
+    monkeypatch.setattr(queue, "record_receipt", counted)
+    assert cycled(StampWitness(queue, Scripted(WitnessRefused("no")), LARGE)).receipts == 10
+    assert (sum(receipts_in), max(receipts_in)) == (10, 3)
 
 
 def test_a_second_witness_that_refuses_takes_nothing_from_the_first() -> None:

@@ -164,7 +164,10 @@ class StampWitness:
             raise WitnessRefused(f"what it gave is no evidence: {problem}") from None
 
     def _settle(self, batch: Batch, stamp: StoredStamp) -> int:
-        """Write the receipts. They are the same whoever writes them, so a crash between is no harm."""
+        """Write the receipts. They are the same whoever writes them, so a crash between is no harm.
+
+        A member that was let go when the witness refused at first is no longer this batch's, though the root is over it as well.
+        """
         members = self._store.members(batch.batch_id)
         tree = BatchTree(member.intent_digest for member in members)
         shown = self._shown(tree.statement, stamp.evidence)
@@ -175,17 +178,18 @@ class StampWitness:
                 tree, member.leaf_index, stamp.digest, shown, backend=backend, attempt=member.attempt, created_at=stamp.created_at
             )
 
-        def done() -> None:
-            self._stamps.settle(batch.batch_id, self._lane)
-            if not self._beside:
+        def then(_start: int, _end: int, last: bool) -> None:
+            if last:
+                self._stamps.settle(batch.batch_id, self._lane)
+            if last and not self._beside:
                 self._store.settle(batch.batch_id)
 
-        return self._record(members, make, done)
+        return self._record(members, make, then)
 
     def _release(self, batch: Batch, reason: str) -> int:
         """Receipts of a batch that was refused; its members are tried again in another one, of this witness or of a ledger's.
 
-        In one commit: nothing but these receipts says that the batch was refused, and after half of them it could be stamped after all.
+        Each is let go together with its receipt. After a crash between commits the witness is asked again, for those that are left.
         """
         members = self._store.members(batch.batch_id)
         error = ReceiptError(ReceiptErrorCode.REJECTED, reason[:_DETAIL_CHARACTERS])
@@ -194,29 +198,29 @@ class StampWitness:
         def make(member: Member) -> AttestationReceipt:
             return AttestationReceipt(member.intent_digest, self._witness.backend, member.attempt, ReceiptStatus.FAILED, when, error=error)
 
-        def done() -> None:
-            self._store.release(batch.batch_id, 0, len(members))
-            self._store.settle(batch.batch_id)
+        def then(start: int, end: int, last: bool) -> None:
+            self._store.release(batch.batch_id, start, end)
+            if last:
+                self._store.settle(batch.batch_id)
 
-        return self._record(members, make, done, status=ReceiptStatus.DEFERRED, per_commit=len(members))
+        return self._record(members, make, then, status=ReceiptStatus.DEFERRED)
 
     def _record(
         self,
         members: list[Member],
         make: Callable[[Member], AttestationReceipt],
-        done: Callable[[], None],
+        then: Callable[[int, int, bool], None],
         *,
         status: ReceiptStatus | None = None,
-        per_commit: int = _RECEIPTS_PER_COMMIT,
     ) -> int:
+        """Record the receipts of members that are still the batch's, some in each commit, together with what is due then."""
         written = 0
-        for start in range(0, len(members), per_commit):
-            chosen = members[start : start + per_commit]
+        for start in range(0, len(members), _RECEIPTS_PER_COMMIT):
+            end = min(start + _RECEIPTS_PER_COMMIT, len(members))
             with self._store.transaction():
-                for member in chosen:
-                    written += self._queue.record_receipt(make(member), intent_status=status)
-                if start + len(chosen) == len(members):
-                    done()
+                for member in members[start:end]:
+                    written += member.active and self._queue.record_receipt(make(member), intent_status=status)
+                then(start, end, end == len(members))
         return written
 
     def _progress(self, batch: Batch | None, state: SlotState | None, written: int) -> Progress:
