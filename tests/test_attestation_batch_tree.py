@@ -192,6 +192,7 @@ RECOMPUTED: list[tuple[str, Any, str]] = [
     ("intent_digest", ONE, "intent_digest"),
     ("backend", "local", "backend"),
     ("status", "SUBMITTED", "status"),
+    ("error", {"code": "REJECTED"}, "error"),
     ("evidence_digests.memo_digest", ONE, "memo_digest"),
     ("evidence_digests.xrpl.batch.root", ONE, "xrpl.batch.root"),
     ("proof.type", "nexus.attest.batch/2", "type"),
@@ -286,6 +287,11 @@ def test_a_memo_of_one_intent_is_still_read() -> None:
     (_, other) = intents(2)
     with pytest.raises(WitnessMismatch):
         transaction.check(changed(receipt, "intent_digest", digest(other)), other)
+    transaction.check(changed(receipt, "proof.memo_verified", True), intent)
+    said: list[tuple[str, Any]] = [("memo_verified", False), ("memo_verified", 1), ("engine_result", "tecCLAIM"), ("engine_result", None)]
+    for place, value in [*((f"proof.{name}", value) for name, value in said), ("error", {"code": "REJECTED"})]:
+        with pytest.raises(WitnessMismatch, match=place.removeprefix("proof.")):
+            transaction.check(changed(receipt, place, value), intent)
 
 
 STATEMENT = BatchTree([ONE]).statement.to_bytes()

@@ -127,6 +127,7 @@ def test_a_receipt_without_its_time_stamp_is_somebodys_word(proof: dict[str, Any
     others: dict[str, Any] = {"merkle.index": 999, "merkle.size": 0, "merkle": [], "type": "nexus.attest.batch/1"}
     for place, value in others.items():
         assert failed(layer(believing(pinned(root)), edited(bare, f"receipt.proof.{place}", value))) == ["receipt"]
+    assert failed(layer(believing(pinned(root)), edited(bare, "receipt.error", {"code": "REJECTED"}))) == ["receipt"]
 
 
 def changes(value: Any) -> Iterator[Any]:

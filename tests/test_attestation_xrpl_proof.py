@@ -22,7 +22,7 @@ from nexus_attest.attestation import witness
 from nexus_attest.attestation.batch_tree import Statement
 from nexus_attest.attestation.errors import ProofRefused
 from nexus_attest.attestation.intent import AttestationIntent
-from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
+from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptError, ReceiptErrorCode, ReceiptStatus
 from nexus_attest.attestation.witness import Level, WitnessJudge, WitnessProof, judge_witnesses
 from nexus_attest.attestation.xrpl import MemoCodec, batch_receipt, proof_check, validators
 from nexus_attest.attestation.xrpl.codec import (
@@ -222,6 +222,11 @@ def test_a_memo_for_one_intent_alone_is_read_and_compared_with_it() -> None:
     assert judge.judge(WitnessProof(intent=item, receipt=other, evidence=evidence).to_dict()).failed == ["receipt"]
     alone = judge.judge(WitnessProof(intent=item, receipt=receipt).to_dict())
     assert (alone.level, alone.failed, len(alone.gaps)) == (Level.SERVER, [], 1)
+    said: list[dict[str, Any]] = [{"engine_result": "tecCLAIM"}, {"memo_verified": False}]
+    contradicting = [replace(receipt, proof={**receipt.proof, **words}) for words in said]
+    for wrong in (*contradicting, replace(receipt, error=ReceiptError(ReceiptErrorCode.REJECTED))):
+        for shown in (evidence, None):
+            assert judge.judge(WitnessProof(intent=item, receipt=wrong, evidence=shown).to_dict()).failed == ["receipt"]
     assert judge.judge(WitnessProof(intent=item, receipt=other).to_dict()).failed == ["receipt"]
 
 
@@ -621,6 +626,7 @@ def test_a_receipt_that_says_something_else_than_the_proof_is_refused(changes: d
         ({}, {"merkle": []}),
         ({}, {"merkle": {"size": 0}}),
         ({}, {"merkle": {"size": "5"}}),
+        ({}, {"engine_result": "tecCLAIM"}),
     ],
 )
 def test_a_receipt_alone_must_agree_with_itself(evidence: dict[str, str], proof: dict[str, Any]) -> None:

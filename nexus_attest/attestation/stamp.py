@@ -91,6 +91,7 @@ def covering(
         require_same("intent_digest", receipt.intent_digest, digest)
         require_same("status", receipt.status, ReceiptStatus.CONFIRMED)
         require_same("backend", receipt.backend, backend)
+        require_same("error", receipt.error, None)
         require_same("type", proof.get("type"), STAMP_PROOF_TYPE)
         require_members("proof", proof, _PROOF)
         named = ("memo_digest", root_key(backend), evidence_key(backend))

@@ -21,7 +21,7 @@ from nexus_attest.attestation.xrpl.codec import decode_transaction, transaction_
 from nexus_attest.attestation.xrpl.memo import MEMO_TYPE, MemoCodec, memo_digest
 from nexus_control.integrity import prefixed
 
-__all__ = ["BATCH_PROOF_TYPE", "Anchor", "WitnessTransaction", "batch_receipt", "require_known_members"]
+__all__ = ["BATCH_PROOF_TYPE", "Anchor", "WitnessTransaction", "batch_receipt", "require_confirming"]
 
 BATCH_PROOF_TYPE = "nexus.attest.batch/1"
 
@@ -105,30 +105,36 @@ class WitnessTransaction:
         """Raises WitnessMismatch unless this transaction witnesses this intent, and the receipt says just that."""
         digest = prefixed(intent.intent_digest())
         proof = receipt.proof
+        require_confirming(receipt, batch=self.statement is not None)
         require_same("intent_digest", receipt.intent_digest, digest)
-        require_same("status", receipt.status, ReceiptStatus.CONFIRMED)
-        require_same("backend", receipt.backend, _BACKEND)
         require_same("tx_hash", proof.get("tx_hash"), self.tx_hash)
         require_same("memo_digest", receipt.evidence_digests.get("memo_digest"), self.memo_digest)
-        require_known_members(receipt, batch=self.statement is not None)
         if self.statement is None:
             require_same("account", proof.get("account", self.account), self.account)
             require_same("the intent of the memo", cast("dict[str, str]", self.memo)["id"], digest)
             require_same("the memo of the intent", self.memo_digest, MemoCodec.digest(intent))
             return
-        require_same("type", proof.get("type"), BATCH_PROOF_TYPE)
         require_same("account", proof.get("account"), self.account)
-        require_same("engine_result", proof.get("engine_result", "tesSUCCESS"), "tesSUCCESS")
         require_same("xrpl.batch.root", receipt.evidence_digests.get("xrpl.batch.root"), self._root)
         require_included(self.statement, digest, proof)
 
 
-def require_known_members(receipt: AttestationReceipt, *, batch: bool) -> None:
-    """Raises WitnessMismatch for a member that the receipts of a batch, or those of an intent of its own, do not have."""
-    require_members("proof", receipt.proof, _OF_BATCH if batch else _OF_ONE)
+def require_confirming(receipt: AttestationReceipt, *, batch: bool) -> None:
+    """Raises WitnessMismatch unless a receipt, of a batch or of an intent of its own, says what a good one says, and nothing besides."""
+    proof = receipt.proof
+    require_same("status", receipt.status, ReceiptStatus.CONFIRMED)
+    require_same("backend", receipt.backend, _BACKEND)
+    require_same("error", receipt.error, None)
+    require_same("engine_result", proof.get("engine_result", "tesSUCCESS"), "tesSUCCESS")
+    require_members("proof", proof, _OF_BATCH if batch else _OF_ONE)
     require_members("evidence_digests", receipt.evidence_digests, _EVIDENCE_OF_BATCH if batch else _EVIDENCE_OF_ONE)
-    if batch and receipt.proof.get("level") not in _LEVELS:
-        raise WitnessMismatch(f"level is {receipt.proof.get('level')!r:.100}, which is none")
+    if not batch:
+        if proof.get("memo_verified", True) is not True:  # 1 is equal to it
+            raise WitnessMismatch(f"memo_verified is {proof['memo_verified']!r:.100}, not True")
+        return
+    require_same("type", proof.get("type"), BATCH_PROOF_TYPE)
+    if proof.get("level") not in _LEVELS:
+        raise WitnessMismatch(f"level is {proof.get('level')!r:.100}, which is none")
 
 
 def _memo_of(fields: Mapping[str, Any]) -> tuple[str, bytes]:

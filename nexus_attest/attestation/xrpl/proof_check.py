@@ -32,9 +32,9 @@ from nexus_attest.attestation.batch_tree import Statement
 from nexus_attest.attestation.errors import InvalidAnchor, InvalidAttestationRecord, ProofRefused, WitnessMismatch
 from nexus_attest.attestation.inclusion import require_included, require_same
 from nexus_attest.attestation.intent import AttestationIntent
-from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
+from nexus_attest.attestation.receipt import AttestationReceipt
 from nexus_attest.attestation.witness import Level, Testimony
-from nexus_attest.attestation.xrpl.batch_receipt import BATCH_PROOF_TYPE, WitnessTransaction, require_known_members
+from nexus_attest.attestation.xrpl.batch_receipt import WitnessTransaction, require_confirming
 from nexus_attest.attestation.xrpl.codec import decode_object, decode_transaction, encode_transaction, node_key, transaction_id
 from nexus_attest.attestation.xrpl.ledger_header import LedgerHeader
 from nexus_attest.attestation.xrpl.ledger_tree import path_problem, transaction_leaf
@@ -376,13 +376,11 @@ def _covers_by_itself(accounts: tuple[str, ...], receipt: AttestationReceipt, in
         raise WitnessMismatch("the receipt names an account that the trust policy does not")
     digest, proof = prefixed(intent.intent_digest()), receipt.proof
     require_same("intent_digest", receipt.intent_digest, digest)
-    require_same("status", receipt.status, ReceiptStatus.CONFIRMED)
     named, root = (receipt.evidence_digests.get(name) for name in ("memo_digest", "xrpl.batch.root"))
-    require_known_members(receipt, batch=root is not None)
+    require_confirming(receipt, batch=root is not None)
     if root is None:
         require_same("memo_digest", named, MemoCodec.digest(intent))
         return
-    require_same("type", proof.get("type"), BATCH_PROOF_TYPE)
     merkle: Any = proof.get("merkle")
     try:
         statement = Statement(bytes.fromhex(unprefixed(root)), merkle["size"])
