@@ -29,7 +29,8 @@ def queue() -> Iterator[AttestationQueue]:
 
 
 def cycle(queue: AttestationQueue, ledger: Ledger, signer: Signer | None = None, **options: Any) -> ProcessResult:
-    return asyncio.run(process_one_xrpl(queue, ledger, signer or Signer(), **{"now_fn": lambda: NOON, **options}))
+    told: dict[str, Any] = {"now_fn": lambda: NOON, **options}
+    return asyncio.run(process_one_xrpl(queue, ledger, signer or Signer(), **told))
 
 
 def statuses(result: ProcessResult) -> list[str]:
@@ -320,6 +321,49 @@ def test_a_worker_that_was_killed_leaves_its_transaction_to_the_next_one_and_to_
         assert (left(), state(queue, queue_id)[0]) == (([other], []), "CONFIRMED")
 
 
+def test_what_nobody_knows_is_asked_for_ever_more_rarely(queue: AttestationQueue) -> None:
+    """Noted, and never sent. Each look leaves a receipt."""
+    now, unknown, looks = [datetime(2025, 1, 1, tzinfo=UTC)], Ledger(found=TxStatusResult(False)), list[int]()
+    queue_id = queue.enqueue(intent())
+    with pytest.raises(Dead):
+        cycle(queue, Dying(takes=False))
+
+    async def ask() -> None:
+        for second in range(8000):
+            assert len(looks) < 30
+            looks.extend([second] * await process_submitted(queue, unknown, Signer(), now_fn=lambda: now[0].isoformat()))
+            now[0] += timedelta(seconds=1)
+
+    asyncio.run(ask())
+    assert looks == [*range(9), 10, 14, 22, 38, 70, 134, 262, 518, 1030, 2054, 4102, 7702]
+    assert (unknown.blobs, len(unknown.asked), state(queue, queue_id)[0]) == ([], len(looks), "DEFERRED")
+
+
+def noted(queue: AttestationQueue, tx_hash: str, attempts: int, looked_at: str) -> str:
+    """An intent with a transaction that somebody noted, and that was asked for so many times."""
+    queue_id = queue.enqueue(intent(tenant=tx_hash))
+    queue.storage.claim(queue_id, "gone", now=0, until=1)
+    assert queue.storage.note_sending(queue_id, "gone", tx_hash, None)
+    queue.storage.update_intent_status(queue_id, "DEFERRED", attempts, looked_at)
+    return queue_id
+
+
+def test_many_that_it_is_not_time_for_stand_in_no_ones_way(queue: AttestationQueue) -> None:
+    for number in range(40):
+        noted(queue, f"OLD{number}", 20, "2025-01-01T00:00:00+00:00")
+    noted(queue, "NEW", 20, "2025-01-01T00:00:01+00:00")
+    noted(queue, "UNREADABLE", 20, "yesterday")
+    ledger = Ledger()
+    for time in ("00:59:59+00:00", "00:59:59Z", "00:59:59.9+00:00"):
+        asyncio.run(process_submitted(queue, ledger, Signer(), now_fn=lambda time=time: f"2025-01-01T{time}"))
+    assert ledger.asked == ["UNREADABLE"]
+    queue.storage.update_intent_status(noted(queue, "FEW", 8, NOON), "DEFERRED", 8, "2025-01-01T00:59:59+00:00")
+    asyncio.run(process_submitted(queue, ledger, Signer(), now_fn=lambda: "2025-01-01T00:59:59+00:00"))
+    assert ledger.asked == ["UNREADABLE", "FEW"]
+    assert asyncio.run(process_submitted(queue, ledger, Signer(), now_fn=lambda: "2025-01-01T01:00:00+00:00")) == 1
+    assert ledger.asked[2].startswith("OLD")
+
+
 # -- workers that are slow ------------------------------------------------------------------------------------------------
 
 
@@ -422,8 +466,8 @@ def test_what_is_only_to_be_asked_for_is_not_sent_when_it_was_decided_since_it_w
     with pytest.raises(Dead):
         cycle(queue, Dying(takes=False))
 
-    def late(limit: int) -> list[QueuedIntent]:
-        found = listed(limit)
+    def late(limit: int, **told: Any) -> list[QueuedIntent]:
+        found = listed(limit, **told)
         queue.storage.forget_sending(queue_id)
         return found
 
@@ -454,6 +498,18 @@ def test_an_intent_that_stays_undecided_does_not_keep_others_waiting(queue: Atte
     ledger = Ledger(submitted=ConnectionError("gone"))
     assert work(queue, ledger, max_cycles=4) == 4
     assert [state(queue, queue_id)[:2] for queue_id in (stuck, other)] == [("DEFERRED", 2), ("DEFERRED", 2)]
+
+
+def test_an_intent_that_nothing_decides_has_its_turn_ever_more_rarely(queue: AttestationQueue) -> None:
+    queue_id, ledger = queue.enqueue(intent()), Ledger(found=TxStatusResult(False))
+    assert work(queue, ledger, max_cycles=50) == 9
+    assert (state(queue, queue_id)[:2], len(ledger.blobs)) == (("DEFERRED", 9), 1)
+    other = queue.enqueue(intent("b"))
+    assert work(queue, Ledger(), max_cycles=50) == 1
+    assert state(queue, other)[0] == "CONFIRMED"
+    later: dict[str, Any] = {"interval": 0, "max_cycles": 1, "now_fn": lambda: "2025-01-15T12:00:02+00:00"}
+    assert asyncio.run(run_worker(queue, Ledger(), Signer(), **later)) == 1
+    assert state(queue, queue_id)[0] == "CONFIRMED"
 
 
 def test_what_a_dead_process_left_has_its_turn_and_an_unknown_one_is_passed_over(queue: AttestationQueue) -> None:

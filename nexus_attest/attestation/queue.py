@@ -83,9 +83,12 @@ class AttestationQueue:
         """The intents that are SUBMITTED, in the same order: what a process that died may have left between submit and confirm."""
         return [_queued(row) for row in self._storage.list_unconfirmed(limit)]
 
-    def next_submitted(self, limit: int = 1) -> list[QueuedIntent]:
-        """The intents of which a transaction of their own may be on the ledger, the one first that was looked at longest ago."""
-        return [_queued(row) for row in self._storage.list_submitted(limit)]
+    def next_submitted(self, limit: int = 1, *, now: str | None = None) -> list[QueuedIntent]:
+        """The intents of which a transaction of their own may be on the ledger, the one first that was looked at longest ago.
+
+        With `now` (UTC, ISO 8601) only those that it is time to look at: what stays undecided after 8 attempts, ever more rarely.
+        """
+        return [_queued(row) for row in self._storage.list_submitted(limit, now=now)]
 
     def get(self, intent_digest: str) -> QueuedIntent | None:
         """One intent by its prefixed digest, whatever its status and place; None when it is unknown."""

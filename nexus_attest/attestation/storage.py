@@ -240,10 +240,11 @@ _SCHEMA = Schema(
         ),
         (
             # INSERT OR REPLACE deletes the row in its way without firing delete triggers. What may come twice is passed over.
+            # Before an INSERT that names no row number NEW.rowid is -1; a row that has just that one must not stand in every row's way.
             *(
                 f"""
                 CREATE TRIGGER IF NOT EXISTS {table}_stays BEFORE INSERT ON {table}
-                WHEN EXISTS (SELECT 1 FROM {table} AS t WHERE t.rowid = NEW.rowid OR {same})
+                WHEN EXISTS (SELECT 1 FROM {table} AS t WHERE NEW.rowid <> -1 AND t.rowid = NEW.rowid OR {same})
                 BEGIN SELECT {refusal}; END
                 """
                 for table, same, refusal in (
@@ -308,9 +309,14 @@ _SELECT_UNCONFIRMED = f"SELECT {_INTENT} FROM attestation_intents WHERE status =
 _COUNT_BY_STATUS = """
     SELECT status, COUNT(*) AS intents, queue_id AS oldest, MIN(updated_at) AS since FROM attestation_intents
     GROUP BY status ORDER BY status"""  # of one MIN, SQLite gives the other columns from the row that has it
+_IS_DUE = """
+    (last_attempt <= 8 OR :now IS NULL OR COALESCE(ABS(strftime('%s', :now) - strftime('%s', updated_at)), 3600)
+      >= MIN(3600, 1 << MIN(last_attempt - 8, 12)))"""
+"""After so many attempts that decided nothing, each one doubles the seconds until the next, up to an hour."""
+_SELECT_DUE = f"SELECT 1 FROM attestation_intents WHERE queue_id = :queue_id AND {_IS_DUE}"
 _SELECT_SUBMITTED = f"""
     SELECT {_INTENT} FROM attestation_intents
-    WHERE (status IN ('PENDING', 'SUBMITTED', 'DEFERRED') AND queue_id IN (SELECT queue_id FROM attestation_sendings)
+    WHERE {_IS_DUE} AND (status IN ('PENDING', 'SUBMITTED', 'DEFERRED') AND queue_id IN (SELECT queue_id FROM attestation_sendings)
       OR status IN ('SUBMITTED', 'DEFERRED') AND EXISTS (
         SELECT 1 FROM attestation_receipts AS r
         WHERE r.intent_digest = attestation_intents.intent_digest AND json_type(r.receipt_json, '$.proof.tx_hash') = 'text'
@@ -370,9 +376,16 @@ class AttestationStorage:
         """Per status that intents have: `status`, `intents` (how many), `oldest` and `since` (an intent, and when it changed last)."""
         return self._all(_COUNT_BY_STATUS, {})
 
-    def list_submitted(self, limit: int = 10) -> list[dict[str, Any]]:
-        """Rows of which a transaction of their own may be on the ledger, the one first that was looked at longest ago."""
-        return self._all(_SELECT_SUBMITTED, {"limit": _limit(limit)})
+    def list_submitted(self, limit: int = 10, *, now: str | None = None) -> list[dict[str, Any]]:
+        """Rows of which a transaction of their own may be on the ledger, the one first that was looked at longest ago.
+
+        With `now` (UTC, ISO 8601) only those that it `is_due` to look at.
+        """
+        return self._all(_SELECT_SUBMITTED, {"limit": _limit(limit), "now": now})
+
+    def is_due(self, queue_id: str, now: str) -> bool:
+        """Whether an intent that stays undecided may have its turn: at once up to the 8th attempt, then after 2, 4, 8 ... 3,600 seconds."""
+        return self._first(_SELECT_DUE, {"queue_id": queue_id, "now": now}) is not None
 
     def update_intent_status(
         self, queue_id: str, status: str, last_attempt: int, updated_at: str, last_error_code: str | None = None

@@ -90,7 +90,7 @@ async def run_worker(
     With a JsonRpcClient everything that waits goes into batches, so that exactly one transaction witnesses an intent, whatever fails; a
     processed intent is one that got a receipt. Intents whose own transaction was sent earlier are asked for, never sent again. Any other
     client can submit and look up, and no more: there each cycle is one of `process_one_xrpl`, in which intents take turns, so that one
-    that stays undecided does not keep the others waiting.
+    that stays undecided does not keep the others waiting. After 8 attempts its turns become rarer, down to one in an hour.
 
     A cycle that decided nothing is followed by a pause of `interval` seconds, which `stop` ends. `now_fn` gives the time for all that
     depends on it, in UTC. Raises InputError for a negative interval, WrongNetwork, SignerFailed, and what a cycle raises.
@@ -110,9 +110,13 @@ async def run_worker(
 async def process_submitted(
     queue: AttestationQueue, client: XRPLClient, signer: XRPLSigner, *, now_fn: Callable[[], str] | None = None
 ) -> int:
-    """Ask for the transaction of the intent that was sent on its own and looked at longest ago; 1, or 0 when there is none such."""
+    """Ask for the transaction of the intent that was sent on its own and looked at longest ago; 1, or 0 when it is time for none.
+
+    One that nobody knows, since it was never sent or has expired, is asked for at most once in an hour after a while: only the caller of
+    `process_one_xrpl` can say, with `resubmit`, that another one may be sent.
+    """
     cycle = _cycle(queue, client, signer, now_fn=now_fn, ask_only=True)
-    return int((await cycle.process_first(queue.next_submitted(_CANDIDATES))).processed)
+    return int((await cycle.process_first(queue.next_submitted(_CANDIDATES, now=cycle.now()))).processed)
 
 
 async def _run_cycles(
@@ -131,7 +135,8 @@ async def _run_cycles(
         cycles += 1
         waiting = [*queue.next_pending(_ROTATION), *queue.next_unconfirmed(_ROTATION)]
         turns = {item.queue_id: turns.get(item.queue_id, 0) for item in waiting}
-        turn = min(turns, key=turns.__getitem__, default=None)
+        now = compact_utc() if now_fn is None else now_fn()
+        turn = next((one for one in sorted(turns, key=turns.__getitem__) if queue.storage.is_due(one, now)), None)
         result = ProcessResult(False)
         if turn is not None:
             turns[turn] = cycles
