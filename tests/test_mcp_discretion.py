@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from mcp import Client, MCPError
 from mcp.types import PromptReference, ResourceTemplateReference
-from mcp_testing import ALICE, CONNECTIONS, answer, connected, error_of, in_process, lines
+from mcp_testing import ALICE, BOB, CONNECTIONS, answer, connected, error_of, in_process, lines
+from tasks_testing import Tasks, cancel, deferred, get, update
 
 from nexus_attest.server.advice import next_step
 from nexus_attest.server.app import build_server
 from nexus_attest.server.discretion import FAULTS, RETRYABLE
+from nexus_attest.server.humans import HumanAsker
 from nexus_attest.server.results import failure, protocol_error
 from nexus_control.errors import NexusError, StoreBusy, StoreError, StoreUnreadable
 
@@ -96,6 +98,33 @@ async def test_what_can_be_asked_again_is_told_as_such(tmp_path: Path, mode: str
             assert caught.value.error.data["retryable"] is True
             error = await error_of(client, "status", request_id=request_id)
             assert (error["code"], error["retryable"], error["text"]) == ("STORE_BUSY", True, "STORE_BUSY: the store is busy. Try again.")
+
+
+@pytest.mark.parametrize("method", [get, cancel, lambda client, task_id: update(client, task_id, {})], ids=["get", "cancel", "update"])
+async def test_the_methods_of_tasks_are_as_discreet(
+    method: Callable[[Client, str], Awaitable[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> Any:
+        raise StoreBusy(f"{tmp_path}/decisions.db: database is locked")
+
+    with in_process(tmp_path) as service:
+        service.asker = HumanAsker(tools=service.tools, limiter=service.store_threads, systems=True)
+        async with Client(build_server(service), extensions=[Tasks()]) as client:
+            request_id = (await answer(client, "request", goal="g", actor=ALICE))["request_id"]
+            task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+            (tmp_path / "decisions.db").rename(tmp_path / "elsewhere.db")
+            with pytest.raises(MCPError) as gone:
+                await method(client, task_id)
+            (tmp_path / "elsewhere.db").rename(tmp_path / "decisions.db")
+            monkeypatch.setattr(service.tools.store, "get_events", busy)
+            with pytest.raises(MCPError) as locked:
+                await method(client, task_id)
+    error = gone.value.error
+    assert (error.code, error.data) == (-32603, {"code": "STORE_ERROR"})
+    assert error.message == "STORE_ERROR: the store cannot do this now. Tell the operator; calling again does not help."
+    error = locked.value.error
+    assert (error.code, error.data) == (-32603, {"code": "STORE_BUSY", "retryable": True})
+    assert error.message == "STORE_BUSY: the store is busy. Try again."
 
 
 def codes_of(kind: type[NexusError]) -> set[str]:

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import signal
+import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import httpx
 import httpx2
 import pytest
@@ -22,11 +25,13 @@ from mcp_testing import ADAPTER, ALICE, BOB, CONNECTIONS, HELLO, Lines, answer, 
 from tasks_testing import Tasks, cancel, deferred, finished, get, update
 from token_testing import AUDIENCE, ISSUER, Issuer
 
+from nexus_attest.server import decision_tasks
 from nexus_attest.server.app import build_server
 from nexus_attest.server.humans import HumanAsker
 from nexus_attest.server.results import ERROR_KEY
 from nexus_attest.server.service import Service
 from nexus_attest.server.tasks import EXTENSION
+from nexus_control.errors import CannotApprove, StoreBusy
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
@@ -324,7 +329,7 @@ async def test_a_client_that_shows_forms_answers_the_question_of_a_task_that_ano
         assert question["method"] == "elicitation/create"
         assert question["params"]["message"].startswith("Approve this action as human bob?\nGoal: Rotate the key\n")
         yes = {"action": "accept", "content": {"approve": True}}
-        for nonsense in ({}, {"x": yes}, {key[:-1]: yes}, {key: {"action": "cancel"}}):
+        for nonsense in ({}, {"x": yes}, {key[:-1]: yes}):
             assert await update(client, task_id, nonsense) == {"resultType": "complete"}
         for nonsense in ({key: 5}, {key: None}, {key: {"action": "approve"}}, {key: [yes]}):
             with pytest.raises(MCPError) as caught:
@@ -337,7 +342,8 @@ async def test_a_client_that_shows_forms_answers_the_question_of_a_task_that_ano
         assert event["payload"]["channel"].startswith("mcp elicitation ")
 
 
-async def test_a_no_in_a_form_ends_the_wait_for_good(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("action", "code"), [("decline", "HUMAN_DECLINED"), ("cancel", "HUMAN_REQUIRED")])
+async def test_a_form_that_is_declined_or_closed_ends_the_wait_for_good(action: str, code: str, tmp_path: Path) -> None:
     async def ask(*_: Any) -> Any:
         raise AssertionError
 
@@ -346,9 +352,9 @@ async def test_a_no_in_a_form_ends_the_wait_for_good(tmp_path: Path) -> None:
         task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
     async with taking("memory-stateless", tmp_path, elicitation_callback=ask) as client:
         (key,) = (await get(client, task_id))["inputRequests"]
-        await update(client, task_id, {key: {"action": "decline"}})
+        await update(client, task_id, {key: {"action": action}})
         done = await get(client, task_id)
-        assert (done["status"], done["result"]["_meta"][ERROR_KEY]["code"]) == ("completed", "HUMAN_DECLINED")
+        assert (done["status"], done["result"]["_meta"][ERROR_KEY]["code"]) == ("completed", code)
         await update(client, task_id, {key: {"action": "accept", "content": {"approve": True}}})
     async with taking("memory-stateless", tmp_path) as client:
         assert await get(client, task_id) == done
@@ -366,6 +372,104 @@ async def test_an_answer_is_good_for_the_question_as_it_was_shown(tmp_path: Path
         yes = {"action": "accept", "content": {"approve": True}}
         await update(client, tasks[0], {keys[1]: yes})
         assert (await get(client, tasks[0]))["inputRequests"].keys() == {keys[0]}
+
+
+async def test_an_answer_that_the_store_was_too_busy_for_can_be_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(*_: Any) -> Any:
+        raise AssertionError
+
+    def busy(*_: Any, **__: Any) -> Any:
+        raise StoreBusy(f"{tmp_path}/decisions.db: database is locked")
+
+    async with taking("memory-stateless", tmp_path) as client:
+        task_id = (await deferred(client, "approve", request_id=await requested(client), actor=BOB))["taskId"]
+    async with taking("memory-stateless", tmp_path, elicitation_callback=ask) as client:
+        (key,) = (await get(client, task_id))["inputRequests"]
+        yes = {key: {"action": "accept", "content": {"approve": True}}}
+        for owner, method in ((HumanAsker, "question"), (DecisionStore, "append_event")):
+            with monkeypatch.context() as patched:
+                patched.setattr(owner, method, busy)
+                with pytest.raises(MCPError) as caught:
+                    await update(client, task_id, yes)
+            error = caught.value.error
+            assert (error.code, error.message) == (-32603, "STORE_BUSY: the store is busy. Try again."), method
+            assert error.data == {"code": "STORE_BUSY", "retryable": True}
+        assert (await get(client, task_id))["inputRequests"].keys() == {key}
+        await update(client, task_id, yes)
+        assert (await get(client, task_id))["result"]["structuredContent"]["is_approved"] is True
+
+
+async def test_an_answer_that_is_not_taken_is_not_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask(*_: Any) -> Any:
+        raise AssertionError
+
+    def refuse(*_: Any) -> Any:
+        raise CannotApprove("the trust policy was changed")
+
+    with in_process(tmp_path) as service:
+        confirming(service)
+        async with (
+            Client(build_server(service), extensions=[Tasks()], elicitation_callback=ask) as shows,
+            Client(build_server(service), extensions=[Tasks()]) as client,
+        ):
+            task_id = (await deferred(client, "approve", request_id=await requested(client), actor=BOB))["taskId"]
+            (key,) = (await get(shows, task_id))["inputRequests"]
+            yes = {key: {"action": "accept", "content": {"approve": True}}}
+            with monkeypatch.context() as patched:
+                patched.setattr(HumanAsker, "question", refuse)
+                with pytest.raises(MCPError, match="CANNOT_APPROVE: the trust policy was changed") as refused:
+                    await update(shows, task_id, yes)
+            asker, service.asker = service.asker, None
+            with pytest.raises(MCPError, match="no answer is taken here") as elsewhere:
+                await update(shows, task_id, yes)
+            assert (refused.value.error.code, elsewhere.value.error.code) == (-32602, -32602)
+            assert await update(shows, task_id, {}) == {"resultType": "complete"}
+            service.asker = asker
+            await update(client, task_id, yes)
+            assert (await get(client, task_id))["status"] == "completed", "whoever has the key was shown the question"
+
+
+async def test_a_question_that_cannot_be_made_for_a_busy_store_is_told_without_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: Any) -> Any:
+        raise StoreBusy(f"{tmp_path}/decisions.db: database is locked")
+
+    async with taking("memory-stateless", tmp_path) as client:
+        task_id = (await deferred(client, "approve", request_id=await requested(client), actor=BOB))["taskId"]
+        monkeypatch.setattr(HumanAsker, "question", busy)
+        assert (await get(client, task_id))["statusMessage"] == "STORE_BUSY: the store is busy. Try again."
+
+
+async def test_a_task_that_is_cancelled_while_its_answer_is_recorded_has_one_end(tmp_path: Path) -> None:
+    async def ask(*_: Any) -> Any:
+        raise AssertionError
+
+    with in_process(tmp_path) as service:
+        confirming(service)
+        async with Client(build_server(service), extensions=[Tasks()]) as client:
+            request_id = await requested(client)
+            task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+        begun, go = threading.Event(), threading.Event()
+        confirm = decision_tasks.confirmed
+
+        def slow(*given: Any) -> Any:
+            begun.set()
+            assert go.wait(20)
+            return confirm(*given)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(decision_tasks, "confirmed", slow)
+            async with Client(build_server(service), extensions=[Tasks()], elicitation_callback=ask) as client:
+                (key,) = (await get(client, task_id))["inputRequests"]
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(update, client, task_id, {key: {"action": "accept", "content": {"approve": True}}})
+                    await anyio.to_thread.run_sync(begun.wait, 20)
+                    await cancel(client, task_id)
+                    assert (await get(client, task_id))["status"] == "cancelled"
+                    go.set()
+                assert (await get(client, task_id))["status"] == "cancelled"
+                assert (await answer(client, "status", request_id=request_id))["active_approvals"] == 0
 
 
 # -- executions under way -----------------------------------------------------------------------------------------------------------
@@ -389,6 +493,15 @@ async def test_an_execution_that_takes_its_time_is_a_task(connection: str, tmp_p
         assert (await error_of(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE))["code"] == "ALREADY_EXECUTED"
     async with taking("memory-stateless", tmp_path) as client:
         assert await get(client, task["taskId"]) == done, "another server says the same, later"
+
+
+async def test_an_execution_of_this_server_is_under_way_also_without_the_folder(tmp_path: Path) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        _, task = await executing(client, tmp_path)
+        shutil.rmtree(tmp_path / "decisions.db.tasks")
+        assert (await get(client, task["taskId"]))["status"] == "working"
+        (tmp_path / "go").touch()
+        assert (await finished(client, task["taskId"]))["result"]["structuredContent"]["mode"] == "apply"
 
 
 async def test_an_execution_that_is_quick_or_refused_is_answered_as_ever(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 A task is a view of its decision, read from the events in the store each time that somebody asks (`task_outcomes`), by whichever server of
 the store is asked. So nothing has to be carried over a restart, and nothing can disagree with the evidence. What no event says is in the
-folder of the tasks: that an approval is not waited for any more, because the caller cancelled or the person said no.
+folder of the tasks: that an approval is not waited for any more, as the caller cancelled, or the person said no or closed the question.
 
 Cancelling an approval ends the wait, in the transaction that finds it still open: approval or cancellation, whichever comes first, stays.
 Cancelling an execution stops nothing, as cancelling its call does not: what has begun may have had effects, and the task goes on to tell.
@@ -32,7 +32,7 @@ from nexus_attest.server.claims import on_claim
 from nexus_attest.server.errors import ApprovalPending, HumanDeclined, HumanRequired
 from nexus_attest.server.humans import HumanAsker, confirmed, form_answer, form_channel, form_request, shows_forms
 from nexus_attest.server.progress import RunProgress
-from nexus_attest.server.results import ERROR_KEY, refusal, safe_text
+from nexus_attest.server.results import ERROR_KEY, protocol_error, refusal, safe_text
 from nexus_attest.server.task_folder import TTL, Ending, Handle, TaskFolder
 from nexus_attest.server.task_outcomes import Outcome, approval_outcome, execution_outcome, unknown_outcome
 from nexus_attest.server.tasks import Task, takes_tasks
@@ -143,12 +143,13 @@ class DecisionTasks:
         try:
             found = await self._open(context, handle)
         except NexusError as refused:  # such as by a trust policy that was changed; as long as it is, nobody is asked
-            return task(status="working", message=printable(refused.describe()))
+            return task(status="working", message=printable(refusal(refused)["content"][0]["text"]))
         if found is None:
             return task(status="working", message="waiting for an approval that is given elsewhere")
         page = found.asker.page
         if page is not None and (said := await page.answer(found.state)) is not None:
-            return await self._answered(text, handle, found, said, "page")
+            await self._answered(text, handle, found, said, "page")
+            return await self._wait(context, text, handle)
         if shows_forms(context):
             question = form_request(found.question).model_dump(by_alias=True, mode="json", exclude_none=True)
             return task(status="input_required", input_requests={self._folder.question_key(text, found.state): question})
@@ -174,27 +175,30 @@ class DecisionTasks:
     def _may_approve(self) -> bool:
         return any(handler.spec.short == "approve" and handler.is_allowed() for handler in self._service.handlers.values())
 
-    async def _answered(self, text: str, handle: Handle, found: _Open, said: bool, channel: str) -> Task:
+    async def _answered(self, text: str, handle: Handle, found: _Open, said: bool | None, channel: str) -> None:
         """Record what a person answered, also when whoever asked for the task is gone: nobody else will hear it again."""
-        problem: str | None = None
         with anyio.CancelScope(shield=True):
-            problem = await self._record(text, handle, found, said, channel)
-        outcome = await self._in_thread(self._approval_outcome, text, handle)
-        if outcome is not None:
-            return self._ended(text, handle, _APPROVAL_POLL_MS, outcome)
-        raise MCPError(INTERNAL_ERROR, safe_text(f"the answer was not recorded: {problem}"))
+            if said:
+                await self._in_thread(self._approve, text, handle, found, channel)
+                self._service.changed()
+                return
+            error: NexusError = HumanDeclined(f"{found.who.actor['id']} was asked and did not approve")
+            if said is None:  # a client shows the question of a task once, so waiting for another answer would be for ever
+                command = found.asker.command(found.arguments, found.who)
+                error = HumanRequired("the question was closed without an answer; run", command)
+            await self._in_thread(self._end, text, handle, refusal(error))
 
-    async def _record(self, text: str, handle: Handle, found: _Open, said: bool, channel: str) -> str | None:
-        """The problem, if there is one."""
-        if said:
-            who = confirmed(found.who, channel, found.question)
-            approve = partial(self._service.tools.approve, **found.arguments, actor=who.actor, **who.identity())
-            result = await anyio.to_thread.run_sync(approve, limiter=self._service.store_threads)
-            self._service.changed()
-            return None if result.success else result.error
-        declined = refusal(HumanDeclined(f"{found.who.actor['id']} was asked and did not approve"))
-        await self._in_thread(self._end, text, handle, declined)
-        return None
+    def _approve(self, text: str, handle: Handle, found: _Open, channel: str) -> None:
+        """Record a yes, unless the wait has ended: nothing is committed between the look and the approval.
+
+        Raises MCPError for an approval that is refused.
+        """
+        who = confirmed(found.who, channel, found.question)
+        with self._service.tools.store.transaction():
+            if self._approval_outcome(text, handle) is None:
+                result = self._service.tools.approve(**found.arguments, actor=who.actor, **who.identity())
+                if not result.success:  # what has failed in here has undone the whole block
+                    raise protocol_error(result.code or NexusError.code, result.error or "")
 
     def _approval_outcome(self, text: str, handle: Handle) -> Outcome | Ending | None:
         """How the wait ended. Events are read first: an ending is only ever written where they say nothing."""
@@ -285,7 +289,8 @@ class DecisionTasks:
 
     def _execution_outcome(self, handle: Handle) -> Outcome | None:
         found = self._recorded(handle)
-        if found is not None or self._folder.is_under_way(handle.number):
+        # Of its own executions this process knows without a lock, whose file may be gone.
+        if found is not None or handle.number in self._runs or self._folder.is_under_way(handle.number):
             return found
         # Nobody holds the lock, so whoever did has recorded what there was to record: before, or a moment ago.
         return self._recorded(handle) or unknown_outcome(handle.created_at)
@@ -317,25 +322,27 @@ class DecisionTasks:
     async def update(self, context: ServerRequestContext[Any], task_id: str, responses: Mapping[str, Any]) -> bool:
         """Take the answer to the question that this caller was shown; anything else answers nothing.
 
-        Raises MCPError -32602 for an answer that is none.
+        Raises MCPError -32602 for an answer that is none, or that this caller or this server does not take, and by code for one that
+        could not be recorded: a client puts a question to its user once, so an answer must not be acknowledged and forgotten.
         """
         handle = await self._read(task_id)
         if handle is None or handle.kind == "execute":
             return handle is not None
-        if await self._in_thread(self._approval_outcome, task_id, handle) is not None or not shows_forms(context):
+        if not responses or await self._in_thread(self._approval_outcome, task_id, handle) is not None:
             return True
         try:
             found = await self._open(context, handle)
-        except NexusError:
-            return True
-        if found is None or (key := self._folder.question_key(task_id, found.state)) not in responses:
+        except NexusError as problem:
+            raise protocol_error(problem.code, problem.describe()) from None
+        if found is None:
+            raise MCPError(INVALID_PARAMS, "This approval is given elsewhere: no answer is taken here")
+        if (key := self._folder.question_key(task_id, found.state)) not in responses:
             return True
         try:
             said = form_answer(ElicitResult.model_validate(responses[key]))
         except ValidationError:
             raise MCPError(INVALID_PARAMS, "The answer is no result of an elicitation") from None
-        if said is not None:
-            await self._answered(task_id, handle, found, said, form_channel(context))
+        await self._answered(task_id, handle, found, said, form_channel(context))
         return True
 
     async def cancel(self, _: ServerRequestContext[Any], task_id: str) -> bool:
@@ -356,8 +363,7 @@ class DecisionTasks:
         try:
             return await anyio.to_thread.run_sync(work, *arguments, limiter=self._service.store_threads)
         except NexusError as error:
-            data = {ERROR_KEY: {"code": error.code}}
-            raise MCPError(INTERNAL_ERROR, safe_text(error.describe()), data) from None
+            raise protocol_error(error.code, error.describe()) from None
 
     @staticmethod
     def _warn(problem: NexusError) -> None:

@@ -243,6 +243,7 @@ SHOWN_BY = {
             "test_a_handle_that_was_not_given_by_this_server_to_this_caller_is_unknown",
             "test_a_task_belongs_to_the_one_whose_token_began_it",
             "test_of_approval_and_cancellation_the_first_stays_whoever_looks_when",
+            "test_a_task_that_is_cancelled_while_its_answer_is_recorded_has_one_end",
             "test_an_answer_is_good_for_the_question_as_it_was_shown",
             "test_after_a_kill_an_execution_is_said_to_have_an_unknown_outcome_and_stays_so",
         ],
