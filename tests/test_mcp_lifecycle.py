@@ -184,22 +184,39 @@ def running(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
+CHATTER = """
+import os, sys, threading, time
+
+def is_served():
+    return "nexus_attest.server.stdio" in sys.modules and os.readlink("/proc/self/fd/1") == os.readlink("/proc/self/fd/2")
+
+def chatter():
+    while not os.path.exists("quiet"):
+        if is_served():
+            print("chatter", flush=True)
+            os.write(1, b"chatter\\n")
+            with open("began", "w") as file:
+                file.write("yes\\n")
+        time.sleep(0.005)
+    with open("ended", "w") as file:
+        file.write("yes\\n")
+
+threading.Thread(target=chatter, daemon=True).start()
+"""
+"""Prints while the server serves, until it is told to stop, so that no speed of the machine makes it too early or too late."""
+
+
 def test_what_others_print_does_not_reach_the_wire(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys, threading\n"
-        "def chatter():\n"
-        "    for _ in range(400):\n"
-        "        threading.Event().wait(0.005)\n"
-        "        if 'nexus_attest.server.stdio' in sys.modules and os.readlink('/proc/self/fd/1') == os.readlink('/proc/self/fd/2'):\n"
-        "            print('chatter', flush=True); os.write(1, b'chatter\\n')\n"
-        "threading.Thread(target=chatter, daemon=True).start()\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text(CHATTER)
     path = os.pathsep.join([str(tmp_path), server_environment(tmp_path)["PYTHONPATH"]])
     with lines(tmp_path, environment={"PYTHONPATH": path}) as server:
         server.begin()
+        wait_for(tmp_path / "began")
         for number in range(1, 30):
             server.call(number, "template.list")
             assert server.receive()["id"] == number
+        (tmp_path / "quiet").touch()
+        wait_for(tmp_path / "ended")
         code, rest, errors = server.end()
     assert (code, rest) == (0, [])
     assert "chatter" in errors
