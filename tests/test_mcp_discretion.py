@@ -100,7 +100,11 @@ async def test_what_can_be_asked_again_is_told_as_such(tmp_path: Path, mode: str
             assert (error["code"], error["retryable"], error["text"]) == ("STORE_BUSY", True, "STORE_BUSY: the store is busy. Try again.")
 
 
-@pytest.mark.parametrize("method", [get, cancel, lambda client, task_id: update(client, task_id, {})], ids=["get", "cancel", "update"])
+async def answer_nothing(client: Client, task_id: str) -> Any:
+    return await update(client, task_id, {"x": {"action": "decline"}})
+
+
+@pytest.mark.parametrize("method", [get, cancel, answer_nothing], ids=["get", "cancel", "update"])
 async def test_the_methods_of_tasks_are_as_discreet(
     method: Callable[[Client, str], Awaitable[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
