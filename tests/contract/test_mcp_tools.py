@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from nexus_attest.server.app import build_server, listed_tools
 from nexus_attest.server.service import Service, ServiceOptions
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
-from scripts.mcp_tools import document, listing
+from scripts.mcp_tools import card_listing, document, listing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,8 +64,18 @@ def plain(node: object, *, names: bool = False) -> object:
     return node
 
 
-def test_the_published_list_is_the_one_that_is_served() -> None:
-    assert (ROOT / "docs" / "mcp-tools.json").read_text(encoding="utf-8") == document(), "run `make docs` and look at the difference"
+@pytest.mark.parametrize(("name", "listed"), [("mcp-tools.json", listing), ("mcp-card-tools.json", card_listing)])
+def test_the_published_list_is_the_one_that_is_served(name: str, listed: Callable[[], list[dict[str, Any]]]) -> None:
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == document(listed()), "run `make docs` and look at the difference"
+
+
+def test_for_clients_that_show_cards_one_tool_is_linked_and_one_is_more() -> None:
+    approve, answer = card_listing()
+    (plain,) = [tool for tool in listing() if tool["name"] == approve["name"]]
+    assert approve.pop("_meta").keys() - plain.pop("_meta").keys() == {"ui", "ui/resourceUri"}
+    assert approve == plain
+    assert (answer["name"], answer["_meta"]["ui"]) == ("nexus-attest.answer_approval", {"visibility": ["app"]})
+    assert answer["outputSchema"] == plain["outputSchema"]
 
 
 @pytest.mark.parametrize("takes_signatures", [False, True])
