@@ -117,25 +117,60 @@ async def test_a_file_that_another_program_locked_stops_nothing_that_does_not_ne
             assert seen == ["pending_approval"]
 
 
-async def test_a_history_that_is_not_known_to_be_short_is_not_replayed_in_the_event_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+POLICY = (EventType.POLICY_ATTACHED, Actor(type="human", id="alice"), Policy(min_approvals=1).to_dict())
+
+
+class Clock:
+    """Processor time, of which a read takes as much as `costs` says."""
+
+    def __init__(self) -> None:
+        self.now, self.costs = 0.0, 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_what_is_not_known_to_be_short_is_not_read_in_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where: list[bool] = []
     loop = threading.get_ident()
     with in_process(tmp_path) as service:
-        store, replayed = service.tools.store, service.tools.status
+        store, replayed, clock = service.tools.store, service.tools.status, Clock()
+
+        def status(**arguments: Any) -> ToolResult:
+            where.append(threading.get_ident() == loop)
+            clock.now += clock.costs
+            return replayed(**arguments)
+
+        request_id = store.create_decision()
+        monkeypatch.setattr(service.tools, "status", status)
+        monkeypatch.setattr("nexus_attest.server.service.thread_time", clock)
+        store.append_events(request_id, [POLICY])
+        async with Client(build_server(service)) as client:
+            for milliseconds, expected in ((1, [False, True, True]), (6, [True, False, False]), (1, [False, True, True])):
+                clock.costs = milliseconds / 1000
+                where.clear()
+                for _ in range(3):
+                    await answer(client, "status", request_id=request_id)
+                assert where == expected, milliseconds
+
+
+async def test_a_result_that_is_too_large_for_the_event_loop_is_tried_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where: list[bool] = []
+    loop = threading.get_ident()
+    with in_process(tmp_path) as service:
+        replayed = service.tools.status
+        monkeypatch.setattr("nexus_attest.server.service.thread_time", Clock())
 
         def status(**arguments: Any) -> ToolResult:
             where.append(threading.get_ident() == loop)
             return replayed(**arguments)
 
-        request_id = store.create_decision()
         monkeypatch.setattr(service.tools, "status", status)
-        comment = (EventType.POLICY_ATTACHED, Actor(type="human", id="alice"), Policy(min_approvals=1).to_dict())
         async with Client(build_server(service)) as client:
-            for events, expected in ((1, [False, True, True]), (199, [True, True, True]), (1, [True, False, False])):
-                store.append_events(request_id, [comment] * events)
+            request_id = (await answer(client, "request", goal="g", actor=ALICE))["request_id"]
+            service.tools.store.append_events(request_id, [POLICY] * 100)
+            everything = [(False, [False]), (False, [True]), (True, [True, False]), (True, [False]), (False, [False]), (False, [True])]
+            for include_events, expected in everything:
                 where.clear()
-                for _ in range(3):
-                    await answer(client, "status", request_id=request_id)
-                assert where == expected, events
+                await answer(client, "status", request_id=request_id, include_events=include_events)
+                assert where == expected, include_events

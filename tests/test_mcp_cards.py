@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from browser_testing import Browser, browser
+from cli_testing import CommandLine
 from jsonschema import Draft202012Validator, ValidationError
 from mcp import Client, MCPError
 from mcp.client.extension import ClientExtension
@@ -25,8 +26,9 @@ from nexus_attest.server.card_page import CARD_HTML
 from nexus_attest.server.cards import CARD_KEY, CARD_URI, EXTENSION
 from nexus_attest.server.errors import ServerConfigError
 from nexus_attest.server.humans import HumanAsker
-from nexus_attest.server.results import ERROR_KEY
+from nexus_attest.server.results import ERROR_KEY, failure
 from nexus_attest.server.service import Service
+from nexus_control.errors import StoreBusy
 from nexus_control.integrity import content_digest
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
@@ -200,6 +202,17 @@ async def test_a_plan_that_is_no_list_of_steps_is_shown_as_it_is(tmp_path: Path,
             assert "Step 1" not in facts
 
 
+async def test_a_plan_that_is_too_long_for_a_card_says_how_much_is_left_out_and_where_it_is(tmp_path: Path) -> None:
+    async with showing("memory-stateless", tmp_path) as client:
+        plan = json.dumps([{"tool": "t", "method": "m", "args": {"text": "x" * 3_000}}])
+        request_id = await requested(client, plan=plan)
+        facts = dict((await carded(client, request_id))["facts"])
+        left_out = f"... ({len(plan) - 2_000} of {len(plan)} characters are left out here: `nexus-attest status {request_id} --json`"
+        assert facts["Plan"] == f"{plan[:2_000]} {left_out} shows all of it)"
+        assert CommandLine(tmp_path).json("status", request_id)["plan"] == plan
+        assert facts["Step 1"].endswith(content_digest({"text": "x" * 3_000})), "and what is left out is in the digest"
+
+
 async def test_a_plan_of_many_steps_says_how_many_are_not_shown(tmp_path: Path) -> None:
     plan = json.dumps([{"tool": "t", "method": f"m{number}"} for number in range(25)])
     async with showing("memory-stateless", tmp_path) as client:
@@ -275,7 +288,7 @@ async def test_a_guessed_ticket_is_none(tmp_path: Path) -> None:
             assert caught.value.error.code == -32602
 
 
-async def test_cards_are_open_for_a_while_and_so_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_of_many_cards_a_callers_oldest_makes_room_for_its_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nexus_attest.server.cards._MOST_OPEN", 3)
     async with showing("memory-stateless", tmp_path) as client:
         cards = [await carded(client, await requested(client)) for _ in range(4)]
@@ -285,6 +298,47 @@ async def test_cards_are_open_for_a_while_and_so_are_many(tmp_path: Path, monkey
             else:
                 with pytest.raises(MCPError):
                     await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
+
+
+async def test_no_number_of_cards_pushes_out_those_of_other_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = "alice"
+
+    def owner(**_: bool) -> str:
+        return caller
+
+    monkeypatch.setattr("nexus_attest.server.cards._MOST_OPEN", 3)
+    monkeypatch.setattr("nexus_attest.server.cards.owner", owner)
+    async with showing("memory-stateless", tmp_path) as client:
+        first = await carded(client, await requested(client))
+        caller = "mallory"
+        many = [await carded(client, await requested(client)) for _ in range(5)]
+        caller = "bob"
+        result = await client.call_tool("nexus-attest.approve", {"request_id": await requested(client), "actor": BOB})
+        assert (result.meta or {})[ERROR_KEY]["code"] == "HUMAN_REQUIRED"
+        assert CARD_KEY not in (result.meta or {}), "there is no room"
+        for name, card in (("alice", first), ("mallory", many[-1]), ("mallory", many[-2])):
+            caller = name
+            assert not (await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})).is_error
+
+
+@pytest.mark.parametrize("method", ["append_event", "get_events"])
+async def test_a_yes_that_could_not_be_recorded_can_be_said_again(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: Any, **__: Any) -> Any:
+        raise StoreBusy(f"{tmp_path}: database is locked")
+
+    async with showing("memory-stateless", tmp_path) as client:
+        request_id = await requested(client)
+        card = await carded(client, request_id)
+        yes = {"ticket": card["ticket"], "approve": True}
+        with monkeypatch.context() as patched:
+            patched.setattr(DecisionStore, method, busy)
+            said = await client.call_tool(card["tool"], yes)
+        error = (said.meta or {})[ERROR_KEY]
+        assert (error["code"], error["retryable"], error["message"]) == ("STORE_BUSY", True, "the store is busy")
+        assert (await client.call_tool(card["tool"], yes)).structured_content is not None
+        with pytest.raises(MCPError):
+            await client.call_tool(card["tool"], yes)
+        assert [event.event_type.value for event in events(tmp_path, request_id)].count("APPROVAL_GRANTED") == 1
 
 
 @pytest.mark.parametrize("options", [("--approval-card",), ("--approval-card", "--human-approval", "never")])
@@ -370,6 +424,8 @@ class Host:
         self.request_id: str = made["structuredContent"]["request_id"]
         self.server = server
         self.lock = threading.Lock()
+        self.busy = 0
+        """So many answers on the card the store is too busy for."""
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[str, str]:
         with self.lock:
@@ -377,6 +433,9 @@ class Host:
                 return "text/plain", asked(self.server, "resources/read", uri=CARD_URI)["contents"][0]["text"]
             if path == "/approve":
                 body = {"name": "nexus-attest.approve", "arguments": {"request_id": self.request_id, "actor": BOB}}
+            if path == "/call" and self.busy:
+                self.busy -= 1
+                return "application/json", json.dumps(failure("STORE_BUSY", "database is locked"))
             if path in ("/approve", "/call"):
                 return "application/json", json.dumps(asked(self.server, "tools/call", **body))
         return "text/html", HOST
@@ -464,6 +523,22 @@ def test_a_person_answers_in_a_browser(window: Browser, tmp_path: Path, button: 
     assert len(found) == 2 + approvals
     if approvals:
         assert found[-1].payload["channel"].startswith("mcp app ")
+
+
+def test_an_answer_that_the_store_was_too_busy_for_can_be_given_again_on_the_card(window: Browser, tmp_path: Path) -> None:
+    with lines(tmp_path, *OPTIONS, "--log-level", "error") as server:
+        host = Host(server, "g")
+        host.busy = 1
+        with page_of(host) as url:
+            window.go(url)
+            until(window, "document.querySelector('iframe')")
+            window.enter("iframe")
+            for said in ("STORE_BUSY", "Approved"):
+                until(window, "document.querySelector('#yes') && !document.querySelector('#yes').disabled")
+                window.click("#yes")
+                until(window, f"document.querySelector('#said').textContent.includes('{said}')")
+            assert window.run("return document.querySelector('#answers').hidden") is True
+    assert len(events(tmp_path, host.request_id)) == 3
 
 
 def test_what_the_card_says_to_its_host_satisfies_the_schemas_of_mcp_apps(window: Browser, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import anyio
 import anyio.to_thread
 import httpx
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.client.context import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitRequestURLParams, ElicitResult
 from mcp_testing import ALICE, BOB, CONNECTIONS, answer, connected, error_of, in_process, lines
-from tasks_testing import Tasks, deferred
+from tasks_testing import Tasks, cancel, deferred, get
 
 from nexus_attest.server.app import build_server
 from nexus_attest.server.errors import ServerConfigError
@@ -24,6 +24,8 @@ from nexus_attest.server.humans import HumanAsker
 from nexus_attest.server.page import ApprovalPage
 from nexus_attest.server.results import ERROR_KEY
 from nexus_attest.server.service import Service
+from nexus_control.errors import StoreBusy
+from nexus_control.store import DecisionStore
 
 pytestmark = pytest.mark.anyio
 
@@ -79,6 +81,8 @@ async def test_a_question_is_answered_by_its_form_once(page: ApprovalPage, said:
             assert form["key"] not in again.text
         assert await page.answer("another") is None
         assert await page.answer("state") is answer
+        assert await page.answer("state") is answer, "it may have been lost before it was recorded"
+        page.close("state")
         assert await page.answer("state") is None, "an answer is good for one approval"
         assert (await client.get(url)).status_code == 404
         assert address(page) != url
@@ -157,10 +161,12 @@ async def test_no_number_of_further_questions_pushes_one_out_that_is_open_or_ans
         assert page.address_of("open", TEXT) == waiting
         assert (await client.get(waiting)).status_code == 200
         assert await page.answer("answered") is True
+        assert page.address_of("one more", TEXT) is None
+        page.close("answered")
     assert page.address_of("one more", TEXT) is not None
 
 
-async def test_one_of_several_who_wait_gets_the_answer(page: ApprovalPage) -> None:
+async def test_all_who_wait_hear_the_answer(page: ApprovalPage) -> None:
     url = address(page)
     heard: list[bool | None] = []
 
@@ -172,7 +178,20 @@ async def test_one_of_several_who_wait_gets_the_answer(page: ApprovalPage) -> No
             tasks.start_soon(wait)
         form = {**form_of((await client.get(url)).text), "answer": "yes"}
         await client.post(url, data=form)
-    assert sorted(heard, key=str) == [None, None, True]
+    assert heard == [True] * 3, "of what they do with it the store takes one"
+
+
+async def test_the_question_of_a_task_is_withdrawn_with_the_last_task_that_waits_for_it(page: ApprovalPage) -> None:
+    url = page.address_of("state", TEXT, "one") or ""
+    assert page.address_of("state", TEXT, "two") == url == address(page)
+    page.address_of("another", TEXT, "three")
+    async with browser(page) as client:
+        for task, status in (("four", 200), ("one", 200), ("one", 200), ("two", 404)):
+            page.withdraw(task)
+            assert (await client.get(url)).status_code == status, task
+        assert (await client.post(url, data={"key": "x", "answer": "yes"})).status_code == 404
+    assert page.address_of("another", TEXT) is not None
+    assert address(page) != url
 
 
 # -- with a server ------------------------------------------------------------------------------------------------------------------
@@ -281,6 +300,67 @@ async def test_a_client_opens_the_page_and_the_page_decides(
     else:
         assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == code
     assert ((await last_event(client, request_id))["event_type"] == "APPROVAL_GRANTED") is (code is None)
+
+
+def too_busy(*_: Any, **__: Any) -> Any:
+    """A store that has no time to record anything."""
+    raise StoreBusy("database is locked")
+
+
+def asked(service: Service) -> str:
+    """A request."""
+    return service.tools.request("g", ALICE, "apply", "[]").data["request_id"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_yes_that_could_not_be_recorded_is_recorded_by_the_next_call(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(tmp_path) as service:
+        async with with_page(service), Client(build_server(service), mode=mode) as client:
+            arguments: dict[str, Any] = {"request_id": asked(service), "actor": BOB}
+            url = (await error_of(client, "approve", **arguments))["url"]
+            await anyio.to_thread.run_sync(answered, url, "yes")
+            with monkeypatch.context() as patched:
+                patched.setattr(DecisionStore, "append_event", too_busy)
+                assert (await error_of(client, "approve", **arguments))["code"] == "STORE_BUSY"
+            assert (await answer(client, "approve", **arguments))["current_approvals"] == 1
+            assert (await anyio.to_thread.run_sync(httpx.get, url)).status_code == 404, "the question has its place no more"
+            assert service.tools.revoke_approval(**arguments).success
+            assert (await error_of(client, "approve", **arguments))["code"] == "APPROVAL_PENDING", "it was good for one approval"
+
+
+async def test_a_yes_that_a_task_could_not_record_is_recorded_when_it_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(tmp_path) as service:
+        async with with_page(service), Client(build_server(service), extensions=[Tasks()]) as client:
+            task = await deferred(client, "approve", request_id=asked(service), actor=BOB)
+            await anyio.to_thread.run_sync(answered, task["_meta"][ERROR_KEY]["url"], "yes")
+            with monkeypatch.context() as patched:
+                patched.setattr(DecisionStore, "append_event", too_busy)
+                with pytest.raises(MCPError) as caught:
+                    await get(client, task["taskId"])
+            assert caught.value.error.data == {"code": "STORE_BUSY", "retryable": True}
+            assert (await get(client, task["taskId"]))["result"]["structuredContent"]["current_approvals"] == 1
+
+
+@pytest.mark.parametrize("end", ["cancelled", "approved"])
+async def test_nobody_is_asked_any_more_what_a_task_waited_for(tmp_path: Path, end: str) -> None:
+    with in_process(tmp_path) as service:
+        async with with_page(service), Client(build_server(service), extensions=[Tasks()]) as client:
+            request_id = asked(service)
+            task = await deferred(client, "approve", request_id=request_id, actor=BOB)
+            url = task["_meta"][ERROR_KEY]["url"]
+            form = form_of((await anyio.to_thread.run_sync(httpx.get, url)).text)
+            if end == "cancelled":
+                await cancel(client, task["taskId"])
+            else:
+                assert service.tools.approve(request_id, BOB).success
+                await get(client, task["taskId"])
+            said = await anyio.to_thread.run_sync(lambda: httpx.post(url, data={**form, "answer": "yes"}))
+            assert said.status_code == 404
+            assert (await get(client, task["taskId"]))["status"] == ("cancelled" if end == "cancelled" else "completed")
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

@@ -4,7 +4,7 @@ An `ActorSource` is asked before every call that writes. It takes the name from 
 binds it to something that the model cannot write: the server's configuration, or a verified token.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,13 +26,15 @@ _SELF_APPROVAL = Rule(actions=frozenset({"approve"}), self_approval=False)
 class BoundActor:
     """Who acts, how that is known, and through which channel it came (such as `mcp-http`); all of it goes into the event.
 
-    `signature` is the DSSE envelope of a signed statement (`nexus_control.identity`), where there is one.
+    `signature` is the DSSE envelope of a signed statement (`nexus_control.identity`), where there is one. `recorded` is called once what
+    this actor does is in the store.
     """
 
     actor: Actor
     assurance: Assurance
     channel: str
     signature: Mapping[str, Any] | str | None = None
+    recorded: Callable[[], None] = lambda: None
 
     def identity(self) -> dict[str, Any]:
         """The keywords of `NexusControlTools` that say how the actor was established."""

@@ -23,6 +23,7 @@ button { font: inherit; padding: 6px 14px; margin-right: 8px; }
 _SCRIPT = """
 "use strict";
 const KEY = "io.github.nexus-attest/card";
+const ERROR_KEY = "io.github.nexus-attest/error";
 const $ = (id) => document.getElementById(id);
 const waiting = new Map();
 let last = 0, card = null, host = {};
@@ -82,6 +83,13 @@ async function answer(approve) {
   say("...");
   try {
     const result = await request("tools/call", { name: asked.tool, arguments: { ticket: asked.ticket, approve } });
+    const error = result.isError && result._meta && result._meta[ERROR_KEY];
+    if (error && error.retryable) {  // nothing was recorded, and the ticket is as good as before
+      card = asked;
+      enable(true);
+      say(textOf(result));
+      return;
+    }
     $("answers").hidden = true;
     say(result.isError ? textOf(result) : "Approved: " + textOf(result));
     const told = result.isError ? textOf(result) : "The user approved on the card: " + textOf(result);

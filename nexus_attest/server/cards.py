@@ -22,11 +22,12 @@ from mcp.types import INVALID_PARAMS, CallToolRequestParams, ReadResourceResult,
 from nexus_attest.server.actors import BoundActor
 from nexus_attest.server.callers import owner, require_scope
 from nexus_attest.server.card_page import CARD_HTML
+from nexus_attest.server.discretion import FAULTS
 from nexus_attest.server.errors import HumanDeclined, HumanRequired
 from nexus_attest.server.humans import HumanAsker, client_name, confirmed, shows_forms
 from nexus_attest.server.names import canonical_name, listed_name, spellings
 from nexus_attest.server.outputs import OUTPUTS
-from nexus_attest.server.results import CANONICAL_KEY, compact, failure, refusal, success
+from nexus_attest.server.results import CANONICAL_KEY, ERROR_KEY, compact, failure, refusal, success
 from nexus_attest.server.schemas import ArgumentCheck
 from nexus_control.decision import Decision
 from nexus_control.errors import ActionChanged, InvalidPlan, NexusError, PlanNotExecutable
@@ -139,7 +140,10 @@ class ApprovalCards:
             return None
         shown = await self._shown(arguments, who)
         mine = owner(needed=self._service.needs_token)
-        name, ticket = self._ticket(shown.state, mine, arguments)
+        found = self._ticket(shown.state, mine, arguments)
+        if found is None:
+            return None
+        name, ticket = found
         if ticket.no:
             del self._tickets[name]
             raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
@@ -160,13 +164,26 @@ class ApprovalCards:
             ticket = self._tickets.get(arguments["ticket"])
             if ticket is None or ticket.no or ticket.owner != owner(needed=self._service.needs_token):
                 raise MCPError(INVALID_PARAMS, "This card was answered, or is out of date: ask for the approval again")
-            del self._tickets[arguments["ticket"]]  # whatever comes of it: one ticket, one answer
+        except NexusError as error:
+            return refusal(error)
+        del self._tickets[arguments["ticket"]]  # one ticket, one answer
+        answered = False
+        try:
+            result = await self._answered(context, ticket, yes=arguments["approve"])
+            answered = not ticket.no and _code(result) not in FAULTS
+        finally:
+            if not answered:  # what was not recorded can be said again, and a refusal has yet to be told
+                self._tickets[arguments["ticket"]] = ticket
+        return result
+
+    async def _answered(self, context: ServerRequestContext[Any], ticket: _Ticket, *, yes: bool) -> dict[str, Any]:
+        """What comes of an answer to a question, if it is still the one that was shown."""
+        try:
             who = self._service.actors.bind(context, ticket.arguments.get("actor"))
             shown = await self._shown(ticket.arguments, who)
             if shown.state != ticket.state:
                 raise ActionChanged("what is asked was changed since the card was made")
-            if not arguments["approve"]:
-                self._tickets[arguments["ticket"]] = ticket
+            if not yes:
                 ticket.no = True
                 raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
             return await self._approve(confirmed(who, f"app {client_name(context)}", shown.text), ticket.arguments)
@@ -180,18 +197,24 @@ class ApprovalCards:
         self._service.changed()
         return success(result.data, compact(result.data)) if result.success else failure(result.code or "", result.error or "")
 
-    def _ticket(self, state: str, mine: str, arguments: Mapping[str, Any]) -> tuple[str, _Ticket]:
-        """The open question with this state, or a new one."""
+    def _ticket(self, state: str, mine: str, arguments: Mapping[str, Any]) -> tuple[str, _Ticket] | None:
+        """The open question with this state, or a new one.
+
+        Where there is no room it takes the place of this caller's oldest; None without one, because nobody pushes out what others ask.
+        """
         self._forget()
-        for name, ticket in self._tickets.items():
-            if (ticket.state, ticket.owner) == (state, mine):
+        own = {name: ticket for name, ticket in self._tickets.items() if ticket.owner == mine}
+        for name, ticket in own.items():
+            if ticket.state == state:
                 return name, ticket
+        if len(self._tickets) >= _MOST_OPEN:
+            if not own:
+                return None
+            del self._tickets[next(iter(own))]
         name = secrets.token_urlsafe(24)
         ticket = self._tickets[name] = _Ticket(
             owner=mine, state=state, arguments=dict(arguments), until=anyio.current_time() + self._seconds
         )
-        while len(self._tickets) > _MOST_OPEN:
-            del self._tickets[next(iter(self._tickets))]
         return name, ticket
 
     def _forget(self) -> None:
@@ -210,6 +233,10 @@ class ApprovalCards:
         facts += [*_steps(decision.plan), *_policy(decision), *_told(decision), ("Your identity is", who.assurance)]
         text = "\n".join(f"{label}: {value}" for label, value in facts)
         return _Shown(facts, text, f"sha256:{sha256(text.encode()).hexdigest()} {state.rpartition(' ')[2]}")
+
+
+def _code(result: Mapping[str, Any]) -> str | None:
+    return result.get("_meta", {}).get(ERROR_KEY, {}).get("code")
 
 
 def _steps(plan: str | None) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ at this machine (`page`); the event says so, with the digest of the question, an
 import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from typing import Any, cast
 
@@ -106,11 +107,13 @@ class HumanAsker:
             said, channel = await self._by_form(context, params, question, state, command), form_channel(context)
         elif self.page is not None:
             said, channel = await self._by_page(context, params, question, state, command), "page"
+            who = replace(who, recorded=partial(self.page.close, state))
         else:
             raise HumanRequired(f"this client cannot ask its user, so {who.actor.id} has to run", command)
         if isinstance(said, InputRequiredResult):
             return said
         if not said:
+            who.recorded()  # a no is told, and that is all
             raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
         return confirmed(who, channel, question)
 
@@ -183,14 +186,16 @@ class HumanAsker:
         policy, requester = decision.policy, decision.requester
         needed = "no policy" if policy is None else f"approvals needed: {policy.min_approvals}"
         named = "unknown" if requester is None else f"{requester.type} {printable(requester.id)}"
+        whole = printable(f"`nexus-attest status {shlex.quote(decision.decision_id)} --json{self.options}` shows all of it")
+        comment = arguments.get("comment")
         lines = [
             f"Approve this action as {who.actor.type} {printable(who.actor.id)}?",
-            f"Goal: {_shown(decision.goal)}",
+            f"Goal: {_shown(decision.goal, whole)}",
             f"Mode: {decision.requested_mode} ({needed})",
-            f"Plan: {_shown(decision.plan)}",
+            f"Plan: {_shown(decision.plan, whole)}",
             f"Requested by: {named}{' (so another system says)' if decision.earlier.imported else ''}",
-            f"Until: {_shown(arguments.get('expires_at') or 'for good')}",
-            *([] if arguments.get("comment") is None else [f"Comment: {_shown(arguments['comment'])}"]),
+            f"Until: {printable(str(arguments.get('expires_at') or 'for good'))}",
+            *([] if comment is None else [f"Comment: {_shown(comment, 'it is recorded whole in your name')}"]),
             f"Decision: {printable(decision.decision_id)}, action sha256:{decision.action_digest}",
         ]
         question = "\n".join(lines)
@@ -261,10 +266,13 @@ def _digest(question: str) -> str:
     return "sha256:" + sha256(question.encode()).hexdigest()
 
 
-def _shown(text: object) -> str:
-    whole = "none" if text is None else str(text)
-    cut = printable(whole[:_MOST_SHOWN])
-    return cut if len(whole) <= _MOST_SHOWN else f"{cut} ... ({len(whole)} characters; read all of it with inspect before you approve)"
+def _shown(text: str | None, where: str) -> str:
+    """A text of others on one line. Of a long one the beginning, how much that leaves out, and `where` all of it is."""
+    if text is None:
+        return "none"
+    left_out = len(text) - _MOST_SHOWN
+    cut = printable(text[:_MOST_SHOWN])
+    return cut if left_out <= 0 else f"{cut} ... ({left_out} of {len(text)} characters are left out here: {where})"
 
 
 def _named(actor: Actor) -> str:

@@ -41,6 +41,7 @@ class _Question:
     state: str
     until: float
     form_key: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    tasks: set[str] = field(default_factory=set[str])
     answered: anyio.Event = field(default_factory=anyio.Event)
     yes: bool | None = None
 
@@ -55,30 +56,49 @@ class ApprovalPage:
         self._questions: dict[str, _Question] = {}
         self.app = Starlette(routes=[Route(f"{_PATH}/{{name}}", self._show), Route(f"{_PATH}/{{name}}", self._take, methods=["POST"])])
 
-    def address_of(self, state: str, text: str) -> str | None:
+    def address_of(self, state: str, text: str, task: str | None = None) -> str | None:
         """Where a person answers `text`; the same address while this question is open. `state` says what exactly an answer is good for.
 
-        None while there is no room for another: questions that are open, or answered and not yet asked about, keep their places.
+        `task` is the one that waits for it, for `withdraw`. None while there is no room for another: questions that are open, or answered
+        and not yet asked about, keep their places.
         """
         self._forget()
-        name = next((name for name, question in self._questions.items() if question.state == state), None)
+        name = self._name_of(state)
         if name is None:
             if len(self._questions) >= _MOST_OPEN:
                 return None
             name = secrets.token_urlsafe(16)
             self._questions[name] = _Question(text=text, state=state, until=anyio.current_time() + self._seconds)
+        if task is not None:
+            self._questions[name].tasks.add(task)
         return f"http://{self._host}{_PATH}/{name}"
 
     async def answer(self, state: str, seconds: float = 0) -> bool | None:
-        """What was answered, which is forgotten with that; None when nobody answers within these seconds."""
+        """What was answered, None when nobody answers within these seconds. It stays the answer until `close`, once it was recorded."""
         self._forget()
-        for name, question in self._questions.items():
-            if question.state == state:
-                with anyio.move_on_after(seconds):
-                    await question.answered.wait()
-                # Of several who wait for one answer, one gets it.
-                return None if question.yes is None or self._questions.pop(name, None) is None else question.yes
-        return None
+        name = self._name_of(state)
+        if name is None:
+            return None
+        question = self._questions[name]
+        with anyio.move_on_after(seconds):
+            await question.answered.wait()
+        return question.yes
+
+    def close(self, state: str) -> None:
+        """Forget a question whose answer has done what it was good for."""
+        if (name := self._name_of(state)) is not None:
+            del self._questions[name]
+
+    def withdraw(self, task: str) -> None:
+        """Forget the question of a task that waits no more, unless other tasks wait for its answer. Whoever else asks it gets a new one."""
+        for name, question in list(self._questions.items()):
+            if task in question.tasks:
+                question.tasks.remove(task)
+                if not question.tasks:
+                    del self._questions[name]
+
+    def _name_of(self, state: str) -> str | None:
+        return next((name for name, question in self._questions.items() if question.state == state), None)
 
     def _forget(self) -> None:
         now = anyio.current_time()

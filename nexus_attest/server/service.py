@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from time import thread_time
 from typing import Any, Protocol
 
 import anyio
@@ -34,10 +35,11 @@ __all__ = ["PROFILES", "Asker", "CallHandler", "Deferral", "Service", "ServiceOp
 
 _STORE_THREADS = 8
 _RUNS = 16
-_SHORT_HISTORY = 200
-"""Events; replaying so many takes some 3 ms."""
+_SHORT_SECONDS = 0.005
+"""Of processor time: what a read may take in the event loop. Replaying 200 events takes some 3 ms, a plan of 1 MiB a hundred times that."""
 
-_MOST_SHORT_HISTORIES = 4_096
+_SHORT_CHARACTERS = INLINE_LIMIT // 4
+_MOST_SHORT = 4_096
 
 _LONG = {"bundle", "canonical_json", "events", "package", "rendered", "timeline"}
 """Keys of results whose values are in the linked document, or made from it."""
@@ -152,15 +154,15 @@ class Service:
         return anyio.CapacityLimiter(_RUNS)
 
     def is_short(self, decision_id: str) -> bool:
-        """Whether the history of a decision, when somebody last looked, was one to replay in the event loop."""
+        """Whether a decision, when somebody last looked, was one to read in the event loop."""
         return decision_id in self._short
 
-    def note_length(self, decision_id: str, events: int) -> None:
-        """Remember for `is_short` how many events a decision has. In the event loop."""
-        if events > _SHORT_HISTORY:
+    def note(self, decision_id: str, *, short: bool) -> None:
+        """Remember for `is_short` what it was to read a decision. In the event loop."""
+        if not short:
             self._short.pop(decision_id, None)
         elif decision_id not in self._short:
-            if len(self._short) >= _MOST_SHORT_HISTORIES:
+            if len(self._short) >= _MOST_SHORT:
                 del self._short[next(iter(self._short))]
             self._short[decision_id] = None
 
@@ -201,7 +203,7 @@ class CallHandler:
 
     async def __call__(self, context: ServerRequestContext[Any], params: CallToolRequestParams) -> Result:
         """The answer to a call: a result, an error result, or a question for the client's user."""
-        arguments = params.arguments or {}
+        arguments, who = params.arguments or {}, None
         try:
             if self._service.needs_token:
                 require_scope(self.spec.scope)
@@ -219,7 +221,10 @@ class CallHandler:
                 arguments = {**arguments, "actor": who.actor, **(who.identity() if self.spec.records_identity else {})}
         except NexusError as error:
             return refusal(error)
-        return await self._done(context, arguments)
+        answer = await self._done(context, arguments)
+        if who is not None and "isError" not in answer:
+            who.recorded()
+        return answer
 
     async def _asked(
         self,
@@ -241,27 +246,41 @@ class CallHandler:
     async def _done(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
         if self.spec.place == "run":
             return await self._run(context, arguments)
-        answer = self._at_once(arguments) if self.spec.place == "loop" else None
+        if self.spec.place == "loop":
+            return await self._read(arguments)
+        try:
+            return await anyio.to_thread.run_sync(self._answer, arguments, limiter=self._service.store_threads)
+        finally:
+            if not self.spec.read_only:
+                self._service.changed()
+
+    async def _read(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer of a read, made in the event loop where that is known to be short, and waits for nobody."""
+        began, answer = thread_time(), None
+        if self._service.is_short(arguments["request_id"]):
+            answer = self._at_once(arguments)
+        seconds = thread_time() - began
         if answer is None:
-            try:
-                answer = await anyio.to_thread.run_sync(self._answer, arguments, limiter=self._service.store_threads)
-            finally:
-                if not self.spec.read_only:
-                    self._service.changed()
-        if self.spec.place == "loop" and "structuredContent" in answer:
-            self._service.note_length(arguments["request_id"], answer["structuredContent"]["event_count"])
+            answer, seconds = await anyio.to_thread.run_sync(self._measured, arguments, limiter=self._service.store_threads)
+        self._service.note(arguments["request_id"], short=seconds <= _SHORT_SECONDS and _is_small(answer))
         return answer
 
     def _at_once(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The answer of a read that is short; None where that is not known, or it would have to wait for somebody. In the event loop."""
-        if not self._service.is_short(arguments["request_id"]) or (block := self._service.tools.store.at_once()) is None:
+        """The answer of a read that is short; None where it is not after all, or would have to wait for somebody. In the event loop."""
+        block = self._service.tools.store.at_once()
+        if block is None:
             return None
         with block:
             result = self._perform(arguments)
         if not result.success:
             return None if result.code == StoreBusy.code else failure(result.code or NexusError.code, result.error or "")
         text = compact(result.data)
-        return success(result.data, text) if len(text) <= INLINE_LIMIT // 4 else None
+        return success(result.data, text) if len(text) <= _SHORT_CHARACTERS else None
+
+    def _measured(self, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+        """The answer, and the processor time that it took: of this thread, so that it says the same on a busy machine."""
+        began = thread_time()
+        return self._answer(arguments), thread_time() - began
 
     async def _run(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
         """An execution, with a sign of life each second for a client that wants progress, unless it takes a task."""
@@ -287,7 +306,7 @@ class CallHandler:
         if not result.success:
             return failure(result.code or NexusError.code, result.error or "")
         text = compact(result.data)
-        if len(text) <= INLINE_LIMIT // 4 or len(text.encode()) <= INLINE_LIMIT:
+        if len(text) <= _SHORT_CHARACTERS or len(text.encode()) <= INLINE_LIMIT:
             return success(result.data, text)
         return self._shortened(arguments, result.data) or success(result.data, text)
 
@@ -302,3 +321,9 @@ class CallHandler:
         text = kind.read(self._service.tools, decision_id)
         resource = {"uri": kind.uri(decision_id), "mime_type": JSON, "size": len(text.encode()), "digest": digest_of(text)}
         return linked({key: value for key, value in data.items() if key not in _LONG}, resource, kind.name)
+
+
+def _is_small(answer: Mapping[str, Any]) -> bool:
+    """Whether a successful answer has its whole result in it, and little of that."""
+    blocks = answer["content"]
+    return "structuredContent" in answer and len(blocks) == 1 and len(blocks[0]["text"]) <= _SHORT_CHARACTERS
