@@ -18,7 +18,20 @@ from mcp.client.context import ClientRequestContext
 from mcp.client.session import ElicitationFnT
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.types import ElicitRequestParams, ElicitResult, Implementation, InputResponses
-from mcp_testing import ADAPTER, ALICE, BOB, CONNECTIONS, answer, connected, error_of, in_process, server_command, server_environment
+from mcp_testing import (
+    ADAPTER,
+    ALICE,
+    BOB,
+    CONNECTIONS,
+    Lines,
+    answer,
+    connected,
+    error_of,
+    in_process,
+    lines,
+    server_command,
+    server_environment,
+)
 
 from nexus_attest.keys import decoded_seed
 from nexus_attest.server.actors import ConfigActor, FourEyes
@@ -166,8 +179,59 @@ async def test_the_question_shows_the_comment_that_is_recorded_in_the_persons_na
 
 async def test_a_plan_that_is_too_long_to_show_is_said_to_be_cut(asked: Asked) -> None:
     client, person, _ = asked
-    await answer(client, "approve", request_id=await requested(client, plan="x" * 5_000), actor=BOB)
-    assert "(5000 characters; read all of it with inspect before you approve)" in person.asked[0]
+    request_id = await requested(client, plan="x" * 5_000)
+    await answer(client, "approve", request_id=request_id, actor=BOB, comment="y" * 2_001)
+    said = f"... (3000 of 5000 characters are left out here: `nexus-attest status {request_id} --json"
+    (plan,) = [line for line in person.asked[0].splitlines() if line.startswith("Plan: ")]
+    assert f"{'x' * 2_000} {said}" in plan
+    assert "` shows all of it)" in plan
+    assert "... (1 of 2001 characters are left out here: it is recorded whole in your name)" in person.asked[0]
+
+
+META: dict[str, Any] = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}},
+}
+
+
+def call_of(server: Lines, tool: str, arguments: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What the server answers to a call of a client of the stateless era that shows forms, line by line."""
+    params = {"name": f"nexus-attest.{tool}", "arguments": arguments, "_meta": META, **more}
+    server.send({"id": 1, "method": "tools/call", "params": params})
+    return server.receive()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_question_can_be_answered_to_another_server_of_the_store_and_after_a_restart(tmp_path: Path, kept: bool) -> None:
+    options = ("--human-approval", "always", "--log-level", "error")
+    with lines(tmp_path, *options) as server:
+        made = call_of(server, "request", {"goal": "g", "actor": ALICE})
+        arguments = {"request_id": made["result"]["structuredContent"]["request_id"], "actor": BOB}
+        put = call_of(server, "approve", arguments)["result"]
+        assert put["resultType"] == "input_required"
+    (key,) = (tmp_path / "decisions.db.tasks").iterdir()
+    assert key.stat().st_mode & 0o777 == 0o600
+    if not kept:
+        key.unlink()
+    given = {"inputResponses": {"approval": {"action": "accept", "content": {"approve": True}}}, "requestState": put["requestState"]}
+    with lines(tmp_path, *options) as server:
+        done = call_of(server, "approve", arguments, **given)
+    if kept:
+        assert done["result"]["structuredContent"]["is_approved"] is True
+    else:
+        assert "requestState" in done["error"]["message"]
+
+
+def test_where_no_key_can_be_kept_a_question_is_good_for_as_long_as_the_server_lives(tmp_path: Path) -> None:
+    (tmp_path / "decisions.db.tasks").write_text("a file where the folder should be")
+    with lines(tmp_path, "--human-approval", "always", "--log-level", "warning") as server:
+        made = call_of(server, "request", {"goal": "g", "actor": ALICE})
+        arguments = {"request_id": made["result"]["structuredContent"]["request_id"], "actor": BOB}
+        put = call_of(server, "approve", arguments)["result"]
+        given = {"inputResponses": {"approval": {"action": "accept", "content": {"approve": True}}}, "requestState": put["requestState"]}
+        assert call_of(server, "approve", arguments, **given)["result"]["structuredContent"]["is_approved"] is True
+        _, _, errors = server.end()
+    assert json.loads(errors)["message"] == "a question that is open when the server ends will have to be asked again"
 
 
 @pytest.mark.parametrize(

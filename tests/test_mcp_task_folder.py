@@ -1,6 +1,9 @@
 """Handles of tasks: made once, read by whoever has the folder, and worth nothing to anybody else."""
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
@@ -15,6 +18,12 @@ from nexus_attest.server.claims import announced, on_claim
 from nexus_attest.server.task_folder import LONGEST_HANDLE, TTL, Ending, Handle, TaskFolder
 from nexus_control.errors import StoreError
 from nexus_control.events import utc_now
+
+KILLED = (
+    "import os, signal, sys; from pathlib import Path; from nexus_attest.server.task_folder import TaskFolder\n"
+    "with TaskFolder(Path(sys.argv[1])).lock('dead'): os.kill(os.getpid(), signal.SIGKILL)"
+)
+"""Leaves a lock that nobody holds."""
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, 123_000, tzinfo=UTC)
 
@@ -156,20 +165,43 @@ def test_an_ending_that_cannot_be_read_is_no_ending_but_an_error(tmp_path: Path,
         folder.ending(text)
 
 
-def test_endings_are_forgotten_when_nobody_can_ask_for_them_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def always(_: int) -> int:
-        return 0
-
-    monkeypatch.setattr("nexus_attest.server.task_folder.secrets.randbelow", always)
-    folder, now = TaskFolder(tmp_path / "t"), utc_now()
+def test_what_nobody_can_ask_for_any_more_is_removed_once_an_hour(tmp_path: Path) -> None:
+    folder, other, now = TaskFolder(tmp_path / "t"), TaskFolder(tmp_path / "t"), utc_now()
     old, young = made(folder, number="1"), made(folder, number="2")
     folder.end(old, Ending(at=now, result=None))
-    (path,) = (tmp_path / "t").glob("*.end")
-    long_ago = (now - TTL - timedelta(hours=1)).timestamp()
-    os.utime(path, (long_ago, long_ago))
-    folder.end(young, Ending(at=now, result=None))
-    assert folder.ending(old) is None
-    assert folder.ending(young) is not None
+    with folder.lock("long"):
+        dead = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "t"])
+        assert dead.wait() == -signal.SIGKILL
+        (tmp_path / "t" / ".x.tmp").touch()
+        long_ago = (now - TTL - timedelta(hours=1)).timestamp()
+        for path in (tmp_path / "t").iterdir():
+            os.utime(path, (long_ago, long_ago))
+        assert len(list((tmp_path / "t").iterdir())) == 5
+        folder.end(young, Ending(at=now, result=None))
+        folder.tidy(now)
+        assert folder.ending(old) is None
+        assert folder.ending(young) is not None
+        assert folder.read_handle(made(folder), "alice", NOW) is not None, "the key stays"
+        assert other.is_under_way("long"), "and the lock of an execution that takes longer than that"
+        assert len(list((tmp_path / "t").iterdir())) == 3
+    (tmp_path / "t" / ".x.tmp").touch()
+    os.utime(tmp_path / "t" / ".x.tmp", (long_ago, long_ago))
+    for later, left in ((timedelta(minutes=59), True), (timedelta(minutes=61), False)):
+        folder.tidy(now + later)
+        assert (tmp_path / "t" / ".x.tmp").exists() is left
+    TaskFolder(tmp_path / "none").tidy(now)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_key_for_something_else_is_the_same_for_every_server_of_the_store(tmp_path: Path) -> None:
+    folder = TaskFolder(tmp_path / "t")
+    assert folder.key_for("one") == TaskFolder(tmp_path / "t").key_for("one")
+    assert len({folder.key_for("one"), folder.key_for("two"), TaskFolder(tmp_path / "u").key_for("one")}) == 3
+    assert (tmp_path / "t" / "key").read_bytes() not in (folder.key_for("one"), folder.key_for(""))
+
+
+def test_without_its_folder_nothing_is_certain_of_an_execution(tmp_path: Path) -> None:
+    assert TaskFolder(tmp_path / "t").is_under_way("1")
 
 
 def test_an_execution_is_under_way_for_as_long_as_its_lock_is_held(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncGenerator
@@ -20,8 +21,11 @@ import httpx2
 import pytest
 from cli_testing import CommandLine, program
 from mcp import Client, MCPError
+from mcp.client.context import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
+from mcp.types import ElicitRequestParams, ElicitResult
 from mcp_testing import ADAPTER, ALICE, BOB, CONNECTIONS, HELLO, Lines, answer, connected, error_of, http_server, in_process, lines
+from postgres_testing import PostgresServer
 from tasks_testing import Tasks, cancel, deferred, finished, get, update
 from token_testing import AUDIENCE, ISSUER, Issuer
 
@@ -46,6 +50,11 @@ ALWAYS = ("--human-approval", "always")
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+async def never(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+    """For a client that shows forms, and is to be asked by none: it asks for tasks."""
+    raise AssertionError((context, params))
 
 
 def confirming(service: Service) -> None:
@@ -319,10 +328,7 @@ async def test_a_client_that_shows_forms_answers_the_question_of_a_task_that_ano
         request_id = await requested(client)
         task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
 
-    async def ask(*_: Any) -> Any:
-        raise AssertionError
-
-    async with taking("memory-stateless", tmp_path, elicitation_callback=ask) as client:
+    async with taking("memory-stateless", tmp_path, elicitation_callback=never) as client:
         found = await get(client, task_id)
         assert found["status"] == "input_required"
         ((key, question),) = found["inputRequests"].items()
@@ -344,13 +350,10 @@ async def test_a_client_that_shows_forms_answers_the_question_of_a_task_that_ano
 
 @pytest.mark.parametrize(("action", "code"), [("decline", "HUMAN_DECLINED"), ("cancel", "HUMAN_REQUIRED")])
 async def test_a_form_that_is_declined_or_closed_ends_the_wait_for_good(action: str, code: str, tmp_path: Path) -> None:
-    async def ask(*_: Any) -> Any:
-        raise AssertionError
-
     async with taking("memory-stateless", tmp_path) as client:
         request_id = await requested(client)
         task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
-    async with taking("memory-stateless", tmp_path, elicitation_callback=ask) as client:
+    async with taking("memory-stateless", tmp_path, elicitation_callback=never) as client:
         (key,) = (await get(client, task_id))["inputRequests"]
         await update(client, task_id, {key: {"action": action}})
         done = await get(client, task_id)
@@ -362,12 +365,9 @@ async def test_a_form_that_is_declined_or_closed_ends_the_wait_for_good(action: 
 
 
 async def test_an_answer_is_good_for_the_question_as_it_was_shown(tmp_path: Path) -> None:
-    async def ask(*_: Any) -> Any:
-        raise AssertionError
-
     async with taking("memory-stateless", tmp_path) as client:
         tasks = [(await deferred(client, "approve", request_id=await requested(client), actor=who))["taskId"] for who in (BOB, BOB)]
-    async with taking("memory-stateless", tmp_path, elicitation_callback=ask) as client:
+    async with taking("memory-stateless", tmp_path, elicitation_callback=never) as client:
         keys = [key for task_id in tasks for key in (await get(client, task_id))["inputRequests"]]
         yes = {"action": "accept", "content": {"approve": True}}
         await update(client, tasks[0], {keys[1]: yes})
@@ -375,15 +375,12 @@ async def test_an_answer_is_good_for_the_question_as_it_was_shown(tmp_path: Path
 
 
 async def test_an_answer_that_the_store_was_too_busy_for_can_be_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def ask(*_: Any) -> Any:
-        raise AssertionError
-
     def busy(*_: Any, **__: Any) -> Any:
         raise StoreBusy(f"{tmp_path}/decisions.db: database is locked")
 
     async with taking("memory-stateless", tmp_path) as client:
         task_id = (await deferred(client, "approve", request_id=await requested(client), actor=BOB))["taskId"]
-    async with taking("memory-stateless", tmp_path, elicitation_callback=ask) as client:
+    async with taking("memory-stateless", tmp_path, elicitation_callback=never) as client:
         (key,) = (await get(client, task_id))["inputRequests"]
         yes = {key: {"action": "accept", "content": {"approve": True}}}
         for owner, method in ((HumanAsker, "question"), (DecisionStore, "append_event")):
@@ -400,16 +397,13 @@ async def test_an_answer_that_the_store_was_too_busy_for_can_be_sent_again(tmp_p
 
 
 async def test_an_answer_that_is_not_taken_is_not_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def ask(*_: Any) -> Any:
-        raise AssertionError
-
     def refuse(*_: Any) -> Any:
         raise CannotApprove("the trust policy was changed")
 
     with in_process(tmp_path) as service:
         confirming(service)
         async with (
-            Client(build_server(service), extensions=[Tasks()], elicitation_callback=ask) as shows,
+            Client(build_server(service), extensions=[Tasks()], elicitation_callback=never) as shows,
             Client(build_server(service), extensions=[Tasks()]) as client,
         ):
             task_id = (await deferred(client, "approve", request_id=await requested(client), actor=BOB))["taskId"]
@@ -442,9 +436,6 @@ async def test_a_question_that_cannot_be_made_for_a_busy_store_is_told_without_t
 
 
 async def test_a_task_that_is_cancelled_while_its_answer_is_recorded_has_one_end(tmp_path: Path) -> None:
-    async def ask(*_: Any) -> Any:
-        raise AssertionError
-
     with in_process(tmp_path) as service:
         confirming(service)
         async with Client(build_server(service), extensions=[Tasks()]) as client:
@@ -460,7 +451,7 @@ async def test_a_task_that_is_cancelled_while_its_answer_is_recorded_has_one_end
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(decision_tasks, "confirmed", slow)
-            async with Client(build_server(service), extensions=[Tasks()], elicitation_callback=ask) as client:
+            async with Client(build_server(service), extensions=[Tasks()], elicitation_callback=never) as client:
                 (key,) = (await get(client, task_id))["inputRequests"]
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(update, client, task_id, {key: {"action": "accept", "content": {"approve": True}}})
@@ -502,6 +493,52 @@ async def test_an_execution_of_this_server_is_under_way_also_without_the_folder(
         assert (await get(client, task["taskId"]))["status"] == "working"
         (tmp_path / "go").touch()
         assert (await finished(client, task["taskId"]))["result"]["structuredContent"]["mode"] == "apply"
+
+
+async def test_an_execution_that_waits_for_others_to_end_tells_its_client_so(tmp_path: Path) -> None:
+    heard: list[str | None] = []
+
+    async def follow(progress: float, total: float | None, message: str | None) -> None:
+        assert (progress >= 0, total) == (True, None)
+        heard.append(message)
+
+    with in_process(tmp_path) as service:
+        service.run_threads.total_tokens = 1
+        async with Client(build_server(service), extensions=[Tasks()]) as client:
+            _, first = await executing(client, tmp_path)
+            second = await requested(client)
+            approve(tmp_path, second, "bob")
+            arguments: dict[str, Any] = {"request_id": second, "adapter_id": ADAPTER, "actor": ALICE}
+
+            async def call() -> None:
+                await client.session.call_tool("nexus-attest.execute", arguments, progress_callback=follow, allow_claimed=True)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call)
+                with anyio.fail_after(20):
+                    while len(heard) < 2:
+                        await anyio.sleep(0.05)
+                (tmp_path / "go").touch()
+            assert heard[:2] == [f"{ADAPTER}: starting"] * 2
+            assert (await finished(client, first["taskId"]))["status"] == "completed"
+
+
+async def test_the_end_of_an_execution_that_became_a_task_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "nexus_attest.server")
+    async with taking("memory-stateless", tmp_path) as client:
+        request_id, task = await executing(client, tmp_path)
+        assert "task ended" not in caplog.messages
+        (tmp_path / "go").touch()
+        await finished(client, task["taskId"])
+        with anyio.fail_after(20):
+            while "task ended" not in caplog.messages:
+                await anyio.sleep(0.01)
+        quick = await requested(client)
+        approve(tmp_path, quick, "bob")
+        await answer(client, "execute", request_id=quick, adapter_id=ADAPTER, actor=ALICE)
+    (facts,) = [vars(record)["facts"] for record in caplog.records if record.message == "task ended"]
+    assert (facts["decision_id"], facts["outcome"], "code" in facts) == (request_id, "ok", False)
+    assert facts["ms"] > 0
 
 
 async def test_an_execution_that_is_quick_or_refused_is_answered_as_ever(tmp_path: Path) -> None:
@@ -660,6 +697,35 @@ def test_a_server_that_ends_in_good_order_records_how_the_execution_of_a_task_en
 # -- whose tasks --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("replacement", ["empty", "older", "same id"])
+async def test_in_a_store_that_took_the_place_of_another_its_tasks_are_unknown(tmp_path: Path, replacement: str) -> None:
+    async with taking("memory-stateless", tmp_path) as client:
+        if replacement == "older":
+            other = await requested(client)
+            with sqlite3.connect(tmp_path / "decisions.db") as database, sqlite3.connect(tmp_path / "copy.db") as copy:
+                database.backup(copy)
+            assert (await answer(client, "status", request_id=other))["state"] == "pending_approval"
+        request_id, running = await executing(client, tmp_path)
+        waiting = await deferred(client, "approve", request_id=await requested(client), actor=BOB)
+        (tmp_path / "go").touch()
+        await finished(client, running["taskId"])
+    for path in tmp_path.glob("decisions.db*"):
+        if path.is_file():
+            path.unlink()
+    if replacement == "older":
+        (tmp_path / "copy.db").rename(tmp_path / "decisions.db")
+    with DecisionStore(tmp_path / "decisions.db", new_id=lambda: request_id) as store:
+        if replacement == "same id":
+            tools = NexusControlTools(store)
+            assert tools.request("Rotate the key", ALICE, "apply", PLAN).data["request_id"] == request_id
+            assert tools.approve(request_id, BOB).success
+    async with taking("memory-stateless", tmp_path) as client:
+        for task in (running, waiting):
+            for call in (get(client, task["taskId"]), cancel(client, task["taskId"]), update(client, task["taskId"], {})):
+                with pytest.raises(MCPError, match="Unknown task"):
+                    await call
+
+
 async def test_a_handle_that_was_not_given_by_this_server_to_this_caller_is_unknown(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -742,15 +808,12 @@ async def test_nonsense_in_the_place_of_parameters_is_refused(tmp_path: Path) ->
 
 
 async def test_what_a_person_is_asked_cannot_write_on_a_terminal(tmp_path: Path) -> None:
-    async def ask(*_: Any) -> Any:
-        raise AssertionError
-
     evil = "Rotate\x1b[2J\r\nGoal: nothing <script>alert(1)</script>"
     async with taking("memory-stateless", tmp_path) as client:
         request_id = (await answer(client, "request", goal=evil, actor=ALICE))["request_id"]
         task = await deferred(client, "approve", request_id=request_id, actor={"type": "human", "id": "bob\x1b]0;x\x07"})
         assert not re.search(r"[\x00-\x1f\x7f]", task["statusMessage"])
-    async with taking("memory-stateless", tmp_path, elicitation_callback=ask) as client:
+    async with taking("memory-stateless", tmp_path, elicitation_callback=never) as client:
         (question,) = (await get(client, task["taskId"]))["inputRequests"].values()
         shown = question["params"]["message"]
         assert "Goal: Rotate\\x1b[2J\\x0d\\x0aGoal: nothing" in shown
@@ -772,6 +835,38 @@ async def test_where_no_folder_can_be_made_calls_are_answered_as_ever(tmp_path: 
         assert (await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE))["mode"] == "apply"
         with pytest.raises(MCPError):
             await get(client, "x")
+
+
+@pytest.mark.parametrize("environment", ["file", "none"])
+def test_a_server_of_a_database_elsewhere_starts_where_this_machine_keeps_nothing_for_it(
+    tmp_path: Path, postgres_server: PostgresServer, environment: str
+) -> None:
+    (tmp_path / "file").touch()
+    nowhere = {"file": {"XDG_DATA_HOME": str(tmp_path / "file")}, "none": {"HOME": "", "XDG_CONFIG_HOME": str(tmp_path)}}[environment]
+    database = {"NEXUS_ATTEST_DB": postgres_server.new_database()}
+    with lines(tmp_path, *ALWAYS, "--log-level", "warning", environment={**nowhere, **database}) as server:
+        request_id = asked(server, "tools/call", name="nexus-attest.request", arguments={"goal": "g", "actor": ALICE})
+        arguments = {"request_id": request_id["structuredContent"]["request_id"], "actor": BOB}
+        refused = asked(server, "tools/call", name="nexus-attest.approve", arguments=arguments)
+        assert refused["_meta"][ERROR_KEY]["code"] == "HUMAN_REQUIRED"
+        _, _, errors = server.end()
+    (warning,) = [json.loads(line) for line in errors.splitlines()]
+    assert (warning["level"], warning["message"]) == ("warning", "tasks cannot be kept")
+
+
+@pytest.mark.parametrize("spelling", ["link.db", "folder/../decisions.db", "linked/decisions.db"])
+def test_one_store_has_one_folder_of_tasks_however_it_is_named(tmp_path: Path, spelling: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.db").symlink_to("decisions.db")
+    (tmp_path / "linked").symlink_to(".")
+    with lines(tmp_path, *ALWAYS, "--log-level", "error") as server:
+        made = asked(server, "tools/call", name="nexus-attest.request", arguments={"goal": "g", "actor": ALICE})
+        arguments = {"request_id": made["structuredContent"]["request_id"], "actor": BOB}
+        task = asked(server, "tools/call", name="nexus-attest.approve", arguments=arguments)
+    environment = {"NEXUS_ATTEST_DB": f"{tmp_path}/{spelling}"}
+    with lines(tmp_path, *ALWAYS, "--log-level", "error", environment=environment) as server:
+        assert asked(server, "tasks/get", taskId=task["taskId"])["status"] == "working"
+    assert [path.name for path in tmp_path.glob("*.tasks")] == ["decisions.db.tasks"]
 
 
 async def test_a_person_who_answers_on_the_page_is_heard_when_the_task_is_asked_for(tmp_path: Path) -> None:

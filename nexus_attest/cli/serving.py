@@ -1,5 +1,6 @@
 """What `serve` puts together: store, router, service, transport."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from nexus_attest.cli import settings
+from nexus_attest.cli.errors import ConfigError
 from nexus_attest.cli.identity import IdentityOptions
 from nexus_attest.cli.running import new_runs_path
 from nexus_attest.cli.session import Session
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from nexus_attest.cli.observing import Observer
 
 __all__ = ["serve"]
+
+_log = logging.getLogger("nexus_attest.server")
 
 _PATIENCE_SECONDS = 0.02
 """So long the end of the server waits for a collector."""
@@ -59,6 +63,8 @@ def serve(
     source = identity.source(session, address, access)
     with ExitStack() as opened:
         service = _service(session, opened, adapters, runs, options)
+        log = StderrLog()
+        log.install(log_level)
         service.actors, service.needs_token, service.takes_signatures = source, access is not None, session.trust is not None
         service.tools = identity.tools(session, source)
         service.task_folder = _task_folder(session, options)
@@ -71,8 +77,6 @@ def serve(
             transport = partial(serve_http, app, opened.enter_context(listen(address)), address)
         if page is not None:
             transport = partial(_beside, page, transport)
-        log = StderrLog()
-        log.install(log_level)
         run_until_signal(service, transport, log, opened.close)
 
 
@@ -110,11 +114,19 @@ def _service(session: Session, opened: ExitStack, adapters: Path | None, runs: P
 
 
 def _task_folder(session: Session, options: ServiceOptions) -> Path | None:
-    """The folder of the tasks: the store's name with `.tasks` after it. A server that changes nothing makes none."""
+    """The folder of the tasks: the store's name with `.tasks` after it, the same however the store was named.
+
+    A server that changes nothing makes none, and one whose store is elsewhere does without where this machine keeps nothing for it.
+    """
     if options.read_only:
         return None
-    session.make_local_folder()
-    return session.store_path.with_name(session.store_path.name + ".tasks")
+    try:
+        session.make_local_folder()
+    except (OSError, ConfigError) as problem:
+        _log.warning("tasks cannot be kept", extra={"facts": {"problem": str(problem)}})
+        return None
+    path = session.store_path.resolve()
+    return path.with_name(path.name + ".tasks")
 
 
 def _watch(watching: "Observer | None", event: RunEvent) -> None:

@@ -29,6 +29,13 @@ class RunLock:
         self._path = database.with_name(name)
         self._descriptor: int | None = None
 
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """The lock whose file this is, for whoever does not know its run."""
+        lock = cls.__new__(cls)
+        lock._path, lock._descriptor = path, None
+        return lock
+
     def __enter__(self) -> Self:
         """Raises StoreError when the file cannot be made."""
         if sys.platform != "win32":  # which has no flock(2)

@@ -47,6 +47,7 @@ from nexus_attest.server.subscriptions import Watch
 from nexus_attest.server.task_folder import TaskFolder
 from nexus_attest.server.tasks import offer_tasks
 from nexus_control import __version__
+from nexus_control.errors import StoreError
 
 __all__ = ["build_server", "listed_tools"]
 
@@ -107,9 +108,23 @@ def build_server(service: Service) -> Server[Any]:
     if cards is not None:
         server.extensions[CARDS_EXTENSION] = {}
     server.middleware.append(Guard(client_logs))
-    # The state of a question to a person comes back through the client: sealed, bound to call, caller and time, with this process's key.
-    server.middleware.append(RequestStateBoundary(RequestStateSecurity.ephemeral(), default_audience=_NAME))
+    server.middleware.append(RequestStateBoundary(_state_security(service), default_audience=_NAME))
     return server
+
+
+def _state_security(service: Service) -> RequestStateSecurity:
+    """How the state of a question to a person is sealed, which comes back through the client: bound to call, caller and time.
+
+    With a key that all servers of the store on this machine have, now and after a restart; where none can be kept, with this process's.
+    """
+    if service.task_folder is None or not isinstance(service.asker, HumanAsker):
+        return RequestStateSecurity.ephemeral()
+    try:
+        return RequestStateSecurity(keys=[TaskFolder(service.task_folder).key_for("request state")])
+    except StoreError as problem:
+        facts = {"code": problem.code, "problem": str(problem)}
+        _log.warning("a question that is open when the server ends will have to be asked again", extra={"facts": facts})
+        return RequestStateSecurity.ephemeral()
 
 
 def _tasks_of(service: Service) -> DecisionTasks | None:

@@ -59,7 +59,10 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True)
 class _Run:
-    """An execution of this process. `settled`: it was claimed, or is over; `handle` and `text` are there once it was claimed."""
+    """An execution of this process. `settled`: it was claimed, or is over; `handle` and `text` are there once it was claimed.
+
+    Made in the call's task, which the execution inherits its context from: that is how `RunProgress` gets to it.
+    """
 
     number: str
     owner: str
@@ -68,7 +71,8 @@ class _Run:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     settled: anyio.Event = field(default_factory=anyio.Event)
     over: anyio.Event = field(default_factory=anyio.Event)
-    progress: RunProgress | None = None
+    progress: RunProgress = field(default_factory=RunProgress)
+    is_task: bool = False
     handle: Handle | None = None
     text: str | None = None
     result: dict[str, Any] | None = None
@@ -128,8 +132,8 @@ class DecisionTasks:
         with store.snapshot():
             if isinstance(self._service.asker, HumanAsker):
                 self._service.asker.question(arguments, who)  # nothing happened since the person was to be asked
-            generation, seen = store.origin(decision_id)[0], len(store.get_events(decision_id))
-        facts = {"actor": dict(who.actor), **given, "generation": generation, "seen": seen}
+            generation, events = store.origin(decision_id)[0], store.get_events(decision_id)
+        facts = {"actor": dict(who.actor), **given, "generation": generation, "seen": len(events), "from": events[-1].chain_hash}
         handle = self._handle("approve", decision_id, facts)
         text = self._folder.handle_text(handle, owner)
         return None if text is None else (text, handle)
@@ -138,6 +142,7 @@ class DecisionTasks:
         """The task as it stands, after taking what was answered on the page meanwhile."""
         outcome = await self._in_thread(self._approval_outcome, text, handle)
         if outcome is not None:
+            self._withdraw(text)
             return self._ended(text, handle, _APPROVAL_POLL_MS, outcome)
         task = partial(self._task, text, handle, _APPROVAL_POLL_MS)
         try:
@@ -149,12 +154,13 @@ class DecisionTasks:
         page = found.asker.page
         if page is not None and (said := await page.answer(found.state)) is not None:
             await self._answered(text, handle, found, said, "page")
+            page.close(found.state)
             return await self._wait(context, text, handle)
         if shows_forms(context):
             question = form_request(found.question).model_dump(by_alias=True, mode="json", exclude_none=True)
             return task(status="input_required", input_requests={self._folder.question_key(text, found.state): question})
         command, name = found.asker.command(found.arguments, found.who), found.who.actor["id"]
-        url = None if page is None else page.address_of(found.state, found.question)  # None as well while the page has no room
+        url = None if page is None else page.address_of(found.state, found.question, text)  # None as well while the page has no room
         error: NexusError = HumanRequired(f"this client cannot ask its user, so {name} has to run", command)
         if url is not None:
             error = ApprovalPending("nobody has answered yet", url, command)
@@ -171,6 +177,11 @@ class DecisionTasks:
         who = self._service.actors.bind(context, facts["actor"])
         question, state = await anyio.to_thread.run_sync(asker.question, arguments, who, limiter=self._service.store_threads)
         return _Open(asker=asker, who=who, arguments=arguments, question=question, state=state)
+
+    def _withdraw(self, text: str) -> None:
+        """Nobody is to answer on a page what is not waited for any more."""
+        if isinstance(self._service.asker, HumanAsker) and self._service.asker.page is not None:
+            self._service.asker.page.withdraw(text)
 
     def _may_approve(self) -> bool:
         return any(handler.spec.short == "approve" and handler.is_allowed() for handler in self._service.handlers.values())
@@ -219,6 +230,7 @@ class DecisionTasks:
         with store.transaction():
             if self._approval_outcome(text, handle) is None:
                 self._folder.end(text, Ending(at=store.clock(), result=result))
+        self._folder.tidy(store.clock())
 
     # -- an execution under way ---------------------------------------------------------------------------------------------------
 
@@ -230,15 +242,19 @@ class DecisionTasks:
             return None
         run = _Run(number=secrets.token_hex(_NUMBER_BYTES), owner=self._owner(), arguments=arguments, answer=answer)
         self._runs[run.number] = run
-        self._groups[-1].start_soon(self._carry_out, run)
-        try:
-            await run.settled.wait()
-        except anyio.get_cancelled_exc_class():
-            run.scope.cancel()  # which reaches it before it has a thread, or not at all
-            raise
-        with anyio.move_on_after(self._patience):
-            await run.over.wait()
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(run.progress.report, context, arguments["adapter_id"])
+            self._groups[-1].start_soon(self._carry_out, run)
+            try:
+                await run.settled.wait()  # which takes as long as other executions have all the threads
+            except anyio.get_cancelled_exc_class():
+                run.scope.cancel()  # which reaches it before it has a thread, or not at all
+                raise
+            with anyio.move_on_after(self._patience):
+                await run.over.wait()
+            waiting.cancel_scope.cancel()
         if not run.over.is_set() and run.text is not None and run.handle is not None:
+            run.is_task = True
             return self._under_way(run.text, run.handle).created()
         if run.bug is not None:
             raise run.bug
@@ -247,14 +263,16 @@ class DecisionTasks:
         return run.result
 
     async def _carry_out(self, run: _Run) -> None:
-        run.progress = RunProgress()
+        began = anyio.current_time()
         try:
             with run.scope:
                 run.result = await anyio.to_thread.run_sync(self._perform, run, limiter=self._service.run_threads)
         except Exception as bug:  # it belongs to the call, and must not end the server; when the call is over, only the log can tell
             run.bug = bug
-            _log.exception("bug in an execution", extra={"facts": {"request_id": run.arguments["request_id"]}})
+            _log.exception("bug in an execution", extra={"facts": {"decision_id": run.arguments["request_id"]}})
         finally:
+            if run.is_task and run.result is not None:
+                _log_end(run, anyio.current_time() - began)
             del self._runs[run.number]
             run.over.set()
             run.settled.set()
@@ -269,15 +287,21 @@ class DecisionTasks:
                 self._warn(problem)
             else:
                 on_claim.set(partial(self._claimed, run))
+                self._folder.tidy(self._service.tools.store.clock())
             return run.answer(run.arguments)
 
     def _claimed(self, run: _Run, execution_id: str) -> None:
         """From here on there is something to tell. In the thread of the execution, and before the router is called."""
         decision_id = run.arguments["request_id"]
         try:
-            facts = {"execution": execution_id, "generation": self._service.tools.store.origin(decision_id)[0]}
-            run.handle = self._handle("execute", decision_id, facts, run.number)
-            run.text = self._folder.handle_text(run.handle, run.owner)
+            store = self._service.tools.store
+            with store.snapshot():
+                generation, events = store.origin(decision_id)[0], store.get_events(decision_id)
+            begun = next((event.chain_hash for event in events if event.event_id == execution_id), None)
+            if begun is not None:  # it is there, unless an import took the place of the decision in this moment
+                facts = {"execution": execution_id, "generation": generation, "from": begun}
+                run.handle = self._handle("execute", decision_id, facts, run.number)
+                run.text = self._folder.handle_text(run.handle, run.owner)
         except NexusError as problem:
             self._warn(problem)
         if run.text is not None:
@@ -296,16 +320,13 @@ class DecisionTasks:
         return self._recorded(handle) or unknown_outcome(handle.created_at)
 
     def _recorded(self, handle: Handle) -> Outcome | None:
-        try:
-            events = self._service.tools.store.get_events(handle.decision_id, handle.facts["generation"])
-        except DecisionNotFound:  # the store is an older copy of itself
-            return None
+        events = self._service.tools.store.get_events(handle.decision_id, handle.facts["generation"])
         return execution_outcome(handle.decision_id, events, handle.facts["execution"])
 
     def _under_way(self, text: str, handle: Handle) -> Task:
         run = self._runs.get(handle.number)
         message = "an execution is under way"
-        if run is not None and run.progress is not None:
+        if run is not None:
             seconds = (self._service.tools.store.clock() - handle.created_at) // timedelta(seconds=1)
             message = run.progress.message(run.arguments["adapter_id"], seconds)
         return self._task(text, handle, _EXECUTION_POLL_MS, status="working", message=message)
@@ -350,10 +371,26 @@ class DecisionTasks:
         handle = await self._read(task_id)
         if handle is not None and handle.kind == "approve":
             await self._in_thread(self._end, task_id, handle, None)
+            self._withdraw(task_id)
         return handle is not None
 
     async def _read(self, text: str) -> Handle | None:
-        return await self._in_thread(self._folder.read_handle, text, self._owner(), self._service.tools.store.clock())
+        return await self._in_thread(self._known, text, self._owner())
+
+    def _known(self, text: str, owner: str) -> Handle | None:
+        """What a handle stands for; None also in another store that took the place of the one that it was made for.
+
+        A store is the one if it holds the event that the task began from: a chain value is that of no other event anywhere.
+        """
+        store = self._service.tools.store
+        handle = self._folder.read_handle(text, owner, store.clock())
+        if handle is None:
+            return None
+        try:
+            events = store.get_events(handle.decision_id, handle.facts["generation"])
+        except DecisionNotFound:
+            return None
+        return handle if any(event.chain_hash == handle.facts.get("from") for event in events) else None
 
     def _owner(self) -> str:
         return owner(needed=self._service.needs_token)
@@ -386,6 +423,13 @@ class DecisionTasks:
             message = "it is not waited for any more; status tells whether it was approved since"
             return self._task(text, handle, poll_ms, at=end.at, status="cancelled", message=message)
         return self._task(text, handle, poll_ms, at=end.at, status="completed", result=end.result)
+
+
+def _log_end(run: _Run, seconds: float) -> None:
+    """One line for an execution whose call was logged as answered long ago, with the id of that call."""
+    code = (run.result or {}).get("_meta", {}).get(ERROR_KEY, {}).get("code")
+    facts = {"decision_id": run.arguments["request_id"], "ms": round(seconds * 1000, 3), "outcome": "ok" if code is None else "error"}
+    _log.info("task ended", extra={"facts": facts if code is None else {**facts, "code": code}})
 
 
 def _to_milliseconds(time: datetime) -> datetime:

@@ -2,14 +2,16 @@
 
 A handle is what it stands for (kind, decision, arguments, time, a random number) with an HMAC over that and over whose it is, so no table
 of tasks exists: one that was guessed, altered, given to somebody else or made for another store is none. In the folder are the key of these
-codes, a file for each task that was ended without an event in the store, and a lock for each execution under way. Whoever can read the
-folder can make handles; they say nothing that `status` does not, and nothing in it can change a decision.
+codes, a file for each task that was ended without an event in the store, until its handle is not good any more, and a lock for each
+execution under way. Whoever can read the folder can make handles; they say nothing that `status` does not, and nothing in it can change a
+decision.
 """
 
 import json
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -35,8 +37,9 @@ LONGEST_HANDLE = 4_096
 _CODE_BYTES = 16
 _KEY_BYTES = 32
 _MOST_ENDING_BYTES = 1024 * 1024
-_CLEANING_FACTOR = 64
-"""One in so many endings looks for old ones."""
+_TIDY_AFTER = timedelta(hours=1)
+_NO_OWNER = b"\xff" * 8
+"""Stands where codes have the length of an owner: no other code is over a text that begins with this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class TaskFolder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._tidied = datetime.min.replace(tzinfo=UTC)
 
     # -- handles --------------------------------------------------------------------------------------------------------------
 
@@ -98,6 +102,10 @@ class TaskFolder:
     def question_key(self, text: str, state: str) -> str:
         """The key of a question that a task asks, good for that question as it stands, and known only to whom it was shown."""
         return urlsafe_b64encode(self._code(text, state.encode())).rstrip(b"=").decode()
+
+    def key_for(self, purpose: str) -> bytes:
+        """A key for something else that servers of this store have to agree on; it tells nothing of other keys."""
+        return digest(self._key, _NO_OWNER + purpose.encode(), sha256)
 
     def _code(self, owner: str, body: bytes) -> bytes:
         name = owner.encode("utf-8", "surrogatepass")
@@ -137,8 +145,6 @@ class TaskFolder:
             return False
         except OSError as problem:
             raise StoreError(f"{self._path}: the end of a task cannot be kept: {problem.strerror}") from None
-        if secrets.randbelow(_CLEANING_FACTOR) == 0:
-            self._forget_old(ending.at)
         return True
 
     def ending(self, text: str) -> Ending | None:
@@ -155,15 +161,23 @@ class TaskFolder:
     def _ending_path(self, text: str) -> Path:
         return self._path / f"{sha256(text.encode()).hexdigest()[:32]}.end"
 
-    def _forget_old(self, now: datetime) -> None:
-        """Remove endings of tasks whose handles are not good any more."""
+    def tidy(self, now: datetime) -> None:
+        """Remove, once an hour, what no handle that is still good can ask for, and what a process that was killed left here."""
+        if now - self._tidied < _TIDY_AFTER:
+            return
+        self._tidied = now
         limit = (now - TTL).timestamp()
-        for path in self._path.glob("*.end"):
-            try:
+        for path in [*self._path.glob("*.end"), *self._path.glob("*.lock"), *self._path.glob(".*.tmp")]:
+            with suppress(OSError):  # another server did the same
                 if path.stat().st_mtime < limit:
-                    path.unlink()
-            except OSError:  # another server did the same
-                continue
+                    self._remove(path)
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        if path.suffix != ".lock":
+            path.unlink()
+        elif (lock := RunLock.at(path)).take_over():  # an execution may take longer than a week
+            lock.release()
 
     @staticmethod
     def _read(path: Path, limit: int) -> bytes:
@@ -180,7 +194,9 @@ class TaskFolder:
         return RunLock(self._path / "execution", number)
 
     def is_under_way(self, number: str) -> bool:
-        """Whether the process that executes may live: no only if that is certain."""
+        """Whether the process that executes may live: no only if that is certain, and nothing is where somebody removed the folder."""
+        if not _is_there(self._key_path):
+            return True
         lock = RunLock(self._path / "execution", number)
         if lock.take_over():
             lock.release()

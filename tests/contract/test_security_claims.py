@@ -241,6 +241,7 @@ SHOWN_BY = {
     ): {
         "test_mcp_tasks": [
             "test_a_handle_that_was_not_given_by_this_server_to_this_caller_is_unknown",
+            "test_in_a_store_that_took_the_place_of_another_its_tasks_are_unknown",
             "test_a_task_belongs_to_the_one_whose_token_began_it",
             "test_of_approval_and_cancellation_the_first_stays_whoever_looks_when",
             "test_a_task_that_is_cancelled_while_its_answer_is_recorded_has_one_end",
@@ -261,6 +262,7 @@ SHOWN_BY = {
             "test_the_document_allows_its_own_style_and_script_and_nothing_else",
             "test_a_ticket_is_good_for_one_answer_to_the_question_that_was_shown",
             "test_a_guessed_ticket_is_none",
+            "test_no_number_of_cards_pushes_out_those_of_other_callers",
         ],
     },
     "shows the user's browser a page, with the server on HTTP": {
