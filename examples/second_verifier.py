@@ -185,11 +185,11 @@ class History(list[Event]):
 
     def allow(self, run: Event, at: datetime, believed: Callable[[Event], object] = bool) -> bool:
         """4. of authorization: N of M, each in a name of its own, for this very action, in a mode that is allowed, and not used before."""
-        state, defined, action = self.last(*DEFINITIONS, *RUNS), self.last(*DEFINITIONS), self.action()
+        defined, action = self.last(*DEFINITIONS), self.action()
         ends = [place for place, event in enumerate(self) if event.kind == "EXECUTION_COMPLETED"]
         done = [request.dry for place in ends if (request := History(self[:place]).last("EXECUTION_REQUESTED"))]
         used = done and (action["requested_mode"] != "apply" or not all(done))
-        if not action["policy"] or not state or not defined or state.kind == "EXECUTION_STARTED" or used:
+        if not action["policy"] or not defined or used:
             return False
         counted = [act for act in self.approvals(at) if act.place > defined.place and self.genuine(act) and believed(act)]
         mode_allowed = ("dry_run" if run.dry else "apply") in action["policy"]["allowed_modes"]
@@ -254,7 +254,7 @@ class Evidence:
             yield "router_digest", record["integrity"].get("alg", "sha256") == "sha256"
 
     def history(self) -> History:
-        """The events, where they can be read and where runs were requested, started and ended one after the other."""
+        """The events, where they can be read, and runs were requested, started and ended one after the other (a: given up)."""
         history = History(Event(event, place, self.name) for place, event in enumerate(self.events))
         order = "".join("a" if event.abandons else RUNS.get(event.kind, "") for event in history)
         require(re.fullmatch("(rs?(a+e?|e))*(rs?)?", order), "a run within a run")

@@ -1,11 +1,11 @@
-"""A second verifier, written from docs/verification.md and nothing else: the sections there are the headings here, each check a rule.
+"""A whole verifier, written from docs/verification.md and nothing else: the sections there are the headings here, each check a rule.
 
-    python second_verifier.py FILE [--trust trust.toml] [--checkpoint kept.txt ...]
+    python full_verifier.py FILE [--trust trust.toml] [--checkpoint kept.txt ...]
 
 Python 3.11 and, for Ed25519 alone, PyNaCl; no line of nexus-attest. Judged are integrity, authorization, signatures, execution and log of
 bundles, packages, case files and envelopes. Never a PASS, because not checked: proofs of a witness, of which it only asks whether they are
 about this package (XLS-41, secp256k1 and X.509 would take more lines than all of this), and narratives, which are no evidence.
-Exit code 0: no layer failed; 2 otherwise.
+Exit code 0: no layer failed; 2 otherwise. The one for readers is examples/second_verifier.py; this one is an oracle of the tests.
 """
 
 import argparse

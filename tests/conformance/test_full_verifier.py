@@ -1,4 +1,4 @@
-"""The second verifier, written from docs/verification.md, agrees with ours: over whole, edited and forged files, with real keys."""
+"""The full verifier, written from docs/verification.md, agrees with ours: over whole, edited and forged files, with real keys."""
 
 import base64
 import copy
@@ -49,7 +49,7 @@ T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @cache
-def second() -> ModuleType:
+def full() -> ModuleType:
     spec = importlib.util.spec_from_file_location("full_verifier", ROOT / "tests" / "conformance" / "full_verifier.py")
     assert spec is not None
     assert spec.loader is not None
@@ -178,7 +178,7 @@ def ours(text: str, trust: str | None, *, kept: bool) -> Judgement:
 
 
 def theirs(text: str, trust: str | None, *, kept: bool) -> Judgement:
-    module = second()
+    module = full()
     notes = [module.Note(whole()[1].render())] if kept else []
     found = module.examine(text.encode(errors="surrogatepass"), None if trust is None else their_policy(trust), notes)
     failed = {layer: tuple(sorted(name for name, verdicts in checks.items() if False in verdicts)) for layer, checks in found.items()}
@@ -192,7 +192,7 @@ def our_policy(text: str) -> TrustPolicy:
 
 @cache
 def their_policy(text: str) -> Any:
-    return second().Trust(text)
+    return full().Trust(text)
 
 
 def require_agreement(document: Any, what: object, trusts: tuple[str, ...] = ("full",)) -> dict[str, str]:
@@ -426,6 +426,10 @@ LOG_FORGERIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "consistency from elsewhere": lambda log: log["consistency"][0].update(size=2),
     "a false step": lambda log: log["consistency"][0]["proof"].__setitem__(0, "00" * 32),
     "a later position": lambda log: log["positions"].__setitem__(-1, log["positions"][-1] + 1),
+    "positions beyond the log, and its root as proof": lambda log: log.update(
+        positions=[10**6 + position for position in log["positions"]],
+        proof=[base64.b64decode(parse_note(log["checkpoint"]).text.split("\n")[2]).hex()],
+    ),
     "a position beyond the log": lambda log: log["positions"].__setitem__(-1, 10**6),
     "a position that is missing": lambda log: log["positions"].pop(),
     "a position twice": lambda log: log["positions"].__setitem__(0, log["positions"][1]),
@@ -586,7 +590,7 @@ def judged_under(trust: str, document: dict[str, Any]) -> None:
 def test_trust_policies_that_are_none_are_refused_by_both(change: tuple[str, str]) -> None:
     text = TRUST.replace(*change)
     with pytest.raises(ValueError, match=r".*"):
-        second().Trust(text)
+        full().Trust(text)
     with pytest.raises(TrustInvalid):
         parse_trust(tomllib.loads(text))
 
@@ -604,11 +608,11 @@ ODD = [0.1, 1e21, 1e-7, -0.0, 123456789012345680000.0, 5e-324, 1.797693134862315
 
 @pytest.mark.parametrize("value", ODD)
 def test_values_of_any_spelling_are_hashed_alike(value: object) -> None:
-    module = second()
+    module = full()
     assert module.canonical({"b": value, "a": [value]}).encode() == canonical_json_bytes({"b": value, "a": [value]})
 
 
-def test_the_second_verifier_imports_nothing_of_ours() -> None:
+def test_it_imports_nothing_of_ours() -> None:
     source = (ROOT / "tests" / "conformance" / "full_verifier.py").read_text(encoding="utf-8")
     assert "import nexus" not in source
     assert "from nexus" not in source

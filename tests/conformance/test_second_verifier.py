@@ -196,6 +196,15 @@ def test_values_of_any_spelling_are_hashed_alike(value: object) -> None:
     assert second().canonical(document).encode() == canonical_json_bytes(document)
 
 
+def test_two_roots_at_one_size_are_a_split_view() -> None:
+    document = full.case()
+    told = full.parse_note(document["log"]["checkpoint"])
+    other = told.render().replace(told.text.split("\n")[2], full.base64.b64encode(bytes(32)).decode())
+    for kept, verdict in ((told.render(), "NOT CHECKED"), (other, "FAIL")):
+        judged = second().judge(json.dumps(document).encode(), policy(full.TRUST), [second().Note(kept)])
+        assert second().outcome(judged["log"]) == verdict
+
+
 def test_it_is_short_and_imports_nothing_of_ours() -> None:
     lines = PROGRAM.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 400
