@@ -5,7 +5,7 @@
 Python 3.11, and PyNaCl for Ed25519. Sections and checks have the names of that page. It asks what a forger has to get past: are the parts
 of a case file, package or bundle bound together, had every run its approvals at that moment, who signed them, has the log these events?
 Of every layer it leaves something to others, LEFT_OUT, so it never says PASS: a layer that did not fail is NOT CHECKED, and says for what.
-Exit code 0: no layer failed; 2: one did.
+Exit code 0: no layer failed; 2: one did, or the file is of a kind that is not read here.
 """
 
 import argparse
@@ -26,16 +26,16 @@ from nacl.signing import VerifyKey
 
 Json = Any
 Finding = tuple[str, bool | str]
-"""The name of a check, and whether it holds; a text is what is missing to say so."""
+"""The name of a check, and whether it holds; a text says what is missing for it."""
 BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
 """What Python raises where a document is not what a check takes it for: the check fails."""
 LEFT_OUT = {
     "integrity": "forms; unknown members; that header, policy and approvals are what the events tell",
-    "authorization": "allowed_events, told_by_events, run_of_the_link",
+    "authorization": "forms of payloads; allowed_events, told_by_events, run_of_the_link",
     "signatures": "rules of the trust policy; attestations",
-    "execution": "all checks",
+    "execution": "anything",
     "log": "consistency with a checkpoint of another size; cosignatures",
-    "witness": "all checks",
+    "witness": "anything",
 }
 
 # Conventions
@@ -203,7 +203,8 @@ class Evidence:
     """The parts of a file, with what may be missing filled in, and what the reader has of their own. Each layer is a method."""
 
     def __init__(self, document: Json, trust: "Trust | None", kept: "list[Note]") -> None:
-        require("schema" not in document and "payloadType" not in document, "a narrative or an envelope, not read by this program")
+        if "schema" in document or "payloadType" in document:
+            raise NotImplementedError("narratives and envelopes are not read by this program")
         self.case: Json = document if "case_version" in document else {}
         require(self.case.get("case_version", "1") == "1" and not self.case.get("critical"), "a case file of another version")
         self.package: Json = self.case["package"] if self.case else document if "control_bundle" in document else None
@@ -230,8 +231,8 @@ class Evidence:
         yield "event_sequence", all(type(event["seq"]) is int and event["seq"] == place for place, event in enumerate(self.events))
         if not self.package:
             return
-        package, binding, sealed, router = self.package, self.package["binding"], self.package["integrity"], self.package["router"]
-        version = package.get("package_version", "0.6")
+        version, binding = self.package.get("package_version", "0.6"), self.package["binding"]
+        sealed, router = self.package["integrity"], self.package["router"]
         yield "binding_digest", raw(sealed["binding_digest"]) == digest({"package_version": version, **binding})
         yield "binding_digest", (version, sealed.get("alg", "sha256")) == ("0.6", "sha256")
         yield "binding_control_match", raw(binding["control_digest"]) == control
@@ -388,11 +389,15 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, action="append", default=[])
     given = parser.parse_args()
     trust = Trust(given.trust.read_text(encoding="utf-8")) if given.trust else None
-    found = judge(given.file.read_bytes(), trust, [Note(path.read_bytes().decode()) for path in given.checkpoint])
+    try:
+        found = judge(given.file.read_bytes(), trust, [Note(path.read_bytes().decode()) for path in given.checkpoint])
+    except NotImplementedError as problem:
+        parser.error(str(problem))
     for layer, findings in found.items():
-        failed = [name for name, verdict in findings if verdict is False]
-        gaps = [verdict for _, verdict in findings if isinstance(verdict, str)]
-        print(f"{outcome(findings):11} {layer:13} {'; '.join(dict.fromkeys(failed or gaps or [LEFT_OUT[layer]]))}")
+        failed, held = (", ".join(dict.fromkeys(name for name, verdict in findings if verdict is which)) for which in (False, True))
+        missing = [f"without {verdict}" for _, verdict in findings if isinstance(verdict, str)]
+        told = failed or "; ".join([*dict.fromkeys(missing), f"holds: {held or '-'}", f"not judged: {LEFT_OUT[layer]}"])
+        print(f"{outcome(findings):11} {layer:13} {told}")
     return 2 if "FAIL" in map(outcome, found.values()) else 0
 
 

