@@ -31,6 +31,9 @@ from nexus_control.tool import NexusControlTools, ToolResult
 EXAMPLES = int(os.environ.get("NEXUS_MODEL_RUNS", "40"))
 """Histories of up to 50 steps; `make faults` tells many more."""
 
+_PATIENCE_SECONDS = 240
+"""A machine that is busy, or was suspended, takes its time; what hangs is shown by pytest a little later."""
+
 NAMES = ("ann", "bob", "cyd")
 WHO = st.sampled_from(NAMES)
 EITHER = st.sampled_from((0, 1))
@@ -78,7 +81,7 @@ class Flight:
         self._ending: Ending = "failed"
         self._thread = threading.Thread(target=self._fly, args=(tools, decision_id, dry_run, retry), daemon=True)
         self._thread.start()
-        assert self._settled.wait(20)
+        assert self._settled.wait(_PATIENCE_SECONDS)
 
     def _fly(self, tools: NexusControlTools, decision_id: str, dry_run: bool | None, retry: bool) -> None:
         try:
@@ -91,7 +94,7 @@ class Flight:
 
     def run(self, **_: Any) -> dict[str, Any]:
         self._settled.set()
-        assert self._may_end.wait(60)
+        assert self._may_end.wait(_PATIENCE_SECONDS)
         if self._ending == "failed":
             raise OSError("the run failed")
         return {"run_id": "run-1", "steps_executed": 1}
@@ -99,7 +102,7 @@ class Flight:
     def end(self, ending: Ending) -> ToolResult:
         self._ending = ending
         self._may_end.set()
-        self._thread.join(20)
+        self._thread.join(_PATIENCE_SECONDS)
         assert self.result is not None
         return self.result
 
