@@ -31,7 +31,7 @@ BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowE
 """What Python raises where a document is not what a check takes it for: the check fails."""
 LEFT_OUT = {
     "integrity": "forms; unknown members; that header, policy and approvals are what the events tell",
-    "authorization": "forms of payloads; allowed_events, told_by_events, run_of_the_link",
+    "authorization": "forms of payloads; allowed_events, told_by_events, run_of_the_link; early ones of very many runs",
     "signatures": "rules of the trust policy; attestations",
     "execution": "anything",
     "log": "consistency with a checkpoint of another size; cosignatures",
@@ -115,6 +115,7 @@ class Event:
         require([told["seq"], told["decision_id"], told["event_id"]] == [place, decision, f"evt_{decision}_{place}"], "of elsewhere")
         self.kind, self.payload, self.actor, self.at = told["type"], told["payload"], told["actor"], moment(told["ts"])
         self.place, self.decision, self.who = place, decision, self.actor["id"]
+        self.run: Event | None = None
         require(self.kind in (*ACTIONS, *DEFINITIONS, *RUNS, "TEMPLATE_CREATED"), "an event that nobody knows")
         require(type(self.who) is str and self.who.encode(), "nobody did it")
         require(self.actor in [{"type": each, "id": self.who} for each in ("human", "system")], "nobody did it")
@@ -186,17 +187,13 @@ class History(list[Event]):
     def allow(self, run: Event, at: datetime, believed: Callable[[Event], object] = bool) -> bool:
         """4. of authorization: N of M, each in a name of its own, for this very action, in a mode that is allowed, and not used before."""
         defined, action = self.last(*DEFINITIONS), self.action()
-        ends = [place for place, event in enumerate(self) if event.kind == "EXECUTION_COMPLETED"]
-        done = [request.dry for place in ends if (request := History(self[:place]).last("EXECUTION_REQUESTED"))]
+        done = [event.run.dry for event in self if event.kind == "EXECUTION_COMPLETED" and event.run]
         used = done and (action["requested_mode"] != "apply" or not all(done))
         if not action["policy"] or not defined or used:
             return False
         counted = [act for act in self.approvals(at) if act.place > defined.place and self.genuine(act) and believed(act)]
         mode_allowed = ("dry_run" if run.dry else "apply") in action["policy"]["allowed_modes"]
         return mode_allowed and len(counted) >= action["policy"]["min_approvals"]
-
-
-# Layers
 
 
 class Evidence:
@@ -259,11 +256,18 @@ class Evidence:
         history = History(Event(event, place, self.name) for place, event in enumerate(self.events))
         order = "".join("a" if event.abandons else RUNS.get(event.kind, "") for event in history)
         require(re.fullmatch("(rs?(a+e?|e))*(rs?)?", order), "a run within a run")
+        run = None
+        for event in history:
+            event.run = run = event if event.kind == "EXECUTION_REQUESTED" else run
         return history
+
+    def judged(self, history: History) -> list[Event]:
+        """The requests of all runs; of the last, where runs times events are more than 2,000,000."""
+        return [event for event in history if event.kind == "EXECUTION_REQUESTED"][-max(1, 2_000_000 // max(1, len(history))) :]
 
     def authorization(self) -> Iterator[Finding]:
         history = self.history()
-        for request in [event for event in history if event.kind == "EXECUTION_REQUESTED"]:
+        for request in self.judged(history):
             before, action, following = history.before(request), History(history[: request.place]).action(), history[request.place + 1 :]
             yield "policy_satisfied", before.allow(request, request.at)
             start = following[0] if following and following[0].kind == "EXECUTION_STARTED" else None
@@ -284,7 +288,7 @@ class Evidence:
         except BROKEN:
             yield "statements", "a history that can be read"
             return
-        for request in [event for event in history if event.kind == "EXECUTION_REQUESTED"] or history[-1:]:
+        for request in self.judged(history) or history[-1:]:
             run = request if request.kind == "EXECUTION_REQUESTED" else None
             before = history.before(run) if run else history
             approvals, policy, created = before.approvals(request.at), before.action()["policy"] or POLICY, before.last("DECISION_CREATED")
