@@ -317,10 +317,17 @@ def test_a_refusal_of_many_keeps_other_writers_waiting_for_no_more_than_some_of_
         receipts_in[-1] += 1
         return record(receipt, intent_status=intent_status)
 
+    paused: list[int] = []
+
+    async def pause() -> None:
+        assert not depth
+        paused.append(sum(receipts_in))
+
+    monkeypatch.setattr(stamping, "give_way", pause)
     monkeypatch.setattr(database, "transaction", counting)
     monkeypatch.setattr(queue, "record_receipt", counted)
     assert cycled(StampWitness(queue, Scripted(WitnessRefused("no")), LARGE)).receipts == 10
-    assert (sum(receipts_in), max(receipts_in)) == (10, 3)
+    assert (sum(receipts_in), max(receipts_in), paused) == (10, 3, [3, 6, 9])
 
 
 def test_a_second_witness_that_refuses_takes_nothing_from_the_first() -> None:

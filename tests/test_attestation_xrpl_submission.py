@@ -17,6 +17,7 @@ from nexus_attest.attestation.local_witness import SelfWitness
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.stamping import StampWitness
 from nexus_attest.attestation.worker import process_one_xrpl
+from nexus_attest.attestation.xrpl import batch
 from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness, Proof
 from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
 from nexus_attest.attestation.xrpl.codec import transaction_id
@@ -99,6 +100,25 @@ def test_a_batch_closes_when_it_is_full_or_its_oldest_intent_has_waited() -> Non
     world.clock.advance(30)
     world.cycle(worker, 4, close=True)
     assert world.statuses().count("CONFIRMED") == 5
+
+
+def test_between_the_commits_of_many_receipts_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "_RECEIPTS_PER_COMMIT", 2)
+    world = world_with(5, max_members=5)
+    worker, turns = world.worker(), list[int]()
+    world.cycle(worker, 2)
+    world.ledger.close()
+
+    async def other() -> None:
+        while world.statuses().count("CONFIRMED") < 5:
+            turns.append(world.statuses().count("CONFIRMED"))
+            await asyncio.sleep(0.02)
+
+    async def both() -> None:
+        await asyncio.gather(worker.cycle(), other())
+
+    asyncio.run(both())
+    assert {2, 4} <= set(turns)
 
 
 def test_an_intent_whose_time_cannot_be_read_does_not_wait() -> None:

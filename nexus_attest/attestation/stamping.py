@@ -20,7 +20,7 @@ from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptError, ReceiptErrorCode, ReceiptStatus
 from nexus_attest.attestation.stamp import Shown, StampingWitness, stamp_receipt
 from nexus_attest.attestation.stamp_store import StampStore, StoredStamp
-from nexus_attest.attestation.xrpl.batch import BatchSettings, Progress, close_batch
+from nexus_attest.attestation.xrpl.batch import BatchSettings, Progress, close_batch, give_way
 from nexus_attest.attestation.xrpl.submission_store import Batch, Member, SlotState, SubmissionStore
 from nexus_control.errors import InputError
 from nexus_control.events import Clock, utc_now
@@ -59,7 +59,7 @@ class StampWitness:
         self._stopped: str | None = None
 
     async def cycle(self) -> Progress:
-        """Deal with one batch, if there is one: have it stamped, and write its receipts. Waits for the witness's answer alone.
+        """Deal with one batch, if there is one: have it stamped, and write its receipts. Waits for no more than the witness's answer.
 
         Raises WitnessUnavailable when there was none, and StoreError. A later call, in this process or another one, goes on where this
         one ended. When the witness refuses, the members of its own batch wait for another one, and `stopped` says why.
@@ -74,8 +74,8 @@ class StampWitness:
             stamp = await self._stamped(batch)
         except WitnessRefused as problem:
             self._stopped = f"{self._lane}: {problem}"
-            return self._progress(batch, SlotState.REJECTED, 0 if self._beside else self._release(batch, str(problem)))
-        return self._progress(batch, SlotState.CONFIRMED, self._settle(batch, stamp))
+            return self._progress(batch, SlotState.REJECTED, 0 if self._beside else await self._release(batch, str(problem)))
+        return self._progress(batch, SlotState.CONFIRMED, await self._settle(batch, stamp))
 
     async def run(
         self,
@@ -163,7 +163,7 @@ class StampWitness:
         except WitnessMismatch as problem:
             raise WitnessRefused(f"what it gave is no evidence: {problem}") from None
 
-    def _settle(self, batch: Batch, stamp: StoredStamp) -> int:
+    async def _settle(self, batch: Batch, stamp: StoredStamp) -> int:
         """Write the receipts. They are the same whoever writes them, so a crash between is no harm.
 
         A member that was let go when the witness refused at first is no longer this batch's, though the root is over it as well.
@@ -184,9 +184,9 @@ class StampWitness:
             if last and not self._beside:
                 self._store.settle(batch.batch_id)
 
-        return self._record(members, make, then)
+        return await self._record(members, make, then)
 
-    def _release(self, batch: Batch, reason: str) -> int:
+    async def _release(self, batch: Batch, reason: str) -> int:
         """Receipts of a batch that was refused; its members are tried again in another one, of this witness or of a ledger's.
 
         Each is let go together with its receipt. After a crash between commits the witness is asked again, for those that are left.
@@ -203,9 +203,9 @@ class StampWitness:
             if last:
                 self._store.settle(batch.batch_id)
 
-        return self._record(members, make, then, status=ReceiptStatus.DEFERRED)
+        return await self._record(members, make, then, status=ReceiptStatus.DEFERRED)
 
-    def _record(
+    async def _record(
         self,
         members: list[Member],
         make: Callable[[Member], AttestationReceipt],
@@ -221,6 +221,8 @@ class StampWitness:
                 for member in members[start:end]:
                     written += member.active and self._queue.record_receipt(make(member), intent_status=status)
                 then(start, end, end == len(members))
+            if end < len(members):
+                await give_way()
         return written
 
     def _progress(self, batch: Batch | None, state: SlotState | None, written: int) -> Progress:

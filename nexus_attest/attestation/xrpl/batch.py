@@ -27,7 +27,7 @@ from nexus_attest.attestation.xrpl.submission_store import Attempt, AttemptState
 from nexus_control.errors import InputError
 from nexus_control.events import Clock, require_text, utc_now
 
-__all__ = ["BatchSettings", "BatchWitness", "Progress", "Proof", "Settled", "close_batch"]
+__all__ = ["BatchSettings", "BatchWitness", "Progress", "Proof", "Settled", "close_batch", "give_way"]
 
 _RECEIPTS_PER_COMMIT = 1000
 
@@ -125,7 +125,7 @@ class BatchWitness:
         self._owner = new_id()
 
     async def cycle(self) -> Progress:
-        """Write what receipts are due, bring the batch under way one step on, or close the next one. Never waits.
+        """Write what receipts are due, bring the batch under way one step on, or close the next one. Waits for no ledger to close.
 
         Raises LedgerUnavailable when no server told anything, WrongNetwork, what the signer raises, and StoreError. A later call, in this
         process or another one, goes on where this one ended.
@@ -247,6 +247,8 @@ class BatchWitness:
                     self._store.release(batch.batch_id, start, end)
                 if end == len(members):
                     self._store.settle(batch.batch_id)
+            if end < len(members):
+                await give_way()
         return written
 
     async def _confirming(self, batch: Batch, slot: Slot, members: list[Member]) -> Callable[[Member], AttestationReceipt]:
@@ -276,6 +278,11 @@ def close_batch(store: SubmissionStore, account: str, settings: BatchSettings, c
         if not rows or (len(rows) < settings.max_members and _age(rows[0]["created_at"], now) < settings.max_age):
             return None
         return store.add_batch(account, rows, compact_utc(clock))
+
+
+async def give_way() -> None:
+    """Between two large commits: whoever waits to write looks every tenth of a second, and other tasks of this process waited, too."""
+    await asyncio.sleep(0.1)
 
 
 def _failing(slot: Slot) -> Callable[[Member], AttestationReceipt]:
