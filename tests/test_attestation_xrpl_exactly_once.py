@@ -1,6 +1,9 @@
 """Every intent is witnessed exactly once: whatever servers do, wherever processes die, however many there are."""
 
 import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,8 +12,8 @@ from witness_testing import World, intent
 
 from nexus_attest.testledger import KINDS
 
-RUNS = int(os.environ.get("NEXUS_WITNESS_RUNS", "100"))
-"""Of each of the two tests with random events; `NEXUS_WITNESS_RUNS=1000` for the long proof."""
+RUNS = int(os.environ.get("NEXUS_WITNESS_RUNS", "70"))
+"""Of each of the three tests with random events; `NEXUS_WITNESS_RUNS=1000` for the long proof."""
 
 LIES = {"forge_validated_blob", "forge_not_found"}
 """What a server alone can make anybody believe."""
@@ -40,6 +43,17 @@ def test_one_server_that_fails_and_workers_that_die(
     world.require_exactly_once(intents)
 
 
+def only_one_lies(world: World, liar: int) -> None:
+    """What the script has in store for the others is left out where it would be a lie."""
+    for number, node in enumerate(world.nodes):
+        if number != liar:
+            node.faults.add = partial(_honestly, node.faults.add)
+
+
+def _honestly(add: Callable[..., None], method: str, *kinds: str) -> None:
+    add(method, *(kind for kind in kinds if kind not in LIES))
+
+
 @PATIENT
 @given(
     requests=st.lists(st.sampled_from((*EVENTS, *sorted(LIES))), max_size=80),
@@ -49,14 +63,53 @@ def test_one_server_that_fails_and_workers_that_die(
 )
 def test_two_servers_of_which_one_may_lie(requests: list[str], commits: list[str], liar: int, workers: int) -> None:
     world = World(nodes=2, requests=requests, lease=0)
-    honest = world.nodes[1 - liar]
-    add = honest.faults.add
-    honest.faults.add = lambda method, *kinds: add(method, *(kind for kind in kinds if kind not in LIES))
+    only_one_lies(world, liar)
     intents = [intent(number) for number in range(6)]
     world.queue.enqueue_many(intents)
     world.commits._events = iter(commits)  # pyright: ignore[reportPrivateUsage]
     world.run(workers)
     world.require_exactly_once(intents)
+
+
+def lies_about_where(world: World, liar: int) -> None:
+    """A server that shows the right bytes, always in the ledger after the right one, under a hash and at a time of its own."""
+    real = world.wire.post_json
+
+    async def lying(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        answer = await real(url, payload)
+        result: object = answer.get("result")
+        if url == f"http://node{liar}" and payload["method"] == "tx" and isinstance(result, dict) and "ledger_index" in result:
+            cast("dict[str, Any]", result)["ledger_index"] += 1
+            cast("dict[str, Any]", result).update(ledger_hash="AB" * 32, close_time_iso="2001-01-01T00:00:00Z")
+        return answer
+
+    world.wire.post_json = lying
+
+
+@PATIENT
+@given(
+    requests=st.lists(st.sampled_from((*EVENTS, *sorted(LIES))), max_size=80),
+    commits=st.lists(st.sampled_from(COMMITS), max_size=30),
+    liar=st.integers(0, 2),
+    about_where=st.booleans(),
+    workers=st.integers(1, 2),
+)
+def test_three_servers_of_which_one_may_lie(requests: list[str], commits: list[str], liar: int, about_where: bool, workers: int) -> None:
+    world = World(nodes=3, requests=requests, lease=0)
+    only_one_lies(world, liar)
+    if about_where:
+        lies_about_where(world, liar)
+    intents = [intent(number) for number in range(6)]
+    world.queue.enqueue_many(intents)
+    world.commits._events = iter(commits)  # pyright: ignore[reportPrivateUsage]
+    world.run(workers)
+    world.require_exactly_once(intents)
+    for item in intents:
+        (receipt,) = world.confirmed(item)
+        closed, _ = world.ledger.find(receipt.proof["tx_hash"]) or pytest.fail("on no ledger")
+        assert receipt.proof["ledger_index"] == closed.index
+        assert receipt.proof.get("ledger_hash", closed.hash) == closed.hash
+        assert not receipt.proof.get("close_time", "").startswith("2001")
 
 
 @pytest.mark.parametrize("fault", HONEST)
