@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from nexus_attest.cli import files, main
 from nexus_attest.cli.app import app
+from nexus_attest.cli.command import LazyCommand
 from nexus_attest.cli.errors import exit_code
 from nexus_attest.cli.settings import config_path, parse_actor_text, store_place
 from nexus_control import errors
@@ -781,6 +782,22 @@ def test_groups_help_and_version_in_this_process(cli: Here) -> None:
         assert told.startswith("Usage: ")
         assert cli(*arguments, code=2) == ""
         assert cli.err == told
+
+
+def test_help_of_a_group_puts_no_command_together_and_a_call_only_its_own(cli: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str | None] = []
+    whole = LazyCommand.whole
+
+    def noted(command: LazyCommand) -> Any:
+        made.append(command.name)
+        return whole(command)
+
+    monkeypatch.setattr(LazyCommand, "whole", noted)
+    cli("--help")
+    cli("audit", "--help")
+    assert made == []
+    cli("template", "list", code=2)  # there is no store
+    assert made == ["list"]
 
 
 def test_a_bug_outside_of_every_command_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

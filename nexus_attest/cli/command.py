@@ -6,11 +6,14 @@ more than double the time until help appears.
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
+from typer.core import TyperCommand
 from typer.exceptions import TyperException
+from typer.main import get_command
 
 if TYPE_CHECKING:
     from nexus_attest.cli.session import Session
@@ -21,6 +24,7 @@ __all__ = [
     "ForceOption",
     "HelpOption",
     "KeysOption",
+    "LazyCommand",
     "Limit",
     "Offset",
     "OutputOption",
@@ -135,6 +139,21 @@ def _group_help(context: typer.Context, asked: HelpOption = False) -> None:
     show_group_help(context, asked)
 
 
+class LazyCommand(TyperCommand):
+    """A command that is put together when it is called. Its callback does that, and gives the `whole` of it.
+
+    The parameters of one take half a millisecond, and there are seventy: more than help and the command that is called need together.
+    """
+
+    def whole(self) -> Any:
+        """The command with its parameters."""
+        return None if self.callback is None else self.callback()
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """A context of the whole command, which is then invoked."""
+        return self.whole().make_context(info_name, args, parent, **extra)
+
+
 def command(
     app: typer.Typer, name: str, *, db: bool = True, trust: bool | None = None
 ) -> Callable[[Callable[Concatenate["Session", P], None]], Callable[Concatenate["Session", P], None]]:
@@ -160,16 +179,22 @@ def command(
             except Exception as error:  # the last place where an error of any kind can still become one line
                 raise typer.Exit(report(error, as_json=as_json, debug=debug)) from None
 
-        _, *own = inspect.signature(function).parameters.values()
-        parameters = [
-            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
-            *([_DB] if db else []),
-            *([_TRUST] if (db if with_trust is None else with_trust) else []),
-            *_COMMON,
-        ]
-        run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess] - what typer reads
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name, help=inspect.getdoc(function))(run)
+        @cache
+        def whole() -> Any:
+            _, *own = inspect.signature(function).parameters.values()
+            parameters = [
+                *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+                *([_DB] if db else []),
+                *([_TRUST] if (db if with_trust is None else with_trust) else []),
+                *_COMMON,
+            ]
+            run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess] - what typer reads
+            run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+            alone = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+            alone.command(name, help=inspect.getdoc(function))(run)
+            return get_command(alone)
+
+        app.command(name, help=inspect.getdoc(function), cls=LazyCommand)(whole)
         return function
 
     return register

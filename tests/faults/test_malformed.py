@@ -329,7 +329,7 @@ def every_command() -> Iterator[tuple[tuple[str, ...], list[Any]]]:
             if hasattr(command, "commands"):
                 yield from walk(command, (*path, name))
             elif name not in NOT_ASKED:
-                yield (*path, name), command.params
+                yield (*path, name), command.whole().params
 
     yield from walk(get_command(app_module.app), ())
 
