@@ -257,6 +257,9 @@ def _plan_findings(subject: Subject, started: int) -> Iterator[Finding]:
         return
     if len(begun) < len(planned) and not _may_end(subject):
         yield Finding("the run ended without a reason before all of its plan was begun", str(len(planned)), str(len(begun)))
+    statuses = [payload.get("status") for payload in subject.of_type("STEP_COMPLETED")]
+    if _stops_at_failure(subject) and "error" in statuses and len(begun) > statuses.index("error") + 1:
+        yield Finding("a step was started after one that failed, and the plan says to stop there")
     yield from _call_findings(subject, dict(zip(planned, approved, strict=True)))
     if any(payload.get("simulated") is not subject.execution.dry_run for payload in subject.of_type("TOOL_CALL_SUCCEEDED")):
         yield Finding("a result is simulated exactly in a dry run")
@@ -267,7 +270,12 @@ def _may_end(subject: Subject) -> bool:
     if "reason" in subject.events[-1]["payload"]:
         return True
     done = subject.of_type("STEP_COMPLETED")
-    return subject.plan.on_error == "stop" and bool(done) and done[-1].get("status") == "error"
+    return _stops_at_failure(subject) and bool(done) and done[-1].get("status") == "error"
+
+
+def _stops_at_failure(subject: Subject) -> bool:
+    """Whether a failed step ends the run. It never does in nexus-router, which writes no REQUEST_RECORDED."""
+    return bool(subject.of_type("REQUEST_RECORDED")) and subject.plan.on_error == "stop"
 
 
 def _call_findings(subject: Subject, steps: Mapping[object, Mapping[str, object]]) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from nexus_control.router_record import router_run_digest, router_text
 __all__ = [
     "BUNDLE_VERSION",
     "PROVENANCE_METHOD_ID",
+    "RECORDED_BY",
     "REPEATED_AFTER",
     "Run",
     "RunEvent",
@@ -28,6 +29,9 @@ BUNDLE_VERSION = "0.3"
 """Format of the run bundle."""
 
 PROVENANCE_METHOD_ID = "nexus-router.provenance.record_v0_1"
+
+RECORDED_BY = "nexus-attest"
+"""What `recorded_by` of RUN_STARTED says in the runs of our own router. nexus-router writes no such member."""
 
 REPEATED_AFTER = frozenset({"TIMEOUT", "CONNECTION_FAILED", "CONNECTION_LOST", "HTTP_ERROR"})
 """Failures after which a call may be made once more, on an idempotent adapter, unless it is certain that the tool refused it."""

@@ -4,13 +4,14 @@
     ( STEP_STARTED  ( TOOL_CALL_REQUESTED  TOOL_CALL_SUCCEEDED | TOOL_CALL_FAILED )*  STEP_COMPLETED )*
     PROVENANCE_EMITTED?  RUN_COMPLETED | RUN_FAILED
 
-Events of other types may stand anywhere in it. A step has one call; a second one only after a failure that may be tried again.
+Events of other types may stand anywhere in it. A step has one call; a second one only after a failure that may be tried again. A run that
+our own router began, which its first event says, has REQUEST_RECORDED.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from nexus_control.flight_record import REPEATED_AFTER
+from nexus_control.flight_record import RECORDED_BY, REPEATED_AFTER
 from nexus_control.verification import Finding
 
 __all__ = ["misplaced_events", "unfounded_results"]
@@ -19,6 +20,8 @@ _Event: TypeAlias = Mapping[str, Any]
 
 _OPENING = ("RUN_STARTED", "DISPATCH_SELECTED", "PLAN_CREATED", "REQUEST_RECORDED")
 _ENDS = ("RUN_COMPLETED", "RUN_FAILED")
+_INTERRUPTED = ("interrupted", "record_interrupted")
+_AGAIN = "a call is requested again after a result that is certain, on an adapter that is not idempotent, or for the third time"
 _RESULTS = {"TOOL_CALL_SUCCEEDED": "ok", "TOOL_CALL_FAILED": "error"}
 
 
@@ -41,9 +44,12 @@ class _Order:
 
     def __init__(self) -> None:
         self.opening = -1
+        self.ours = False
+        self.repeats = True  # whether the adapter may be called again; unknown where REQUEST_RECORDED does not say it
         self.begun = False
         self.proven = False
         self.step: object = None
+        self.latest: object = None  # the step that was started last
         self.calls = 0  # of the open step
         self.last: _Event = {}  # payload of its last result
         self.result: str | None = None
@@ -54,7 +60,7 @@ class _Order:
         """What is wrong with it as the next event."""
         kind, payload = event["type"], event["payload"]
         if kind in _OPENING:
-            return self._opens(kind)
+            return self._opens(kind, payload)
         if kind in _ENDS:
             return self._ends_too_early(kind, payload)
         if kind == "PROVENANCE_EMITTED":
@@ -70,6 +76,10 @@ class _Order:
     def end(self, last: _Event) -> Iterator[Finding]:
         """What is wrong with the end of the run."""
         payload = last["payload"]
+        if self.ours and self.opening < _OPENING.index("REQUEST_RECORDED"):
+            yield Finding("our own router recorded the run, but REQUEST_RECORDED, which it always writes, is missing")
+        if payload.get("step_id", self.latest) != self.latest:
+            yield Finding("the run ended in another step than the one that was started last", str(self.latest), str(payload["step_id"]))
         if self.failed and last["type"] == "RUN_COMPLETED":
             yield Finding("the run is completed, but a step of it failed")
         if not self.failed and last["type"] == "RUN_FAILED" and "reason" not in payload:
@@ -81,7 +91,11 @@ class _Order:
         elif self.step is not None and "reason" not in payload:
             yield Finding("the last step has no end")
 
-    def _opens(self, kind: str) -> Finding | None:
+    def _opens(self, kind: str, payload: _Event) -> Finding | None:
+        if kind == "RUN_STARTED":
+            self.ours = payload.get("recorded_by") == RECORDED_BY
+        elif kind == "REQUEST_RECORDED":
+            self.repeats = payload.get("idempotent", True) is True
         place, before = _OPENING.index(kind), self.opening
         self.opening = max(before, place)
         if place <= before or self.begun or self.proven:
@@ -97,7 +111,8 @@ class _Order:
 
     def starts(self, _kind: str, payload: _Event) -> Finding | None:
         inside = self.step is not None
-        self.step, self.calls, self.last, self.result = payload.get("step_id"), 0, {}, None
+        self.step = self.latest = payload.get("step_id")
+        self.calls, self.last, self.result = 0, {}, None
         return Finding("a step begins inside another one") if inside else None
 
     def completes(self, _kind: str, payload: _Event) -> Finding | None:
@@ -113,12 +128,12 @@ class _Order:
 
     def requests(self, _kind: str, payload: _Event) -> Finding | None:
         fits = not self.calling and self.step is not None and payload.get("step_id") == self.step
-        again = self.calls == 0 or (self.calls == 1 and self.result == "error" and _may_repeat(self.last))
+        again = self.calls == 0 or (self.calls == 1 and self.repeats and self.result == "error" and _may_repeat(self.last))
         self.calling = True
         self.calls += 1
         if not fits:
             return Finding("a call is requested outside of its step, or before the last one has a result")
-        return None if again else Finding("a call is requested again after a result that is certain, or for the third time")
+        return None if again else Finding(_AGAIN)
 
     def results(self, kind: str, payload: _Event) -> Finding | None:
         fits = self.calling and payload.get("step_id") == self.step
@@ -143,7 +158,7 @@ def _may_repeat(failure: _Event) -> bool:
 def unfounded_results(events: Sequence[_Event]) -> Iterator[Finding]:
     """Steps that are completed without any call on the record: what they gave cannot be rebuilt.
 
-    Only the last step of a run that was broken off may have failed before its call was requested.
+    Only in the last step of a run that was interrupted may the call not have been requested yet.
     """
     called = False
     failed_without: object = None
@@ -161,7 +176,7 @@ def unfounded_results(events: Sequence[_Event]) -> Iterator[Finding]:
                 yield _unfounded(event["payload"].get("step_id"))
             else:
                 failed_without = event["payload"].get("step_id")
-    if failed_without is not None and "reason" not in events[-1]["payload"]:
+    if failed_without is not None and events[-1]["payload"].get("reason") not in _INTERRUPTED:
         yield _unfounded(failed_without)
 
 

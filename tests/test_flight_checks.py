@@ -679,7 +679,7 @@ def order(*kinds: str, last: str = "RUN_COMPLETED", **ends: object) -> list[str]
 def test_a_step_has_one_call_and_a_second_only_after_a_failure_that_may_be_tried_again() -> None:
     begin, end = "STEP_STARTED", "STEP_COMPLETED"
     assert order(begin, "R", "+", end) == order(begin, "R", "-", "R", "+", end) == []
-    again = "a call is requested again after a result that is certain, or for the third time"
+    again = "a call is requested again after a result that is certain, on an adapter that is not idempotent, or for the third time"
     assert order(begin, "R", "+", "R", "+", end) == [f"event 4: {again}"]
     assert order(begin, "R", "-", "R", "-", "R", "+", end) == [f"event 6: {again}"]
     for name, value in (("outcome", "failed"), ("error_code", "NONZERO_EXIT")):
@@ -732,8 +732,11 @@ def test_a_step_without_a_call_has_no_result_unless_the_run_was_broken_off_there
     broken = run_of("STEP_STARTED", "STEP_COMPLETED", last="RUN_FAILED", reason="interrupted")
     broken[2]["payload"]["status"] = "error"
     assert list(unfounded_results(broken)) == []
-    broken[-1]["payload"] = {"outcome": "error"}
-    assert len(list(unfounded_results(broken))) == 1
+    broken[-1]["payload"] = {"reason": "record_interrupted"}
+    assert list(unfounded_results(broken)) == []
+    for other in ({"outcome": "error"}, {"reason": "unexpected_exception", "step_id": "s"}, {"reason": ["interrupted"]}):
+        broken[-1]["payload"] = other
+        assert len(list(unfounded_results(broken))) == 1
     later = run_of("STEP_STARTED", "STEP_COMPLETED", "STEP_STARTED", "R", "+", "STEP_COMPLETED", last="RUN_FAILED", reason="interrupted")
     later[2]["payload"]["status"] = "error"
     assert len(list(unfounded_results(later))) == 1

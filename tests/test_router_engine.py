@@ -86,7 +86,7 @@ def test_a_completed_run_returns_the_response_and_leaves_every_event(engine: Run
     }
     events = events_of(engine, "id-0")
     assert kinds(events) == [*HEAD, *STEP, *STEP, "PROVENANCE_EMITTED", "RUN_COMPLETED"]
-    assert events[0]["payload"] == {"mode": "apply", "goal": "Rotate"}
+    assert events[0]["payload"] == {"mode": "apply", "goal": "Rotate", "recorded_by": "nexus-attest"}
     assert events[1]["payload"] == {
         "adapter_id": "fake",
         "adapter_kind": "fake",
@@ -102,6 +102,7 @@ def test_a_completed_run_returns_the_response_and_leaves_every_event(engine: Run
     assert events[3]["payload"] == {
         "adapter_id": "fake",
         "adapter_digest": "sha256:" + "f" * 64,
+        "idempotent": False,
         "execution_id": "evt_d_4",
         "max_steps": 2,
         "require_capabilities": ["timeout"],
@@ -251,7 +252,7 @@ def test_a_run_without_a_fitting_adapter_is_refused(
     assert kinds(events) == ["RUN_STARTED", "PLAN_CREATED", "REQUEST_RECORDED", "PROVENANCE_EMITTED", "RUN_FAILED"]
     assert len(events[1]["payload"]["plan"]) == 2
     assert events[-1]["payload"] == {"reason": "dispatch_selection_failed", "error_code": code, "message": text, "details": {}}
-    assert events[2]["payload"]["adapter_digest"] is None
+    assert (events[2]["payload"]["adapter_digest"], events[2]["payload"]["idempotent"]) == (None, None)
     assert fake.calls == []
 
 

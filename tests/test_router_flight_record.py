@@ -188,8 +188,8 @@ def test_the_record_of_a_fixed_run_never_drifts(engine: RunEngine) -> None:
     # Golden: fixed clock and ids, made once with this code and checked against the standard library above.
     engine.run(goal="Rotation \u2013 d\u00e9j\u00e0", adapter_id="fake", dry_run=False, plan=PLAN, max_steps=2, execution_id="evt_d_4")
     record = engine.flight_record("id-0")
-    assert record["digests"]["sha256"] == "ace1656e52a6e90b1189513d33558b43a7f31c54378f4e1c74e7ba44b6e295c9"
-    assert record["integrity"]["canonical_digest"] == "sha256:488a78f2915455a1ccb67ffa48708f1f3ae491667c62b410ab95017acd730c16"
+    assert record["digests"]["sha256"] == "728c194aab2c4b91fd258b98beac05ad7c586fe5c435d98facfa66e768cdcf8f"
+    assert record["integrity"]["canonical_digest"] == "sha256:8250e9db2ffcc751f7d80915b70c54d14eceb15e7a8ace7aabacaf1f31cc8b8f"
 
 
 @settings(max_examples=60, deadline=None)

@@ -55,7 +55,8 @@ def test_the_rows_hold_the_canonical_text_of_run_records(connection: sqlite3.Con
         ("id-0", "dry_run", "caf\u00e9", "COMPLETED", "2026-01-01T00:00:00.000Z")
     ]
     rows = connection.execute("SELECT event_id, run_id, seq, type, payload_json, ts FROM events ORDER BY seq").fetchall()
-    assert rows[0] == ("id-1", "id-0", 0, "RUN_STARTED", '{"goal":"caf\\u00e9","mode":"dry_run"}', "2026-01-01T00:00:00.000Z")
+    begun = '{"goal":"caf\\u00e9","mode":"dry_run","recorded_by":"nexus-attest"}'
+    assert rows[0] == ("id-1", "id-0", 0, "RUN_STARTED", begun, "2026-01-01T00:00:00.000Z")
     assert rows[2][4] == '{"plan":[{"call":{"args":{"caf\\u00e9":1.0},"method":"list","tool":"keys"},"intent":"","step_id":"s1"}]}'
     for row in rows:
         assert row[4] == json.dumps(json.loads(row[4]), sort_keys=True, separators=(",", ":"))

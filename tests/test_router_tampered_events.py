@@ -69,14 +69,18 @@ def consistent(package: Package) -> Package:
     return package
 
 
-def made(plan: object, *answers: dict[str, object] | CallFailed, dry_run: bool = False, idempotent: bool = False) -> Package:
-    """The package of a decision that our own router ran, against a tool that gives these answers."""
+def made(
+    plan: object, *answers: dict[str, object] | Exception, dry_run: bool = False, idempotent: bool = False, cancel: bool = False
+) -> Package:
+    """The package of a decision that our own router ran, against a tool that gives these answers; `cancel`: the run ends after the last."""
     left = list(answers)
 
     def answer() -> dict[str, object]:
         given = left.pop(0)
-        if isinstance(given, CallFailed):
+        if isinstance(given, Exception):
             raise given
+        if cancel and not left:
+            engine.cancel_all()
         return given
 
     tools = NexusControlTools()
@@ -103,6 +107,8 @@ RECORDS: dict[str, Package] = {
     "went on": made({"steps": STEPS, "on_error": "continue"}, {"n": 1}, REFUSED, {"n": 3}),
     "tried again": made(STEPS[:2], {"n": 1}, LOST, {"n": 2}, idempotent=True),
     "lost": made(STEPS[:2], {"n": 1}, LOST),
+    "broken": made(STEPS, {"n": 1}, RuntimeError("a bug of the adapter")),
+    "cancelled": made(STEPS, {"n": 1}, {"n": 2}, cancel=True),
 }
 
 
@@ -139,15 +145,9 @@ def cuts(events: Events) -> Iterator[tuple[str, Events]]:
         yield f"a step twice ({start})", [*events[: end + 1], *copy.deepcopy(events[start : end + 1]), *events[end + 1 :]]
 
 
-UNSIGNED = "without REQUEST_RECORDED (3)"
-"""nexus-router writes no such event, so a record without it is one of nexus-router."""
-
 NOT_NOTICED: dict[str, set[str]] = {
-    # nexus-router goes on after a failed step, our router does not: what it did then may have been cut off.
-    "nexus-router, failed": {"without a step (7)"},
-    # An adapter may be idempotent, and then a call of which nobody knows how it ended is made once more.
-    "lost": {UNSIGNED, "call twice (9)"},
-    **{name: {UNSIGNED} for name in ("completed", "dry run", "failed", "went on", "tried again")},
+    # A run may be cancelled between any two steps, and nothing tells how many there were.
+    "cancelled": {"without a step (8)"},
 }
 """Changes that leave what some honest run leaves behind; docs/router.md lists them."""
 
@@ -167,3 +167,57 @@ def test_every_removed_doubled_or_exchanged_event_is_noticed_though_every_digest
                 passed.add(what)
     assert tried > 80
     assert passed == NOT_NOTICED.get(name, set())
+
+
+def failing(package: Package) -> dict[str, str]:
+    report = verify_flight_record(consistent(package))
+    return {check.name: check.detail or "" for check in report.checks if check.outcome is FlightOutcome.FAIL}
+
+
+def without(name: str, *kinds: str) -> Package:
+    package = copy.deepcopy(RECORDS[name])
+    package["router"]["bundle"]["events"] = [event for event in events_of(package) if event["type"] not in kinds]
+    return package
+
+
+@pytest.mark.parametrize("name", ["completed", "dry run", "failed", "went on", "tried again", "lost", "broken", "cancelled"])
+def test_a_record_of_our_own_router_without_what_was_asked_of_it_has_the_wrong_shape(name: str) -> None:
+    missing = "our own router recorded the run, but REQUEST_RECORDED, which it always writes, is missing"
+    assert missing in failing(without(name, "REQUEST_RECORDED"))["shape"]
+
+
+def test_steps_that_were_cut_off_after_a_failed_one_are_missed_where_nexus_router_goes_on() -> None:
+    package = copy.deepcopy(RECORDS["nexus-router, failed"])
+    events = events_of(package)
+    del events[7:-2]
+    assert failing(package) == {"approved_executed": "the run ended without a reason before all of its plan was begun"}
+    assert failing(copy.deepcopy(RECORDS["failed"])) == {}  # ours stops there
+
+
+def test_our_own_router_begins_no_step_after_a_failed_one_that_ends_the_run() -> None:
+    package = copy.deepcopy(RECORDS["went on"])
+    plan = package["control_bundle"]["events"][0]["payload"]
+    plan["plan"] = json.dumps(STEPS)
+    found = failing(package)
+    assert found["approved_executed"] == "a step was started after one that failed, and the plan says to stop there"
+
+
+def test_an_uncertain_call_is_made_twice_only_on_an_adapter_that_was_recorded_as_idempotent() -> None:
+    noted = next(event["payload"] for event in events_of(RECORDS["tried again"]) if event["type"] == "REQUEST_RECORDED")
+    assert noted["idempotent"] is True
+    again = "a call is requested again after a result that is certain, on an adapter that is not idempotent, or for the third time"
+    for value in (False, None, "yes", 1):
+        package = copy.deepcopy(RECORDS["tried again"])
+        next(event["payload"] for event in events_of(package) if event["type"] == "REQUEST_RECORDED")["idempotent"] = value
+        assert failing(package) == {"shape": f"event 11: {again}"}
+    package = copy.deepcopy(RECORDS["tried again"])
+    del next(event["payload"] for event in events_of(package) if event["type"] == "REQUEST_RECORDED")["idempotent"]
+    assert failing(package) == {}  # nothing says what it was
+
+
+def test_a_run_ends_in_the_step_that_was_started_last() -> None:
+    package = copy.deepcopy(RECORDS["broken"])
+    events = events_of(package)
+    start = max(number for number, event in enumerate(events) if event["type"] == "STEP_STARTED")
+    del events[start:-2]
+    assert failing(package) == {"shape": "the run ended in another step than the one that was started last"}

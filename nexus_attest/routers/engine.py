@@ -280,6 +280,7 @@ def _resolution_events(request: RunRequest, resolution: Resolution[Adapter]) -> 
     recorded: dict[str, object] = {
         "adapter_id": request.adapter_id,
         "adapter_digest": None if adapter is None else adapter.definition_digest,
+        "idempotent": None if adapter is None else bool(adapter.idempotent),
         "execution_id": request.execution_id,
         "max_steps": request.max_steps,
         "require_capabilities": list(request.require_capabilities),

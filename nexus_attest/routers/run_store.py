@@ -21,7 +21,7 @@ from nexus_control.backend import insert
 from nexus_control.database import Database
 from nexus_control.errors import StoreUnreadable
 from nexus_control.events import Clock
-from nexus_control.flight_record import Run, RunEvent, flight_record
+from nexus_control.flight_record import RECORDED_BY, Run, RunEvent, flight_record
 from nexus_control.migration import Schema
 from nexus_control.run_json import run_json
 from nexus_control.sqlite import Connection
@@ -294,7 +294,7 @@ class RunRecorder:
 
     def begin(self, mode: str, goal: str, *events: NewEvent) -> None:
         """Store the run, RUN_STARTED and the events that follow it, in one transaction."""
-        made = self._made([("RUN_STARTED", {"mode": mode, "goal": goal}), *events], 0)
+        made = self._made([("RUN_STARTED", {"mode": mode, "goal": goal, "recorded_by": RECORDED_BY}), *events], 0)
         self.run = Run(run_id=self.run_id, mode=mode, goal=goal, status="RUNNING", created_at=made[0]["ts"])
         self._store.begin(self.run, made)
         self._stored(made)

@@ -1198,7 +1198,10 @@ def shape(e: Evidence) -> Verdicts:
     yield "PROVENANCE_EMITTED" not in kinds or not set(IN_STEPS) & set(kinds[kinds.index("PROVENANCE_EMITTED") :])
     failed = bool(early) or any(payload.get("status") != "ok" for payload in e.payloads("STEP_COMPLETED"))
     yield not failed if kinds[-1] == "RUN_COMPLETED" else kinds[-1] != "RUN_FAILED" or failed or "reason" in events[-1]["payload"]
-    yield from walk_steps(events)
+    started = [None, *(payload.get("step_id") for payload in e.payloads("STEP_STARTED"))]
+    yield e.flight[-1]["payload"].get("step_id", started[-1]) == started[-1]
+    yield e.flight[0]["payload"].get("recorded_by") != "nexus-attest" or "REQUEST_RECORDED" in kinds
+    yield from walk_steps(events, all(payload.get("idempotent", True) is True for payload in e.payloads("REQUEST_RECORDED")))
 
 
 def too_long(event: Json) -> bool:
@@ -1206,7 +1209,7 @@ def too_long(event: Json) -> bool:
     return event["type"] == "RUN_FAILED" and event["payload"].get("reason") == "max_steps_exceeded"
 
 
-def walk_steps(events: list[Json]) -> Verdicts:
+def walk_steps(events: list[Json], idempotent: bool) -> Verdicts:
     """Which step is open, how its last call went, and whether one is under way."""
     step, calls, calling, last = None, 0, False, None
     for event in events:
@@ -1216,7 +1219,7 @@ def walk_steps(events: list[Json]) -> Verdicts:
             yield step is None
             step, calls, last = payload.get("step_id"), 0, None
         elif kind == "TOOL_CALL_REQUESTED":
-            yield here and not calling and (calls == 0 or (calls == 1 and uncertain(last)))
+            yield here and not calling and (calls == 0 or (calls == 1 and idempotent and uncertain(last)))
             calls, calling = calls + 1, True
         elif kind in ("TOOL_CALL_SUCCEEDED", "TOOL_CALL_FAILED"):
             yield here and calling
@@ -1322,8 +1325,10 @@ def approved_executed(e: Evidence) -> Verdicts:
     yield all(count in (None, len(started)) for count in (run.told("steps_executed"), e.response.get("steps_executed")))
     yield end != ["RUN_COMPLETED"] or len(started) == len(plan)
     yield end != ["RUN_FAILED"] or (run.end is not None and not run.completed)
-    stopped = any(payload.get("status") != "ok" for payload in e.payloads("STEP_COMPLETED")) and not goes_on(e.state.action["plan"])
-    explained = end == ["RUN_COMPLETED"] or stopped or any("reason" in event["payload"] for event in e.flight[-1:])
+    ended = [payload.get("status") for payload in e.payloads("STEP_COMPLETED")]
+    stops = bool(e.payloads("REQUEST_RECORDED")) and not goes_on(e.state.action["plan"])
+    yield not stops or "error" not in ended or len(started) <= ended.index("error") + 1
+    explained = end == ["RUN_COMPLETED"] or (stops and ended[-1:] == ["error"]) or any("reason" in event["payload"] for event in e.flight[-1:])
     yield explained or len(started) == len(plan)
 
 
@@ -1346,7 +1351,9 @@ def provenance(e: Evidence) -> Verdicts:
 
 def results(e: Evidence, dry: bool) -> Iterator[Json]:
     outputs = list[Json]()
-    for event in e.flight:
+    broken_off = e.flight[-1]["payload"].get("reason") in ("interrupted", "record_interrupted")
+    last = max((place for place, event in enumerate(e.flight) if event["type"] == "STEP_COMPLETED"), default=0)
+    for place, event in enumerate(e.flight):
         kind, payload = event["type"], event["payload"]
         if kind == "STEP_STARTED":
             outputs = []
@@ -1355,6 +1362,8 @@ def results(e: Evidence, dry: bool) -> Iterator[Json]:
         elif kind == "TOOL_CALL_FAILED":
             outputs.append({})
         elif kind == "STEP_COMPLETED":
+            if place == last and broken_off and payload["status"] == "error":
+                outputs = outputs or [{}]
             told = {"step_id": payload["step_id"], "status": payload["status"], "output": outputs[-1]}
             yield told | {"simulated": dry, "evidence": list[Json]()}
 

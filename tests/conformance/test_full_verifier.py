@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import test_allowed_events as allowed
 import test_attacks as attacks
+import test_router_tampered_events as tampered
 from evidence_testing import edited, places
 from forging import events_of, rebuilt
 
@@ -494,6 +495,17 @@ def test_records_whose_events_are_cut_doubled_and_moved_are_judged_alike(make: C
             judged += 1
     assert judged == 5 * (last + 1)
     assert failures > judged / 2
+
+
+@pytest.mark.parametrize("name", sorted(tampered.RECORDS))
+def test_records_of_every_end_of_a_run_are_judged_alike_whatever_is_cut_or_doubled(name: str) -> None:
+    genuine = tampered.RECORDS[name]
+    assert require_agreement(genuine, name, ("none",))["execution"] != "FAIL"
+    for kind in (tampered.removals, tampered.doublings, tampered.cuts):
+        for what, events in kind(tampered.events_of(genuine)):
+            package = copy.deepcopy(genuine)
+            package["router"]["bundle"]["events"] = copy.deepcopy(events)
+            require_agreement(tampered.consistent(package), what, ("none",))
 
 
 def test_records_with_every_member_of_every_event_changed_are_judged_alike() -> None:
