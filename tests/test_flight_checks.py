@@ -580,6 +580,27 @@ def without_events(package: Package, *kinds: str) -> Package:
     return package
 
 
+def test_a_failed_step_ends_the_run_of_our_own_router_and_none_of_nexus_router() -> None:
+    """Of the two steps in this record of nexus-router the first failed."""
+    request: dict[str, object] = {
+        "type": "REQUEST_RECORDED",
+        "payload": {"adapter_id": payload(vector(FAILED), "DISPATCH_SELECTED")["adapter_id"]},
+    }
+    package = vector(FAILED)
+    record(package)["events"].insert(3, {**record(package)["events"][3], **request})
+    assert outcome_of(package, "approved_executed") == ("FAIL", "a step was started after one that failed, and the plan says to stop there")
+    cut = vector(FAILED)
+    del record(cut)["events"][7:-2]
+    del record(cut)["response"]["steps_executed"]
+    early = "the run ended without a reason before all of its plan was begun"
+    assert early in str(outcome_of(cut, "approved_executed")[1])
+    record(cut)["events"].insert(3, {**record(cut)["events"][3], **request})
+    assert early not in str(outcome_of(cut, "approved_executed")[1])
+    record(cut)["events"][-1]["payload"] = {"reason": "bug_error"}
+    del record(cut)["events"][3]
+    assert early not in str(outcome_of(cut, "approved_executed")[1])
+
+
 def test_a_decision_that_holds_no_digests_leaves_their_checks_open() -> None:
     package = without_digests_in_the_decision(vector(EMBEDDED))
     assert outcome_of(package, "result_link") == ("NOT_VERIFIABLE", "the decision does not hold the digest of what the router returned")
@@ -686,6 +707,36 @@ def test_a_step_has_one_call_and_a_second_only_after_a_failure_that_may_be_tried
         events = run_of(begin, "R", "-", "R", "+", end)
         events[3]["payload"][name] = value
         assert [finding.detail for finding in misplaced_events(events)] == [f"event 4: {again}"]
+
+
+def test_a_second_call_needs_an_adapter_that_was_recorded_as_idempotent_where_that_was_recorded() -> None:
+    events = run_of("REQUEST_RECORDED", "STEP_STARTED", "R", "-", "R", "+", "STEP_COMPLETED")
+    for value, found in ((True, 0), (False, 1), (None, 1), (1, 1)):
+        events[1]["payload"]["idempotent"] = value
+        assert len(list(misplaced_events(events))) == found
+
+
+def test_a_run_that_our_own_router_recorded_has_the_request() -> None:
+    call = ("STEP_STARTED", "R", "+", "STEP_COMPLETED")
+    for opening, recorded_by, missing in (
+        (("PLAN_CREATED", "REQUEST_RECORDED"), "nexus-attest", False),
+        (("PLAN_CREATED",), "nexus-attest", True),
+        ((), "nexus-attest", True),
+        (("PLAN_CREATED",), "another", False),
+        (("PLAN_CREATED",), None, False),
+    ):
+        events = run_of(*opening, *call)
+        events[0]["payload"] = {} if recorded_by is None else {"recorded_by": recorded_by}
+        found = [finding.detail for finding in misplaced_events(events)]
+        assert found == (["our own router recorded the run, but REQUEST_RECORDED, which it always writes, is missing"] if missing else [])
+
+
+def test_a_run_ends_in_the_step_that_was_started_last() -> None:
+    call = ("STEP_STARTED", "R", "+", "STEP_COMPLETED")
+    assert order(*call, last="RUN_FAILED", reason="bug_error", step_id="s") == []
+    another = "the run ended in another step than the one that was started last"
+    for steps in (call, ()):
+        assert order(*steps, last="RUN_FAILED", reason="bug_error", step_id="s2") == [another]
 
 
 def test_what_opens_a_run_comes_once_in_its_order_and_before_the_first_step() -> None:

@@ -1328,7 +1328,9 @@ def approved_executed(e: Evidence) -> Verdicts:
     ended = [payload.get("status") for payload in e.payloads("STEP_COMPLETED")]
     stops = bool(e.payloads("REQUEST_RECORDED")) and not goes_on(e.state.action["plan"])
     yield not stops or "error" not in ended or len(started) <= ended.index("error") + 1
-    explained = end == ["RUN_COMPLETED"] or (stops and ended[-1:] == ["error"]) or any("reason" in event["payload"] for event in e.flight[-1:])
+    explained = (
+        end == ["RUN_COMPLETED"] or (stops and ended[-1:] == ["error"]) or any("reason" in event["payload"] for event in e.flight[-1:])
+    )
     yield explained or len(started) == len(plan)
 
 
