@@ -45,7 +45,7 @@ format: $(VENV)/.installed-dev ## Format the code and apply the safe fixes
 docs: $(VENV)/.installed-dev ## Regenerate what code prints (error codes, tool list, schema of adapter files), then run the documents (`test` does too)
 	@$(BIN)/python scripts/errors_table.py > docs/errors.md
 	@$(BIN)/python scripts/mcp_tools.py > docs/mcp-tools.json
-	@$(BIN)/python scripts/mcp_tools.py --cards > docs/mcp-card-tools.json
+	@$(BIN)/python scripts/mcp_tools.py --by-option > docs/mcp-tools-by-option.json
 	@$(BIN)/python scripts/adapters_schema.py > schemas/nexus-attest.adapters.v1.json
 	@$(BIN)/python scripts/witness_schema.py > schemas/nexus-attest.witness.v1.json
 	@$(BIN)/python scripts/key_tables.py

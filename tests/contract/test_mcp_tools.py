@@ -13,7 +13,7 @@ from nexus_attest.server.app import build_server, listed_tools
 from nexus_attest.server.service import Service, ServiceOptions
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
-from scripts.mcp_tools import card_listing, document, listing
+from scripts.mcp_tools import document, listing, listing_by_option
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,18 +64,30 @@ def plain(node: object, *, names: bool = False) -> object:
     return node
 
 
-@pytest.mark.parametrize(("name", "listed"), [("mcp-tools.json", listing), ("mcp-card-tools.json", card_listing)])
-def test_the_published_list_is_the_one_that_is_served(name: str, listed: Callable[[], list[dict[str, Any]]]) -> None:
+@pytest.mark.parametrize(("name", "listed"), [("mcp-tools.json", listing), ("mcp-tools-by-option.json", listing_by_option)])
+def test_the_published_list_is_the_one_that_is_served(name: str, listed: Callable[[], object]) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == document(listed()), "run `make docs` and look at the difference"
 
 
 def test_for_clients_that_show_cards_one_tool_is_linked_and_one_is_more() -> None:
-    approve, answer = card_listing()
+    approve, answer = listing_by_option()["--approval-card"]
     (plain,) = [tool for tool in listing() if tool["name"] == approve["name"]]
     assert approve.pop("_meta").keys() - plain.pop("_meta").keys() == {"ui", "ui/resourceUri"}
     assert approve == plain
     assert (answer["name"], answer["_meta"]["ui"]) == ("nexus-attest.answer_approval", {"visibility": ["app"]})
     assert answer["outputSchema"] == plain["outputSchema"]
+
+
+def test_with_a_trust_policy_acts_take_signatures_and_with_a_bound_actor_they_need_no_name() -> None:
+    plain = {tool["name"]: tool["inputSchema"] for tool in listing()}
+    signed, bound = (listing_by_option()[option] for option in ("--trust", "--actor-source"))
+    assert short([tool["name"] for tool in signed]) == ["request", "approve", "execute", "revoke_approval"]
+    for tool in signed:
+        added = tool["inputSchema"]["properties"].keys() - plain[tool["name"]]["properties"].keys()
+        assert added == {"signature"}
+    assert short([tool["name"] for tool in bound]) == [name for name in HINTS if "actor" in plain[f"nexus-attest.{name}"]["required"]]
+    for tool in bound:
+        assert [*tool["inputSchema"]["required"], "actor"] == sorted(plain[tool["name"]]["required"], key="actor".__eq__)
 
 
 @pytest.mark.parametrize("takes_signatures", [False, True])
