@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from nexus_attest.key_errors import KeyExpired, KeyNotYetValid, KeyRetired
 from nexus_attest.trust import AttestorKey, TrustPolicy
+from nexus_control.bundle_checks import stray_findings
 from nexus_control.canonical_json import canonical_json_bytes
 from nexus_control.checkpoint import SignedNote
 from nexus_control.errors import MalformedBundle, MalformedEvent
@@ -25,6 +26,9 @@ __all__ = ["ATTESTATION_VERSION", "knowledge_of"]
 
 ATTESTATION_VERSION = "0.7"
 
+_MEMBERS = frozenset({"attestation_id", "payload", "signature", "meta"})
+_SIGNED_MEMBERS = frozenset({"attestation_version", "binding_digest", "claims", "attestor", "signed_at"})
+_ATTESTOR_MEMBERS = frozenset({"id", "key_id"})
 _SIGNATURE = re.compile("[0-9A-Fa-f]{128}")
 _UNKNOWN = "a trust policy that names the key under [[attestors]]"
 
@@ -121,8 +125,14 @@ def _key_of(attestors: Iterable[AttestorKey], attestation: Mapping[str, Any]) ->
 def _attestation_findings(
     trust: TrustPolicy, attestor: AttestorKey, attestation: Mapping[str, Any], binding_digest: str
 ) -> Iterator[Finding]:
-    """An Ed25519 signature over the canonical bytes of version, binding digest, sorted claims, attestor and time."""
+    """An Ed25519 signature over the canonical bytes of version, binding digest, sorted claims, attestor and time.
+
+    Nothing else may stand where these are: whoever reads it would take it for signed.
+    """
     payload = object_field(dict(attestation), "payload", "attestation")
+    yield from stray_findings("attestation", attestation, _MEMBERS)
+    yield from stray_findings("attestation.payload", payload, _SIGNED_MEMBERS)
+    yield from stray_findings("attestation.payload.attestor", payload["attestor"], _ATTESTOR_MEMBERS)
     claims = cast("list[object]", list_field(payload, "claims", "attestation.payload"))
     if not claims or not all(isinstance(claim, str) for claim in claims):
         yield Finding("an attestation claims something: its claims are texts, and there is at least one")

@@ -214,8 +214,8 @@ def _approved_executed(subject: Subject) -> Iterator[Finding]:
     told = subject.response.get("steps_executed") if "response" in subject.record else None
     counts = {"response": told, "the decision": execution.steps_executed}
     for where, count in counts.items():
-        if count is not None and count != started:
-            yield Finding(f"{where} counts other steps than were started", str(started), f"{count!s:.40}")
+        if count is not None and not _same(count, started):
+            yield Finding(f"{where} counts other steps than were started", str(started), f"{count!r:.40}")
     yield from _plan_findings(subject, started)
 
 
@@ -231,10 +231,10 @@ def _adapter_findings(subject: Subject) -> Iterator[Finding]:
             yield Finding("steps were started, but no adapter was selected")
         return
     capabilities: object = selected.get("capabilities")
-    if any(payload.get("adapter_capabilities") != capabilities for payload in subject.of_type("TOOL_CALL_REQUESTED")):
+    if not all(_same(payload.get("adapter_capabilities"), capabilities) for payload in subject.of_type("TOOL_CALL_REQUESTED")):
         yield Finding("a call was requested with other capabilities than those of the selected adapter")
-    has = set(map(str, cast("list[object]", capabilities))) if isinstance(capabilities, list) else set[str]()
-    if missing := sorted(set(subject.policy.require_adapter_capabilities) - has):
+    has = cast("list[object]", capabilities) if isinstance(capabilities, list) else ()
+    if missing := sorted(name for name in set(subject.policy.require_adapter_capabilities) if name not in has):
         yield Finding("the adapter lacked required capabilities", ", ".join(missing))
 
 

@@ -301,6 +301,10 @@ def miscounted_steps(package: Package) -> None:
     record(package)["response"]["steps_executed"] = 1
 
 
+def counted_in_fractions(package: Package) -> None:
+    record(package)["response"]["steps_executed"] = float(len(steps_done(package)))
+
+
 def miscounted_by_the_decision(package: Package) -> None:
     control(package, "EXECUTION_COMPLETED")["steps_executed"] = 9
 
@@ -377,6 +381,7 @@ def completed_only_for_the_decision(package: Package) -> None:
         (another_step_first, ["approved_executed", "provenance"]),
         (simulated_result_of_a_real_run, ["approved_executed"]),
         (miscounted_steps, ["approved_executed"]),
+        (counted_in_fractions, ["approved_executed"]),
         (miscounted_by_the_decision, ["approved_executed"]),
         (fewer_steps_allowed, ["request_digest", "approved_executed", "provenance"]),
         (provenance_of_another_run, ["provenance"]),
@@ -800,4 +805,24 @@ def test_a_call_by_another_adapter_or_with_other_powers_is_found() -> None:
         assert f"{kind} names another adapter than the execution" in str(outcome_of(package, "approved_executed")[1])
     package = vector(EMBEDDED)
     payload(package, "TOOL_CALL_REQUESTED")["adapter_capabilities"] = []
+    assert "other capabilities" in str(outcome_of(package, "approved_executed")[1])
+
+
+def test_a_truth_is_no_number_of_steps_and_no_capability() -> None:
+    """1 == True for Python."""
+    package = vector(EMBEDDED)
+    events = record(package)["events"]
+    started = [event for event in events if event["type"] == "STEP_STARTED"]
+    events[:] = [event for event in events if event not in started[1:]]
+    for told, problem in ((1, False), (True, True), (1.0, True), ("1", True)):
+        record(package)["response"]["steps_executed"] = told
+        detail = str(outcome_of(package, "approved_executed")[1])
+        assert ("response counts other steps than were started" in detail) is problem, told
+    package = vector(EMBEDDED)
+    for event in record(package)["events"]:
+        if event["type"] in ("DISPATCH_SELECTED", "TOOL_CALL_REQUESTED"):
+            name = "capabilities" if event["type"] == "DISPATCH_SELECTED" else "adapter_capabilities"
+            event["payload"][name] = [*event["payload"][name], 1]
+    assert "other capabilities" not in str(outcome_of(package, "approved_executed")[1])
+    payload(package, "TOOL_CALL_REQUESTED")["adapter_capabilities"][-1] = True
     assert "other capabilities" in str(outcome_of(package, "approved_executed")[1])

@@ -112,6 +112,23 @@ def test_a_signature_is_128_hex_digits_and_nothing_else() -> None:
         assert told(signatures(policy(), {**made, "signature": spelled})) == [("attestation", good)]
 
 
+def test_what_an_attestation_says_besides_what_is_signed_fails_by_name() -> None:
+    """A reader would take it for signed; what stands under `meta` says by its place that it is not."""
+    made = {**attestation(), "attestation_id": "att_1", "meta": {"role": "auditor"}}
+    assert told(signatures(policy(), made)) == [("attestation", True)]
+    payload: dict[str, Any] = made["payload"]
+    added = {"approved": True}
+    for where, changed in {
+        "attestation": {**made, **added},
+        "attestation.payload": {**made, "payload": {**payload, **added}},
+        "attestation.payload.attestor": {**made, "payload": {**payload, "attestor": {**payload["attestor"], **added}}},
+    }.items():
+        layer = signatures(policy(), changed)
+        assert told(layer) == [("attestation", False)]
+        assert f"{where} has a member 'approved', which the format does not have" in str(layer.checks[-1].detail), layer.checks[-1]
+    assert told(signatures(policy(), attestation(approved=True))) == [("attestation", False)]
+
+
 def test_an_attestation_signed_after_its_key_was_retired_fails() -> None:
     assert told(signatures(policy(public(BOT, retired_at=SIGNED_AT)), attestation())) == [("attestation", False)]
 

@@ -988,6 +988,8 @@ def attestation(e: Evidence) -> Verdicts:
         for key in known:
             signed = {name: payload[name] for name in ("attestation_version", "binding_digest", "signed_at")}
             signed |= {"claims": sorted(payload["claims"]), "attestor": {name: key[name] for name in ("id", "key_id")}}
+            names = {**dict.fromkeys(signed, anything), "attestor": texts("id key_id")}
+            yield fits(entry, {"payload": names, "signature": str, "attestation_id-": anything, "meta-": anything})
             yield signed["attestation_version"] == "0.7" and len(payload["claims"]) > 0 and fits(payload["claims"], [str])
             yield raw(payload["binding_digest"]) == raw(e.package["integrity"]["binding_digest"])
             yield valid(key, moment(payload["signed_at"])) and " " not in entry["signature"]
@@ -1322,7 +1324,7 @@ def approved_executed(e: Evidence) -> Verdicts:
     yield len(started) <= asked.get("max_steps", len(started))
     yield all(same(payload.get("call"), steps.get(payload.get("step_id"))) for payload in calls)
     yield all(payload.get("simulated") is run.dry for payload in e.payloads("TOOL_CALL_SUCCEEDED"))
-    yield all(count in (None, len(started)) for count in (run.told("steps_executed"), e.response.get("steps_executed")))
+    yield all(count is None or same(count, len(started)) for count in (run.told("steps_executed"), e.response.get("steps_executed")))
     yield end != ["RUN_COMPLETED"] or len(started) == len(plan)
     yield end != ["RUN_FAILED"] or (run.end is not None and not run.completed)
     ended = [payload.get("status") for payload in e.payloads("STEP_COMPLETED")]
