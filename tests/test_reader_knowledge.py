@@ -114,10 +114,9 @@ def test_a_signature_is_128_hex_digits_and_nothing_else() -> None:
 
 def test_what_an_attestation_says_besides_what_is_signed_fails_by_name() -> None:
     """A reader would take it for signed; what stands under `meta` says by its place that it is not."""
-    made = {**attestation(), "attestation_id": "att_1", "meta": {"role": "auditor"}}
+    made: dict[str, Any] = {**attestation(), "attestation_id": "att_1", "meta": {"role": "auditor"}}
     assert told(signatures(policy(), made)) == [("attestation", True)]
-    payload: dict[str, Any] = made["payload"]
-    added = {"approved": True}
+    payload, added = made["payload"], {"approved": True}
     for where, changed in {
         "attestation": {**made, **added},
         "attestation.payload": {**made, "payload": {**payload, **added}},
