@@ -858,6 +858,27 @@ def test_a_backend_that_is_not_known_is_a_gap_and_evidence_that_is_no_json_a_fai
     assert nothing.judge(witness_proof(world)).failed == ["receipt"]
 
 
+def test_of_more_evidence_than_is_judged_the_rest_is_a_gap_whatever_the_first_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[object] = []
+    real: Any = proof_check.judge_evidence
+
+    def counted(evidence: object, trust: TrustPolicy) -> witness.Testimony:
+        judged.append(evidence)
+        return real(evidence, trust)
+
+    monkeypatch.setattr(proof_check, "judge_evidence", counted)
+    monkeypatch.setattr(witness, "_MOST_EVIDENCE", 2)
+    world = witnessed()
+    good = witness_proof(world)
+    proofs = [good, *({**good, "evidence": {"number": number}} for number in range(3)), good]
+    checks, gaps = judge_witnesses(policy(world), proofs, intent(0).binding_digest)
+    assert [check.name for check in checks if not check.ok] == ["form_2"]
+    assert [gap.what for gap in gaps] == ["evidence of witnesses beyond the first 100 pieces was not judged"]
+    assert len(judged) == 2, "the first once, although it comes again"
+    assert [check.name for check in checks if check.name.startswith("receipt")] == ["receipt_1", "receipt_5"]
+    assert judge_witnesses(policy(world), proofs[:2], intent(0).binding_digest)[1] == []
+
+
 def test_a_key_of_another_length_and_an_object_that_is_too_long_are_refused() -> None:
     assert not verify_payload("02" * 32, b"x", b"x")
     with pytest.raises(ProofRefused, match="more than 4096 bytes"):

@@ -28,6 +28,11 @@ __all__ = ["WITNESS_PROOF_TYPE", "EvidenceJudge", "Level", "Testimony", "Verdict
 
 WITNESS_PROOF_TYPE = "nexus.witness/1"
 
+_MOST_EVIDENCE = 100
+"""Pieces that are judged of one case file: each may take a second, and a file of the size that is read has room for ten thousands."""
+
+_TOO_MUCH = Gap(f"evidence of witnesses beyond the first {_MOST_EVIDENCE} pieces was not judged", "a case file with less of it")
+
 
 class Level(StrEnum):
     """Who must be believed."""
@@ -157,12 +162,14 @@ class Verdict:
 class WitnessJudge:
     """Judges witness proofs for a reader with this trust policy. Evidence that comes again is judged once.
 
-    `backends` are judges of evidence by the name of their backend, instead of the ones that there are.
+    `backends` are judges of evidence by the name of their backend, instead of the ones that there are. Of more than `most` pieces of
+    evidence, where that is not None, the others are not judged: a gap.
     """
 
-    def __init__(self, trust: TrustPolicy, backends: Mapping[str, EvidenceJudge] | None = None) -> None:
+    def __init__(self, trust: TrustPolicy, backends: Mapping[str, EvidenceJudge] | None = None, *, most: int | None = None) -> None:
         self._trust = trust
         self._backends = backends
+        self._most = most
         self._judged: dict[tuple[str, str], Testimony] = {}
 
     def testimony(self, backend: str, evidence: dict[str, Any] | None) -> Testimony:
@@ -172,6 +179,8 @@ class WitnessJudge:
         except (TypeError, ValueError) as problem:
             return Testimony(level=None, checks=(_failed("form", f"the evidence is no canonical JSON: {problem!s:.200}"),))
         if key not in self._judged:
+            if len(self._judged) == self._most:
+                return Testimony(level=None, gaps=(_TOO_MUCH,))
             judge = _backend(backend) if self._backends is None else self._backends.get(backend)
             self._judged[key] = _unknown(backend) if judge is None else judge(evidence, self._trust)
         return self._judged[key]
@@ -216,9 +225,10 @@ def _verdict(testimony: Testimony) -> Verdict:
 def judge_witnesses(trust: TrustPolicy, proofs: Sequence[dict[str, Any]], binding_digest: str) -> tuple[list[VerificationCheck], list[Gap]]:
     """Judge the witness proofs of a case file, whose package has this binding digest (prefixed).
 
-    One proof that shows what the policy demands is enough: what others lack is then only told. What is wrong in any of them fails.
+    One proof that shows what the policy demands is enough: what others lack is then only told. What is wrong in any of them fails, and so
+    what was not judged at all is a gap in any case.
     """
-    judge = WitnessJudge(trust)
+    judge = WitnessJudge(trust, most=_MOST_EVIDENCE)
     verdicts = [judge.judge(proof, binding_digest=binding_digest) for proof in proofs]
     enough = any(verdict.level is not None and not verdict.gaps for verdict in verdicts)
     checks: list[VerificationCheck] = []
@@ -226,7 +236,7 @@ def judge_witnesses(trust: TrustPolicy, proofs: Sequence[dict[str, Any]], bindin
     for number, verdict in enumerate(verdicts, 1):
         suffix = "" if len(verdicts) == 1 else f"_{number}"
         checks += [VerificationCheck(check.name + suffix, check.ok, check.expected, check.actual, check.detail) for check in verdict.checks]
-        gaps += [] if enough else [gap for gap in verdict.gaps if gap not in gaps]
+        gaps += [gap for gap in verdict.gaps if gap not in gaps and (gap is _TOO_MUCH or not enough)]
     return checks, gaps
 
 
