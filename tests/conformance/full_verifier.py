@@ -1231,8 +1231,12 @@ def walk_steps(events: list[Json], idempotent: bool) -> Verdicts:
             yield here and not calling and result in (None, payload.get("status"))
             step = None
         elif kind == "PROVENANCE_EMITTED":
-            yield step is None
-    yield step is None and not calling
+            yield step is None or calling
+    told = events[-1]["payload"]
+    if calling and told.get("reason") == "interrupted":
+        yield "nobody knows how the last call ended"
+    else:
+        yield not calling and (step is None or "reason" in told)
 
 
 def uncertain(result: Json) -> bool:

@@ -508,6 +508,17 @@ def test_records_of_every_end_of_a_run_are_judged_alike_whatever_is_cut_or_doubl
             require_agreement(tampered.consistent(package), what, ("none",))
 
 
+@pytest.mark.parametrize("reason", ["interrupted", "bug_error"])
+@pytest.mark.parametrize("last", range(3, 12))
+def test_records_of_nexus_router_that_break_off_anywhere_are_judged_alike(last: int, reason: str) -> None:
+    package = failed()
+    events = package["router"]["bundle"]["events"]
+    kept = [*events[:last], {**events[-1], "payload": {"reason": reason}}]
+    for proven in (False, True):
+        package["router"]["bundle"]["events"] = [*kept[:-1], *([events[-2]] if proven else []), kept[-1]]
+        require_agreement(tampered.consistent(copy.deepcopy(package)), last, ("none",))
+
+
 def test_records_with_every_member_of_every_event_changed_are_judged_alike() -> None:
     """Removed, and replaced by something of another type, in turn; with all digests recomputed."""
     package, judged = embedded(), 0
