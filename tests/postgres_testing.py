@@ -132,7 +132,10 @@ class PostgresServer:
     def kill(self) -> None:
         """End it and all its processes as a power failure would, without a word to anybody."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            # Each of them is in a session of its own, and would outlive the postmaster long enough for a commit.
+            os.kill(self.pid, signal.SIGSTOP)  # from now on it starts no more
+            for process in (self.pid, *_children(self.pid)):
+                os.kill(process, signal.SIGKILL)
             self._process.wait(30)
             self._process = None
             self._forget_memory()
@@ -194,6 +197,12 @@ def _unprivileged() -> dict[str, Any]:
             continue
         return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     unavailable("PostgreSQL refuses to run as root, and there is no user postgres or nobody")
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process started and that have not been waited for, where the system tells (proc(5))."""
+    told = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in told.read_text().split()] if told.exists() else []
 
 
 def _end_with_parent() -> None:
