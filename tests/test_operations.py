@@ -666,6 +666,9 @@ def test_backup_and_restore_say_what_they_did(cli: Here) -> None:
     assert "nexus-attest log verify --checkpoint FILE" in out
     assert "nexus-attest doctor" in out
     cli.db.unlink()
+    assert cli.json("backup", "c.db", code=2)["code"] == "STORE_MOVED_ASIDE"
+    (aside,) = cli.db.parent.glob("*.replaced")
+    aside.rename("elsewhere.db")
     assert cli.json("backup", "c.db", code=2)["code"] == "STORE_NOT_FOUND"
     tamper(Path("b.db"))
     assert cli.json("backup", "c.db", "--db", "b.db", code=2)["code"] == "BACKUP_UNSOUND"

@@ -44,7 +44,7 @@ class StoreMissing(InputError):
 
 
 class StoreMovedAside(StoreMissing):
-    """There is no store at this path, because `restore --replace` moved it aside and did not come to its end."""
+    """There is no store at this path, but one that `restore --replace` moved aside from there; none is begun in its place."""
 
     code = "STORE_MOVED_ASIDE"
 
