@@ -36,6 +36,7 @@ __all__ = [
     "http_server",
     "in_process",
     "lines",
+    "replacement",
     "server_command",
     "server_environment",
 ]
@@ -225,3 +226,11 @@ async def error_of(client: Client, tool: str, **arguments: Any) -> dict[str, Any
     error: dict[str, Any] = result.meta[ERROR_KEY]
     assert block.text.startswith(f"{error['code']}: ")
     return {**error, "text": block.text}
+
+
+def replacement(folder: Path, request_id: str) -> str:
+    """A bundle of another action under the id of a decision."""
+    with DecisionStore(folder / "replacement.db", new_id=lambda: request_id) as store:
+        tools = NexusControlTools(store)
+        assert tools.request(goal="Something else", actor=ALICE, mode="apply", plan="[]").success
+        return tools.export_bundle(request_id).data["canonical_json"]

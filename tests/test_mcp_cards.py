@@ -18,10 +18,11 @@ from cli_testing import CommandLine
 from jsonschema import Draft202012Validator, ValidationError
 from mcp import Client, MCPError
 from mcp.client.extension import ClientExtension
-from mcp_testing import ALICE, BOB, CONNECTIONS, HELLO, Lines, answer, connected, error_of, lines
+from mcp_testing import ALICE, BOB, CONNECTIONS, HELLO, Lines, answer, connected, error_of, in_process, lines, replacement
 from node_testing import ROOT, npm_folder
 from tasks_testing import Tasks
 
+from nexus_attest.server.app import build_server
 from nexus_attest.server.card_page import CARD_HTML
 from nexus_attest.server.cards import CARD_KEY, CARD_URI, EXTENSION
 from nexus_attest.server.errors import ServerConfigError
@@ -257,6 +258,34 @@ async def test_a_ticket_is_good_for_one_answer_to_the_question_that_was_shown(tm
         with DecisionStore(tmp_path / "decisions.db") as store:
             assert NexusControlTools(store).revoke_approval(request_id, BOB).success
         assert (await carded(client, request_id))["ticket"] != card["ticket"], "what was taken back needs another answer"
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_yes_on_a_card_is_never_recorded_for_an_action_that_takes_the_place_of_the_one_there(tmp_path: Path, mode: str) -> None:
+    with in_process(tmp_path, extra_tools=True) as service:
+        offering(service)
+        approve, overwriting = service.tools.approve, threading.Event()
+
+        def overwrite() -> None:
+            with DecisionStore(tmp_path / "decisions.db") as store:
+                assert NexusControlTools(store).import_bundle(bundle, conflict_mode="overwrite").success
+            overwriting.set()
+
+        def slow(*args: Any, **given: Any) -> Any:
+            threading.Thread(target=overwrite).start()
+            overwriting.wait(0.3)  # which it would have done by now, if it were not made to wait
+            return approve(*args, **given)
+
+        service.tools.approve = slow  # pyright: ignore[reportAttributeAccessIssue]
+        async with Client(build_server(service), mode=mode, extensions=[Cards()]) as client:
+            request_id = await requested(client)
+            bundle = replacement(tmp_path, request_id)
+            card = await carded(client, request_id)
+            said = await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
+            assert (said.structured_content or {})["is_approved"] is True, "of the action that was shown"
+            assert overwriting.wait(20)
+            standing = await answer(client, "status", request_id=request_id)
+            assert (standing["goal"], standing["active_approvals"]) == ("Something else", 0)
 
 
 @pytest.mark.parametrize(

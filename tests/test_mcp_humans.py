@@ -29,12 +29,13 @@ from mcp_testing import (
     error_of,
     in_process,
     lines,
+    replacement,
     server_command,
     server_environment,
 )
 
 from nexus_attest.keys import decoded_seed
-from nexus_attest.server.actors import ConfigActor, FourEyes
+from nexus_attest.server.actors import BoundActor, ConfigActor, FourEyes
 from nexus_attest.server.app import build_server
 from nexus_attest.server.humans import QUESTION, HumanAsker
 from nexus_attest.server.service import Service
@@ -338,6 +339,64 @@ async def test_an_answer_is_good_for_its_own_question_only(asked: Asked) -> None
     replayed = await call(first, again.request_state)
     assert QUESTION in replayed.input_requests, "what was taken back needs another yes"
     assert (await answer(client, "status", request_id=first))["active_approvals"] == 0
+
+
+def while_it_is_asked(service: Service, request_id: str, folder: Path, happens: str) -> None:
+    """What somebody else does in between."""
+    if happens == "replaced":
+        assert service.tools.import_bundle(replacement(folder, request_id), conflict_mode="overwrite").success
+    else:
+        assert service.tools.approve(request_id, BOB).success
+        assert service.tools.revoke_approval(request_id, BOB).success
+
+
+@pytest.mark.parametrize("happens", ["replaced", "approved and revoked"])
+async def test_a_yes_is_good_for_what_was_shown_whatever_happens_while_the_person_reads(tmp_path: Path, mode: str, happens: str) -> None:
+    questions: list[str] = []
+
+    async def reads(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        assert context.request_id is not None
+        questions.append(params.message)
+        if len(questions) == 2:
+            return ElicitResult(action="decline")
+        while_it_is_asked(service, request_id, tmp_path, happens)
+        return yes().answer
+
+    with in_process(tmp_path) as service:
+        always(service)
+        async with Client(build_server(service), mode=mode, elicitation_callback=reads) as client:
+            request_id = await requested(client)
+            error = await error_of(client, "approve", request_id=request_id, actor=BOB)
+            # In the stateless era an answer to another question is none, and the person is asked again.
+            assert (error["code"], len(questions)) == (("ACTION_CHANGED", 1) if mode == "legacy" else ("HUMAN_DECLINED", 2))
+            standing = await answer(client, "status", request_id=request_id)
+            assert (standing["active_approvals"], standing["is_approved"]) == (0, False)
+    goals = ["Goal: Rotate the key", "Goal: Something else" if happens == "replaced" else "Goal: Rotate the key"]
+    assert [question.splitlines()[1] for question in questions] == goals[: len(questions)]
+
+
+@pytest.mark.parametrize("happens", ["replaced", "approved and revoked"])
+async def test_between_the_last_look_and_the_approval_nothing_can_happen(
+    tmp_path: Path, mode: str, happens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    look = HumanAsker.question
+
+    def slow(asker: HumanAsker, arguments: dict[str, Any], who: BoundActor) -> tuple[str, str]:
+        found = look(asker, arguments, who)
+        looked.append(found[1])
+        if len(looked) == (1 if mode == "legacy" else 2):  # with an answer, so it goes on to the approval
+            while_it_is_asked(service, request_id, tmp_path, happens)
+        return found
+
+    monkeypatch.setattr(HumanAsker, "question", slow)
+    with in_process(tmp_path) as service:
+        always(service)
+        async with Client(build_server(service), mode=mode, elicitation_callback=yes()) as client:
+            request_id = await requested(client)
+            assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == "ACTION_CHANGED"
+            assert (await answer(client, "status", request_id=request_id))["active_approvals"] == 0
+            assert (await answer(client, "approve", request_id=request_id, actor=BOB))["current_approvals"] == 1
 
 
 @pytest.mark.parametrize("connection", CONNECTIONS)

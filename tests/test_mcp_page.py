@@ -14,7 +14,7 @@ import pytest
 from mcp import Client, MCPError
 from mcp.client.context import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitRequestURLParams, ElicitResult
-from mcp_testing import ALICE, BOB, CONNECTIONS, answer, connected, error_of, in_process, lines
+from mcp_testing import ALICE, BOB, CONNECTIONS, answer, connected, error_of, in_process, lines, replacement
 from tasks_testing import Tasks, cancel, deferred, get
 
 from nexus_attest.server.app import build_server
@@ -328,6 +328,29 @@ async def test_a_yes_that_could_not_be_recorded_is_recorded_by_the_next_call(
             assert (await anyio.to_thread.run_sync(httpx.get, url)).status_code == 404, "the question has its place no more"
             assert service.tools.revoke_approval(**arguments).success
             assert (await error_of(client, "approve", **arguments))["code"] == "APPROVAL_PENDING", "it was good for one approval"
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_yes_on_the_page_is_not_recorded_for_an_action_that_took_the_place_of_the_one_there(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(tmp_path) as service:
+        async with with_page(service), Client(build_server(service), mode=mode) as client:
+            request_id = asked(service)
+            arguments: dict[str, Any] = {"request_id": request_id, "actor": BOB}
+            url = (await error_of(client, "approve", **arguments))["url"]
+            await anyio.to_thread.run_sync(answered, url, "yes")
+            heard = ApprovalPage.answer
+
+            async def slow(page: ApprovalPage, state: str, seconds: float = 0) -> bool | None:
+                assert service.tools.import_bundle(replacement(tmp_path, request_id), conflict_mode="overwrite").success
+                return await heard(page, state, seconds)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(ApprovalPage, "answer", slow)
+                assert (await error_of(client, "approve", **arguments))["code"] == "ACTION_CHANGED"
+            assert (await answer(client, "status", request_id=request_id))["active_approvals"] == 0
+            assert (await error_of(client, "approve", **arguments))["url"] != url
 
 
 async def test_a_yes_that_a_task_could_not_record_is_recorded_when_it_is_asked_for_again(

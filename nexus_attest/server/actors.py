@@ -26,14 +26,16 @@ _SELF_APPROVAL = Rule(actions=frozenset({"approve"}), self_approval=False)
 class BoundActor:
     """Who acts, how that is known, and through which channel it came (such as `mcp-http`); all of it goes into the event.
 
-    `signature` is the DSSE envelope of a signed statement (`nexus_control.identity`), where there is one. `recorded` is called once what
-    this actor does is in the store.
+    `signature` is the DSSE envelope of a signed statement (`nexus_control.identity`), where there is one. `unchanged`, where a person was
+    asked, is called inside the transaction that records the act, and raises a NexusError where that is not what was shown. `recorded` is
+    called once what this actor does is in the store.
     """
 
     actor: Actor
     assurance: Assurance
     channel: str
     signature: Mapping[str, Any] | str | None = None
+    unchanged: Callable[[], None] | None = None
     recorded: Callable[[], None] = lambda: None
 
     def identity(self) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from nexus_control.errors import ActionChanged, InvalidPlan, NexusError, PlanNot
 from nexus_control.integrity import content_digest
 from nexus_control.markdown import printable
 from nexus_control.plan import parse_plan
+from nexus_control.tool import ToolResult
 
 if TYPE_CHECKING:
     from nexus_attest.server.service import Service
@@ -180,22 +181,31 @@ class ApprovalCards:
         """What comes of an answer to a question, if it is still the one that was shown."""
         try:
             who = self._service.actors.bind(context, ticket.arguments.get("actor"))
-            shown = await self._shown(ticket.arguments, who)
-            if shown.state != ticket.state:
-                raise ActionChanged("what is asked was changed since the card was made")
             if not yes:
+                await anyio.to_thread.run_sync(self._unchanged, ticket, who, limiter=self._service.store_threads)
                 ticket.no = True
                 raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
-            return await self._approve(confirmed(who, f"app {client_name(context)}", shown.text), ticket.arguments)
+            approve = partial(self._approve, ticket, who, f"app {client_name(context)}")
+            try:
+                result = await anyio.to_thread.run_sync(self._service.undivided, approve, limiter=self._service.store_threads)
+            finally:
+                self._service.changed()
         except NexusError as error:
             return refusal(error)
-
-    async def _approve(self, who: BoundActor, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        given = {name: arguments.get(name) for name in ("request_id", "comment", "expires_at")}
-        approve = partial(self._service.tools.approve, **given, actor=who.actor, **who.identity())
-        result = await anyio.to_thread.run_sync(approve, limiter=self._service.store_threads)
-        self._service.changed()
         return success(result.data, compact(result.data)) if result.success else failure(result.code or "", result.error or "")
+
+    def _unchanged(self, ticket: _Ticket, who: BoundActor) -> _Shown:
+        """What the card shows. Raises ActionChanged when that is not what it showed."""
+        shown = self._facts(ticket.arguments, who)
+        if shown.state != ticket.state:
+            raise ActionChanged("what is asked was changed since the card was made")
+        return shown
+
+    def _approve(self, ticket: _Ticket, who: BoundActor, channel: str) -> ToolResult:
+        """Record a yes to what the card shows; in a transaction."""
+        given = {name: ticket.arguments.get(name) for name in ("request_id", "comment", "expires_at")}
+        who = confirmed(who, channel, self._unchanged(ticket, who).text)
+        return self._service.tools.approve(**given, actor=who.actor, **who.identity())
 
     def _ticket(self, state: str, mine: str, arguments: Mapping[str, Any]) -> tuple[str, _Ticket] | None:
         """The open question with this state, or a new one.

@@ -33,6 +33,7 @@ from nexus_attest.server.actors import BoundActor
 from nexus_attest.server.errors import ApprovalPending, HumanDeclined, HumanRequired
 from nexus_attest.server.page import ApprovalPage
 from nexus_control.decision import Decision
+from nexus_control.errors import ActionChanged
 from nexus_control.events import Actor, EventType
 from nexus_control.identity import parse_identity
 from nexus_control.judgement import judge_approval, judge_identity
@@ -115,7 +116,7 @@ class HumanAsker:
         if not said:
             who.recorded()  # a no is told, and that is all
             raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
-        return confirmed(who, channel, question)
+        return replace(confirmed(who, channel, question), unchanged=partial(self.require_unchanged, arguments, who, state))
 
     async def _by_form(
         self, context: ServerRequestContext[Any], params: CallToolRequestParams, question: str, state: str, command: str
@@ -202,6 +203,15 @@ class HumanAsker:
         generation, _ = self.tools.store.origin(decision.decision_id)
         acts = sum(event.event_type in _APPROVAL_ACTS and event.actor["id"] == who.actor.id for event in decision.events)
         return question, f"{_digest(question)} {generation}.{acts}"
+
+    def require_unchanged(self, arguments: Mapping[str, Any], who: BoundActor, state: str) -> None:
+        """Raise ActionChanged unless a yes to the question with this state is still good: in the transaction that records it.
+
+        While a person reads, anything can happen: an import in the place of the decision, an approval, and its revocation. `who` is the
+        actor that the question was made for. Raises what an approval would, too.
+        """
+        if self.question(arguments, who)[1] != state:
+            raise ActionChanged("what is asked was changed since it was shown")
 
     async def _asked(self, question: Callable[[], Awaitable[ElicitResult]], command: str) -> ElicitResult:
         """The answer of a client of the handshake era."""

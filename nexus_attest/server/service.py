@@ -175,6 +175,25 @@ class Service:
             raise UnknownAdapter(f"there is no adapter {adapter_id!r:.200}; there are {', '.join(self.adapters)}")
         return self.tools.execute(**arguments, router=announced(self.router))
 
+    def undivided(self, act: Callable[[], ToolResult]) -> ToolResult:
+        """What `act` does, in one transaction with all that it looks at before; nothing is recorded where it fails or raises."""
+        try:
+            with self.tools.store.transaction():
+                result = act()
+                if not result.success:  # what has failed in here has undone the whole block
+                    raise _Undone(result)
+                return result
+        except _Undone as undone:
+            return undone.result
+
+
+class _Undone(Exception):
+    """Leaves a transaction without a commit."""
+
+    def __init__(self, result: ToolResult) -> None:
+        super().__init__()
+        self.result = result
+
 
 class CallHandler:
     """Answers the calls of one tool."""
@@ -221,7 +240,7 @@ class CallHandler:
                 arguments = {**arguments, "actor": who.actor, **(who.identity() if self.spec.records_identity else {})}
         except NexusError as error:
             return refusal(error)
-        answer = await self._done(context, arguments)
+        answer = await self._done(context, arguments, None if who is None else who.unchanged)
         if who is not None and "isError" not in answer:
             who.recorded()
         return answer
@@ -243,13 +262,15 @@ class CallHandler:
                     return found
             raise
 
-    async def _done(self, context: ServerRequestContext[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    async def _done(
+        self, context: ServerRequestContext[Any], arguments: Mapping[str, Any], unchanged: Callable[[], None] | None
+    ) -> dict[str, Any]:
         if self.spec.place == "run":
             return await self._run(context, arguments)
         if self.spec.place == "loop":
             return await self._read(arguments)
         try:
-            return await anyio.to_thread.run_sync(self._answer, arguments, limiter=self._service.store_threads)
+            return await anyio.to_thread.run_sync(self._answer, arguments, unchanged, limiter=self._service.store_threads)
         finally:
             if not self.spec.read_only:
                 self._service.changed()
@@ -297,10 +318,19 @@ class CallHandler:
                 self._service.changed()
         return answers[0]
 
-    def _answer(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The engine's result on the wire. In a thread for tools that work there."""
+    def _answer(self, arguments: Mapping[str, Any], unchanged: Callable[[], None] | None = None) -> dict[str, Any]:
+        """The engine's result on the wire. In a thread for tools that work there.
+
+        `unchanged` is called before, with nothing committed between it and the act.
+        """
+
+        def act() -> ToolResult:
+            if unchanged is not None:
+                unchanged()
+            return self._perform(arguments)
+
         try:
-            result = self._perform(arguments)
+            result = act() if unchanged is None else self._service.undivided(act)
         except NexusError as error:
             return refusal(error)
         if not result.success:
