@@ -151,6 +151,21 @@ async def test_a_question_is_open_for_a_while(listener: socket.socket) -> None:
     assert address(page) != url
 
 
+async def test_an_answer_is_kept_as_long_as_a_question_from_when_it_was_given(page: ApprovalPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = anyio.current_time()
+    monkeypatch.setattr("anyio.current_time", lambda: now)
+    url = address(page)
+    now += 599
+    async with browser(page) as client:
+        told = (await client.post(url, data={**form_of((await client.get(url)).text), "answer": "yes"})).text
+        assert "recorded when your assistant goes on: within 10 minutes, and while this server runs" in told
+        now += 599
+        assert await page.answer("state") is True
+        now += 2
+        assert await page.answer("state") is None
+        assert (await client.get(url)).status_code == 404
+
+
 async def test_no_number_of_further_questions_pushes_one_out_that_is_open_or_answered(page: ApprovalPage) -> None:
     answered, waiting = page.address_of("answered", TEXT) or "", page.address_of("open", TEXT) or ""
     async with browser(page) as client:

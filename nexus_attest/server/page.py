@@ -1,8 +1,9 @@
 """A page on this machine where a person answers a question, for clients that cannot put it to their users themselves.
 
-Each question has an address of its own, which is as hard to guess as a key and good for ten minutes and one answer. Looking at it answers
-nothing: only its own form does. Pages of other sites cannot read it, frame it, or send its form. As with the command line, who answers is
-whoever sits at this machine: the page proves no more than that, and the event says `page`.
+Each question has an address of its own, which is as hard to guess as a key and good for ten minutes and one answer. An answer is kept for
+ten minutes more, in memory: it is lost with the server. Looking at a page answers nothing: only its own form does. Pages of other sites
+cannot read it, frame it, or send its form. As with the command line, who answers is whoever sits at this machine: the page proves no more
+than that, and the event says `page`.
 """
 
 import secrets
@@ -47,7 +48,7 @@ class _Question:
 
 
 class ApprovalPage:
-    """The questions that are open, served on `listener`, a socket on 127.0.0.1; each is open for so many seconds."""
+    """The questions that are open, served on `listener`, a socket on 127.0.0.1; each is open for so many seconds, as its answer is kept."""
 
     def __init__(self, listener: socket.socket, seconds: float = OPEN_SECONDS) -> None:
         self.listener = listener
@@ -135,9 +136,10 @@ class ApprovalPage:
         if not (len(key) == len(said) == 1 and compare_digest(key[0].encode(), found.form_key.encode()) and said[0] in ("yes", "no")):
             return _page(HTTPStatus.FORBIDDEN, "This is not the form of this page.")
         if found.yes is None:  # nothing is waited for between this and the next line
-            found.yes = said[0] == "yes"
+            found.yes, found.until = said[0] == "yes", anyio.current_time() + self._seconds
             found.answered.set()
-        told = "You approved. It is recorded when your assistant goes on." if found.yes else "You refused. Nothing is approved."
+        kept = f"within {self._seconds / 60:g} minutes, and while this server runs"
+        told = f"You approved. It is recorded when your assistant goes on: {kept}." if found.yes else "You refused. Nothing is approved."
         return _page(HTTPStatus.OK, f"{told} You can close this page.")
 
 
