@@ -198,7 +198,7 @@ async def test_all_who_wait_hear_the_answer(page: ApprovalPage) -> None:
 
 async def test_the_question_of_a_task_is_withdrawn_with_the_last_task_that_waits_for_it(page: ApprovalPage) -> None:
     url = page.address_of("state", TEXT, "one") or ""
-    assert page.address_of("state", TEXT, "two") == url == address(page)
+    assert page.address_of("state", TEXT, "two") == url == page.address_of("state", TEXT, None)
     page.address_of("another", TEXT, "three")
     async with browser(page) as client:
         for task, status in (("four", 200), ("one", 200), ("one", 200), ("two", 404)):
@@ -399,6 +399,28 @@ async def test_nobody_is_asked_any_more_what_a_task_waited_for(tmp_path: Path, e
             said = await anyio.to_thread.run_sync(lambda: httpx.post(url, data={**form, "answer": "yes"}))
             assert said.status_code == 404
             assert (await get(client, task["taskId"]))["status"] == ("cancelled" if end == "cancelled" else "completed")
+
+
+@pytest.mark.parametrize("opens", [False, True])
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.usefixtures("no_forms")
+async def test_an_answer_that_a_call_waits_for_too_stays_when_a_task_is_cancelled(tmp_path: Path, mode: str, opens: bool) -> None:
+    with in_process(tmp_path) as service:
+        server, person = build_server(service), Person()
+        person.action, person.says = "cancel", None
+        async with (
+            with_page(service),
+            Client(server, mode=mode, elicitation_callback=person if opens else None) as plain,
+            Client(server, extensions=[Tasks()]) as client,
+        ):
+            arguments: dict[str, Any] = {"request_id": asked(service), "actor": BOB}
+            url = (await error_of(plain, "approve", **arguments))["url"]
+            task = await deferred(client, "approve", **arguments)
+            assert task["_meta"][ERROR_KEY]["url"] == url
+            await anyio.to_thread.run_sync(answered, url, "yes")
+            await cancel(client, task["taskId"])
+            assert (await answer(plain, "approve", **arguments))["is_approved"] is True
+            assert (await anyio.to_thread.run_sync(httpx.get, url)).status_code == 404
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from nexus_attest.server.actors import BoundActor
 from nexus_attest.server.errors import ApprovalPending, HumanDeclined, HumanRequired
 from nexus_attest.server.page import ApprovalPage
+from nexus_attest.server.tasks import takes_tasks
 from nexus_control.decision import Decision
 from nexus_control.errors import ActionChanged
 from nexus_control.events import Actor, EventType
@@ -145,7 +146,7 @@ class HumanAsker:
         page = cast("ApprovalPage", self.page)
         if (said := await page.answer(state)) is not None:
             return said
-        url, opened = page.address_of(state, question), None
+        url, opened = page.address_of(state, question, None if takes_tasks(context) else ""), None
         if url is None:
             raise HumanRequired("too many questions wait for answers already, so ask this one at a terminal", command)
         if _opens_pages(context):

@@ -42,7 +42,7 @@ class _Question:
     state: str
     until: float
     form_key: str = field(default_factory=lambda: secrets.token_urlsafe(16))
-    tasks: set[str] = field(default_factory=set[str])
+    waiting: set[str] = field(default_factory=set[str])
     answered: anyio.Event = field(default_factory=anyio.Event)
     yes: bool | None = None
 
@@ -57,11 +57,12 @@ class ApprovalPage:
         self._questions: dict[str, _Question] = {}
         self.app = Starlette(routes=[Route(f"{_PATH}/{{name}}", self._show), Route(f"{_PATH}/{{name}}", self._take, methods=["POST"])])
 
-    def address_of(self, state: str, text: str, task: str | None = None) -> str | None:
+    def address_of(self, state: str, text: str, waiting: str | None = "") -> str | None:
         """Where a person answers `text`; the same address while this question is open. `state` says what exactly an answer is good for.
 
-        `task` is the one that waits for it, for `withdraw`. None while there is no room for another: questions that are open, or answered
-        and not yet asked about, keep their places.
+        `waiting` is the task that waits for the answer, until `withdraw`; empty for a call, which may be made again at any time; None for
+        one that a task can be made of, which will wait in its place. Gives None while there is no room for another: questions that are
+        open, or answered and not yet asked about, keep their places.
         """
         self._forget()
         name = self._name_of(state)
@@ -70,8 +71,8 @@ class ApprovalPage:
                 return None
             name = secrets.token_urlsafe(16)
             self._questions[name] = _Question(text=text, state=state, until=anyio.current_time() + self._seconds)
-        if task is not None:
-            self._questions[name].tasks.add(task)
+        if waiting is not None:
+            self._questions[name].waiting.add(waiting)
         return f"http://{self._host}{_PATH}/{name}"
 
     async def answer(self, state: str, seconds: float = 0) -> bool | None:
@@ -91,11 +92,11 @@ class ApprovalPage:
             del self._questions[name]
 
     def withdraw(self, task: str) -> None:
-        """Forget the question of a task that waits no more, unless other tasks wait for its answer. Whoever else asks it gets a new one."""
+        """Forget the question of a task that waits no more, unless other tasks, or a call, wait for its answer."""
         for name, question in list(self._questions.items()):
-            if task in question.tasks:
-                question.tasks.remove(task)
-                if not question.tasks:
+            if task in question.waiting:
+                question.waiting.remove(task)
+                if not question.waiting:
                     del self._questions[name]
 
     def _name_of(self, state: str) -> str | None:
