@@ -335,9 +335,8 @@ async def test_a_client_that_shows_forms_answers_the_question_of_a_task_that_ano
         assert question["method"] == "elicitation/create"
         assert question["params"]["message"].startswith("Approve this action as human bob?\nGoal: Rotate the key\n")
         yes = {"action": "accept", "content": {"approve": True}}
-        for nonsense in ({}, {"x": yes}, {key[:-1]: yes}):
-            assert await update(client, task_id, nonsense) == {"resultType": "complete"}
-        for nonsense in ({key: 5}, {key: None}, {key: {"action": "approve"}}, {key: [yes]}):
+        assert await update(client, task_id, {}) == {"resultType": "complete"}
+        for nonsense in ({"x": yes}, {key[:-1]: yes}, {key: 5}, {key: None}, {key: {"action": "approve"}}, {key: [yes]}):
             with pytest.raises(MCPError) as caught:
                 await update(client, task_id, nonsense)
             assert caught.value.error.code == -32602
@@ -370,8 +369,29 @@ async def test_an_answer_is_good_for_the_question_as_it_was_shown(tmp_path: Path
     async with taking("memory-stateless", tmp_path, elicitation_callback=never) as client:
         keys = [key for task_id in tasks for key in (await get(client, task_id))["inputRequests"]]
         yes = {"action": "accept", "content": {"approve": True}}
-        await update(client, tasks[0], {keys[1]: yes})
+        with pytest.raises(MCPError, match="not, or not any more, what is asked: get the task again") as caught:
+            await update(client, tasks[0], {keys[1]: yes})
+        assert caught.value.error.code == -32602
         assert (await get(client, tasks[0]))["inputRequests"].keys() == {keys[0]}
+
+
+async def test_an_answer_is_taken_by_a_server_that_was_started_with_another_name_of_the_store(tmp_path: Path) -> None:
+    with in_process(tmp_path) as service:
+        servers: list[Any] = []
+        for options in (" --db decisions.db", f" --db {tmp_path}/decisions.db"):
+            asker = HumanAsker(tools=service.tools, systems=True, options=options)
+            servers.append(build_server(Service(tools=service.tools, task_folder=service.task_folder, asker=asker)))
+        request_id = service.tools.request("g" * 3_000, ALICE, "apply", PLAN).data["request_id"]
+        async with Client(servers[0], extensions=[Tasks()]) as client:
+            task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+        async with (
+            Client(servers[0], extensions=[Tasks()], elicitation_callback=never) as one,
+            Client(servers[1], extensions=[Tasks()], elicitation_callback=never) as other,
+        ):
+            ((key, question),) = (await get(one, task_id))["inputRequests"].items()
+            assert " --db decisions.db` shows all of it" in question["params"]["message"]
+            await update(other, task_id, {key: {"action": "accept", "content": {"approve": True}}})
+            assert (await get(one, task_id))["result"]["structuredContent"]["is_approved"] is True
 
 
 async def test_an_answer_that_the_store_was_too_busy_for_can_be_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

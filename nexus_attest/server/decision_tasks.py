@@ -341,10 +341,11 @@ class DecisionTasks:
         return await (self._wait(context, task_id, handle) if handle.kind == "approve" else self._execution(task_id, handle))
 
     async def update(self, context: ServerRequestContext[Any], task_id: str, responses: Mapping[str, Any]) -> bool:
-        """Take the answer to the question that this caller was shown; anything else answers nothing.
+        """Take the answer to the question that this caller was shown.
 
-        Raises MCPError -32602 for an answer that is none, or that this caller or this server does not take, and by code for one that
-        could not be recorded: a client puts a question to its user once, so an answer must not be acknowledged and forgotten.
+        Raises MCPError -32602 for an answer that is none, or to something else than what is asked now, or that this caller or this server
+        does not take, and by code for one that could not be recorded: a client puts a question to its user once, so an answer must not be
+        acknowledged and forgotten.
         """
         handle = await self._read(task_id)
         if handle is None or handle.kind == "execute":
@@ -358,7 +359,7 @@ class DecisionTasks:
         if found is None:
             raise MCPError(INVALID_PARAMS, "This approval is given elsewhere: no answer is taken here")
         if (key := self._folder.question_key(task_id, found.state)) not in responses:
-            return True
+            raise MCPError(INVALID_PARAMS, "This answers what is not, or not any more, what is asked: get the task again")
         try:
             said = form_answer(ElicitResult.model_validate(responses[key]))
         except ValidationError:

@@ -188,22 +188,27 @@ class HumanAsker:
         policy, requester = decision.policy, decision.requester
         needed = "no policy" if policy is None else f"approvals needed: {policy.min_approvals}"
         named = "unknown" if requester is None else f"{requester.type} {printable(requester.id)}"
-        whole = printable(f"`nexus-attest status {shlex.quote(decision.decision_id)} --json{self.options}` shows all of it")
         comment = arguments.get("comment")
-        lines = [
-            f"Approve this action as {who.actor.type} {printable(who.actor.id)}?",
-            f"Goal: {_shown(decision.goal, whole)}",
-            f"Mode: {decision.requested_mode} ({needed})",
-            f"Plan: {_shown(decision.plan, whole)}",
-            f"Requested by: {named}{' (so another system says)' if decision.earlier.imported else ''}",
-            f"Until: {printable(str(arguments.get('expires_at') or 'for good'))}",
-            *([] if comment is None else [f"Comment: {_shown(comment, 'it is recorded whole in your name')}"]),
-            f"Decision: {printable(decision.decision_id)}, action sha256:{decision.action_digest}",
-        ]
-        question = "\n".join(lines)
+        imported = decision.earlier.imported
+
+        def worded(options: str) -> str:
+            whole = printable(f"`nexus-attest status {shlex.quote(decision.decision_id)} --json{options}` shows all of it")
+            lines = [
+                f"Approve this action as {who.actor.type} {printable(who.actor.id)}?",
+                f"Goal: {_shown(decision.goal, whole)}",
+                f"Mode: {decision.requested_mode} ({needed})",
+                f"Plan: {_shown(decision.plan, whole)}",
+                f"Requested by: {named}{' (so another system says)' if imported else ''}",
+                f"Until: {printable(str(arguments.get('expires_at') or 'for good'))}",
+                *([] if comment is None else [f"Comment: {_shown(comment, 'it is recorded whole in your name')}"]),
+                f"Decision: {printable(decision.decision_id)}, action sha256:{decision.action_digest}",
+            ]
+            return "\n".join(lines)
+
         generation, _ = self.tools.store.origin(decision.decision_id)
         acts = sum(event.event_type in _APPROVAL_ACTS and event.actor["id"] == who.actor.id for event in decision.events)
-        return question, f"{_digest(question)} {generation}.{acts}"
+        # Servers of one store may have been given different names for it, and take each other's answers.
+        return worded(self.options), f"{_digest(worded(''))} {generation}.{acts}"
 
     def require_unchanged(self, arguments: Mapping[str, Any], who: BoundActor, state: str) -> None:
         """Raise ActionChanged unless a yes to the question with this state is still good: in the transaction that records it.

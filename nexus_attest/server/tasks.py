@@ -77,7 +77,7 @@ class TaskSource(Protocol):
         ...
 
     async def update(self, context: ServerRequestContext[Any], task_id: str, responses: Mapping[str, Any], /) -> bool:
-        """Take answers to input requests by their keys, and ignore those to none that is open."""
+        """Take answers to input requests by their keys. Raises MCPError for those that are not taken, so that none gets lost in silence."""
         ...
 
     async def cancel(self, context: ServerRequestContext[Any], task_id: str, /) -> bool:
