@@ -423,6 +423,28 @@ async def test_an_answer_that_a_call_waits_for_too_stays_when_a_task_is_cancelle
             assert (await anyio.to_thread.run_sync(httpx.get, url)).status_code == 404
 
 
+@pytest.mark.parametrize("first", ["call", "task"])
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_all_who_wait_hear_a_no_and_whoever_asks_after_that_asks_again(tmp_path: Path, mode: str, first: str) -> None:
+    with in_process(tmp_path) as service:
+        server = build_server(service)
+        async with with_page(service), Client(server, mode=mode) as plain, Client(server, extensions=[Tasks()]) as client:
+            arguments: dict[str, Any] = {"request_id": asked(service), "actor": BOB}
+            tasks = [(await deferred(client, "approve", **arguments))["taskId"] for _ in range(2)]
+            url = (await error_of(plain, "approve", **arguments))["url"]
+            await anyio.to_thread.run_sync(answered, url, "no")
+            codes: list[str] = []
+            if first == "call":
+                codes.append((await error_of(plain, "approve", **arguments))["code"])
+            for task_id in tasks:
+                codes.append((await get(client, task_id))["result"]["_meta"][ERROR_KEY]["code"])
+            if first == "task":
+                codes.append((await error_of(plain, "approve", **arguments))["code"])
+            assert codes == ["HUMAN_DECLINED"] * 3
+            assert (await error_of(plain, "approve", **arguments))["url"] != url
+            assert (await last_event(client, arguments["request_id"]))["event_type"] == "POLICY_ATTACHED"
+
+
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_when_the_page_has_no_room_a_person_is_sent_to_a_terminal(
     tmp_path: Path, page: ApprovalPage, mode: str, monkeypatch: pytest.MonkeyPatch

@@ -154,7 +154,8 @@ class DecisionTasks:
         page = found.asker.page
         if page is not None and (said := await page.answer(found.state)) is not None:
             await self._answered(text, handle, found, said, "page")
-            page.close(found.state)
+            if said:  # a no is for all who wait: the end of each takes it from the question
+                page.close(found.state)
             return await self._wait(context, text, handle)
         if shows_forms(context):
             question = form_request(found.question).model_dump(by_alias=True, mode="json", exclude_none=True)

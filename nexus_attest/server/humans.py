@@ -110,12 +110,13 @@ class HumanAsker:
         elif self.page is not None:
             said, channel = await self._by_page(context, params, question, state, command), "page"
             who = replace(who, recorded=partial(self.page.close, state))
+            if said is False:
+                self.page.refused(state)
         else:
             raise HumanRequired(f"this client cannot ask its user, so {who.actor.id} has to run", command)
         if isinstance(said, InputRequiredResult):
             return said
         if not said:
-            who.recorded()  # a no is told, and that is all
             raise HumanDeclined(f"{who.actor.id} was asked and did not approve")
         return replace(confirmed(who, channel, question), unchanged=partial(self.require_unchanged, arguments, who, state))
 

@@ -91,13 +91,22 @@ class ApprovalPage:
         if (name := self._name_of(state)) is not None:
             del self._questions[name]
 
+    def refused(self, state: str) -> None:
+        """A call was told of a no, which is all that this is good for: the question stays for the tasks that have yet to hear of it."""
+        if (name := self._name_of(state)) is not None:
+            self._leave(name, "")
+
     def withdraw(self, task: str) -> None:
         """Forget the question of a task that waits no more, unless other tasks, or a call, wait for its answer."""
         for name, question in list(self._questions.items()):
             if task in question.waiting:
-                question.waiting.remove(task)
-                if not question.waiting:
-                    del self._questions[name]
+                self._leave(name, task)
+
+    def _leave(self, name: str, who: str) -> None:
+        question = self._questions[name]
+        question.waiting.discard(who)
+        if not question.waiting:
+            del self._questions[name]
 
     def _name_of(self, state: str) -> str | None:
         return next((name for name, question in self._questions.items() if question.state == state), None)
