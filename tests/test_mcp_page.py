@@ -158,7 +158,7 @@ async def test_an_answer_is_kept_as_long_as_a_question_from_when_it_was_given(pa
     now += 599
     async with browser(page) as client:
         told = (await client.post(url, data={**form_of((await client.get(url)).text), "answer": "yes"})).text
-        assert "recorded when your assistant goes on: within 10 minutes, and while this server runs" in told
+        assert "when your assistant goes on: within 10 minutes, and while this server runs, unless the approval is not needed" in told
         now += 599
         assert await page.answer("state") is True
         now += 2

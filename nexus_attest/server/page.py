@@ -148,7 +148,7 @@ class ApprovalPage:
         if found.yes is None:  # nothing is waited for between this and the next line
             found.yes, found.until = said[0] == "yes", anyio.current_time() + self._seconds
             found.answered.set()
-        kept = f"within {self._seconds / 60:g} minutes, and while this server runs"
+        kept = f"within {self._seconds / 60:g} minutes, and while this server runs, unless the approval is not needed any more"
         told = f"You approved. It is recorded when your assistant goes on: {kept}." if found.yes else "You refused. Nothing is approved."
         return _page(HTTPStatus.OK, f"{told} You can close this page.")
 
