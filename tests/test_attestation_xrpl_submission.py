@@ -2,8 +2,8 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -280,6 +280,60 @@ def test_a_sequence_that_looks_taken_is_looked_at_twice() -> None:
     world.require_exactly_once([intent(0)])
 
 
+@contextmanager
+def first_server_adds(world: World, method: str, change: Callable[[dict[str, Any]], object]) -> Generator[None]:
+    """Inside the block one server says something else in its answers to a method."""
+    real = world.wire.post_json
+
+    async def lying(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        answer = await real(url, payload)
+        if url == "http://node0" and payload["method"] == method:
+            change(answer["result"])
+        return answer
+
+    world.wire.post_json = lying
+    yield
+    world.wire.post_json = real
+
+
+@pytest.mark.parametrize("servers", [2, 3])
+@pytest.mark.parametrize("ahead", [20, 50, 1_000_000])
+def test_one_server_that_is_ahead_of_the_ledger_once_makes_nothing_be_witnessed_twice(servers: int, ahead: int) -> None:
+    world = world_with(1, nodes=servers)
+    worker = world.worker()
+    with first_server_adds(world, "ledger", lambda result: result.update(ledger_index=result["ledger_index"] + ahead)):
+        world.cycle(worker)
+    (attempt,) = world.attempts()
+    assert (attempt.first, attempt.lls) == (world.ledger.validated.index + 1, world.ledger.validated.index + 15)
+    world.cycle(worker, 4, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+def test_a_transaction_in_a_ledger_before_those_that_it_was_signed_for_is_a_witness() -> None:
+    """The only server was ahead of the ledger when the transaction was signed, and is not any more."""
+    world = world_with(1)
+    worker = world.worker()
+    with first_server_adds(world, "ledger", lambda result: result.update(ledger_index=result["ledger_index"] + 50)):
+        world.cycle(worker)
+    world.cycle(worker, 3, close=True)
+    (attempt,) = world.attempts()
+    assert attempt.ledger is not None
+    assert attempt.ledger < attempt.first
+    world.require_exactly_once([intent(0)])
+
+
+def test_nothing_is_signed_before_so_many_servers_tell_where_the_ledger_is_as_must_call_it_dead() -> None:
+    world = world_with(1, nodes=2)
+    world.nodes[1].faults.add("ledger", "http503")
+    worker = world.worker()
+    with pytest.raises(LedgerUnavailable, match=r"^1 of 2 servers answered that must before anything is signed"):
+        world.cycle(worker)
+    assert world.attempts() == []
+    world.clock.advance(2)
+    world.cycle(worker, 4, close=True)
+    world.require_exactly_once([intent(0)])
+
+
 # -- what is believed ---------------------------------------------------------------------------------------------------------------
 
 
@@ -428,7 +482,6 @@ def with_result(code: str) -> Callable[[dict[str, Any]], None]:
 
 
 LIES: list[Callable[[dict[str, Any]], object]] = [
-    lambda result: result.update(ledger_index=1),
     lambda result: result.update(ledger_index=result["ledger_index"] + 100),
     lambda result: result.update(ledger_index=None),
     lambda result: result.update(ledger_index=True),
@@ -692,7 +745,7 @@ def test_a_server_that_fails_is_left_alone_for_longer_and_longer() -> None:
 
 
 def test_the_next_server_is_asked_when_one_fails() -> None:
-    world = world_with(1, nodes=3, submission=SubmissionSettings(confirm_answers=1))
+    world = world_with(1, nodes=3, submission=SubmissionSettings(confirm_answers=1, expiry_answers=1))
     for node in world.nodes[:2]:
         node.faults.add("*", *["refuse", "http500", "empty", "timeout"] * 20)
     world.run()

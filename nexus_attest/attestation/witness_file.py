@@ -117,7 +117,8 @@ NETWORK_KEYS = (
         name="expiry_answers",
         shape=integer(1, 100),
         default=2,
-        about="So many servers must know nothing of an expired transaction before another one is signed; never more than there are.",
+        about="So many servers must know nothing of an expired transaction before another one is signed, and so many must tell where the "
+        "ledger and the account are before any is; never more than there are.",
     ),
     Key(
         name="confirm_answers",

@@ -141,7 +141,8 @@ class LedgerNode:
     async def find(self, blob: str, first: int, last: int) -> Found:
         """What it knows of a signed transaction (in hex) in the ledgers from `first` to `last`.
 
-        An answer about other bytes, or about a ledger outside of these, tells nothing.
+        An answer about other bytes, or about a ledger after these, tells nothing. In one before `first`, which is only our guess of where
+        they begin, the same bytes are the same transaction.
         """
         wanted = transaction_id(bytes.fromhex(blob))
         result = await self.request("tx", transaction=wanted, binary=True, min_ledger=first, max_ledger=last)
@@ -157,7 +158,7 @@ class LedgerNode:
             engine_result = decode_object(meta).get("TransactionResult")
         except NotATransaction:
             engine_result = None
-        if not first <= index <= last or not isinstance(engine_result, str):
+        if index > last or not isinstance(engine_result, str):
             raise LedgerUnavailable(f"{self.url}: tx: a transaction where it cannot be")
         ledger_hash, close_time = result.get("ledger_hash"), result.get("close_time_iso")
         return Found(
@@ -212,6 +213,19 @@ class LedgerNodes:
             except LedgerUnavailable as problem:
                 last = str(problem)
         raise LedgerUnavailable(last)
+
+    async def ask_several(self, call: Callable[[LedgerNode], Awaitable[T]], count: int) -> list[T]:
+        """The answers of so many servers. Raises LedgerUnavailable when fewer answer."""
+        answers: list[T] = []
+        last = "every other server is being left alone for a while"
+        for place in self._ready():
+            try:
+                answers.append(await self._call(place, call))
+            except LedgerUnavailable as problem:
+                last = str(problem)
+            if len(answers) == count:
+                return answers
+        raise LedgerUnavailable(f"{len(answers)} of {count} servers answered that must before anything is signed: {last}")
 
     async def ask_each(self, call: Callable[[LedgerNode], Awaitable[T]], enough: Callable[[list[T]], bool]) -> list[T]:
         """The answers of one server after the other, until they are enough; fewer, and none, when servers do not answer."""

@@ -48,8 +48,8 @@ _KEY_REFUSED = frozenset({"tefBAD_AUTH", "tefBAD_AUTH_MASTER", "tefMASTER_DISABL
 class SubmissionSettings:
     """How to submit. `window`: ledgers that an attempt has, 5 to 20; `clock_skew`: seconds that a validated ledger may be off our clock.
 
-    `expiry_answers`: so many servers must know nothing of a transaction before it counts as dead, `confirm_answers`: so many must have it
-    validated before it counts as done; never more than there are.
+    `expiry_answers`: so many servers must know nothing of a transaction before it counts as dead, and so many must tell where the ledger
+    is before one is signed; `confirm_answers`: so many must have it validated before it counts as done; never more than there are.
     """
 
     window: int = 15
@@ -107,13 +107,12 @@ class Submitter:
         if slot is not None and slot.state is not SlotState.OPEN:
             return slot.state
         await self._network_id()
-        ledger = await self._validated()
-        if slot is None:
-            if self.stopped is None:
-                account = await self._account()
-                await self._prepare(batch, self._store.next_free(self.account, account.sequence), ledger, account, n=1)
-        else:
+        if slot is not None:
+            ledger = await self._nodes.ask(self._fresh)
             await self._follow(batch, slot, self._store.attempts(batch.batch_id), ledger)
+        elif self.stopped is None:
+            account = await self._account()
+            await self._prepare(batch, self._store.next_free(self.account, account.sequence), account, n=1)
         slot = self._store.slot(batch.batch_id)
         return None if slot is None else slot.state
 
@@ -127,13 +126,13 @@ class Submitter:
         elif found.engine_result is not None:
             self._validated_as(slot, last, found)
         else:
-            await self._after_expiry(batch, slot, last, ledger)
+            await self._after_expiry(batch, slot, last)
 
     # -- what became of it ----------------------------------------------------------------------------------------------------
 
     async def _find(self, attempt: Attempt, *, expired: bool) -> tuple[Found | None, str | None]:
         """How an attempt ended, None while that is open; and what is lacking where servers say something that decides nothing."""
-        dead_at = min(self._settings.expiry_answers, len(self._nodes))
+        dead_at = self._expiry_answers
         done_at = min(self._settings.confirm_answers, len(self._nodes))
 
         def verdict(answers: list[Found]) -> Found | None:
@@ -173,7 +172,7 @@ class Submitter:
         if not good:
             self.stopped = f"transaction {attempt.hash} cost its fee and witnessed nothing: {found.engine_result}"
 
-    async def _after_expiry(self, batch: Batch, slot: Slot, attempt: Attempt, ledger: ValidatedLedger) -> None:
+    async def _after_expiry(self, batch: Batch, slot: Slot, attempt: Attempt) -> None:
         account = await self._account()
         if account.sequence > slot.seq:
             # Either somebody else used the number, or a server that said "not found" was wrong: look once more before believing it.
@@ -184,7 +183,7 @@ class Submitter:
             self._finish(slot, attempt, AttemptState.EXPIRED, SlotState.REJECTED)
             self.stopped = f"the ledger refused transaction {attempt.hash}: {attempt.note}"
         elif self.stopped is None:
-            await self._prepare(batch, slot.seq, ledger, account, n=attempt.n + 1)
+            await self._prepare(batch, slot.seq, account, n=attempt.n + 1)
         else:
             self.stalled = True
 
@@ -217,9 +216,10 @@ class Submitter:
 
     # -- signing --------------------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, batch: Batch, seq: int, ledger: ValidatedLedger, account: AccountState, *, n: int) -> None:
+    async def _prepare(self, batch: Batch, seq: int, account: AccountState, *, n: int) -> None:
         """Sign and store. Nothing leaves this machine."""
         network_id = await self._network_id()
+        index = await self._least_index()
         fee = min(await self._nodes.ask(lambda node: node.fee()), self._settings.max_fee_drops)
         memo = {"MemoType": STATEMENT_TYPE.encode().hex().upper()}
         memo["MemoData"] = Statement(bytes.fromhex(batch.root), batch.size).to_bytes().hex().upper()
@@ -229,7 +229,7 @@ class Submitter:
             "Memos": [{"Memo": memo}],
             "Sequence": seq,
             "Fee": str(fee),
-            "LastLedgerSequence": ledger.index + self._settings.window,
+            "LastLedgerSequence": index + self._settings.window,
         }
         if network_id >= _FIRST_LISTED_NETWORK:
             fields["NetworkID"] = network_id
@@ -242,7 +242,7 @@ class Submitter:
             blob=signed.signed_tx_blob_hex.upper(),
             seq=seq,
             lls=fields["LastLedgerSequence"],
-            first=ledger.index + 1,
+            first=index + 1,
             key_id=key_id,
         )
         self._store.prepare(attempt, self.account)
@@ -257,17 +257,24 @@ class Submitter:
             self._network = network_id
         return self._network
 
-    async def _validated(self) -> ValidatedLedger:
+    async def _least_index(self) -> int:
+        """Where the window of a transaction begins: the least index that so many servers tell as must call it dead.
+
+        From too high an index on, they would find nothing where the transaction can be, and call it dead while it is on the ledger.
+        """
+        return min(ledger.index for ledger in await self._nodes.ask_several(self._fresh, self._expiry_answers))
+
+    async def _fresh(self, node: LedgerNode) -> ValidatedLedger:
         """The newest final ledger. One far from our clock is refused: too old a one gives a deadline that has passed, a wrong one none."""
+        ledger = await node.validated()
+        off = (self._clock() - ledger.close_time).total_seconds()
+        if abs(off) > self._settings.clock_skew:
+            raise LedgerUnavailable(f"{node.url}: validated ledger {ledger.index} closed {off:.0f} seconds before our clock")
+        return ledger
 
-        async def fresh(node: LedgerNode) -> ValidatedLedger:
-            ledger = await node.validated()
-            off = (self._clock() - ledger.close_time).total_seconds()
-            if abs(off) > self._settings.clock_skew:
-                raise LedgerUnavailable(f"{node.url}: validated ledger {ledger.index} closed {off:.0f} seconds before our clock")
-            return ledger
-
-        return await self._nodes.ask(fresh)
+    @property
+    def _expiry_answers(self) -> int:
+        return min(self._settings.expiry_answers, len(self._nodes))
 
     async def _account(self) -> AccountState:
         account = await self._nodes.ask(lambda node: node.account(self.account))
