@@ -26,8 +26,8 @@ from nexus_attest.attestation.xrpl.jsonrpc_client import JsonRpcClient
 from nexus_attest.attestation.xrpl.ledger_keys import key_of_seed
 from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
 from nexus_attest.attestation.xrpl.signer import LocalWalletSigner, SignResult
-from nexus_attest.attestation.xrpl.submission import SubmissionSettings
-from nexus_attest.attestation.xrpl.submission_store import SlotState
+from nexus_attest.attestation.xrpl.submission import SubmissionSettings, Submitter
+from nexus_attest.attestation.xrpl.submission_store import SlotState, SubmissionStore
 from nexus_attest.key_errors import SignerFailed
 from nexus_attest.testledger import Faults, Ledger, Node, http_front, key_from_seed, seed_of, sign_transaction
 from nexus_control.errors import InputError, StoreConflict
@@ -332,6 +332,66 @@ def test_nothing_is_signed_before_so_many_servers_tell_where_the_ledger_is_as_mu
     world.clock.advance(2)
     world.cycle(worker, 4, close=True)
     world.require_exactly_once([intent(0)])
+
+
+def add_to_sequence(result: dict[str, Any]) -> None:
+    result["account_data"]["Sequence"] += 5
+
+
+def test_one_server_that_tells_too_high_a_sequence_is_not_believed() -> None:
+    world = world_with(1, nodes=3)
+    worker = world.worker()
+    with first_server_adds(world, "account_info", add_to_sequence):
+        world.cycle(worker)
+    assert world.attempts()[0].seq == 1
+    world.cycle(worker, 4, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+def test_one_server_that_says_that_a_sequence_was_used_is_not_believed() -> None:
+    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker)
+    closed(world, 7)
+    with first_server_adds(world, "account_info", add_to_sequence):
+        world.cycle(worker, 3)
+    assert [attempt.state for attempt in world.attempts()] == ["EXPIRED", "MAYBE"]
+    world.cycle(worker, 4, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+def test_a_transaction_whose_sequence_is_not_next_waits_until_it_is_dead_and_no_longer() -> None:
+    """The only server told too high a Sequence once."""
+    world = world_with(2, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    with first_server_adds(world, "account_info", add_to_sequence):
+        world.cycle(worker)
+    progress = world.cycle(worker, 12, close=True)
+    assert (progress.stopped, progress.waiting) == (None, 0)
+    assert [attempt.state for attempt in world.attempts()] == ["EXPIRED"]
+    assert [attempt.seq for batch_id in (1, 2) for attempt in world.attempts(batch_id)] == [6, 1]
+    assert worker.status()["batches"] == {"CONFIRMED": {"batches": 1, "members": 2}, "REJECTED": {"batches": 1, "members": 2}}
+    assert len(world.witnesses()) == 1
+
+
+def test_a_batch_behind_one_that_was_refused_does_not_wait_for_ever() -> None:
+    """Two workers closed one each, since the lease of the first one ran out before it looked for batches under way."""
+    world = world_with(1, max_members=1, submission=SubmissionSettings(window=5))
+    first = world.worker()
+    world.cycle(world.worker())
+    world.queue.enqueue(intent(1))
+    store = SubmissionStore(world.queue.storage)
+    with store.transaction():
+        other = store.add_batch(world.account, store.waiting(1, now=0), "2026-01-01T00:00:00+00:00")
+    world.wire.on["submit"] = ["error:invalidTransaction"] * 3
+    nodes = LedgerNodes([LedgerNode("http://node0", world.wire)], clock=world.clock)
+    asyncio.run(Submitter(store, nodes, world.signer, settings=world.submission, clock=world.clock).step(other))
+    assert [slot.seq for batch_id in (1, 2) if (slot := store.slot(batch_id)) is not None] == [1, 2]
+    world.cycle(first, 9, close=True)
+    world.wire.on.clear()
+    world.cycle(world.worker(), 20, close=True)
+    assert world.statuses() == ["CONFIRMED", "CONFIRMED"]
+    assert len(world.witnesses()) == 2
 
 
 # -- what is believed ---------------------------------------------------------------------------------------------------------------
@@ -770,6 +830,33 @@ def test_one_worker_has_the_account_at_a_time() -> None:
     world.ledger.close(0)
     assert world.cycle(second).leased
     assert not world.cycle(first).leased
+
+
+def test_a_worker_whose_lease_ran_out_closes_no_batch_beside_another_ones() -> None:
+    world = world_with(1, lease=30)
+    slow, other = world.worker(), world.worker()
+    world.cycle(slow, 2)
+    world.ledger.close()
+    real = world.wire.post_json
+
+    async def long(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        answer = await real(url, payload)
+        if payload["method"] == "tx":
+            world.wire.post_json = real
+            world.clock.advance(31)
+            await other.cycle()
+            world.queue.enqueue(intent(1))
+            await other.cycle()
+            world.queue.enqueue(intent(2))
+        return answer
+
+    world.wire.post_json = long
+    progress = world.cycle(slow)
+    assert (progress.leased, progress.batch_id) == (False, None)
+    assert len(world.attempts(2)) == 1
+    assert world.attempts(3) == []
+    world.run()
+    world.require_exactly_once([intent(0), intent(1), intent(2)])
 
 
 def test_a_worker_that_ends_gives_the_account_back() -> None:

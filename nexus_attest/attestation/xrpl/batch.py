@@ -133,9 +133,8 @@ class BatchWitness:
         network_id = self._store.network_id(self._account)
         if network_id is None:
             network_id = await self._nodes.network_id()
-        now = self._clock().timestamp()
-        if not self._store.lease(self._account, network_id, self._owner, now=now, until=now + self._settings.lease):
-            return Progress(waiting=self._store.count_waiting(now=now), leased=False)
+        if not self._lease(network_id):
+            return Progress(waiting=self._store.count_waiting(now=self._clock().timestamp()), leased=False)
         settled: list[Settled] = []
         for batch in self._store.unsettled(self._account):
             state = await self._submitter.step(batch)
@@ -143,9 +142,12 @@ class BatchWitness:
                 return self._progress(batch, state, settled)
             receipts = await self._settle(batch)
             settled.append(Settled(batch.batch_id, batch.size, state, self._store.attempts(batch.batch_id)[-1], receipts))
-        batch = self._close_batch()
+        with self._store.transaction():
+            # The lease may have run out meanwhile, and another worker have a batch under way.
+            mine = self._lease(network_id) and not self._store.unsettled(self._account)
+            batch = self._close_batch() if mine else None
         if batch is None:
-            return self._progress(None, None, settled)
+            return replace(self._progress(None, None, settled), leased=mine)
         return self._progress(batch, await self._submitter.step(batch), settled)
 
     async def run(
@@ -208,6 +210,10 @@ class BatchWitness:
             "batches": {state: {"batches": batches, "members": members} for state, (batches, members) in sorted(counts.items())},
             "stopped": self._submitter.stopped,
         }
+
+    def _lease(self, network_id: int) -> bool:
+        now = self._clock().timestamp()
+        return self._store.lease(self._account, network_id, self._owner, now=now, until=now + self._settings.lease)
 
     def _progress(self, batch: Batch | None, state: SlotState | None, settled: list[Settled]) -> Progress:
         attempts = () if batch is None else self._store.attempts(batch.batch_id)

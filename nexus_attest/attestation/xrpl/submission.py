@@ -49,7 +49,8 @@ class SubmissionSettings:
     """How to submit. `window`: ledgers that an attempt has, 5 to 20; `clock_skew`: seconds that a validated ledger may be off our clock.
 
     `expiry_answers`: so many servers must know nothing of a transaction before it counts as dead, and so many must tell where the ledger
-    is before one is signed; `confirm_answers`: so many must have it validated before it counts as done; never more than there are.
+    and the account are before one is signed; `confirm_answers`: so many must have it validated before it counts as done; never more than
+    there are.
     """
 
     window: int = 15
@@ -182,6 +183,9 @@ class Submitter:
         elif attempt.state is AttemptState.REFUSED:
             self._finish(slot, attempt, AttemptState.EXPIRED, SlotState.REJECTED)
             self.stopped = f"the ledger refused transaction {attempt.hash}: {attempt.note}"
+        elif account.sequence < slot.seq:
+            # A server told too high a Sequence, or what had the one before ended without using it: with this one it would wait for ever.
+            self._finish(slot, attempt, AttemptState.EXPIRED, SlotState.REJECTED)
         elif self.stopped is None:
             await self._prepare(batch, slot.seq, account, n=attempt.n + 1)
         else:
@@ -277,10 +281,12 @@ class Submitter:
         return min(self._settings.expiry_answers, len(self._nodes))
 
     async def _account(self) -> AccountState:
-        account = await self._nodes.ask(lambda node: node.account(self.account))
-        if account is None:
+        """The account with the least Sequence that so many servers tell: from too high a one on, its transactions wait for ever."""
+        told = await self._nodes.ask_several(lambda node: node.account(self.account), self._expiry_answers)
+        known = [account for account in told if account is not None]
+        if len(known) < len(told):
             raise LedgerUnavailable(f"the account {self.account} does not exist on this network; fund it")
-        return account
+        return min(known, key=lambda account: account.sequence)
 
 
 def _agreed(told: Iterable[_Told | None], least: int) -> _Told | None:

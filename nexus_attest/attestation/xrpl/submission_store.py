@@ -35,7 +35,7 @@ class SlotState(StrEnum):
     """Somebody else used the account; all our attempts are dead."""
 
     REJECTED = "REJECTED"
-    """The ledger refuses such a transaction; all our attempts are dead, the Sequence is not used."""
+    """The ledger refuses the transaction, or its Sequence is not next; all our attempts are dead, the Sequence is not used."""
 
 
 class AttemptState(StrEnum):
