@@ -1,8 +1,10 @@
 """Memos, transactions, receipts and the node's answers, value for value."""
 
 import asyncio
+import gzip
 import json
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -17,9 +19,10 @@ from nexus_attest.attestation import AttestationReceipt, xrpl
 from nexus_attest.attestation.errors import InvalidAnchor
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.receipt import ReceiptErrorCode
+from nexus_attest.attestation.xrpl import transport as transport_module
 from nexus_attest.attestation.xrpl.exchange_store import ExchangeStore
 from nexus_attest.attestation.xrpl.jsonrpc_client import JsonRpcClient
-from nexus_attest.attestation.xrpl.transport import DclTransport, ExchangeRecord, HttpxTransport
+from nexus_attest.attestation.xrpl.transport import DclTransport, ExchangeRecord, HttpxTransport, fetch
 from nexus_control.errors import InputError
 
 I2 = AttestationIntent("nexus.audit_package", "sha256:" + "a" * 64, "0.6", "run_1", "prod", "acme", {"b": "2", "a": "1"})
@@ -338,6 +341,80 @@ def test_an_error_status_is_recorded_and_a_lost_connection_forgets_the_exchange_
         with pytest.raises(httpx.ConnectError):
             run(transport.post_json("http://127.0.0.1:9", {}))
         assert (transport.last_exchange, transport.last_exchange_digest) == (None, None)
+
+
+@asynccontextmanager
+async def serving(head: str, part: bytes, *, every: float, times: int) -> AsyncGenerator[str]:
+    """The URL of a server that answers with these header lines, and a part every so many seconds."""
+
+    ended = asyncio.Event()
+    served: list[asyncio.Task[Any] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(asyncio.current_task())
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode())
+            for _ in range(times):
+                writer.write(part)
+                await writer.drain()
+                if every:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), every)
+                if ended.is_set():
+                    break
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            ended.set()
+            await asyncio.gather(*(task for task in served if task is not None))
+
+
+ASKING: dict[str, Callable[[str, float], Coroutine[Any, Any, object]]] = {
+    "post": lambda url, timeout: HttpxTransport(timeout).post_json(url, {}),
+    "post and record": lambda url, timeout: DclTransport(timeout).post_json(url, {}),
+    "fetch": lambda url, timeout: fetch(url, 10**9, timeout),
+}
+
+
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING)
+def test_a_server_that_sends_a_byte_now_and_then_holds_nobody_up(ask: Callable[[str, float], Coroutine[Any, Any, object]]) -> None:
+    async def scene() -> None:
+        async with serving("content-length: 1000", b" ", every=0.1, times=100) as url:
+            with pytest.raises(httpx.ReadTimeout, match="no whole answer within"):
+                await asyncio.wait_for(ask(url, 0.4), 8)
+
+    run(scene())
+
+
+@pytest.mark.parametrize("head", ["content-length: 4000", "connection: close"])
+def test_a_server_that_sends_much_does_not_use_up_the_memory(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_module, "_MAX_ANSWER_BYTES", 3000)
+
+    async def scene() -> None:
+        async with serving(head, b" " * 1000, every=0, times=4) as url:
+            with pytest.raises(httpx.ReadError, match="more than 3000 bytes"):
+                await HttpxTransport().post_json(url, {})
+        async with serving("connection: close", b"{}" + b" " * 998, every=0, times=1) as url:
+            assert await HttpxTransport().post_json(url, {}) == {}
+
+    run(scene())
+
+
+def test_an_answer_that_is_compressed_unasked_is_not_unpacked() -> None:
+    packed = gzip.compress(b"{}")
+
+    async def scene() -> None:
+        async with serving(f"content-encoding: gzip\r\ncontent-length: {len(packed)}", packed, every=0, times=1) as url:
+            with pytest.raises(httpx.DecodingError):
+                await HttpxTransport().post_json(url, {})
+
+    run(scene())
 
 
 def test_concurrent_calls_keep_their_exchanges_apart() -> None:

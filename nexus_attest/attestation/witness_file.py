@@ -127,7 +127,7 @@ NETWORK_KEYS = (
         about="So many servers must have a transaction validated before receipts are written; never more than there are. "
         "With 1 a single server that lies writes receipts for what is on no ledger.",
     ),
-    Key(name="timeout_s", shape=number(0, 600, "seconds"), default=30.0, about="Seconds that one request may take in each phase."),
+    Key(name="timeout_s", shape=number(0, 600, "seconds"), default=30.0, about="Seconds that a whole request may take."),
     Key(
         name="streams",
         shape=_urls("wss?", "WebSocket URL"),

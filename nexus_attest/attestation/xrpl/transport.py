@@ -3,6 +3,8 @@
 httpx is imported inside the methods, and its class looked up at each call.
 """
 
+import asyncio
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
@@ -12,7 +14,9 @@ from nexus_control.canonical_json import canonical_json_bytes
 from nexus_control.integrity import content_digest, prefixed, sha256_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+    import httpx
 
     from nexus_attest.attestation.xrpl.exchange_store import ExchangeStore
 
@@ -22,6 +26,7 @@ _LATEST: ContextVar["tuple[object, ExchangeRecord | None] | None"] = ContextVar(
 """In each task: the transport that it used last, and the exchange."""
 
 _HEADERS = {"content-type": "application/json"}
+_MAX_ANSWER_BYTES = 32 * 1024 * 1024
 
 
 @runtime_checkable
@@ -32,13 +37,13 @@ class JsonRpcTransport(Protocol):
 
 
 class HttpxTransport:
-    """Posts with httpx. `timeout` is in seconds, per phase of a request."""
+    """Posts with httpx. `timeout` is in seconds, for a whole request. An answer may have 32 MiB, far more than any has."""
 
     def __init__(self, timeout: float = 30.0) -> None:
         self._timeout = timeout
 
     async def post_json(self, url: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Raises httpx.HTTPError for no answer and for an error status, ValueError for an answer that is no JSON."""
+        """Raises httpx.HTTPError for no answer, one that is too large and an error status, ValueError for an answer that is no JSON."""
         response = await _post(url, payload, self._timeout)
         response.raise_for_status()
         return response.json()
@@ -125,16 +130,60 @@ class DclTransport:
 async def _post(url: str, payload: dict[str, Any], timeout: float) -> Any:
     import httpx  # the HTTP library, loaded where it is used
 
-    async with httpx.AsyncClient(timeout=timeout) as client:
+    async with _within(timeout), httpx.AsyncClient(timeout=timeout) as client:
+        client.event_hooks = {"request": [_ask_for_plain], "response": [_limit]}
         return await client.post(url, json=payload, headers=_HEADERS)
 
 
+async def _ask_for_plain(request: "httpx.Request") -> None:
+    """So that what is counted are the bytes that come: a small compressed answer can be a very large one."""
+    request.headers["accept-encoding"] = "identity"
+
+
+async def _limit(response: "httpx.Response") -> None:
+    """End an answer that is compressed unasked, and one with more than so many bytes when they come."""
+    import httpx  # as above
+
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise httpx.DecodingError("an answer that is compressed, which was not asked for")
+    whole = cast("httpx.AsyncByteStream", response.stream)
+
+    class Limited(httpx.AsyncByteStream):
+        async def __aiter__(self) -> "AsyncIterator[bytes]":
+            size = 0
+            async for part in whole:
+                size += len(part)
+                if size > _MAX_ANSWER_BYTES:
+                    raise httpx.ReadError(f"an answer of more than {_MAX_ANSWER_BYTES} bytes")
+                yield part
+
+        async def aclose(self) -> None:
+            await whole.aclose()
+
+    response.stream = Limited()
+
+
+@asynccontextmanager
+async def _within(seconds: float) -> "AsyncGenerator[None]":
+    """A limit for all phases of a request together. Raises httpx.ReadTimeout."""
+    import httpx  # as above
+
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise httpx.ReadTimeout(f"no whole answer within {seconds:g} seconds") from None
+
+
 async def fetch(url: str, limit: int, timeout: float = 30.0) -> bytes:
-    """What is at a URL, at most `limit` bytes. Raises httpx.HTTPError, for more bytes, an error status and a redirect too."""
+    """What is at a URL, at most `limit` bytes, within `timeout` seconds.
+
+    Raises httpx.HTTPError, for more bytes, an error status and a redirect too.
+    """
     import httpx  # as above
 
     content = bytearray()
-    async with httpx.AsyncClient(timeout=timeout) as client, client.stream("GET", url) as response:
+    async with _within(timeout), httpx.AsyncClient(timeout=timeout) as client, client.stream("GET", url) as response:
         response.raise_for_status()
         async for part in response.aiter_bytes():
             content += part
