@@ -97,6 +97,14 @@ def test_the_network_is_named_or_has_a_default_and_is_never_guessed() -> None:
         ({"urls": ["https://a.example/?key=hunter2"]}, "networks.x.urls[0]"),
         ({"urls": ["https://a.example:x"]}, "networks.x.urls[0]"),
         ({"urls": ["https:///x"]}, "networks.x.urls[0]"),
+        (
+            {"urls": ["https://a.example", "https://b.example", "https://a.example"]},
+            "networks.x.urls[2]: is the same server as networks.x.urls[0]",
+        ),
+        ({"urls": ["https://a.example", "https://a.example/"]}, "networks.x.urls[1]: is the same server"),
+        ({"urls": ["https://a.example/x", "https://A.Example./x//"]}, "networks.x.urls[1]: is the same server"),
+        ({"urls": ["https://a.example", "https://a.example:443"]}, "networks.x.urls[1]: is the same server"),
+        ({"streams": ["wss://a.example", "wss://a.example:443/"]}, "networks.x.streams[1]: is the same server"),
         ({"urls": ["http://a.example"]}, "networks.x.urls[0]: must use TLS, unless allow_plain = true"),
         ({"streams": ["ws://10.0.0.1"]}, "networks.x.streams[0]: must use TLS"),
         ({"lists": ["http://a.example"]}, "networks.x.lists[0]: must use TLS"),
@@ -146,6 +154,8 @@ def test_a_network_of_ones_own_may_do_without_tls() -> None:
     assert parse_witness_file({"networks": {"x": plain}}, base_dir=Path("/")).network("x").urls == ("http://rippled:5005",)
     here = {"network_id": 31337, "urls": ["http://127.0.0.1:5005", "http://localhost:5005", "http://[::1]:5005"]}
     assert len(parse_witness_file({"networks": {"x": here}}, base_dir=Path("/")).network("x").urls) == 3
+    others = {"network_id": 1, "urls": ["https://a.example", "https://a.example:51234", "https://a.example/x", "https://a.example/X"]}
+    assert len(parse_witness_file({"networks": {"x": others}}, base_dir=Path("/")).network("x").urls) == 4
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"x = ", b"networks = 1", b"[networks.x]", b"[" * 100_000, b"#" * (1024 * 1024 + 1)])

@@ -34,7 +34,7 @@ from nexus_attest.key_errors import TrustInvalid
 from nexus_attest.shapes import Key, Problems, Shape, boolean, integer, listing, number, read_table, shown, table_schema, text
 from nexus_attest.trust import Authority
 from nexus_attest.trust_file import pem_certificates
-from nexus_attest.urls import is_bare_url, is_private_way
+from nexus_attest.urls import is_bare_url, is_private_way, same_server
 from nexus_control.errors import FileRefused
 from nexus_control.events import Clock, utc_now
 from nexus_control.files import read_file
@@ -67,8 +67,22 @@ def _is_no_seed(value: str) -> bool:
 
 
 def _urls(schemes: str, wanted: str, *, least: int = 0) -> Shape:
+    """Each once, however spelled: a server that is named twice would be asked for a second opinion of itself."""
     item = text(rf"(?:{schemes})://[^\s\x00-\x1f\x7f]{{1,2000}}", f"a {wanted} without credentials, query and fragment", also=is_bare_url)
-    return listing(item, f"a list of {wanted}s{', at least one' if least else ''}", least=least)
+    urls = listing(item, f"a list of {wanted}s{', at least one' if least else ''}", least=least)
+
+    def read(value: object, where: str, problems: Problems) -> tuple[str, ...] | None:
+        mistakes = len(problems)
+        found: tuple[str, ...] | None = urls.read(value, where, problems)
+        if found is None or len(problems) > mistakes:
+            return found
+        servers = [same_server(url) for url in found]
+        for place, server in enumerate(servers):
+            if (first := servers.index(server)) < place:
+                problems.append(f"{where}[{place}]: is the same server as {where}[{first}]")
+        return found
+
+    return Shape(read=read, schema={**urls.schema, "uniqueItems": True})
 
 
 NETWORK_KEYS = (
