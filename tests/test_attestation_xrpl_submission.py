@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,36 @@ def test_the_proof_that_was_captured_is_named_in_the_receipts() -> None:
         world.cycle(world.worker(prove=asked), 4, close=True)
         (receipt,) = world.confirmed(intent(0))
         assert (receipt.proof["level"], receipt.evidence_digests.get("xrpl.xpop")) == expected
+
+
+async def no_proof(_: Any) -> None:
+    return None
+
+
+async def some_proof(_: Any) -> Proof:
+    return Proof("sha256:" + "c" * 64, "quorum")
+
+
+@pytest.mark.parametrize(("network", "prove"), [("renamed", no_proof), ("local", some_proof)], ids=["another name", "a proof"])
+def test_a_member_has_one_receipt_whatever_changed_after_a_crash_between_two_commits(
+    network: str, prove: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "_RECEIPTS_PER_COMMIT", 2)
+    world = world_with(5, max_members=5)
+    worker = world.worker(prove=no_proof)
+    world.cycle(worker, 2)
+
+    async def crash() -> None:
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "give_way", crash)
+        with pytest.raises(Crash):
+            world.cycle(worker, close=True)
+    assert world.statuses().count("CONFIRMED") == 2
+    world.settings = replace(world.settings, network=network)
+    assert world.cycle(world.worker(prove=prove)).receipts == 3
+    world.require_exactly_once([intent(number) for number in range(5)])
 
 
 # -- stored before sent -----------------------------------------------------------------------------------------------------------

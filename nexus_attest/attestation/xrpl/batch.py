@@ -236,7 +236,11 @@ class BatchWitness:
     # -- to the receipts ------------------------------------------------------------------------------------------------------
 
     async def _settle(self, batch: Batch) -> int:
-        """Write the receipts of a batch whose slot is closed. Receipts are the same whoever writes them, so a crash between is no harm."""
+        """Write the receipts of a batch whose slot is closed, those that are not there yet.
+
+        What they say beside the ledger's facts, the network's name and the proof, may differ from one process to the next; so a member
+        that has its receipt gets no second one.
+        """
         slot = self._store.slot(batch.batch_id)
         if slot is None or slot.closed_at is None:
             return 0
@@ -247,7 +251,10 @@ class BatchWitness:
         for start in range(0, len(members), _RECEIPTS_PER_COMMIT):
             end = min(start + _RECEIPTS_PER_COMMIT, len(members))
             with self._store.transaction():
+                done = self._store.receipted(batch.batch_id, start, end, XRPL_BACKEND)
                 for member in members[start:end]:
+                    if member.leaf_index in done:
+                        continue
                     written += self._queue.record_receipt(make(member), intent_status=status)
                 if slot.state is not SlotState.CONFIRMED:
                     self._store.release(batch.batch_id, start, end)

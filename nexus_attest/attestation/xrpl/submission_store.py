@@ -131,6 +131,11 @@ _INSERT_MEMBER = """
 _SELECT_BATCH = f"SELECT {_BATCH} FROM witness_batches AS b WHERE b.batch_id = :batch_id"
 _SELECT_UNSETTLED = f"SELECT {_BATCH} FROM witness_batches AS b WHERE b.account = :account AND NOT b.settled ORDER BY b.batch_id"
 _SELECT_MEMBERS = "SELECT intent_digest, leaf_index, attempt, active FROM witness_members WHERE batch_id = :batch_id ORDER BY leaf_index"
+_SELECT_RECEIPTED = """
+    SELECT m.leaf_index FROM witness_members AS m
+    WHERE m.batch_id = :batch_id AND m.leaf_index >= :start AND m.leaf_index < :end AND EXISTS (
+      SELECT 1 FROM attestation_receipts AS r
+      WHERE r.intent_digest = m.intent_digest AND r.attempt = m.attempt AND r.backend = :backend AND r.status = 'CONFIRMED')"""
 _RELEASE = "UPDATE witness_members SET active = 0 WHERE batch_id = :batch_id AND leaf_index >= :start AND leaf_index < :end"
 _SETTLE = "UPDATE witness_batches SET settled = 1 WHERE batch_id = :batch_id"
 
@@ -239,6 +244,11 @@ class SubmissionStore:
         rows = self._rows(_SELECT_MEMBERS, {"batch_id": batch_id})
         told: list[dict[str, Any]] = [{**row, "active": bool(row["active"])} for row in rows]
         return [Member(**row) for row in told]
+
+    def receipted(self, batch_id: int, start: int, end: int, backend: str) -> set[int]:
+        """The places of those members that have a CONFIRMED receipt of a backend for the attempt that they are in the batch with."""
+        key = {"batch_id": batch_id, "start": start, "end": end, "backend": backend}
+        return {row["leaf_index"] for row in self._rows(_SELECT_RECEIPTED, key)}
 
     def release(self, batch_id: int, start: int, end: int) -> None:
         """Let members of a batch that was not witnessed go into another one."""
