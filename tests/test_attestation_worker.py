@@ -512,6 +512,33 @@ def test_an_intent_that_nothing_decides_has_its_turn_ever_more_rarely(queue: Att
     assert state(queue, queue_id)[0] == "CONFIRMED"
 
 
+@pytest.mark.parametrize("settled", ["DEFERRED", "SUBMITTED"])
+def test_an_intent_behind_many_undecided_ones_has_its_turn(queue: AttestationQueue, settled: str) -> None:
+    """Those that nothing decides, and those of which no transaction is known."""
+    for number in range(120):
+        old = queue.enqueue(intent(tenant=str(number)), created_at="2020-01-01T00:00:00+00:00")
+        queue.storage.update_intent_status(old, settled, 20 if settled == "DEFERRED" else 1, NOON if settled == "DEFERRED" else "2020")
+    new = queue.enqueue(intent("b"), created_at="2025-01-01T00:00:00+00:00")
+    assert work(queue, Ledger(), max_cycles=3) == 1
+    assert state(queue, new)[0] == "CONFIRMED"
+
+
+def test_many_intents_take_turns_however_old_they_are(queue: AttestationQueue) -> None:
+    seconds = count()
+    for number in range(130):
+        queue.enqueue(intent(tenant=str(number)), created_at=f"2024-01-01T00:{number // 60:02}:{number % 60:02}+00:00")
+    ledger = Ledger(submitted=ConnectionError("gone"))
+
+    def now() -> str:
+        return (datetime(2025, 1, 1, tzinfo=UTC) + timedelta(seconds=next(seconds))).isoformat()
+
+    asyncio.run(run_worker(queue, ledger, Signer(), interval=0, max_cycles=260, now_fn=now))
+    with queue.storage.database.reading() as connection:
+        assert [tuple(row) for row in connection.execute("SELECT DISTINCT status, last_attempt FROM attestation_intents")] == [
+            ("DEFERRED", 2)
+        ]
+
+
 def test_what_a_dead_process_left_has_its_turn_and_an_unknown_one_is_passed_over(queue: AttestationQueue) -> None:
     lost = queue.enqueue(intent(), created_at="2020-01-01T00:00:00+00:00")
     queue.record_receipt(AttestationReceipt(lost, "xrpl", 1, ReceiptStatus.SUBMITTED, NOON))

@@ -90,6 +90,13 @@ class AttestationQueue:
         """
         return [_queued(row) for row in self._storage.list_submitted(limit, now=now)]
 
+    def next_due(self, limit: int = 1, *, now: str) -> list[QueuedIntent]:
+        """The intents that are PENDING, DEFERRED, or SUBMITTED with a known transaction, the one first that was looked at longest ago.
+
+        Only those that it is time to look at, as in `next_submitted`. Raises InvalidIntent when a stored one cannot be read.
+        """
+        return [_queued(row) for row in self._storage.list_due(limit, now=now)]
+
     def get(self, intent_digest: str) -> QueuedIntent | None:
         """One intent by its prefixed digest, whatever its status and place; None when it is unknown."""
         row = self._storage.get_intent_by_digest(intent_key(intent_digest))

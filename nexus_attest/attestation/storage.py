@@ -313,7 +313,13 @@ _IS_DUE = """
     (last_attempt <= 8 OR :now IS NULL OR COALESCE(ABS(strftime('%s', :now) - strftime('%s', updated_at)), 3600)
       >= MIN(3600, 1 << MIN(last_attempt - 8, 12)))"""
 """After so many attempts that decided nothing, each one doubles the seconds until the next, up to an hour."""
-_SELECT_DUE = f"SELECT 1 FROM attestation_intents WHERE queue_id = :queue_id AND {_IS_DUE}"
+_SELECT_DUE = f"""
+    SELECT {_INTENT} FROM attestation_intents
+    WHERE {_IS_DUE} AND (status IN ('PENDING', 'DEFERRED') OR status = 'SUBMITTED' AND (
+      queue_id IN (SELECT queue_id FROM attestation_sendings) OR EXISTS (
+        SELECT 1 FROM attestation_receipts AS r
+        WHERE r.intent_digest = attestation_intents.intent_digest AND json_type(r.receipt_json, '$.proof.tx_hash') = 'text')))
+    {_ON_ITS_OWN} ORDER BY updated_at, intent_digest LIMIT :limit"""
 _SELECT_SUBMITTED = f"""
     SELECT {_INTENT} FROM attestation_intents
     WHERE {_IS_DUE} AND (status IN ('PENDING', 'SUBMITTED', 'DEFERRED') AND queue_id IN (SELECT queue_id FROM attestation_sendings)
@@ -379,13 +385,16 @@ class AttestationStorage:
     def list_submitted(self, limit: int = 10, *, now: str | None = None) -> list[dict[str, Any]]:
         """Rows of which a transaction of their own may be on the ledger, the one first that was looked at longest ago.
 
-        With `now` (UTC, ISO 8601) only those that it `is_due` to look at.
+        With `now` (UTC, ISO 8601) only those that are due, as in `list_due`.
         """
         return self._all(_SELECT_SUBMITTED, {"limit": _limit(limit), "now": now})
 
-    def is_due(self, queue_id: str, now: str) -> bool:
-        """Whether an intent that stays undecided may have its turn: at once up to the 8th attempt, then after 2, 4, 8 ... 3,600 seconds."""
-        return self._first(_SELECT_DUE, {"queue_id": queue_id, "now": now}) is not None
+    def list_due(self, limit: int = 10, *, now: str) -> list[dict[str, Any]]:
+        """Rows that are PENDING, DEFERRED, or SUBMITTED with a known transaction, in no batch, and due at `now` (UTC, ISO 8601).
+
+        The one comes first that was looked at longest ago. Up to the 8th attempt one is due at once, then after 2, 4, 8 ... 3,600 seconds.
+        """
+        return self._all(_SELECT_DUE, {"limit": _limit(limit), "now": now})
 
     def update_intent_status(
         self, queue_id: str, status: str, last_attempt: int, updated_at: str, last_error_code: str | None = None

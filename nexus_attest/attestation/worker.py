@@ -33,7 +33,7 @@ _CANDIDATES = 32
 """So many intents are looked at for one that no other worker is at."""
 
 _ROTATION = 100
-"""So many intents take turns in a loop."""
+"""So many intents take turns in a loop, those that were looked at longest ago."""
 
 _UNREACHED = (ReceiptErrorCode.BACKEND_UNAVAILABLE, ReceiptErrorCode.TIMEOUT)
 
@@ -133,10 +133,9 @@ async def _run_cycles(
     cycles = processed = 0
     while not stop.is_set() and (max_cycles is None or cycles < max_cycles):
         cycles += 1
-        waiting = [*queue.next_pending(_ROTATION), *queue.next_unconfirmed(_ROTATION)]
-        turns = {item.queue_id: turns.get(item.queue_id, 0) for item in waiting}
-        now = compact_utc() if now_fn is None else now_fn()
-        turn = next((one for one in sorted(turns, key=turns.__getitem__) if queue.storage.is_due(one, now)), None)
+        due = queue.next_due(_ROTATION, now=compact_utc() if now_fn is None else now_fn())
+        turns = {item.queue_id: turns.get(item.queue_id, 0) for item in due}
+        turn = min(turns, key=turns.__getitem__, default=None)
         result = ProcessResult(False)
         if turn is not None:
             turns[turn] = cycles
