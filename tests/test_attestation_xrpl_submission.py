@@ -557,6 +557,52 @@ def test_servers_that_differ_in_where_a_transaction_is_confirm_nothing_and_that_
     assert (world.confirmed(intent(0)), world.attempts()[0].note) == ([], "validated; servers differ in where")
 
 
+def one_server_says_validated(world: World, liar: int) -> None:
+    """Of a transaction that is on no ledger, with its own bytes and what a good one leaves."""
+    other = world_with(1)
+    other.run()
+    ((_, entry),) = other.ledger.history(other.account)
+    real = world.wire.post_json
+
+    async def lying(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if (url, payload["method"]) != (f"http://node{liar}", "tx"):
+            return await real(url, payload)
+        first = world.attempts()[0]
+        if payload["params"][0]["transaction"] != first.hash:
+            return await real(url, payload)
+        told = {"tx_blob": first.blob, "meta_blob": encode(entry.metadata), "ledger_index": first.lls}
+        return {"result": {"status": "success", "validated": True, **told}}
+
+    world.wire.post_json = lying
+
+
+@pytest.mark.parametrize("liar", [0, 1, 2])
+def test_one_server_that_says_validated_of_a_dead_transaction_is_outvoted(liar: int) -> None:
+    world = world_with(1, nodes=3, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker)
+    one_server_says_validated(world, liar)
+    world.wire.on["submit"] = ["drop_request"] * 3
+    with pytest.raises(LedgerUnavailable):
+        world.cycle(worker)
+    world.wire.on.clear()
+    closed(world, 9)
+    world.clock.advance(2)
+    world.cycle(worker, 6, close=True)
+    world.require_exactly_once([intent(0)])
+    assert [attempt.state for attempt in world.attempts()] == ["EXPIRED", "VALIDATED"]
+
+
+def test_one_server_of_two_that_says_validated_of_a_dead_transaction_is_not_outvoted() -> None:
+    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker)
+    one_server_says_validated(world, 0)
+    closed(world, 9)
+    progress = world.cycle(worker, 3, close=True)
+    assert (progress.attempt and progress.attempt.note, len(world.attempts())) == ("validated by 1 of 2 servers that must say so", 1)
+
+
 def tampered(change: Callable[[dict[str, Any]], object]) -> Callable[[str, dict[str, Any]], None]:
     def alter(method: str, result: dict[str, Any]) -> None:
         if method == "tx" and result.get("validated"):

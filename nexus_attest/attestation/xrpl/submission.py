@@ -142,20 +142,26 @@ class Submitter:
                 same = [answer for answer in ends if (answer.engine_result, answer.ledger_index) == end]
                 ledger_hash = _agreed((answer.ledger_hash for answer in same), done_at)
                 return replace(same[0], ledger_hash=ledger_hash, close_time=_agreed((answer.close_time for answer in same), done_at))
-            dead = expired and not ends and sum(answer.searched_all for answer in answers) >= dead_at
+            # A server that alone says "validated" may lie as well as one that says "unknown": more of those outvote it.
+            unknown = sum(answer.searched_all for answer in answers)
+            dead = expired and len(ends) < done_at and unknown >= dead_at and unknown > len(ends)
             return Found(searched_all=True) if dead else None
 
         def enough(answers: list[Found]) -> bool:
-            return verdict(answers) is not None or not (expired or any(answer.engine_result for answer in answers))
+            ends = any(answer.engine_result for answer in answers)
+            found = verdict(answers)
+            if found is None:
+                return not (expired or ends)
+            return found.engine_result is not None or not ends  # where somebody says "validated", all are heard before it is dead
 
         answers = await self._nodes.ask_each(lambda node: node.find(attempt.blob, attempt.first, attempt.lls), enough)
-        found, ends = verdict(answers), sum(answer.engine_result is not None for answer in answers)
+        found, ends = verdict(answers), [answer for answer in answers if answer.engine_result is not None]
         if found is not None or not (ends or expired):
             return found, None
         if not ends:
             return None, f"expired; unknown to {sum(answer.searched_all for answer in answers)} of {dead_at} servers that must say so"
-        if ends < done_at:
-            return None, f"validated by {ends} of {done_at} servers that must say so"
+        if len(ends) < done_at:
+            return None, f"validated by {len(ends)} of {done_at} servers that must say so"
         return None, "validated; servers differ in where"
 
     def _validated_as(self, slot: Slot, attempt: Attempt, found: Found) -> None:
