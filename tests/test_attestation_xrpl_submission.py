@@ -557,6 +557,21 @@ def test_servers_that_differ_in_where_a_transaction_is_confirm_nothing_and_that_
     assert (world.confirmed(intent(0)), world.attempts()[0].note) == ([], "validated; servers differ in where")
 
 
+def test_servers_that_differ_in_what_came_of_it_confirm_nothing_and_that_is_said() -> None:
+    world = world_with(1, nodes=2)
+    real = world.wire.post_json
+
+    async def lying(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        answer = await real(url, payload)
+        if url == "http://node0" and answer["result"].get("validated") and payload["method"] == "tx":
+            with_result("tecINSUFFICIENT_RESERVE")(answer["result"])
+        return answer
+
+    world.wire.post_json = lying
+    world.cycle(world.worker(), 20, close=True)
+    assert (world.confirmed(intent(0)), world.attempts()[0].note) == ([], "validated; servers differ in the result")
+
+
 def one_server_says_validated(world: World, liar: int) -> None:
     """Of a transaction that is on no ledger, with its own bytes and what a good one leaves."""
     other = world_with(1)
@@ -741,6 +756,18 @@ def test_a_refused_key_stops_the_lane_and_what_was_sent_is_followed() -> None:
     world.wire.on.clear()
     world.run()
     world.require_exactly_once([intent(0)])
+
+
+def test_a_key_that_one_server_does_not_take_and_the_ledger_does_stops_nothing_for_longer_than_that() -> None:
+    world = world_with(1)
+    worker = world.worker()
+    world.nodes[0].faults.add("submit", "engine:tefBAD_AUTH")
+    assert "tefBAD_AUTH" in (world.cycle(worker, 2).stopped or "")
+    world.queue.enqueue(intent(1))
+    assert world.cycle(worker, 2, close=True).stopped is None
+    assert (worker.status()["stopped"], world.statuses()[0]) == (None, "CONFIRMED")
+    world.cycle(worker, 4, close=True)
+    world.require_exactly_once([intent(0), intent(1)])
 
 
 # -- signing ------------------------------------------------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ def test_a_queue_is_stamped_by_an_authority_and_the_proofs_are_believed(cli: Des
         (proof,) = proofs_of(cli, queued, place)
         assert judge.judge(proof).level is Level.AUTHORITY
     text = cli("witness", "status", queued["intents"][7]["intent_digest"])
+    assert "not signed yet" not in text
     assert "witness  tsa local, not after " in text
     assert "level authority" in text
     (lane,) = cli.json("witness", "status")["accounts"]
@@ -117,7 +118,9 @@ def test_the_local_witness_needs_no_file_and_warns(cli: Desk, capfd: pytest.Capt
     capfd.readouterr()
     (proof,) = proofs_of(cli, queued)
     assert WitnessJudge(TrustPolicy()).judge(proof).level is Level.SELF
-    assert "witness  self local, level self" in cli("witness", "status", queued["intents"][0]["intent_digest"])
+    text = cli("witness", "status", queued["intents"][0]["intent_digest"])
+    assert "batch    batch 1, 3 intents: CONFIRMED\n  witness  self local, level self" in text
+    assert cli.json("witness", "status", queued["intents"][0]["intent_digest"])["batch"]["state"] == "CONFIRMED"
     assert "for demonstrations" in cli("witness", "run", "--help").replace("\n", " ").replace("│", "").replace("  ", "")
 
 

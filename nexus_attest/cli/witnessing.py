@@ -297,19 +297,22 @@ def _account_data(store: SubmissionStore, stamps: StampStore, lane: Mapping[str,
         "account": lane["account"],
         "network_id": lane["network_id"],
         "batches": {state: {"batches": batches, "members": members} for state, (batches, members) in sorted(counts.items())},
-        "under_way": [_batch_data(store, batch) for batch in store.unsettled(lane["account"])],
+        "under_way": [_batch_data(store, stamps, batch) for batch in store.unsettled(lane["account"])],
     }
 
 
-def _batch_data(store: SubmissionStore, batch: Batch) -> dict[str, Any]:
+def _batch_data(store: SubmissionStore, stamps: StampStore, batch: Batch) -> dict[str, Any]:
     slot, attempts = store.slot(batch.batch_id), store.attempts(batch.batch_id)
     last = attempts[-1] if attempts else None
+    state = None if slot is None else slot.state.value
+    if stamps.of_batch(batch.batch_id, batch.account) is not None:  # by a witness that answers at once, which has no transactions
+        state = SlotState.CONFIRMED.value
     return {
         "batch_id": batch.batch_id,
         "size": batch.size,
         "root": batch.root,
         "created_at": batch.created_at,
-        "state": None if slot is None else slot.state.value,
+        "state": state,
         "attempts": len(attempts),
         "tx_hash": None if last is None else last.hash,
         "ledgers": None if last is None else [last.first, last.lls],
@@ -340,7 +343,7 @@ def intent_report(session: Session, queue: AttestationQueue, intent_digest: str)
     data: dict[str, Any] = {
         **status,
         "receipts": len(receipts),
-        "batch": None if batch is None else _batch_data(store, batch),
+        "batch": None if batch is None else _batch_data(store, StampStore(queue.storage), batch),
         "receipt": confirmed[-1].to_dict() if confirmed else None,
     }
     error = f" ({escape(status['last_error_code'])})" if status["last_error_code"] else ""

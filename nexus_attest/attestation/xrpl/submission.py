@@ -73,7 +73,8 @@ class Submitter:
     """Brings batches of one account onto the ledger. Not safe to use from several tasks at once; several processes do no harm.
 
     `stopped` is why it signs nothing more: its key was refused, or the ledger took a fee for nothing. What was sent before is still
-    followed, until it is `stalled`: then it would have to sign. Whoever has dealt with the cause makes a new one.
+    followed, until it is `stalled`: then it would have to sign. Whoever has dealt with the cause makes a new one; it goes on by itself
+    when the transaction is validated for which a server refused the key.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Submitter:
         self._clock = clock
         self._network: int | None = None
         self._sent: dict[str, tuple[int, int]] = {}  # by hash: the ledger after which it was last sent, and how many times it was
+        self._key_refused: str | None = None  # the transaction for which a server did not take the key
         self._taken: set[int] = set()  # batches whose Sequence looked taken once
 
     async def step(self, batch: Batch) -> SlotState | None:
@@ -162,7 +164,7 @@ class Submitter:
             return None, f"expired; unknown to {sum(answer.searched_all for answer in answers)} of {dead_at} servers that must say so"
         if len(ends) < done_at:
             return None, f"validated by {len(ends)} of {done_at} servers that must say so"
-        return None, "validated; servers differ in where"
+        return None, f"validated; servers differ in {'the result' if len({end.engine_result for end in ends}) > 1 else 'where'}"
 
     def _validated_as(self, slot: Slot, attempt: Attempt, found: Found) -> None:
         good = found.engine_result == "tesSUCCESS"
@@ -176,6 +178,8 @@ class Submitter:
             ledger_hash=found.ledger_hash,
             close_time=found.close_time,
         )
+        if self._key_refused == attempt.hash:
+            self.stopped, self.stalled = None, False  # the server that did not take the key was wrong
         if not good:
             self.stopped = f"transaction {attempt.hash} cost its fee and witnessed nothing: {found.engine_result}"
 
@@ -221,6 +225,7 @@ class Submitter:
         state = AttemptState.REFUSED if refused else AttemptState.MAYBE
         self._store.mark(attempt.hash, state, answer.engine_result)
         if answer.engine_result in _KEY_REFUSED:
+            self._key_refused = attempt.hash
             self.stopped = f"the ledger does not take the key {attempt.key_id} for {self.account}: {answer.engine_result}"
         return replace(attempt, state=state, note=answer.engine_result)
 
