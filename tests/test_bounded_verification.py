@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from store_testing import environment, quick_folder
 
+import nexus_attest
+import nexus_control
 from nexus_control import json_data
 from nexus_control.errors import MalformedBundle
 
@@ -45,7 +47,7 @@ def folder() -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize("program", ["nexus_control", "nexus_attest"])
+@pytest.mark.parametrize("program", [nexus_control.__name__, nexus_attest.__name__])
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_deep_or_huge_is_refused_in_little_memory(folder: Path, name: str, program: str) -> None:
     path = folder / "file.json"
