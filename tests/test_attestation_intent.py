@@ -70,7 +70,8 @@ def test_a_dict_form_gives_the_same_intent(labels: dict[str, str], claims: dict[
 
 
 def test_limits_are_inclusive() -> None:
-    intent(labels={f"{n:064}": "x" * 256 for n in range(32)}, run_id="x" * 100_000)
+    largest = intent(labels={f"{n:064}": "x" * 256 for n in range(32)}, run_id="x" * 100_000)
+    assert (len(largest.labels), len(largest.run_id or "")) == (32, 100_000)
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -304,7 +304,8 @@ def test_a_wrong_value_is_refused_by_its_path(entry: dict[str, Any], keys: dict[
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "[::1]"])
 def test_http_without_tls_is_for_this_host_only(host: str) -> None:
-    parse_adapters({"adapters": [{**HTTP, "base_url": f"http://{host}:8080/v1"}]}, base_dir=Path("/"))
+    (adapter,) = parse_adapters({"adapters": [{**HTTP, "base_url": f"http://{host}:8080/v1"}]}, base_dir=Path("/"))
+    assert (adapter.adapter_kind, getattr(adapter.settings, "base_url", None)) == ("http", f"http://{host}:8080/v1")
 
 
 def test_a_secret_in_the_wrong_place_is_not_repeated() -> None:

@@ -142,7 +142,7 @@ def _group_help(context: typer.Context, asked: HelpOption = False) -> None:
 class LazyCommand(TyperCommand):
     """A command that is put together when it is called. Its callback does that, and gives the `whole` of it.
 
-    The parameters of one take half a millisecond, and there are seventy: more than help and the command that is called need together.
+    There are some fifty, and to make the parameters of all of them took a fifth of the time until help appeared.
     """
 
     def whole(self) -> Any:
