@@ -244,7 +244,9 @@ async def test_a_ticket_is_good_for_one_answer_to_the_question_that_was_shown(tm
         request_id = await requested(client)
         card = await carded(client, request_id)
         assert (await carded(client, request_id))["ticket"] == card["ticket"], "the same card for the same question"
-        assert (await carded(client, request_id, comment="x"))["ticket"] != card["ticket"]
+        comments = ["x", *(f"{'x' * 2_000}{tail}" for tail in "yz")]
+        others = [(await carded(client, request_id, comment=comment))["ticket"] for comment in comments]
+        assert len({card["ticket"], *others}) == 4, "also where the comments only differ in what a card has no room for"
         with DecisionStore(tmp_path / "decisions.db") as store:
             event = store.get_events(request_id)[1]
             store.append_event(request_id, event.event_type, event.actor, {**event.payload, "min_approvals": 2})

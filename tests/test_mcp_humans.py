@@ -189,6 +189,15 @@ async def test_a_plan_that_is_too_long_to_show_is_said_to_be_cut(asked: Asked) -
     assert "... (1 of 2001 characters are left out here: it is recorded whole in your name)" in person.asked[0]
 
 
+async def test_the_question_shows_the_time_that_is_recorded(asked: Asked) -> None:
+    client, person, _ = asked
+    request_id = await requested(client)
+    await answer(client, "approve", request_id=request_id, actor=BOB, expires_at="2999-W01-2T02:00+02:00")
+    recorded = (await events_of(client, request_id))[-1]["payload"]["expires_at"]
+    assert recorded == "2999-01-01T00:00:00+00:00"
+    assert f"Until: {recorded}" in person.asked[0].splitlines()
+
+
 META: dict[str, Any] = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {"elicitation": {"form": {}}},
@@ -305,6 +314,11 @@ async def test_nobody_is_asked_for_what_would_be_refused_anyway(asked: Asked) ->
     await answer(client, "approve", request_id=request_id, actor=BOB)
     assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == "ALREADY_APPROVED"
     assert len(person.asked) == 1
+    another = await requested(client)
+    for time in ("", "tomorrow", "2999-01-01T00:00:00"):
+        error = await error_of(client, "approve", request_id=another, actor=BOB, expires_at=time)
+        assert error["code"] == "INVALID_EXPIRES_AT"
+    assert len(person.asked) == 1, "an empty time is not for good"
 
 
 async def test_an_answer_is_good_for_its_own_question_only(asked: Asked) -> None:

@@ -368,6 +368,16 @@ async def test_a_yes_on_the_page_is_not_recorded_for_an_action_that_took_the_pla
             assert (await error_of(client, "approve", **arguments))["url"] != url
 
 
+async def test_a_yes_on_the_page_is_for_the_whole_comment_also_where_it_was_too_long_to_show(unable: Client) -> None:
+    request_id = (await answer(unable, "request", goal="g", actor=ALICE))["request_id"]
+    seen, other = ({"request_id": request_id, "actor": BOB, "comment": f"{'x' * 2_000}{tail}"} for tail in ("I read it", "I am sure"))
+    url = (await error_of(unable, "approve", **seen))["url"]
+    await anyio.to_thread.run_sync(answered, url, "yes")
+    assert (await error_of(unable, "approve", **other))["code"] == "APPROVAL_PENDING"
+    await answer(unable, "approve", **seen)
+    assert (await last_event(unable, request_id))["payload"]["comment"] == seen["comment"]
+
+
 async def test_a_yes_that_a_task_could_not_record_is_recorded_when_it_is_asked_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

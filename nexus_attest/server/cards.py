@@ -242,7 +242,7 @@ class ApprovalCards:
         decision = Decision.load(self._service.tools.store, arguments["request_id"])
         facts += [*_steps(decision.plan), *_policy(decision), *_told(decision), ("Your identity is", who.assurance)]
         text = "\n".join(f"{label}: {value}" for label, value in facts)
-        return _Shown(facts, text, f"sha256:{sha256(text.encode()).hexdigest()} {state.rpartition(' ')[2]}")
+        return _Shown(facts, text, f"sha256:{sha256(text.encode()).hexdigest()} {state}")
 
 
 def _code(result: Mapping[str, Any]) -> str | None:

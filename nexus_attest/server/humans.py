@@ -35,7 +35,7 @@ from nexus_attest.server.page import ApprovalPage
 from nexus_attest.server.tasks import takes_tasks
 from nexus_control.decision import Decision
 from nexus_control.errors import ActionChanged
-from nexus_control.events import Actor, EventType
+from nexus_control.events import Actor, EventType, parse_expires_at
 from nexus_control.identity import parse_identity
 from nexus_control.judgement import judge_approval, judge_identity
 from nexus_control.markdown import printable
@@ -178,9 +178,10 @@ class HumanAsker:
     def question(self, arguments: Mapping[str, Any], who: BoundActor) -> tuple[str, str]:
         """What the person reads, and the state that an answer must come back with. Text of others cannot break its lines.
 
-        The state counts what the actor has approved and revoked here: a yes is good for one approval, not for another one after that.
-        Raises what an approval would raise anyway.
+        The state is that of every word that would be recorded, shown or not. It counts what the actor has approved and revoked here: a yes
+        is good for one approval, not for another one after that. Raises what an approval would raise anyway.
         """
+        expiry = parse_expires_at(arguments.get("expires_at"))
         now = self.tools.store.clock()
         decision = Decision.load(self.tools.store, arguments["request_id"], as_of=now, trust=self.tools.trust)
         decision.earlier = past_of(self.tools.store, decision.decision_id)
@@ -200,7 +201,7 @@ class HumanAsker:
                 f"Mode: {decision.requested_mode} ({needed})",
                 f"Plan: {_shown(decision.plan, whole)}",
                 f"Requested by: {named}{' (so another system says)' if imported else ''}",
-                f"Until: {printable(str(arguments.get('expires_at') or 'for good'))}",
+                f"Until: {'for good' if expiry is None else expiry.isoformat()}",
                 *([] if comment is None else [f"Comment: {_shown(comment, 'it is recorded whole in your name')}"]),
                 f"Decision: {printable(decision.decision_id)}, action sha256:{decision.action_digest}",
             ]
@@ -209,7 +210,8 @@ class HumanAsker:
         generation, _ = self.tools.store.origin(decision.decision_id)
         acts = sum(event.event_type in _APPROVAL_ACTS and event.actor["id"] == who.actor.id for event in decision.events)
         # Servers of one store may have been given different names for it, and take each other's answers.
-        return worded(self.options), f"{_digest(worded(''))} {generation}.{acts}"
+        words = _digest("\n".join([worded(""), "" if comment is None else printable(comment)]))
+        return worded(self.options), f"{words} {generation}.{acts}"
 
     def require_unchanged(self, arguments: Mapping[str, Any], who: BoundActor, state: str) -> None:
         """Raise ActionChanged unless a yes to the question with this state is still good: in the transaction that records it.
