@@ -289,6 +289,14 @@ async def test_the_command_for_a_person_asks_for_the_same_act(alone: tuple[Clien
     assert command[5:9] == ["--comment", "only today; it's late", "--expires-at", until]
 
 
+async def test_the_command_for_a_person_is_whole_however_long_the_comment_is(alone: tuple[Client, Path]) -> None:
+    client, _ = alone
+    comment = "it's " * 2_000
+    error = await error_of(client, "approve", request_id=await requested(client), actor=BOB, comment=comment)
+    assert comment in shlex.split(error["command"])
+    assert f"`{error['command']}`. Show the user that command" in error["text"]
+
+
 async def test_somebody_who_never_answers_holds_the_call_for_a_limited_time(tmp_path: Path) -> None:
     """In this process, where the five minutes can be shortened, and in the era in which calls wait."""
 

@@ -32,7 +32,7 @@ ADVICE: Mapping[str, str] = {
     "REFUSED": "Call status for what the decision allows.",
     "NO_POLICY": "Nothing can be done with it: make a new request.",
     "POLICY_VALIDATION_FAILED": "Call status: blocking_reasons names what is missing.",
-    "ACTION_CHANGED": "Make a new request for the action as it is now.",
+    "ACTION_CHANGED": "Call approve again: what is there now has to be shown to people and approved anew.",
     "CANNOT_APPROVE": "Call status; for another run make a new request.",
     "ALREADY_APPROVED": "Somebody else has to approve; status tells how many are missing.",
     "LOOK_ALIKE_ACTOR": "Use the id as it is spelled in status, or let somebody else approve; do not invent a spelling.",

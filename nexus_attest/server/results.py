@@ -28,6 +28,7 @@ __all__ = [
     "refusal",
     "safe_text",
     "success",
+    "writable",
 ]
 
 ERROR_KEY = "io.github.nexus-attest/error"
@@ -68,18 +69,22 @@ def linked(data: Mapping[str, Any], resource: Mapping[str, Any], title: str) -> 
 def refusal(error: NexusError) -> dict[str, Any]:
     """An error result for an error that was foreseen."""
     more: dict[str, Any] = {}
-    if isinstance(error, InvalidArguments):
-        more["paths"] = [safe_text(path) for path in error.paths]
-    elif isinstance(error, ApprovalPending | HumanRequired):
-        more["command"] = safe_text(error.command)
+    if isinstance(error, ApprovalPending | HumanRequired):
+        more["command"] = writable(error.command)
         if isinstance(error, ApprovalPending):
             more["url"] = error.url
+        return _failure(error.code, writable(str(error)), more)  # not shortened: half a command does something else, or nothing
+    if isinstance(error, InvalidArguments):
+        more["paths"] = [safe_text(path) for path in error.paths]
     return failure(error.code, error.describe(), **more)
 
 
 def failure(code: str, described: str, **more: Any) -> dict[str, Any]:
     """An error result: `CODE: what happened. What to do next.`"""
-    message = _message(code, described)
+    return _failure(code, _message(code, described), more)
+
+
+def _failure(code: str, message: str, more: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "isError": True,
         "content": [{"type": "text", "text": _whole(code, message)}],
@@ -117,8 +122,12 @@ def compact(data: object) -> str:
 
 def safe_text(text: str) -> str:
     """A text that may repeat what a caller sent, such that it can always be written: shortened, surrogates spelled out."""
-    cut = text if len(text) <= 4_000 else f"{text[:4_000]} ..."
-    return cut.encode("utf-8", "backslashreplace").decode()
+    return writable(text if len(text) <= 4_000 else f"{text[:4_000]} ...")
+
+
+def writable(text: str) -> str:
+    """The whole text with surrogates spelled out, which UTF-8 has none of."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def digest_of(text: str) -> str:
