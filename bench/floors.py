@@ -5,6 +5,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from secrets import token_hex
 
 
 class WriteFloor:
@@ -23,6 +24,42 @@ class WriteFloor:
         self._connection.executemany("INSERT INTO facts (body) VALUES (?)", [(body,) for body in bodies])
         self._connection.executemany("INSERT INTO log (leaf_hash) VALUES (?)", [(bytes(32),) for _ in bodies])
         self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+class SameRowsFloor:
+    """The rows of a stored decision, inserted once more under another id into the engine's own tables: their indexes, constraints and
+    triggers, and none of the engine.
+    """
+
+    def __init__(self, path: Path, decision_id: str) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._facts = [fact for table in ("decisions", "decision_events") for fact in self._facts_of(table, decision_id)]
+
+    def _facts_of(self, table: str, decision_id: str) -> list[tuple[str, dict[str, object], str]]:
+        """For each row of the decision: the statement that inserts another one, its values, and the kind of its leaf."""
+        columns = _stored_columns(self._connection, table)
+        insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{column}' for column in columns)})"
+        select = f"SELECT {', '.join(columns)} FROM {table} WHERE decision_id = ? ORDER BY position"
+        kind = "generation" if table == "decisions" else "event"
+        return [(insert, dict(zip(columns, row, strict=True)), kind) for row in self._connection.execute(select, (decision_id,))]
+
+    def again(self, commits: Sequence[slice]) -> None:
+        """All rows, each slice of them in one transaction."""
+        name = token_hex(18)  # as long as the ids of the engine
+        (position,) = self._connection.execute("SELECT MAX(position) FROM log").fetchone()
+        for commit in commits:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for insert, values, kind in self._facts[commit]:
+                position += 1
+                self._connection.execute(insert, values | {"decision_id": name, "position": position})
+                self._connection.execute("INSERT INTO log (position, leaf_hash, kind) VALUES (?, ?, ?)", (position, bytes(32), kind))
+            self._connection.execute("COMMIT")
 
     def close(self) -> None:
         """Close the connection."""

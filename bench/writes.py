@@ -6,7 +6,7 @@ from itertools import cycle
 from time import perf_counter
 from typing import Self
 
-from bench.floors import WriteFloor, fact_texts
+from bench.floors import SameRowsFloor, WriteFloor, fact_texts
 from bench.harness import Operation, Result, Settings, ratio
 from bench.workload import ALICE, approve, flow, package_with, request, verified
 from nexus_control import event_rows
@@ -95,6 +95,11 @@ def full_flow(settings: Settings) -> Iterator[Result]:
             verified(verify_audit_package(package, strict=True, expected_binding_digest=package["integrity"]["binding_digest"]))
 
         yield files.ratio(everything, _FLOW, goal=3)
+        rows = SameRowsFloor(files.path, flow(files.tools))
+        try:
+            yield ratio("full_flow, same rows, same tables", settings, everything, lambda: rows.again(_FLOW), None, clock=perf_counter)
+        finally:
+            rows.close()
 
 
 class _Files:
@@ -103,9 +108,9 @@ class _Files:
     def __init__(self, settings: Settings, name: str) -> None:
         self._settings = settings
         self._name = name
-        self._path = settings.directory / f"{name}.db"
+        self.path = settings.directory / f"{name}.db"
         self._floor = WriteFloor(settings.directory / f"{name}-floor.db")
-        self.store = DecisionStore(self._path)
+        self.store = DecisionStore(self.path)
         self.tools = NexusControlTools(self.store)
 
     def __enter__(self) -> Self:
@@ -117,7 +122,7 @@ class _Files:
 
     def ratio(self, operation: Operation, commits: Sequence[slice], goal: float) -> Result:
         """The operation against a floor that writes these facts of a typical decision, each slice in one commit."""
-        facts = fact_texts(self._path, flow(self.tools))
+        facts = fact_texts(self.path, flow(self.tools))
         texts = [facts[commit] for commit in commits]
 
         def floor() -> None:
