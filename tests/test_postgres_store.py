@@ -6,6 +6,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -29,6 +30,7 @@ from nexus_attest.postgres import writer as writers
 from nexus_attest.postgres.address import shown
 from nexus_attest.postgres.appends import AppendQueue
 from nexus_attest.postgres.batch import Wanted
+from nexus_attest.postgres.database import PostgresDatabase
 from nexus_attest.postgres.driver import PgConnection
 from nexus_attest.postgres.errors import PostgresDriverMissing
 from nexus_attest.postgres.schema import DEFAULT_SCHEMA, script, take_lock
@@ -602,7 +604,7 @@ def test_appends_of_many_threads_go_in_together_and_each_is_answered_for_itself(
 def test_an_append_that_is_interrupted_while_it_waits_holds_up_nobody() -> None:
     entered, leave = threading.Event(), threading.Event()
 
-    def slow(batch: Sequence[Wanted]) -> None:
+    def slow(batch: Sequence[Wanted], _: object) -> None:
         entered.set()
         leave.wait(10)
         for each in batch:
@@ -630,6 +632,73 @@ def test_an_append_that_is_interrupted_while_it_waits_holds_up_nobody() -> None:
     last.start()
     last.join(10)
     assert answers == [["last"]]
+
+
+@pytest.mark.parametrize("waits_first", [True, False])
+def test_who_is_answered_waits_for_no_answer_to_those_behind(waits_first: bool) -> None:
+    """Three appends of the first batch, of which two are woken by who leads the second one, however that ends."""
+    begun, arrived, go_on = threading.Semaphore(0), threading.Semaphore(0), threading.Semaphore(0)
+
+    def together(batch: Sequence[Wanted], before_waiting: Callable[[], None]) -> None:
+        begun.release()
+        for each in batch:
+            each.stored = [cast("Any", each.append)]
+        if batch[0].append == cast("Any", "behind"):
+            if waits_first:
+                before_waiting()
+                go_on.acquire(timeout=10)
+            raise StoreBusy("no connection")
+        go_on.acquire(timeout=10)
+
+    queue = AppendQueue("here", together, cast("Any", None))
+    answers: list[object] = []
+
+    def work(name: str) -> None:
+        try:
+            answers.append(queue.append(cast("Any", name)))
+        except StoreBusy:
+            answers.append(name)
+        arrived.release()
+
+    def start(*names: str) -> None:
+        threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in names]
+        for thread in threads:
+            thread.start()
+
+    def waiting(number: int) -> None:
+        deadline = time.monotonic() + 10
+        while len(queue._waiting) != number and time.monotonic() < deadline:  # pyright: ignore[reportPrivateUsage]
+            time.sleep(0.001)
+
+    start("alone")
+    assert begun.acquire(timeout=10)
+    start("a", "b", "c")
+    waiting(3)
+    go_on.release()
+    assert begun.acquire(timeout=10)
+    start("behind")
+    waiting(1)
+    go_on.release()
+    for _ in range(4 if waits_first else 5):
+        assert arrived.acquire(timeout=10)
+    assert sorted(map(str, answers)) == ["['a']", "['alone']", "['b']", "['c']"] + ["behind"] * (not waits_first)
+    go_on.release()
+    if waits_first:
+        assert arrived.acquire(timeout=10)
+    assert "behind" in answers
+
+
+def test_who_is_answered_does_not_wait_for_a_connection_of_those_behind(postgres_server: PostgresServer, schema: str) -> None:
+    with open_store(postgres_server.address(), schema, pool_size=1) as store:
+        store.create_decision("d")
+        database = cast("PostgresDatabase", store.backend)
+        waits: list[None] = []
+        database.take_back(database.lend(lambda: waits.append(None)))
+        assert waits == []  # one was there
+        taken = database.lend()
+        threading.Timer(0.2, database.take_back, [taken]).start()
+        database.take_back(database.lend(lambda: waits.append(None)))
+        assert waits == [None]
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
@@ -675,9 +744,9 @@ def test_an_append_is_one_round_trip_as_long_as_nobody_else_writes(
     trips: list[list[bytes]] = []
     whole = batches.exchange
 
-    def counted(raw: Any, sent: Any) -> Any:
+    def counted(raw: Any, sent: Any, *rest: Any) -> Any:
         trips.append([statement.name.removeprefix(b"nexus_") for statement, _ in sent])
-        return whole(raw, sent)
+        return whole(raw, sent, *rest)
 
     def needed() -> list[int]:
         trips.clear()
@@ -892,9 +961,9 @@ def at_commits(monkeypatch: pytest.MonkeyPatch, happens: Callable[[Any, Callable
     def executed(self: PgConnection, sql: str, parameters: Any = (), /) -> Any:
         return happens(self.raw, lambda: execute(self, sql, parameters)) if sql == "COMMIT" else execute(self, sql, parameters)
 
-    def exchanged(raw: Any, sent: Any) -> Any:
+    def exchanged(raw: Any, sent: Any, *rest: Any) -> Any:
         commits = sent[-1][0].sql == b"COMMIT"
-        return happens(raw, lambda: exchange(raw, sent)) if commits else exchange(raw, sent)
+        return happens(raw, lambda: exchange(raw, sent, *rest)) if commits else exchange(raw, sent, *rest)
 
     with monkeypatch.context() as patched:
         patched.setattr(PgConnection, "execute", executed)
@@ -937,7 +1006,7 @@ def test_an_append_that_loses_every_connection_before_its_commit_wrote_nothing(
     store.create_decision("dec-1")
     append(store, "dec-1")
 
-    def lose(raw: Any, _: Any) -> None:
+    def lose(raw: Any, *_: Any) -> None:
         raw.close()
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
@@ -989,13 +1058,13 @@ def test_what_the_server_begins_with_only_after_the_connection_was_lost_is_not_c
     whole, wait = batches.exchange, exchanges._wait  # pyright: ignore[reportPrivateUsage]
     tries: list[int] = []
 
-    def lose(raw: Any, sent: Any) -> Any:
+    def lose(raw: Any, sent: Any, *rest: Any) -> Any:
         tries.append(len(tries))
         if len(tries) == 1:
             assert raw.info.backend_pid == process
             os.kill(process, signal.SIGSTOP)
             threading.Timer(0.5, os.kill, (process, signal.SIGCONT)).start()
-        return whole(raw, sent)
+        return whole(raw, sent, *rest)
 
     def lost(socket: int, *, writing: bool = False) -> bool:
         if len(tries) == 1:

@@ -3,6 +3,9 @@
 Commands that read and judge share a commit (`writer`), each in its own turn. A plain append judges nothing, so many of them need one look
 at where their decisions end, one insertion and one commit, instead of one each. Each is answered for itself: one that is refused,
 because its decision is not there or has another end than it expected, writes nothing and keeps no other from being written.
+
+The threads of a process run one at a time, and the server is another process. So those who are answered are woken when the next batch is
+on its way: they return to their callers, and come back with more, while the server works and not while it waits for us.
 """
 
 import os
@@ -11,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import TypeAlias
 
 from nexus_attest.postgres.batch import Wanted
 from nexus_attest.postgres.driver import faults, raise_named
@@ -25,6 +29,8 @@ _MOST = 128
 
 _LONGEST_WAIT = 0.005
 """Seconds that a batch waits for more, at most; never longer than the one before it took."""
+
+_Together: TypeAlias = Callable[[Sequence[Wanted], Callable[[], None]], None]
 
 
 def _locked() -> threading.Lock:
@@ -42,12 +48,11 @@ class _Waiting(Wanted):
 
 
 class AppendQueue:
-    """The appends of a process. `together` appends a batch and answers each of it, `alone` appends one as every store does.
-
-    `path` is where the store is, for messages.
+    """The appends of a process. `together` appends a batch and answers each of it; before it waits for anything, it calls its second
+    argument. `alone` appends one as every store does. `path` is where the store is, for messages.
     """
 
-    def __init__(self, path: str, together: Callable[[Sequence[Wanted]], None], alone: Callable[[Append], list[StoredEvent]]) -> None:
+    def __init__(self, path: str, together: _Together, alone: Callable[[Append], list[StoredEvent]]) -> None:
         self._path = path
         self._together = together
         self._alone = alone
@@ -56,6 +61,7 @@ class AppendQueue:
     def _begin(self) -> None:
         self._guard = threading.Lock()
         self._waiting: deque[_Waiting] = deque()
+        self._answered: deque[_Waiting] = deque()
         self._has_leader = False
         self._gathering: _Waiting | None = None
         self._enough = 1
@@ -95,10 +101,22 @@ class AppendQueue:
                 self._hand_on()
 
     def _hand_on(self) -> None:
+        """Have the next one lead, who wakes those who are answered by then; without one, wake them. Under the guard."""
         self._has_leader = bool(self._waiting)
         if self._waiting:
             self._waiting[0].leads = True
             self._waiting[0].woken.release()
+        else:
+            self._wake_answered()
+
+    def _wake_answered(self) -> None:
+        """Each of them once, whoever else does so at the same time."""
+        while True:
+            try:
+                answered = self._answered.popleft()
+            except IndexError:
+                return
+            answered.woken.release()
 
     def _lead(self, own: _Waiting) -> None:
         """Do what waits, the caller's own among it, and hand the rest to the next."""
@@ -116,10 +134,8 @@ class AppendQueue:
             with self._guard:
                 self._enough = (len(batch) + len(self._waiting)) // 2
                 self._took = perf_counter() - began
+                self._answered.extend(each for each in batch if each is not own)
                 self._hand_on()
-            for each in batch:
-                if each is not own:
-                    each.woken.release()
 
     def _gather(self, own: _Waiting) -> None:
         """Wait until half of those who append at the moment are there, so that one half prepares while the other one is stored.
@@ -131,6 +147,7 @@ class AppendQueue:
                 return
             self._gathering = own
         try:
+            self._wake_answered()  # they are who is waited for
             own.woken.acquire(timeout=min(self._took, _LONGEST_WAIT))
         finally:
             with self._guard:
@@ -139,10 +156,12 @@ class AppendQueue:
     def _answer(self, batch: list[_Waiting]) -> None:
         try:
             try:
-                self._together(batch)
+                self._together(batch, self._wake_answered)
                 return
             except faults() as error:
                 raise_named(error, self._path, lost=getattr(error, "sqlstate", None) is None)
+            finally:
+                self._wake_answered()
         except (StoreUnreachable, StoreBusy, StoreClosed, CommitUnknown) as error:
             for each in batch:
                 each.stored, each.error = None, type(error)(str(error))

@@ -133,17 +133,18 @@ class Batch:
         self._lock = Statement(b"nexus_lock", lock_statement.encode())
         self._memory = _Memory()
 
-    def append(self, batch: Sequence[Wanted]) -> None:
+    def append(self, batch: Sequence[Wanted], before_waiting: Callable[[], None]) -> None:
         """Append what is wanted, in one transaction, and answer each. What is refused is not written, and keeps no other from being so.
 
-        Raises what kept all of them from being committed: errors of the driver, StoreError.
+        `before_waiting` is called each time something has been sent, and before a connection is waited for. Raises what kept all of them
+        from being committed: errors of the driver, StoreError.
         """
-        if not self._append_as_remembered(batch):
-            self._append_as_found(batch)
+        if not self._append_as_remembered(batch, before_waiting):
+            self._append_as_found(batch, before_waiting)
 
     # -- one round trip -------------------------------------------------------------------------------------------------------
 
-    def _append_as_remembered(self, batch: Sequence[Wanted]) -> bool:
+    def _append_as_remembered(self, batch: Sequence[Wanted], before_waiting: Callable[[], None]) -> bool:
         """Append if everything that judges is remembered, and is still so. False when nothing was written."""
         memory = self._memory
         if not memory.is_alone or memory.commits != self._database.commits:
@@ -153,7 +154,7 @@ class Batch:
         end = memory.position + sum(len(each.append.prepared) for each in batch)
         if end // TILE_LEAVES != memory.position // TILE_LEAVES:  # a tile is computed from leaves that have been inserted
             return False
-        with self._lent() as connection:
+        with self._lent(before_waiting) as connection:
             rows = _Rows(connection)
             writers = self._judge(rows, batch, memory.tips, memory.position)
             if rows.last is None:  # a refusal is believed when it was judged under the lock
@@ -161,7 +162,7 @@ class Batch:
             expected = (bigint(memory.position), memory.leaf)
             sent = [(_BEGIN, ()), (self._lock, ()), (_APPEND_AFTER, (*rows.parameters(), *expected)), (_COMMIT, ())]
             try:
-                held = _number(exchange(connection.raw, sent)[2], 0, 0)
+                held = _number(exchange(connection.raw, sent, before_waiting)[2], 0, 0)
             except faults() as error:
                 memory.is_alone = False
                 if not is_lost(error, connection.raw):
@@ -175,14 +176,14 @@ class Batch:
 
     # -- two round trips ------------------------------------------------------------------------------------------------------
 
-    def _append_as_found(self, batch: Sequence[Wanted]) -> None:
+    def _append_as_found(self, batch: Sequence[Wanted], before_waiting: Callable[[], None]) -> None:
         names = list({each.append.decision_id: None for each in batch})
         begin = [(_BEGIN, ()), (self._lock, ()), (_LAST, ()), (_TIPS, (texts(names),))]
         for is_last in (False, True):
-            with self._lent() as connection:
+            with self._lent(before_waiting) as connection:
                 commits = self._database.commits
                 try:
-                    *_, last, tips = exchange(connection.raw, begin)
+                    *_, last, tips = exchange(connection.raw, begin, before_waiting)
                 except faults() as error:
                     if is_last or not is_lost(error, connection.raw):
                         raise
@@ -213,8 +214,8 @@ class Batch:
     # -- both -----------------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _lent(self) -> Generator[PgConnection]:
-        connection = self._database.lend()
+    def _lent(self, before_waiting: Callable[[], None]) -> Generator[PgConnection]:
+        connection = self._database.lend(before_waiting)
         try:
             yield connection
         finally:

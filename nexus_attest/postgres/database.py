@@ -13,7 +13,7 @@ its own savepoint, and commits for all of them. Nobody is told of success before
 import os
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager
 from types import TracebackType
 from typing import NoReturn
@@ -31,6 +31,9 @@ __all__ = ["PostgresDatabase"]
 _OLDEST_SERVER = 130_000
 _PATIENCE_SECONDS = 15
 """So long a lost connection is tried again, to learn how its commit ended."""
+
+_AT_ONCE_SECONDS = 0.001
+"""So long a connection of the pool that has one to lend takes; 0 would be refused at once."""
 
 _IS_SERVED = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ? AND pid <> pg_backend_pid())"
 
@@ -110,10 +113,18 @@ class PostgresDatabase:
 
     # -- connections ----------------------------------------------------------------------------------------------------------
 
-    def lend(self) -> PgConnection:
-        """A connection of the pool, until `take_back`. Raises StoreClosed, StoreUnreachable, StoreBusy when all of them are in use."""
+    def lend(self, before_waiting: Callable[[], None] | None = None) -> PgConnection:
+        """A connection of the pool, until `take_back`; `before_waiting` is called unless one is there at once.
+
+        Raises StoreClosed, StoreUnreachable, StoreBusy when all of them are in use.
+        """
         pool = self._open_pool()
         try:
+            if before_waiting is not None:
+                try:
+                    return PgConnection(pool.getconn(_AT_ONCE_SECONDS), pool)
+                except faults():  # for a moment only: what is the matter shows when it is waited for
+                    before_waiting()
             return PgConnection(pool.getconn(), pool)
         except faults() as error:
             if self._closed:

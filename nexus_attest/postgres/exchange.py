@@ -10,7 +10,7 @@ Each statement is prepared once per connection. Parameters and results are bytes
 """
 
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -38,8 +38,8 @@ _prepared: "WeakKeyDictionary[Raw, set[bytes]]" = WeakKeyDictionary()
 """Which statements the server knows by name already, for each connection."""
 
 
-def exchange(raw: Raw, statements: Sequence[tuple[Statement, Parameters]]) -> "list[PGresult]":
-    """Run the statements in their order, in one round trip; gives a result for each.
+def exchange(raw: Raw, statements: Sequence[tuple[Statement, Parameters]], when_sent: Callable[[], None] | None = None) -> "list[PGresult]":
+    """Run the statements in their order, in one round trip; gives a result for each. `when_sent` is called before the server is waited for.
 
     Raises the driver's error for the first one that fails, after which the transaction is to be rolled back. Whatever else ends the wait,
     an interruption for instance, closes the connection: what the server still sends would be taken for the answer to something else.
@@ -56,7 +56,7 @@ def exchange(raw: Raw, statements: Sequence[tuple[Statement, Parameters]]) -> "l
             pgconn.send_query_prepared(statement.name, parameters, [_BINARY] * len(parameters), _BINARY)
             names.append(None)
         pgconn.pipeline_sync()
-        results = _answers(pgconn)
+        results = _answers(pgconn, when_sent)
         pgconn.exit_pipeline_mode()
     except BaseException:
         raw.close()
@@ -64,13 +64,17 @@ def exchange(raw: Raw, statements: Sequence[tuple[Statement, Parameters]]) -> "l
     return _checked(known, names, results)
 
 
-def _answers(pgconn: "PGconn") -> "list[PGresult]":
+def _answers(pgconn: "PGconn", when_sent: Callable[[], None] | None) -> "list[PGresult]":
     """What the server answers up to the end of the message."""
     from psycopg.pq import ExecStatus
 
-    while pgconn.flush():  # too much for the socket at once: the server may have to be heard meanwhile, so that it reads on
+    unsent = pgconn.flush()
+    if when_sent is not None:
+        when_sent()
+    while unsent:  # too much for the socket at once: the server may have to be heard meanwhile, so that it reads on
         if _wait(pgconn.socket, writing=True):
             pgconn.consume_input()
+        unsent = pgconn.flush()
     results: list[PGresult] = []
     while True:
         while pgconn.is_busy():
