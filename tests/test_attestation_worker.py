@@ -19,6 +19,7 @@ from nexus_attest.attestation.queue import AttestationQueue, QueuedIntent
 from nexus_attest.attestation.worker import ProcessResult, process_one_xrpl, process_submitted, run_worker
 from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
 from nexus_attest.attestation.xrpl.submission_store import SubmissionStore
+from nexus_attest.testledger import Clock
 from nexus_control.errors import InputError, StoreError
 
 
@@ -172,6 +173,19 @@ def test_a_claim_ends_with_its_holder_or_after_five_minutes() -> None:
             assert (first, second, third) == (True, False, True)
         with queue.claimed("q") as after:
             assert after
+
+
+def test_a_claim_from_before_the_clock_was_set_back_is_free() -> None:
+    """Its worker was killed; without this nobody would look at the intent for as long as the clock was wrong."""
+    clock = Clock()
+    with AttestationQueue(clock=clock) as queue:
+        queue_id = queue.enqueue(intent())
+        clock.advance(1_000_000)
+        assert queue.storage.claim(queue_id, "killed", now=clock().timestamp(), until=clock().timestamp() + 300)
+        clock.advance(-1_000_000)
+        assert SubmissionStore(queue.storage).count_waiting(now=clock().timestamp()) == 1
+        with queue.claimed(queue_id) as mine:
+            assert mine
 
 
 def test_an_interruption_frees_the_intent(queue: AttestationQueue) -> None:

@@ -1,5 +1,6 @@
 """Every intent is witnessed exactly once: whatever servers do, wherever processes die, however many there are."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from functools import partial
@@ -10,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from witness_testing import World, intent
 
+from nexus_attest.attestation.xrpl.submission import SubmissionSettings
 from nexus_attest.testledger import KINDS
 
 RUNS = int(os.environ.get("NEXUS_WITNESS_RUNS", "70"))
-"""Of each of the three tests with random events; `NEXUS_WITNESS_RUNS=1000` for the long proof."""
+"""Of each of the five tests with random events; `NEXUS_WITNESS_RUNS=1000` for the long proof."""
 
 LIES = {"forge_validated_blob", "forge_not_found"}
 """What a server alone can make anybody believe."""
@@ -110,6 +112,140 @@ def test_three_servers_of_which_one_may_lie(requests: list[str], commits: list[s
         assert receipt.proof["ledger_index"] == closed.index
         assert receipt.proof.get("ledger_hash", closed.hash) == closed.hash
         assert not receipt.proof.get("close_time", "").startswith("2001")
+
+
+Told = dict[str, Any]
+
+
+def _index(change: Callable[[int], int]) -> Callable[[Told], object]:
+    return lambda told: told.update(ledger_index=max(0, change(told["ledger_index"])))
+
+
+def _account(**changes: Any) -> Callable[[Told], object]:
+    return lambda told: told["account_data"].update(changes)
+
+
+def _sequence(more: int) -> Callable[[Told], object]:
+    return lambda told: told["account_data"].update(Sequence=max(1, told["account_data"]["Sequence"] + more))
+
+
+def _error(code: str, **more: Any) -> Callable[[Told], object]:
+    def change(told: Told) -> None:
+        told.clear()
+        told.update(error=code, status="error", **more)
+
+    return change
+
+
+LIES_OF_ONE: dict[str, tuple[str, Callable[[Told], object]]] = {
+    "a ledger that is only closed": ("ledger", _index(lambda index: index + 1)),
+    "a ledger in the window": ("ledger", _index(lambda index: index + 9)),
+    "a ledger beyond the window": ("ledger", _index(lambda index: index + 40)),
+    "a ledger far ahead": ("ledger", _index(lambda _: 4_000_000_000)),
+    "a ledger some way back": ("ledger", _index(lambda index: index - 9)),
+    "a ledger that is long past": ("ledger", _index(lambda index: index - 90)),
+    "the first ledger": ("ledger", _index(lambda _: 1)),
+    "a ledger that is not validated": ("ledger", lambda told: told.update(validated=False)),
+    "a ledger of another year": ("ledger", lambda told: told["ledger"].update(close_time=1)),
+    "too high a Sequence": ("account_info", _sequence(5)),
+    "too low a Sequence": ("account_info", _sequence(-5)),
+    "the first Sequence": ("account_info", _sequence(-10_000)),
+    "no such account": ("account_info", _error("actNotFound")),
+    "another account": ("account_info", _account(Account="rrrrrrrrrrrrrrrrrrrrrhoLvTp")),
+    "a master key that may not sign": ("account_info", _account(Flags=0x00100000)),
+    "an account that is not validated": ("account_info", lambda told: told.update(validated=False)),
+    "a fee of nothing": ("fee", lambda told: told["drops"].update(base_fee="0", open_ledger_fee="0")),
+    "a fee of millions": ("fee", lambda told: told["drops"].update(open_ledger_fee="9000000000")),
+    "no transaction": ("tx", _error("txnNotFound", searched_all=True)),
+    "a transaction with another hash": ("tx", lambda told: told.update(tx_blob="12" * 40) if "tx_blob" in told else None),
+    "a transaction that is not validated": ("tx", lambda told: told.update(validated=False)),
+    "a refusal": ("submit", _error("invalidTransaction")),
+    "a malformed transaction": ("submit", lambda told: told.update(engine_result="temMALFORMED", applied=False)),
+    "a key that is not taken": ("submit", lambda told: told.update(engine_result="tefBAD_AUTH", applied=False)),
+    "a Sequence that is past": ("submit", lambda told: told.update(engine_result="tefPAST_SEQ", applied=False)),
+}
+"""What one server may say instead of the truth: the method that it lies about, and how."""
+
+
+def lies(world: World, liar: int, told: str, when: Callable[[], bool] = lambda: True) -> None:
+    """A server that lies in this way, whenever the effect of what it is asked for has happened."""
+    real, (method, change) = world.wire.post_json, LIES_OF_ONE[told]
+
+    async def lying(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        answer = await real(url, payload)
+        result: object = answer.get("result")
+        if (url, payload["method"]) == (f"http://node{liar}", method) and isinstance(result, dict) and "error" not in result and when():
+            change(cast("Told", result))
+        return answer
+
+    world.wire.post_json = lying
+
+
+@pytest.mark.parametrize("told", LIES_OF_ONE)
+@pytest.mark.parametrize("liar", range(3))
+def test_one_server_of_three_that_always_lies_keeps_no_intent_waiting(told: str, liar: int) -> None:
+    world = World(nodes=3, submission=SubmissionSettings(window=5))
+    for _ in range(100):
+        world.ledger.close()
+    lies(world, liar, told)
+    intents = [intent(number) for number in range(6)]  # two batches
+    world.queue.enqueue_many(intents)
+
+    async def close() -> int:
+        world.ledger.close()
+        return 0
+
+    assert asyncio.run(world.worker().run(interval=0, max_cycles=40, until_empty=True, besides=close)) == 6
+    world.require_exactly_once(intents)
+
+
+@PATIENT
+@given(
+    requests=st.lists(st.sampled_from((*EVENTS, *sorted(LIES))), max_size=60),
+    commits=st.lists(st.sampled_from(COMMITS), max_size=20),
+    liar=st.integers(0, 2),
+    told=st.lists(st.sampled_from(sorted(LIES_OF_ONE)), max_size=4, unique=True),
+    honest_at=st.none() | st.lists(st.booleans(), max_size=20),
+    workers=st.integers(1, 2),
+)
+def test_three_servers_of_which_one_lies_about_everything(
+    requests: list[str], commits: list[str], liar: int, told: list[str], honest_at: list[bool] | None, workers: int
+) -> None:
+    world = World(nodes=3, requests=requests, lease=0)
+    only_one_lies(world, liar)
+    sometimes = None if honest_at is None else iter(honest_at)
+    for lie in told:
+        lies(world, liar, lie, lambda: sometimes is None or next(sometimes, False))
+    intents = [intent(number) for number in range(6)]
+    world.queue.enqueue_many(intents)
+    world.commits._events = iter(commits)  # pyright: ignore[reportPrivateUsage]
+    world.run(workers)
+    world.require_exactly_once(intents)
+
+
+@PATIENT
+@given(
+    requests=st.lists(st.sampled_from((*EVENTS, *sorted(LIES))), max_size=60),
+    commits=st.lists(st.sampled_from(COMMITS), max_size=20),
+    liar=st.integers(0, 1),
+    told=st.lists(st.sampled_from(sorted(LIES_OF_ONE)), max_size=4, unique=True),
+    lying=st.lists(st.booleans(), max_size=40),
+    workers=st.integers(1, 2),
+)
+def test_two_servers_of_which_one_lies_about_everything_for_a_while(
+    requests: list[str], commits: list[str], liar: int, told: list[str], lying: list[bool], workers: int
+) -> None:
+    """Without a majority one that lies may keep everything waiting as long as it does, and can do no more."""
+    world = World(nodes=2, requests=requests, lease=0)
+    only_one_lies(world, liar)
+    left = iter(lying)
+    for lie in told:
+        lies(world, liar, lie, lambda: next(left, False))
+    intents = [intent(number) for number in range(6)]
+    world.queue.enqueue_many(intents)
+    world.commits._events = iter(commits)  # pyright: ignore[reportPrivateUsage]
+    world.run(workers)
+    world.require_exactly_once(intents)
 
 
 @pytest.mark.parametrize("fault", HONEST)

@@ -286,6 +286,54 @@ def test_one_server_that_has_lost_its_history_is_waited_for() -> None:
     world.require_exactly_once([intent(0)])
 
 
+def test_two_servers_must_refuse_a_transaction_before_it_is_sent_no_more() -> None:
+    world = world_with(1, nodes=3)
+    world.wire.on["submit"] = ["error:invalidTransaction"]
+    worker = world.worker()
+    world.cycle(worker, 2)
+    assert [(attempt.state, attempt.note) for attempt in world.attempts()] == [("MAYBE", "invalidTransaction")]
+    world.cycle(worker, 3, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+def test_a_refusal_counts_no_more_once_another_server_took_the_transaction() -> None:
+    world = world_with(1, nodes=3)
+    world.wire.on["submit"] = ["engine:temMALFORMED", "engine:telINSUF_FEE_P", "engine:temMALFORMED"]
+    worker = world.worker()
+    world.cycle(worker, 4, close=True)
+    assert [(attempt.state, attempt.note) for attempt in world.attempts()] == [("MAYBE", "temMALFORMED")]
+    world.cycle(worker, 3, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+def test_a_server_that_takes_long_to_answer_is_asked_last() -> None:
+    """What was signed would expire, again and again, while it is asked for where the ledger is."""
+    world = world_with(1, nodes=3, submission=SubmissionSettings(window=5))
+    real = world.wire.post_json
+
+    async def slow(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if url == "http://node0":
+            for _ in range(7):  # seven ledgers, of which the transaction has five
+                world.ledger.close()
+        return await real(url, payload)
+
+    world.wire.post_json = slow
+    world.cycle(world.worker(), 6, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+def test_a_server_is_left_alone_no_longer_when_the_clock_was_set_back() -> None:
+    world = world_with(1, lease=30)
+    worker = world.worker()
+    world.clock.advance(1_000_000)
+    world.nodes[0].faults.add("*", "http503")
+    with pytest.raises(LedgerUnavailable):
+        world.cycle(worker)
+    world.clock.advance(-1_000_000)
+    world.cycle(worker, 4, close=True)
+    world.require_exactly_once([intent(0)])
+
+
 def test_two_servers_are_asked_before_a_transaction_is_dead() -> None:
     world = world_with(1, nodes=2, submission=SubmissionSettings(window=5, confirm_answers=1))
     liar, honest = world.nodes
@@ -327,10 +375,21 @@ def first_server_adds(world: World, method: str, change: Callable[[dict[str, Any
     world.wire.post_json = real
 
 
-@pytest.mark.parametrize("servers", [2, 3])
-@pytest.mark.parametrize("ahead", [20, 50, 1_000_000])
-def test_one_server_that_is_ahead_of_the_ledger_once_makes_nothing_be_witnessed_twice(servers: int, ahead: int) -> None:
-    world = world_with(1, nodes=servers)
+@pytest.mark.parametrize("ahead", [-90, 20, 50, 1_000_000])
+def test_of_two_servers_that_differ_in_where_the_ledger_is_none_is_believed(ahead: int) -> None:
+    world = world_with(1, nodes=2)
+    worker = world.worker()
+    with first_server_adds(world, "ledger", lambda result: result.update(ledger_index=result["ledger_index"] + ahead)):
+        with pytest.raises(LedgerUnavailable, match=r"^servers differ in where the ledger is: [0-9]+, [0-9]+$"):
+            world.cycle(worker)
+        assert world.attempts() == []
+    world.cycle(worker, 4, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+@pytest.mark.parametrize("ahead", [-90, 20, 50, 1_000_000])
+def test_one_server_that_is_ahead_of_the_ledger_once_makes_nothing_be_witnessed_twice(ahead: int) -> None:
+    world = world_with(1, nodes=3)
     worker = world.worker()
     with first_server_adds(world, "ledger", lambda result: result.update(ledger_index=result["ledger_index"] + ahead)):
         world.cycle(worker)
@@ -494,7 +553,9 @@ def test_what_one_server_alone_tells_of_a_ledger_is_in_no_receipt(nodes: int) ->
     first_server_says(world, ledger_hash="AB" * 32, close_time_iso="2001-01-01T00:00:00Z")
     world.cycle(world.worker(), 6, close=True)
     (receipt,) = world.confirmed(intent(0))
-    assert not {"ledger_hash", "close_time"} & receipt.proof.keys()
+    closed, _ = world.ledger.find(receipt.proof["tx_hash"]) or pytest.fail("on no ledger")
+    assert receipt.proof.get("ledger_hash", closed.hash) == closed.hash
+    assert not receipt.proof.get("close_time", "").startswith("2001")
 
 
 def test_a_confirmation_that_lacks_a_server_says_so() -> None:
@@ -528,7 +589,8 @@ def test_why_a_transaction_was_refused_is_not_overwritten() -> None:
     world = world_with(1, nodes=2)
     world.wire.alter = lambda method, answer: answer.update(engine_result="temX", applied=False) if method == "submit" else None
     worker = world.worker()
-    world.cycle(worker, 2)
+    world.wire.on["submit"] = ["engine:telINSUF_FEE_P"] * 2
+    world.cycle(worker, 3, close=True)
     closed(world, 20)
     world.nodes[1].available_from = world.ledger.validated.index
     world.cycle(worker, 2)
@@ -934,6 +996,16 @@ def test_one_worker_has_the_account_at_a_time() -> None:
     world.ledger.close(0)
     assert world.cycle(second).leased
     assert not world.cycle(first).leased
+
+
+def test_a_lease_from_before_the_clock_was_set_back_is_free() -> None:
+    world = world_with(1, lease=30)
+    world.clock.advance(1_000_000)
+    with pytest.raises(LedgerUnavailable, match="before our clock"):
+        world.cycle(world.worker())
+    world.clock.advance(-1_000_000)
+    assert world.cycle(world.worker()).leased
+    assert not world.cycle(world.worker()).leased
 
 
 def test_a_worker_whose_lease_ran_out_closes_no_batch_beside_another_ones() -> None:

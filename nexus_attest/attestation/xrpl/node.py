@@ -29,6 +29,8 @@ _OF_REQUEST = frozenset({"actNotFound", "txnNotFound", "invalidTransaction"})
 
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
+_SLOW_SECONDS = 5.0
+"""For one answer. Signing takes several, and what was signed must get into one of the next ledgers, of which one closes every 4 seconds."""
 
 T = TypeVar("T")
 
@@ -205,17 +207,21 @@ class LedgerNodes:
         With each `turn` the question goes to another server first.
         """
         last = "every server is being left alone for a while"
-        ready = self._ready()
-        first = turn % len(ready) if ready else 0
-        for place in ready[first:] + ready[:first]:
+        for place in self._ready(turn):
             try:
                 return await self._call(place, call)
             except LedgerUnavailable as problem:
                 last = str(problem)
         raise LedgerUnavailable(last)
 
-    async def ask_several(self, call: Callable[[LedgerNode], Awaitable[T]], count: int) -> list[T]:
-        """The answers of so many servers. Raises LedgerUnavailable when fewer answer."""
+    async def ask_for_most(
+        self, call: Callable[[LedgerNode], Awaitable[T]], size: Callable[[T], int], count: int, *, least: int, near: int = 0
+    ) -> list[T]:
+        """Answers by `size`, the largest first: the one with number `count` is the most that so many servers tell at least.
+
+        Servers are asked until that one is no more than `near` from the largest, so where most are honest a liar moves it in neither
+        direction. Raises LedgerUnavailable when fewer than `least` answer.
+        """
         answers: list[T] = []
         last = "every other server is being left alone for a while"
         for place in self._ready():
@@ -223,14 +229,18 @@ class LedgerNodes:
                 answers.append(await self._call(place, call))
             except LedgerUnavailable as problem:
                 last = str(problem)
-            if len(answers) == count:
+                continue
+            answers.sort(key=size, reverse=True)
+            if len(answers) >= count and size(answers[0]) - size(answers[count - 1]) <= near:
                 return answers
-        raise LedgerUnavailable(f"{len(answers)} of {count} servers answered that must before anything is signed: {last}")
+        if len(answers) < least:
+            raise LedgerUnavailable(f"{len(answers)} of {least} servers answered that must before anything is signed: {last}")
+        return answers
 
-    async def ask_each(self, call: Callable[[LedgerNode], Awaitable[T]], enough: Callable[[list[T]], bool]) -> list[T]:
+    async def ask_each(self, call: Callable[[LedgerNode], Awaitable[T]], enough: Callable[[list[T]], bool], *, turn: int = 0) -> list[T]:
         """The answers of one server after the other, until they are enough; fewer, and none, when servers do not answer."""
         answers: list[T] = []
-        for place in self._ready():
+        for place in self._ready(turn):
             try:
                 answers.append(await self._call(place, call))
             except LedgerUnavailable:
@@ -239,11 +249,16 @@ class LedgerNodes:
                 break
         return answers
 
-    def _ready(self) -> list["_Place"]:
+    def _ready(self, turn: int = 0) -> list["_Place"]:
+        """Those that may be asked, beginning with another one at each turn; the slow ones last."""
         now = self._clock()
-        return [place for place in self._places if place.not_before is None or place.not_before <= now]
+        ready = [place for place in self._places if place.is_ready(now)]
+        quick = [place for place in ready if not place.slow]
+        first = turn % len(quick) if quick else 0
+        return [*quick[first:], *quick[:first], *(place for place in ready if place.slow)]
 
     async def _call(self, place: "_Place", call: Callable[[LedgerNode], Awaitable[T]]) -> T:
+        started = self._clock()
         try:
             if place.network_id is None:
                 place.network_id = await place.node.network_id()
@@ -259,19 +274,25 @@ class LedgerNodes:
             place.not_before = self._clock() + timedelta(seconds=wait)
             raise
         place.failures, place.not_before = 0, None
+        place.slow = (self._clock() - started).total_seconds() > _SLOW_SECONDS
         return answer
 
 
 class _Place:
     """A server and how it did lately."""
 
-    __slots__ = ("failures", "network_id", "node", "not_before")
+    __slots__ = ("failures", "network_id", "node", "not_before", "slow")
 
     def __init__(self, node: LedgerNode) -> None:
         self.node = node
         self.failures = 0
         self.not_before: datetime | None = None
         self.network_id: int | None = None
+        self.slow = False
+
+    def is_ready(self, now: datetime) -> bool:
+        """Whether it may be asked; also when the clock was set back since it failed."""
+        return self.not_before is None or not now < self.not_before <= now + timedelta(seconds=_LONGEST_WAIT_SECONDS)
 
 
 def _object(value: object) -> dict[str, Any]:

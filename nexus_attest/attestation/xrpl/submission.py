@@ -12,8 +12,9 @@ https://xrpl.org/docs/concepts/transactions/reliable-transaction-submission
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from nexus_attest.attestation.batch_tree import STATEMENT_TYPE, Statement
@@ -27,7 +28,7 @@ from nexus_attest.attestation.xrpl.codec import (
     transaction_id,
     verify_payload,
 )
-from nexus_attest.attestation.xrpl.node import AccountState, Found, LedgerNode, LedgerNodes, ValidatedLedger
+from nexus_attest.attestation.xrpl.node import AccountState, Found, LedgerNode, LedgerNodes, Submission, ValidatedLedger
 from nexus_attest.attestation.xrpl.signer import SignResult, XRPLSigner
 from nexus_attest.attestation.xrpl.submission_store import Attempt, AttemptState, Batch, Slot, SlotState, SubmissionStore
 from nexus_attest.key_errors import SignerFailed
@@ -38,6 +39,12 @@ __all__ = ["SubmissionSettings", "Submitter"]
 
 _FIRST_LISTED_NETWORK = 1025
 """From here on a transaction must name its network; with lower ones it must not (telNETWORK_ID_MAKES_TX_NON_CANONICAL)."""
+
+_LEAST_WINDOW = 3
+"""So many ledgers a transaction has, at the least, whichever of the servers that tell where the ledger is are right."""
+
+_NEVER = (0, 0)
+"""Sent after no ledger, and not once."""
 
 _Told = TypeVar("_Told", bound=Hashable)
 
@@ -97,6 +104,7 @@ class Submitter:
         self._clock = clock
         self._network: int | None = None
         self._sent: dict[str, tuple[int, int]] = {}  # by hash: the ledger after which it was last sent, and how many times it was
+        self._refusing: dict[str, set[str]] = {}  # by hash: the servers that refused it, as long as none took it
         self._key_refused: str | None = None  # the transaction for which a server did not take the key
         self._taken: set[int] = set()  # batches whose Sequence looked taken once
 
@@ -111,19 +119,19 @@ class Submitter:
             return slot.state
         await self._network_id()
         if slot is not None:
-            ledger = await self._nodes.ask(self._fresh)
-            await self._follow(batch, slot, self._store.attempts(batch.batch_id), ledger)
+            await self._follow(batch, slot, self._store.attempts(batch.batch_id)[-1])
         elif self.stopped is None:
             account = await self._account()
             await self._prepare(batch, self._store.next_free(self.account, account.sequence), account, n=1)
         slot = self._store.slot(batch.batch_id)
         return None if slot is None else slot.state
 
-    async def _follow(self, batch: Batch, slot: Slot, attempts: Sequence[Attempt], ledger: ValidatedLedger) -> None:
-        last = attempts[-1]
-        found, lacking = await self._find(last, expired=ledger.index > last.lls)
+    async def _follow(self, batch: Batch, slot: Slot, last: Attempt) -> None:
+        told = await self._ledgers(least=1)
+        index = told[-1] if len(told) < self._expiry_answers else told[self._expiry_answers - 1]
+        found, lacking = await self._find(last, expired=index > last.lls)
         if found is None:
-            last = await self._maybe_send(last, ledger)
+            last = await self._maybe_send(last, index)
             if lacking is not None and last.note != lacking:
                 self._store.note(last.hash, lacking)
         elif found.engine_result is not None:
@@ -156,7 +164,8 @@ class Submitter:
                 return not (expired or ends)
             return found.engine_result is not None or not ends  # where somebody says "validated", all are heard before it is dead
 
-        answers = await self._nodes.ask_each(lambda node: node.find(attempt.blob, attempt.first, attempt.lls), enough)
+        _, turn = self._sent.get(attempt.hash, _NEVER)
+        answers = await self._nodes.ask_each(lambda node: node.find(attempt.blob, attempt.first, attempt.lls), enough, turn=turn)
         found, ends = verdict(answers), [answer for answer in answers if answer.engine_result is not None]
         if found is not None or not (ends or expired):
             return found, None
@@ -204,38 +213,51 @@ class Submitter:
     def _finish(self, slot: Slot, attempt: Attempt, state: AttemptState, slot_state: SlotState, **told: Any) -> None:
         self._store.finish(slot.batch_id, attempt.hash, state, slot_state, compact_utc(self._clock), **told)
         self._sent.pop(attempt.hash, None)
+        self._refusing.pop(attempt.hash, None)
 
     # -- sending --------------------------------------------------------------------------------------------------------------
 
-    async def _maybe_send(self, attempt: Attempt, ledger: ValidatedLedger) -> Attempt:
+    async def _maybe_send(self, attempt: Attempt, index: int) -> Attempt:
         """Send the stored bytes, once in each ledger as long as they can get into another one; the attempt as it then stands.
 
-        Each time another server is asked first: one that says "queued" and passes nothing on must not be the only one that has them.
+        Each time another server is asked first: one that says "queued" and passes nothing on must not be the only one that has them, nor
+        one that refuses them the only one that looked.
         """
-        sent, times = self._sent.get(attempt.hash, (0, 0))
-        if attempt.state is AttemptState.REFUSED or ledger.index >= attempt.lls or sent == ledger.index:
+        sent, times = self._sent.get(attempt.hash, _NEVER)
+        if attempt.state is AttemptState.REFUSED or index >= attempt.lls or sent == index:
             return attempt
         if attempt.state is AttemptState.PREPARED:
             # Before the first byte leaves: after a crash, "malformed" must not be taken for the verdict on a first copy.
             self._store.mark(attempt.hash, AttemptState.MAYBE, "sending")
-        answer = await self._nodes.ask(lambda node: node.submit(attempt.blob), turn=times)
-        self._sent[attempt.hash] = ledger.index, times + 1
-        malformed = answer.engine_result.startswith("tem") and not answer.applied
-        refused = answer.refused or (attempt.state is AttemptState.PREPARED and malformed)
-        state = AttemptState.REFUSED if refused else AttemptState.MAYBE
+        url, answer = await self._nodes.ask(partial(_hand_over, attempt.blob), turn=times)
+        self._sent[attempt.hash] = index, times + 1
+        state = AttemptState.REFUSED if self._is_refused(attempt, url, answer) else AttemptState.MAYBE
         self._store.mark(attempt.hash, state, answer.engine_result)
         if answer.engine_result in _KEY_REFUSED:
             self._key_refused = attempt.hash
             self.stopped = f"the ledger does not take the key {attempt.key_id} for {self.account}: {answer.engine_result}"
         return replace(attempt, state=state, note=answer.engine_result)
 
+    def _is_refused(self, attempt: Attempt, url: str, answer: Submission) -> bool:
+        """Whether so many servers refuse a transaction as must know nothing of a dead one: one alone may be wrong about it."""
+        malformed = answer.engine_result.startswith("tem") and not answer.applied
+        unsent = attempt.state is AttemptState.PREPARED or attempt.hash in self._refusing  # by all that is known, nobody took it yet
+        if not answer.refused and not (malformed and unsent):
+            self._refusing.pop(attempt.hash, None)
+            return False
+        refusing = self._refusing.setdefault(attempt.hash, set())
+        refusing.add(url)
+        return len(refusing) >= self._expiry_answers
+
     # -- signing --------------------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, batch: Batch, seq: int, account: AccountState, *, n: int) -> None:
+    async def _prepare(self, batch: Batch, seq: int, account: "_Account", *, n: int) -> None:
         """Sign and store. Nothing leaves this machine."""
         network_id = await self._network_id()
-        index = await self._least_index()
-        fee = min(await self._nodes.ask(lambda node: node.fee()), self._settings.max_fee_drops)
+        count = self._expiry_answers
+        fees = await self._nodes.ask_for_most(lambda node: node.fee(), int, count, least=count)
+        fee = min(fees[count - 1], self._settings.max_fee_drops)
+        index = await self._index()  # last, so that slow answers take nothing of the time that the transaction has
         memo = {"MemoType": STATEMENT_TYPE.encode().hex().upper()}
         memo["MemoData"] = Statement(bytes.fromhex(batch.root), batch.size).to_bytes().hex().upper()
         fields: dict[str, Any] = {
@@ -272,12 +294,23 @@ class Submitter:
             self._network = network_id
         return self._network
 
-    async def _least_index(self) -> int:
-        """Where the window of a transaction begins: the least index that so many servers tell as must call it dead.
+    async def _index(self) -> int:
+        """Where the window of a transaction begins: the largest index that so many servers tell at least as must call it dead.
 
-        From too high an index on, they would find nothing where the transaction can be, and call it dead while it is on the ledger.
+        From a larger one on they would find nothing where the transaction can be, and call it dead while it is on the ledger. From one
+        long past they could not even say that, for want of history. Raises LedgerUnavailable where too few servers are near each other.
         """
-        return min(ledger.index for ledger in await self._nodes.ask_several(self._fresh, self._expiry_answers))
+        count = self._expiry_answers
+        told = await self._ledgers(least=count)
+        index = told[count - 1]
+        if sum(abs(other - index) <= self._settings.window - _LEAST_WINDOW for other in told) < count:
+            raise LedgerUnavailable(f"servers differ in where the ledger is: {', '.join(map(str, told))}")
+        return index
+
+    async def _ledgers(self, *, least: int) -> list[int]:
+        """The newest final ledgers that servers tell, at least so many of them, the largest first; see `LedgerNodes.ask_for_most`."""
+        told = await self._nodes.ask_for_most(self._fresh, lambda ledger: ledger.index, self._expiry_answers, least=least, near=1)
+        return [ledger.index for ledger in told]
 
     async def _fresh(self, node: LedgerNode) -> ValidatedLedger:
         """The newest final ledger. One far from our clock is refused: too old a one gives a deadline that has passed, a wrong one none."""
@@ -291,13 +324,36 @@ class Submitter:
     def _expiry_answers(self) -> int:
         return min(self._settings.expiry_answers, len(self._nodes))
 
-    async def _account(self) -> AccountState:
-        """The account with the least Sequence that so many servers tell: from too high a one on, its transactions wait for ever."""
-        told = await self._nodes.ask_several(lambda node: node.account(self.account), self._expiry_answers)
+    async def _account(self) -> "_Account":
+        """The account with the largest Sequence that so many servers tell at least: after a larger one, its transactions wait for ever."""
+        count = self._expiry_answers
+        told = await self._nodes.ask_for_most(lambda node: node.account(self.account), _sequence, count, least=count)
         known = [account for account in told if account is not None]
-        if len(known) < len(told):
+        if len(known) < count:
             raise LedgerUnavailable(f"the account {self.account} does not exist on this network; fund it")
-        return min(known, key=lambda account: account.sequence)
+        return _Account(known[count - 1].sequence, tuple(known))
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """The account: its next Sequence, and all that servers tell of it."""
+
+    sequence: int
+    told: tuple[AccountState, ...]
+
+    def lets_sign(self, signer: str, address: str) -> bool:
+        """Whether any server says that this address may sign; where it may not, the ledger refuses what it signed."""
+        return any(signer == one.regular_key or (signer == address and not one.master_disabled) for one in self.told)
+
+
+def _sequence(account: AccountState | None) -> int:
+    """By which accounts are compared; one that does not exist is the smallest."""
+    return -1 if account is None else account.sequence
+
+
+async def _hand_over(blob: str, node: LedgerNode) -> tuple[str, Submission]:
+    """What a server says of a transaction, and which one said it."""
+    return node.url, await node.submit(blob)
 
 
 def _agreed(told: Iterable[_Told | None], least: int) -> _Told | None:
@@ -306,7 +362,7 @@ def _agreed(told: Iterable[_Told | None], least: int) -> _Told | None:
     return often[0] if len(often) == 1 else None
 
 
-def _require_signed(planned: dict[str, Any], signed: SignResult, account: AccountState) -> str:
+def _require_signed(planned: dict[str, Any], signed: SignResult, account: _Account) -> str:
     """The public key that signed. Raises SignerFailed unless these are the planned fields, signed by a key of the account, in one form."""
     try:
         blob = bytes.fromhex(signed.signed_tx_blob_hex)
@@ -323,6 +379,6 @@ def _require_signed(planned: dict[str, Any], signed: SignResult, account: Accoun
         raise SignerFailed("the signer gave a hash that is not that of its transaction")
     if not verify_payload(key, payload, bytes.fromhex(signature)):
         raise SignerFailed("the signer gave a signature that is not one of its key")
-    if signer != account.regular_key and (signer != planned["Account"] or account.master_disabled):
+    if not account.lets_sign(signer, planned["Account"]):
         raise SignerFailed(f"the key {key} may not sign for {planned['Account']}")
     return key

@@ -112,7 +112,7 @@ _WAITING = """
     FROM attestation_intents AS i
     WHERE i.status IN ('PENDING', 'DEFERRED')
       AND NOT EXISTS (SELECT 1 FROM witness_members AS m WHERE m.intent_digest = i.intent_digest AND m.active = 1)
-      AND NOT EXISTS (SELECT 1 FROM attestation_claims AS c WHERE c.queue_id = i.queue_id AND c.until > :now)
+      AND NOT EXISTS (SELECT 1 FROM attestation_claims AS c WHERE c.queue_id = i.queue_id AND c.until > :now AND c.until <= :now + 3600)
       AND NOT EXISTS (SELECT 1 FROM attestation_sendings AS t WHERE t.queue_id = i.queue_id)
       AND (i.last_attempt = 0 OR NOT EXISTS (
         SELECT 1 FROM attestation_receipts AS r
@@ -160,7 +160,9 @@ _FINISH = f"""
 
 _LEASE = """
     INSERT INTO witness_lanes (account, network_id, owner, until) VALUES (:account, :network_id, :owner, :until)
-    ON CONFLICT (account) DO UPDATE SET owner = :owner, until = :until WHERE owner = :owner OR until <= :now"""
+    ON CONFLICT (account) DO UPDATE SET owner = :owner, until = :until
+    WHERE owner = :owner OR until <= :now OR until > :now + 7200"""
+"""A lease is for an hour at the most (`BatchSettings`): one that seems to be for twice as long was taken before the clock was set back."""
 _END_LEASE = "UPDATE witness_lanes SET until = 0 WHERE account = :account AND owner = :owner"
 _SELECT_LANES = "SELECT account, network_id FROM witness_lanes ORDER BY account"
 _SELECT_MEMBERSHIP = "SELECT batch_id FROM witness_members WHERE intent_digest = :intent_digest ORDER BY batch_id DESC LIMIT 1"
