@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nexus_attest.redaction import NO_SECRETS, Redactor, literal_secrets, parse_pointer
+from nexus_attest.redaction import NO_SECRETS, Redactor, literal_secrets, parse_pointer, passwords_of
 
 SECRET = 'p\u00e4ss "word"/+?'
 REDACTOR = Redactor({"phrase": SECRET, "pin": "4711", "key": "-----\nfirst-line-of-key\nsecond-line-of-key\n"})
@@ -116,6 +116,7 @@ def test_what_is_no_pointer_to_a_member_is_refused(text: str) -> None:
     ],
 )
 def test_well_known_credentials_are_found_by_their_look(text: str, reason: str) -> None:
+    assert NO_SECRETS.text(text) == f"[redacted:{reason}]"
     assert NO_SECRETS.text(f"({text})") in (f"([redacted:{reason}])", f"([redacted:{reason}]")
     assert literal_secrets({"note": f"use {text}"}) == ["/note"]
 
@@ -125,11 +126,25 @@ def test_credentials_in_headers_and_urls_are_found() -> None:
     assert NO_SECRETS.text("https://bob:hunter2@host/x") == "https://[redacted:url-password]@host/x"
 
 
+@pytest.mark.parametrize("password", ["hunter2", "hunt:er2", "hunt@er2", "h:u@n:t@"])
+def test_a_password_in_a_url_is_found_whole(password: str) -> None:
+    assert NO_SECRETS.text(f"at postgres://bob:{password}@host/x") == "at postgres://[redacted:url-password]@host/x"
+    assert passwords_of(f'{{"url":"postgres://bob:{password}@host","mail":"a@b"}}') == [password]
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "sha256:" + "ab" * 32,
         "AKIAshort",
+        "xghp_" + "a" * 36,
+        "XAKIA" + "A1B2C3D4E5F6G7H8",
+        "risk-" + "a" * 40,
+        "xnpm_" + "a" * 36,
+        "1hf_" + "a" * 34,
+        "usEd" + "V" * 28,
+        "xsnoPBrXtMeMyMHUVTgbuqAfg1SUTb",
+        "-eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0xxx.c2lnbmF0dXJl",
         "a sk- b",
         "https://host/a:b",
         "tokens",
@@ -163,6 +178,10 @@ def test_cleaning_takes_linear_time() -> None:
         "eyJ" * 200_000,
         "://" * 200_000,
         "://a:" * 100_000,
+        "://a:" + "b@" * 100_000,
+        "://a:b@" * 50_000,
+        "s" * 300_000,
+        "sA1" * 100_000,
         "Bearer " * 100_000,
         "xox" * 200_000,
     ):
