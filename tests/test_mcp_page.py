@@ -455,6 +455,18 @@ async def test_all_who_wait_hear_a_no_and_whoever_asks_after_that_asks_again(tmp
             assert (await last_event(client, arguments["request_id"]))["event_type"] == "POLICY_ATTACHED"
 
 
+def test_a_browser_that_keeps_its_connection_does_not_disturb_the_end_of_the_server(tmp_path: Path) -> None:
+    with lines(tmp_path, *OPTIONS, "--log-level", "error") as server, httpx.Client() as kept:
+        server.begin()
+        server.call(1, "request", goal="g", actor=ALICE)
+        request_id = server.receive()["result"]["structuredContent"]["request_id"]
+        server.call(2, "approve", request_id=request_id, actor=BOB)
+        url = server.receive()["result"]["_meta"][ERROR_KEY]["url"]
+        with socket.create_connection(("127.0.0.1", httpx.URL(url).port or 0)):
+            assert kept.get(url).status_code == 200
+            assert server.end() == (0, [], "")
+
+
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 async def test_when_the_page_has_no_room_a_person_is_sent_to_a_terminal(
     tmp_path: Path, page: ApprovalPage, mode: str, monkeypatch: pytest.MonkeyPatch

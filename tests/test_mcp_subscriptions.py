@@ -3,6 +3,7 @@
 import itertools
 import json
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import anyio
+import anyio.to_thread
 import pytest
 from mcp import Client, MCPError
 from mcp.server import ServerRequestContext
@@ -143,3 +145,38 @@ async def test_a_subscriber_that_takes_nothing_or_is_gone_delays_the_others_once
                     while len(heard) < number:
                         await anyio.sleep(0.01)
     assert attempts == ["hangs", "gone"]
+
+
+async def test_nothing_is_kept_of_a_subscriber_that_left_while_the_store_was_asked_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(tmp_path) as service:
+        watch, store = Watch(service), service.tools.store
+        asked, look = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+        turns = itertools.count()
+
+        def slow(*_: Any) -> list[Any]:
+            turn = next(turns)
+            asked[turn].set()
+            assert look[turn].wait(20)
+            return []
+
+        async def subscribe(stack: AsyncExitStack, decision_id: str) -> None:
+            params = SubscribeRequestParams(uri=f"nexus://decisions/{decision_id}")
+            await watch.subscribe(subscriber(stack, lambda _: None), params)
+
+        monkeypatch.setattr(store, "decision_page", slow)
+        async with anyio.create_task_group() as tasks, AsyncExitStack() as leaves, AsyncExitStack() as stays:
+            tasks.start_soon(subscribe, leaves, "one")
+            await anyio.to_thread.run_sync(asked[0].wait, 20)
+            tasks.start_soon(subscribe, stays, "two")
+            await anyio.to_thread.run_sync(asked[1].wait, 20)
+            look[0].set()
+            while "one" not in watch._tips:  # pyright: ignore[reportPrivateUsage]
+                await anyio.sleep(0.01)
+            await leaves.aclose()
+            look[1].set()
+            while "two" not in watch._tips:  # pyright: ignore[reportPrivateUsage]
+                await anyio.sleep(0.01)
+            assert watch._tips.keys() == {"two"}  # pyright: ignore[reportPrivateUsage]
+        assert watch._tips == {}  # pyright: ignore[reportPrivateUsage]

@@ -258,6 +258,7 @@ class KeyServer(NamedTuple):
 def key_server() -> Generator[KeyServer]:
     answers: dict[str, tuple[int, bytes]] = {}
     asked: list[str] = []
+    closing = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -268,7 +269,11 @@ def key_server() -> Generator[KeyServer]:
                 self.send_header("Location", "/keys")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            piece, seconds = (20, 0.1) if self.path == "/slow" else (len(body) or 1, 0)
+            for start in range(0, len(body), piece):
+                self.wfile.write(body[start : start + piece])
+                if closing.wait(seconds):
+                    break
 
         def log_message(self, format: str, *args: Any) -> None: ...
 
@@ -276,6 +281,7 @@ def key_server() -> Generator[KeyServer]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield KeyServer(f"http://127.0.0.1:{server.server_port}", answers, asked)
+        closing.set()
         server.shutdown()
         thread.join()
 
@@ -300,6 +306,18 @@ async def test_a_url_that_gives_no_keys_lets_nobody_in(key_server: KeyServer, is
 async def test_an_endless_key_set_is_not_read_to_its_end(key_server: KeyServer, issuer: Issuer) -> None:
     key_server.answers["/keys"] = 200, issuer.key_set().encode() + b" " * 2_000_000
     assert await TokenAccess(ISSUER, AUDIENCE, KeySet(f"{key_server.url}/keys")).verify_token(issuer.token()) is None
+
+
+async def test_a_source_that_never_comes_to_an_end_does_not_hold_everybody_up(
+    key_server: KeyServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexus_attest.server.tokens._FETCH_SECONDS", 0.3)
+    key_server.answers["/slow"] = 200, issuer.key_set().encode() + b" " * 100_000
+    verifier = TokenAccess(ISSUER, AUDIENCE, KeySet(f"{key_server.url}/slow"))
+    with anyio.fail_after(20):
+        assert await verifier.verify_token(issuer.token()) is None
+        assert await verifier.verify_token(issuer.token()) is None
+    assert key_server.asked == ["/slow"]
 
 
 # -- over HTTP ----------------------------------------------------------------------------------------------------------------------

@@ -152,8 +152,10 @@ async def serve_app(app: Starlette, listener: socket.socket, *, lifespan: Litera
     try:
         await server.serve(sockets=[listener])
     finally:
-        for listening in server.servers:  # which a server that is cancelled leaves open
+        for listening in server.servers:  # which a server that is cancelled leaves open, as it does connections
             listening.close()
+        for connection in list(server.server_state.connections):
+            connection.shutdown()  # what is being answered is answered
 
 
 class _Uvicorn(uvicorn.Server):

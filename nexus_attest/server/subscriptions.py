@@ -137,7 +137,8 @@ class Watch:
                 tips, newest = await self._read(unknown)
             except NexusError as error:
                 raise protocol_error(error.code, error.describe()) from None
-            self._tips = {**tips, **self._tips}
+            known = {decision_id: tip for decision_id, tip in tips.items() if decision_id in self._uris}  # and not left meanwhile
+            self._tips = {**known, **self._tips}
             self._newest = self._newest if self._list_watchers > 1 else newest
         self.look_now()
 

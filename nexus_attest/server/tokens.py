@@ -36,9 +36,10 @@ _ALGORITHMS: Mapping[str, frozenset[str]] = {
 """By type of key (RFC 7518 section 6.1, RFC 8037)."""
 
 _TYPES = {"jwt", "at+jwt", "application/at+jwt"}
+"""Values of `typ`, in lowercase: RFC 9068 section 2.1, and what older issuers write."""
+
 _NO_CLIENT = ""
 """Of a token that does not say whose client has it: nobody's subject, so that its bearer is never taken for a system."""
-"""Values of `typ`, in lowercase: RFC 9068 section 2.1, and what older issuers write."""
 
 _MOST_TOKEN_CHARACTERS = 16_384
 _MOST_KEY_SET_BYTES = 1024 * 1024
@@ -101,7 +102,7 @@ class KeySet:
             try:
                 self._keys = self._from_file() if self._url is None else await self._fetched(self._url)
                 self._read_at = now
-            except (ServerConfigError, httpx.HTTPError) as problem:
+            except (ServerConfigError, httpx.HTTPError, TimeoutError) as problem:
                 if now - self._read_at > _STALE_SECONDS:
                     self._keys = []
                 text = str(problem) or type(problem).__name__
@@ -114,15 +115,16 @@ class KeySet:
             raise ServerConfigError(f"the key set: {problem}") from None
 
     async def _fetched(self, url: str) -> list[dict[str, Any]]:
-        async with httpx.AsyncClient(timeout=_FETCH_SECONDS) as client, client.stream("GET", url) as response:
-            response.raise_for_status()
-            if not response.is_success:  # a redirect: whoever may change where keys come from may sign tokens
-                raise ServerConfigError(f"{url} answers {response.status_code}")
-            body = b""
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > _MOST_KEY_SET_BYTES:
-                    raise ServerConfigError(f"{url} gives more than {_MOST_KEY_SET_BYTES} bytes")
+        body = b""
+        with anyio.fail_after(_FETCH_SECONDS):  # for the whole of it: all who have a token wait
+            async with httpx.AsyncClient(timeout=None) as client, client.stream("GET", url) as response:
+                response.raise_for_status()
+                if not response.is_success:  # a redirect: whoever may change where keys come from may sign tokens
+                    raise ServerConfigError(f"{url} answers {response.status_code}")
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > _MOST_KEY_SET_BYTES:
+                        raise ServerConfigError(f"{url} gives more than {_MOST_KEY_SET_BYTES} bytes")
         return _usable_keys(body)
 
 
