@@ -706,6 +706,7 @@ LIES: list[Callable[[dict[str, Any]], object]] = [
     lambda result: result.pop("tx_blob"),
     lambda result: result.update(validated="true"),
     lambda result: result.update(status="error"),
+    lambda result: result.update(meta_blob="F9" + "EA7D01AAE1" * 2_000_000 + "F1"),  # the codec would be at it for days
 ]
 
 

@@ -24,6 +24,9 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _RESULT = re.compile("[A-Za-z_]{3,64}")
 _DISABLE_MASTER = 0x00100000
 
+_MOST_META_BYTES = 8 * 1024
+"""Of the metadata of a transaction that changes one account: some hundred. The codec takes a second over so many, over a megabyte hours."""
+
 _OF_REQUEST = frozenset({"actNotFound", "txnNotFound", "invalidTransaction"})
 """Errors that answer the question; any other tells nothing."""
 
@@ -156,6 +159,8 @@ class LedgerNode:
         if told.hex() != blob.lower():
             raise LedgerUnavailable(f"{self.url}: tx: another transaction than the one that was asked for")
         index = _number(result.get("ledger_index"), "ledger_index")
+        if len(meta) > _MOST_META_BYTES:
+            raise LedgerUnavailable(f"{self.url}: tx: metadata of {len(meta)} bytes")
         try:
             engine_result = decode_object(meta).get("TransactionResult")
         except NotATransaction:
