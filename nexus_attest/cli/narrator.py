@@ -1,4 +1,4 @@
-"""How the demonstration is told: numbered acts, in each what happens, what came out, and why it matters."""
+"""How the demonstration is told: acts of numbered scenes, in each what happens, what came out, and why it matters."""
 
 from rich.console import RenderableType
 from rich.padding import Padding
@@ -23,12 +23,18 @@ class Narrator:
     def __init__(self, screen: Screen) -> None:
         self._console = screen.console
         self._width = min(self._console.width, _WIDEST)
-        self._acts = 0
+        self._acts = self._scenes = 0
 
-    def act(self, title: str, text: str) -> None:
-        """The next act, and what happens in it."""
+    def act(self, title: str) -> None:
+        """The next act; its scenes follow."""
         self._acts += 1
-        self.heading(f"{self._acts}  {title}")
+        self._console.print()
+        self._console.print(Rule(Text(f"ACT {self._acts}  {title}", "bold"), characters="\u2550", align="left"), width=self._width)
+
+    def scene(self, title: str, text: str) -> None:
+        """The next scene, and what happens in it; they are counted through all acts."""
+        self._scenes += 1
+        self.heading(f"{self._scenes}  {title}")
         self.text(text)
 
     def heading(self, title: str) -> None:

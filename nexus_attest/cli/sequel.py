@@ -1,4 +1,4 @@
-"""The second half of the demonstration: the new key is published through somebody's MCP server, which then changes under our hands."""
+"""The second act of the demonstration: the new key is published through somebody's MCP server, which then changes under our hands."""
 
 import hashlib
 import json
@@ -19,14 +19,15 @@ _SURVEY_SECONDS = 30.0
 
 
 class Sequel:
-    """Plays on the stage that the first half left."""
+    """Plays on the stage that the first act left."""
 
     def __init__(self, stage: Stage, narrator: Narrator) -> None:
         self._stage = stage
         self._tell = narrator
 
     def play(self, tools: NexusControlTools) -> dict[str, Any]:
-        """Three acts; what happened, as JSON data."""
+        """Three scenes; what happened, as JSON data."""
+        self._tell.act("The registry")
         digest = self._pin()
         published = self._publish(tools)
         code = self._changed(tools)
@@ -34,7 +35,7 @@ class Sequel:
 
     def _pin(self) -> str:
         tell = self._tell
-        tell.act(
+        tell.scene(
             "Somebody else's server", "The new key is worth something once others know it. A registry of keys takes it: an MCP server."
         )
         server = next(adapter for adapter in load_adapters(self._stage.adapters) if isinstance(adapter, McpAdapter))
@@ -54,7 +55,7 @@ class Sequel:
 
     def _publish(self, tools: NexusControlTools) -> str:
         tell = self._tell
-        tell.act("The publication", "Same rules: the agent asks, two people approve, one call is made.")
+        tell.scene("The publication", "Same rules: the agent asks, two people approve, one call is made.")
         fingerprint = f"sha256:{hashlib.sha256(self._stage.key.read_bytes()).hexdigest()}"
         request_id = self._approved(tools, fingerprint)
         with RunEngine(load_adapters(self._stage.adapters), db_path=self._stage.runs) as router:
@@ -70,7 +71,7 @@ class Sequel:
 
     def _changed(self, tools: NexusControlTools) -> str:
         tell = self._tell
-        tell.act("The changed tool", "Overnight the server is updated. Its tool now tells every model to read the private key first.")
+        tell.scene("The changed tool", "Overnight the server is updated. Its tool now tells every model to read the private key first.")
         self._stage.poison()
         before = self._stage.registry.read_bytes()
         request_id = self._approved(tools, "sha256:" + "0" * 64)

@@ -1,4 +1,4 @@
-"""The demonstration: a key rotation under governance, its proof, a forgery that fails, a sequel, and a witness. All of it happens.
+"""The demonstration, in three acts: a key rotation under governance with its proof and a forgery, a sequel, a witness. All of it happens.
 
 Every step uses the calls that users use, and checks that what it tells is what happened.
 """
@@ -53,7 +53,8 @@ class _Story:
         self._tell = narrator
 
     def play(self, tools: NexusControlTools, router: RunEngine) -> dict[str, Any]:
-        """The acts around the key; what happened, as JSON data."""
+        """The first act, around the key; what happened, as JSON data."""
+        self._tell.act("The key")
         self._tell.text(
             "An AI agent wants to rotate a signing key. Done wrongly that locks everybody out, so it must not happen just because a "
             "prompt said so. This is what happens instead, and all of it is real: the key, the program that rotates it and the evidence "
@@ -82,7 +83,7 @@ class _Story:
 
     def _rules(self, tools: NexusControlTools) -> None:
         tell = self._tell
-        tell.act("The rules", "Alice, who answers for the keys, writes down once what a rotation needs.")
+        tell.scene("The rules", "Alice, who answers for the keys, writes down once what a rotation needs.")
         made = done(tools.template_create("key-rotation", ALICE, "Rotation of production keys", 2, ["dry_run", "apply"], ["apply"], 1))
         tell.facts(
             ("template", "key-rotation"),
@@ -93,7 +94,7 @@ class _Story:
 
     def _request(self, tools: NexusControlTools) -> str:
         tell = self._tell
-        tell.act("The request", "The agent asks. It names the goal and the exact plan.")
+        tell.scene("The request", "The agent asks. It names the goal and the exact plan.")
         made = done(tools.request(_GOAL, AGENT, "apply", _PLAN, "key-rotation"))
         tell.facts(
             ("decision", made["request_id"]), ("goal", _GOAL), ("plan", "keys/rotate signing.key, 256 bits"), ("by", "system:release-agent")
@@ -103,7 +104,7 @@ class _Story:
 
     def _too_early(self, tools: NexusControlTools, router: RunEngine, request_id: str) -> None:
         tell = self._tell
-        tell.act("Too early", "The agent does not wait and tries to run it.")
+        tell.scene("Too early", "The agent does not wait and tries to run it.")
         before = self._stage.fingerprint()
         told = refused(tools.execute(request_id, ADAPTER_ID, AGENT, router), "POLICY_VALIDATION_FAILED")
         reasons = done(tools.status(request_id))["blocking_reasons"]
@@ -115,7 +116,7 @@ class _Story:
 
     def _approvals(self, tools: NexusControlTools, request_id: str) -> None:
         tell = self._tell
-        tell.act("Two people decide", "Alice and Bob read goal and plan, and approve.")
+        tell.scene("Two people decide", "Alice and Bob read goal and plan, and approve.")
         one = done(tools.approve(request_id, ALICE, "Plan is the usual one"))
         two = done(tools.approve(request_id, BOB, "Old key is kept, good"))
         require(not one["is_approved"] and two["is_approved"], "one approval was enough, or two were not")
@@ -125,7 +126,7 @@ class _Story:
 
     def _rehearsal(self, tools: NexusControlTools, router: RunEngine, request_id: str) -> None:
         tell = self._tell
-        tell.act("The rehearsal", "A dry run goes through everything except the program itself.")
+        tell.scene("The rehearsal", "A dry run goes through everything except the program itself.")
         before = self._stage.fingerprint()
         ran = done(tools.execute(request_id, ADAPTER_ID, AGENT, router, dry_run=True))
         require(self._stage.fingerprint() == before, "the dry run changed the key")
@@ -134,7 +135,7 @@ class _Story:
 
     def _the_real_thing(self, tools: NexusControlTools, router: RunEngine, request_id: str) -> str:
         tell = self._tell
-        tell.act("The real thing", "Now for real: keytool.py, a program that knows nothing of nexus-attest, rotates the key.")
+        tell.scene("The real thing", "Now for real: keytool.py, a program that knows nothing of nexus-attest, rotates the key.")
         before = self._stage.fingerprint()
         ran = done(tools.execute(request_id, ADAPTER_ID, AGENT, router, dry_run=False))
         after = self._stage.fingerprint()
@@ -148,7 +149,7 @@ class _Story:
 
     def _proof(self, tools: NexusControlTools, router: RunEngine, request_id: str, run_id: str) -> tuple[str, list[str]]:
         tell = self._tell
-        tell.act("The proof", "Everything about it goes into one file that a stranger can check, offline, without asking anybody.")
+        tell.scene("The proof", "Everything about it goes into one file that a stranger can check, offline, without asking anybody.")
         record = router.flight_record(run_id)
         package = done(tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record, render=False))
         write_file(self._stage.package, document_text(package["package"]).encode(), force=False)
@@ -161,7 +162,7 @@ class _Story:
 
     def _forgery(self) -> list[str]:
         tell = self._tell
-        tell.act("The forgery", "Somebody wants another name on it. They open a copy in an editor and turn bob into mallory.")
+        tell.scene("The forgery", "Somebody wants another name on it. They open a copy in an editor and turn bob into mallory.")
         text = self._stage.package.read_text(encoding="utf-8")
         write_file(self._stage.forgery, text.replace('"bob"', '"mallory"').encode(), force=False)
         checks = verify_document(self._stage.forgery.read_bytes()).result.checks
@@ -171,7 +172,7 @@ class _Story:
         tell.show(checks_table(checks))
         tell.why(
             "One word was changed, and the check of that part fails by name. A better forger would recompute every digest in the file as "
-            "well. That is why the digest of act 7 belongs in a second place: a ticket, a ledger, a mail. --expect compares with it."
+            "well. That is why the digest of scene 7 belongs in a second place: a ticket, a ledger, a mail. --expect compares with it."
         )
         return failed
 
@@ -195,7 +196,7 @@ class _Story:
         package, forgery, store = (shlex.quote(str(path)) for path in (stage.package, stage.forgery, stage.store))
         tell.command("Everything about the decision:", f"{program} inspect {facts['request_id']} --db {store}")
         tell.command(
-            "The proof, compared with the digest of act 7:",
+            "The proof, compared with the digest of scene 7:",
             f"{program} verify {package} \\",
             f"    --expect {facts['binding_digest']}",
         )

@@ -1,6 +1,6 @@
-"""The end of the demonstration: the package is attested and witnessed with 999 others, proven offline, and a proof is forged.
+"""The third act of the demonstration: the package is attested and witnessed with 999 others, proven offline, and a proof is forged.
 
-The ledger is the local test ledger of this process, and every act says so: real codec, real signatures, real trees, and validators that
+The ledger is the local test ledger of this process, and every scene says so: real codec, real signatures, real trees, and validators that
 nobody has to believe. With a public network everything else is the same.
 """
 
@@ -63,7 +63,7 @@ publisher_keys = ["{publisher}"]
 
 
 class Testimony:
-    """Plays on the stage that the other acts left."""
+    """Plays on the stage that the first two acts left."""
 
     def __init__(self, stage: Stage, narrator: Narrator) -> None:
         self._stage = stage
@@ -73,7 +73,8 @@ class Testimony:
         self._ledger = Ledger({self._signer.account: _DROPS}, clock=Clock(utc_now()), first_index=_FIRST_LEDGER)
 
     def play(self, binding_digest: str) -> dict[str, Any]:
-        """Four acts; what happened, as JSON data."""
+        """Four scenes; what happened, as JSON data."""
+        self._tell.act("The witness (local test ledger)")
         attested = self._attested(binding_digest)
         intent = AttestationIntent("nexus.audit_package", binding_digest, labels={"attestation": attested})
         proof = self._witnessed(intent)
@@ -92,7 +93,7 @@ class Testimony:
 
     def _attested(self, binding_digest: str) -> str:
         tell = self._tell
-        tell.act("The attestation", "Alice signs what she says about the package, with a key of her own. The package stays as it is.")
+        tell.scene("The attestation", "Alice signs what she says about the package, with a key of her own. The package stays as it is.")
         made = sign_attestation(binding_digest, [_CLAIM], Attestor("alice", self._key.key_id), self._key)
         write_file(self._stage.attestation, document_text(made.to_dict()).encode(), force=False)
         digest = prefixed(content_digest(made.to_dict()))
@@ -102,7 +103,7 @@ class Testimony:
 
     def _witnessed(self, intent: AttestationIntent) -> WitnessProof:
         tell = self._tell
-        tell.act(
+        tell.scene(
             "The witness, on a local test ledger",
             "Package and attestation are witnessed, in one batch with 999 others. THIS IS A LOCAL TEST LEDGER in this process, not the XRP "
             "Ledger: transactions, trees and signatures are real, its validators are not.",
@@ -155,7 +156,7 @@ class Testimony:
 
     def _proven(self, proof: WitnessProof) -> Verdict:
         tell = self._tell
-        tell.act(
+        tell.scene(
             "The proof, offline (local test ledger)",
             "With one more file, whoever pins the publisher of the validators needs no server.",
         )
@@ -169,7 +170,7 @@ class Testimony:
 
     def _forged(self, binding_digest: str) -> list[str]:
         tell = self._tell
-        tell.act("The forged proof (local test ledger)", "Somebody changes one byte of the transaction that the proof shows.")
+        tell.scene("The forged proof (local test ledger)", "Somebody changes one byte of the transaction that the proof shows.")
         proof = json.loads(self._stage.witness_proof.read_text(encoding="utf-8"))
         transaction = proof["evidence"]["xpop"]["transaction"]
         transaction["blob"] = _flipped(transaction["blob"])
