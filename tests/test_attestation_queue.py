@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -211,3 +211,24 @@ def test_rows_are_whole_and_inserted_once() -> None:
         assert stored["attempt"] == 1
     with pytest.raises(StoreClosed):
         storage.get_intent("q")
+
+
+FIRST_FEW: dict[str, Callable[[AttestationStorage], object]] = {
+    "pending": lambda storage: storage.list_pending(5),
+    "due": lambda storage: storage.list_due(5, now=NOON),
+}
+
+
+@pytest.mark.parametrize("ask", FIRST_FEW.values(), ids=FIRST_FEW)
+def test_the_first_few_of_many_are_found_without_sorting_all(ask: Callable[[AttestationStorage], object]) -> None:
+    """With a sort in each cycle the work of emptying a queue grows with the square of what is in it."""
+    with AttestationQueue() as queue:
+        queue.enqueue_many(intent(digit) for digit in "abcdef")
+        with queue.storage.database.reading() as connection:
+            asked: list[str] = []
+            connection.set_trace_callback(asked.append)
+            ask(queue.storage)
+            connection.set_trace_callback(None)
+            plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked[-1]}")]
+    assert plan
+    assert not [step for step in plan if "TEMP B-TREE" in step]

@@ -84,6 +84,15 @@ def test_a_queue_is_stamped_by_an_authority_and_the_proofs_are_believed(cli: Des
     assert (lane["account"], lane["batches"], lane["under_way"]) == ("tsa:local", {"CONFIRMED": {"batches": 2, "members": 300}}, [])
 
 
+def test_a_batch_whose_authority_does_not_answer_is_said_to_be_not_stamped_yet(cli: Desk, root: Holder) -> None:
+    (cli.folder / "root.pem").write_bytes(root.pem)
+    queued = cli.json("witness", "enqueue", "--digests", digests(cli.folder, 2))
+    authority(cli.folder, "http://127.0.0.1:9", more="max_age_s = 0\n")
+    cli("witness", "run", "--backend", "tsa", "--for", "0.2", "--interval", "0.05")
+    for told in (cli("witness", "status"), cli("witness", "status", queued["intents"][0]["intent_digest"])):
+        assert "batch 1, 2 intents: not stamped yet" in told
+
+
 def test_from_a_decision_to_a_case_file_whose_witness_layer_passes(cli: Desk, url: str, root: Holder) -> None:
     request_id = cli("request", "Run", "--mode", "apply", "--plan", '[{"tool": "t", "method": "m"}]', "-q").strip()
     cli("approve", request_id)

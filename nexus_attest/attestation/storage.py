@@ -268,6 +268,17 @@ _SCHEMA = Schema(
                 )
             ),
         ),
+        (
+            # What is not decided yet, in the order of its turns and in that of its age: a look at the first few is a look at no others.
+            """
+            CREATE INDEX IF NOT EXISTS attestation_intents_by_turn ON attestation_intents (updated_at, intent_digest)
+            WHERE status NOT IN ('CONFIRMED', 'FAILED')
+            """,
+            """
+            CREATE INDEX IF NOT EXISTS attestation_intents_waiting ON attestation_intents (created_at, intent_digest)
+            WHERE status NOT IN ('CONFIRMED', 'FAILED', 'SUBMITTED')
+            """,
+        ),
     ),
 )
 
@@ -305,7 +316,10 @@ _ON_ITS_OWN = """
       SELECT 1 FROM witness_members AS m WHERE m.intent_digest = attestation_intents.intent_digest AND m.active = 1)"""
 """An intent that is in a batch is the batch's business."""
 _IN_ORDER = f"{_ON_ITS_OWN} ORDER BY created_at, intent_digest LIMIT :limit"
-_SELECT_PENDING = f"SELECT {_INTENT} FROM attestation_intents WHERE status IN ('PENDING', 'DEFERRED') {_IN_ORDER}"
+_SELECT_PENDING = f"""
+    SELECT {_INTENT} FROM attestation_intents
+    WHERE status NOT IN ('CONFIRMED', 'FAILED', 'SUBMITTED') AND +status IN ('PENDING', 'DEFERRED') {_IN_ORDER}"""
+"""In the words of the index that has the order; by the one of `status` all that wait would be sorted for the first of them."""
 _SELECT_UNCONFIRMED = f"SELECT {_INTENT} FROM attestation_intents WHERE status = 'SUBMITTED' {_IN_ORDER}"
 _COUNT_BY_STATUS = """
     SELECT status, COUNT(*) AS intents, queue_id AS oldest, MIN(updated_at) AS since FROM attestation_intents
@@ -316,7 +330,7 @@ _IS_DUE = """
 """After so many attempts that decided nothing, each one doubles the seconds until the next, up to an hour."""
 _SELECT_DUE = f"""
     SELECT {_INTENT} FROM attestation_intents
-    WHERE {_IS_DUE} AND (status IN ('PENDING', 'DEFERRED') OR status = 'SUBMITTED' AND (
+    WHERE status NOT IN ('CONFIRMED', 'FAILED') AND {_IS_DUE} AND (+status IN ('PENDING', 'DEFERRED') OR +status = 'SUBMITTED' AND (
       queue_id IN (SELECT queue_id FROM attestation_sendings) OR EXISTS (
         SELECT 1 FROM attestation_receipts AS r
         WHERE r.intent_digest = attestation_intents.intent_digest AND json_type(r.receipt_json, '$.proof.tx_hash') = 'text')))

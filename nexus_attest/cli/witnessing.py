@@ -309,6 +309,7 @@ def _batch_data(store: SubmissionStore, stamps: StampStore, batch: Batch) -> dic
         state = SlotState.CONFIRMED.value
     return {
         "batch_id": batch.batch_id,
+        "account": batch.account,
         "size": batch.size,
         "root": batch.root,
         "created_at": batch.created_at,
@@ -321,7 +322,8 @@ def _batch_data(store: SubmissionStore, stamps: StampStore, batch: Batch) -> dic
 
 
 def _under_way_line(batch: Mapping[str, Any]) -> str:
-    told = f"batch {batch['batch_id']}, {_intents(batch['size'])}: {batch['state'] or 'not signed yet'}"
+    to_come = "not stamped yet" if ":" in batch["account"] else "not signed yet"  # an account has no colon, a witness that stamps has
+    told = f"batch {batch['batch_id']}, {_intents(batch['size'])}: {batch['state'] or to_come}"
     if batch["ledgers"] is None:
         return told
     first, last = batch["ledgers"]
