@@ -186,6 +186,18 @@ def test_an_answer_that_keeps_its_schema_is_an_output(opened: Open) -> None:
     assert opened("typed").call("typed", {"n": 1}).output["structuredContent"] == {"n": 1}
 
 
+@pytest.mark.parametrize("tool", ["pattern", "doubling"])
+def test_no_schema_of_a_server_keeps_us_busy(opened: Open, tool: str) -> None:
+    run = opened(tool)
+    assert run.call(tool).output["structuredContent"]
+    assert run.calls() == [tool]
+
+
+def test_a_number_of_thousands_of_digits_is_no_output(opened: Open) -> None:
+    problem = opened("digits").failure("digits")
+    assert (problem.code, problem.outcome) == ("INVALID_OUTPUT", CallOutcome.UNKNOWN)
+
+
 @pytest.mark.parametrize("tool", ["half", "two", "bad_utf8"])
 def test_a_line_that_is_no_message_ends_the_connection_and_leaves_the_outcome_open(opened: Open, tool: str) -> None:
     run = opened(tool)

@@ -17,6 +17,8 @@ import httpx2
 from mcp import Client, MCPError
 from mcp.client.subscriptions import Subscription, SubscriptionLost
 from mcp.types import (
+    CallToolRequest,
+    CallToolRequestParams,
     CallToolResult,
     ElicitResult,
     Implementation,
@@ -27,8 +29,9 @@ from mcp.types import (
     ToolListChangedNotification,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from nexus_attest.routers.clients.output_schema import fits
 from nexus_attest.routers.errors import CallFailed, CallOutcome
 from nexus_attest.routers.settings import McpSettings
 from nexus_control import __version__
@@ -41,6 +44,8 @@ for _name in ("client", "mcp"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
 
 _LOG = logging.getLogger(__name__)
+
+_RESULT: TypeAdapter[CallToolResult | InputRequiredResult] = TypeAdapter(CallToolResult | InputRequiredResult)
 
 _MOST_PAGES = 100
 _MOST_DEFINITION_MIB = 16
@@ -135,15 +140,19 @@ class Downstream:
             await self._look_again(client)
         self.outcome = CallOutcome.UNKNOWN
         try:
-            result = await client.session.call_tool(tool, dict(args), meta=cast("RequestParamsMeta", meta), allow_input_required=True)
+            # Not `session.call_tool`, which would run whatever regular expressions the server put into its schema.
+            params = CallToolRequestParams(name=tool, arguments=dict(args), _meta=cast("RequestParamsMeta", meta))
+            result = await client.session.send_request(CallToolRequest(params=params), _RESULT)
         except MCPError as problem:
             raise self._call_failure(problem) from None
-        except (RuntimeError, ValidationError):
-            # The SDK's words hold the answer itself.
-            raise CallFailed("INVALID_OUTPUT", "The server's answer is not what it declares", outcome=CallOutcome.UNKNOWN) from None
+        except (RuntimeError, ValidationError):  # the SDK's words hold the answer itself
+            raise _not_as_declared() from None
         if isinstance(result, InputRequiredResult):
             message = "The server asked for input, and nobody may be asked after the approval"
             raise CallFailed("INPUT_REQUIRED", message, outcome=CallOutcome.FAILED)
+        schema = self.definitions.get(tool, {}).get("outputSchema")
+        if isinstance(schema, dict) and not result.is_error and not fits(result.structured_content, cast("dict[str, Any]", schema)):
+            raise _not_as_declared()
         return _answer(result)
 
     def require_same(self, former: Mapping[str, Mapping[str, object]]) -> None:
@@ -325,6 +334,10 @@ def _leaves(problem: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield problem
+
+
+def _not_as_declared() -> CallFailed:
+    return CallFailed("INVALID_OUTPUT", "The server's answer is not what it declares", outcome=CallOutcome.UNKNOWN)
 
 
 def _no_session(reason: str) -> CallFailed:
