@@ -121,7 +121,7 @@ POLICY = (EventType.POLICY_ATTACHED, Actor(type="human", id="alice"), Policy(min
 
 
 class Clock:
-    """Processor time, of which a read takes as much as `costs` says."""
+    """Time, or processor time, of which a read takes as much as `costs` says."""
 
     def __init__(self) -> None:
         self.now, self.costs = 0.0, 0.0
@@ -143,7 +143,8 @@ async def test_what_is_not_known_to_be_short_is_not_read_in_the_event_loop(tmp_p
 
         request_id = store.create_decision()
         monkeypatch.setattr(service.tools, "status", status)
-        monkeypatch.setattr("nexus_attest.server.service.thread_time", clock)
+        for name in ("perf_counter", "thread_time"):
+            monkeypatch.setattr(f"nexus_attest.server.service.{name}", clock)
         store.append_events(request_id, [POLICY])
         async with Client(build_server(service)) as client:
             for milliseconds, expected in ((1, [False, True, True]), (6, [True, False, False]), (1, [False, True, True])):
@@ -154,12 +155,36 @@ async def test_what_is_not_known_to_be_short_is_not_read_in_the_event_loop(tmp_p
                 assert where == expected, milliseconds
 
 
+async def test_a_read_that_was_interrupted_in_the_event_loop_is_measured_by_processor_time_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where: list[bool] = []
+    loop = threading.get_ident()
+    with in_process(tmp_path) as service:
+        replayed, wall = service.tools.status, Clock()
+
+        def status(**arguments: Any) -> ToolResult:
+            where.append(threading.get_ident() == loop)
+            wall.now += wall.costs
+            return replayed(**arguments)
+
+        monkeypatch.setattr(service.tools, "status", status)
+        monkeypatch.setattr("nexus_attest.server.service.perf_counter", wall)
+        monkeypatch.setattr("nexus_attest.server.service.thread_time", Clock())
+        async with Client(build_server(service)) as client:
+            request_id = (await answer(client, "request", goal="g", actor=ALICE))["request_id"]
+            for wall.costs in (0, 0, 1, 0, 0):
+                await answer(client, "status", request_id=request_id)
+    assert where == [False, True, True, False, True]
+
+
 async def test_a_result_that_is_too_large_for_the_event_loop_is_tried_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where: list[bool] = []
     loop = threading.get_ident()
     with in_process(tmp_path) as service:
         replayed = service.tools.status
-        monkeypatch.setattr("nexus_attest.server.service.thread_time", Clock())
+        for name in ("perf_counter", "thread_time"):
+            monkeypatch.setattr(f"nexus_attest.server.service.{name}", Clock())
 
         def status(**arguments: Any) -> ToolResult:
             where.append(threading.get_ident() == loop)
