@@ -16,6 +16,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from nexus_attest.postgres import PostgresStore
 from nexus_attest.routers import RunEngine, load_adapters
 from nexus_attest.server.app import build_server
+from nexus_attest.server.humans import HumanAsker
 from nexus_attest.server.progress import follow_run
 from nexus_attest.server.results import ERROR_KEY
 from nexus_attest.server.service import Service, ServiceOptions
@@ -25,18 +26,25 @@ from nexus_control.tool import NexusControlTools
 __all__ = [
     "ADAPTER",
     "ALICE",
+    "ALWAYS",
     "BOB",
     "CONNECTIONS",
+    "HANDSHAKE",
     "HELLO",
+    "PLAN",
+    "STATELESS",
     "Lines",
     "answer",
+    "confirming",
     "connected",
+    "declaring",
     "error_of",
     "events_of",
     "http_server",
     "in_process",
     "lines",
     "replacement",
+    "requested",
     "server_command",
     "server_environment",
 ]
@@ -47,10 +55,24 @@ BOB = {"type": "human", "id": "bob"}
 CONNECTIONS = [f"{transport}-{era}" for transport in ("memory", "stdio", "http") for era in ("stateless", "handshake")]
 """Every way to reach the server."""
 
+STATELESS = [connection for connection in CONNECTIONS if connection.endswith("stateless")]
+HANDSHAKE = [connection for connection in CONNECTIONS if connection.endswith("handshake")]
+
+ALWAYS = ("--human-approval", "always")
+"""Options of a server that has every approval confirmed by a person."""
+
+PLAN = '[{"tool": "t", "method": "m", "args": {"key": "k1"}}]'
+"""One call of the program of `in_process`."""
+
 _MODES = {"stateless": "auto", "handshake": "legacy"}
 
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 """The parameters of `initialize`."""
+
+
+def declaring(**capabilities: Any) -> dict[str, Any]:
+    """`_meta` of a request of the stateless era, by a client with these capabilities."""
+    return {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": capabilities}
 
 
 def server_command(*options: str) -> list[str]:
@@ -83,6 +105,11 @@ def in_process(folder: Path, db: str | None = None, **options: Any) -> Generator
             options=ServiceOptions(**options),
             task_folder=folder / "decisions.db.tasks",
         )
+
+
+def confirming(service: Service) -> None:
+    """What `ALWAYS` makes of a server process."""
+    service.asker = HumanAsker(tools=service.tools, limiter=service.store_threads, systems=True)
 
 
 @contextmanager
@@ -176,6 +203,11 @@ class Lines:
     def call(self, number: int, tool: str, **arguments: Any) -> None:
         self.send({"id": number, "method": "tools/call", "params": {"name": f"nexus-attest.{tool}", "arguments": arguments}})
 
+    def ask(self, method: str, meta: dict[str, Any], **params: Any) -> dict[str, Any]:
+        """What is answered in the stateless era."""
+        self.send({"id": 1, "method": method, "params": {**params, "_meta": meta}})
+        return self.receive()["result"]
+
     def end(self) -> tuple[int, list[dict[str, Any]], str]:
         """Close our end; exit code, what was still said, and standard error."""
         self.stdin.close()
@@ -213,6 +245,12 @@ async def answer(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     assert json.loads(block.text) == result.structured_content
     data: dict[str, Any] = result.structured_content
     return data
+
+
+async def requested(client: Client, **more: Any) -> str:
+    """A request that waits for approvals."""
+    given = {"goal": "Rotate the key", "actor": ALICE, "mode": "apply", "plan": PLAN, **more}
+    return (await answer(client, "request", **given))["request_id"]
 
 
 async def error_of(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:

@@ -10,15 +10,34 @@ from contextlib import asynccontextmanager, contextmanager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from browser_testing import Browser, browser
 from cli_testing import CommandLine
 from jsonschema import Draft202012Validator, ValidationError
 from mcp import Client, MCPError
+from mcp.client.context import ClientRequestContext
 from mcp.client.extension import ClientExtension
-from mcp_testing import ALICE, BOB, CONNECTIONS, HELLO, Lines, answer, connected, error_of, in_process, lines, replacement
+from mcp.types import ElicitRequestParams, ElicitResult
+from mcp_testing import (
+    ALICE,
+    ALWAYS,
+    BOB,
+    CONNECTIONS,
+    HELLO,
+    PLAN,
+    Lines,
+    answer,
+    confirming,
+    connected,
+    declaring,
+    error_of,
+    in_process,
+    lines,
+    replacement,
+    requested,
+)
 from node_testing import ROOT, npm_folder
 from tasks_testing import Tasks
 
@@ -26,7 +45,6 @@ from nexus_attest.server.app import build_server
 from nexus_attest.server.card_page import CARD_HTML
 from nexus_attest.server.cards import CARD_KEY, CARD_URI, EXTENSION
 from nexus_attest.server.errors import ServerConfigError
-from nexus_attest.server.humans import HumanAsker
 from nexus_attest.server.results import ERROR_KEY, failure
 from nexus_attest.server.service import Service
 from nexus_control.errors import StoreBusy
@@ -36,9 +54,10 @@ from nexus_control.tool import NexusControlTools
 
 pytestmark = pytest.mark.anyio
 
-OPTIONS = ("--human-approval", "always", "--approval-card")
+OPTIONS = (*ALWAYS, "--approval-card")
 MIME_TYPE = "text/html;profile=mcp-app"
-PLAN = '[{"tool": "vault", "method": "rotate", "args": {"key": "k1"}}]'
+META = declaring(extensions={EXTENSION: {"mimeTypes": [MIME_TYPE]}})
+MODES = ["auto", "legacy"]
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +83,8 @@ class OtherDocuments(Cards):
 
 def offering(service: Service) -> None:
     """What OPTIONS are for a server process."""
-    service.asker = HumanAsker(tools=service.tools, limiter=service.store_threads, systems=True)
+    confirming(service)
     service.approval_card = True
-
-
-def without_cards(service: Service) -> None:
-    """As OPTIONS without the last one."""
-    service.asker = HumanAsker(tools=service.tools, limiter=service.store_threads, systems=True)
 
 
 @asynccontextmanager
@@ -81,10 +95,30 @@ async def showing(connection: str, folder: Path, **more: Any) -> AsyncGenerator[
         yield client
 
 
-async def requested(client: Client, **more: Any) -> str:
-    return (await answer(client, "request", **{"goal": "Rotate the key", "actor": ALICE, "mode": "apply", "plan": PLAN, **more}))[
-        "request_id"
-    ]
+class Shown(NamedTuple):
+    """A client that shows cards, and the folder of its server."""
+
+    client: Client
+    folder: Path
+
+
+@pytest.fixture(scope="module", params=CONNECTIONS)
+async def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Shown]:
+    folder = tmp_path_factory.mktemp("shown")
+    async with showing(request.param, folder) as client:
+        yield Shown(client, folder)
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@asynccontextmanager
+async def near(mode: str, folder: Path, **more: Any) -> AsyncGenerator[Client]:
+    """The same client in this process, where the store can be made to fail."""
+    async with showing({"auto": "memory-stateless", "legacy": "memory-handshake"}[mode], folder, **more) as client:
+        yield client
 
 
 async def carded(client: Client, request_id: str, **more: Any) -> dict[str, Any]:
@@ -108,32 +142,30 @@ def events(folder: Path, request_id: str) -> list[Any]:
 # -- what clients get to see --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("connection", CONNECTIONS)
-async def test_an_approval_is_answered_on_a_card(connection: str, tmp_path: Path) -> None:
-    async with showing(connection, tmp_path) as client:
-        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-        assert (tools["nexus-attest.approve"].meta or {})["ui"] == {"resourceUri": CARD_URI, "visibility": ["model", "app"]}
-        assert (tools["nexus-attest.answer_approval"].meta or {})["ui"] == {"visibility": ["app"]}
-        (document,) = (await client.read_resource(CARD_URI)).contents
-        assert (document.uri, document.mime_type, document.meta) == (CARD_URI, MIME_TYPE, {"ui": {"csp": {}, "prefersBorder": True}})
-        assert getattr(document, "text", None) == CARD_HTML
-        request_id = await requested(client)
-        card = await carded(client, request_id, comment="checked")
-        done = await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
-        assert (done.structured_content or {})["is_approved"] is True
-        event = events(tmp_path, request_id)[-1]
-        assert event.payload["comment"] == "checked"
-        assert event.payload["assurance"] == "asserted", "a card says no more about who sits there than any call"
-        channel = "mcp-http" if connection.startswith("http") else "mcp"
-        text = "\n".join(f"{label}: {value}" for label, value in [["Question", card["title"]], *card["facts"]])
-        assert re.fullmatch(rf"{channel} app \S+ sha256:{sha256(text.encode()).hexdigest()}", event.payload["channel"])
+async def test_an_approval_is_answered_on_a_card(shown: Shown) -> None:
+    client, folder = shown
+    tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+    assert (tools["nexus-attest.approve"].meta or {})["ui"] == {"resourceUri": CARD_URI, "visibility": ["model", "app"]}
+    assert (tools["nexus-attest.answer_approval"].meta or {})["ui"] == {"visibility": ["app"]}
+    (document,) = (await client.read_resource(CARD_URI)).contents
+    assert (document.uri, document.mime_type, document.meta) == (CARD_URI, MIME_TYPE, {"ui": {"csp": {}, "prefersBorder": True}})
+    assert getattr(document, "text", None) == CARD_HTML
+    request_id = await requested(client)
+    card = await carded(client, request_id, comment="checked")
+    done = await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
+    assert (done.structured_content or {})["is_approved"] is True
+    event = events(folder, request_id)[-1]
+    assert event.payload["comment"] == "checked"
+    assert event.payload["assurance"] == "asserted", "a card says no more about who sits there than any call"
+    text = "\n".join(f"{label}: {value}" for label, value in [["Question", card["title"]], *card["facts"]])
+    assert re.fullmatch(rf"mcp(-http)? app \S+ sha256:{sha256(text.encode()).hexdigest()}", event.payload["channel"])
 
 
 @pytest.mark.parametrize("connection", ["memory-stateless", "memory-handshake"])
 @pytest.mark.parametrize("extensions", [[], [OtherDocuments()]], ids=["none", "others"])
 async def test_for_other_clients_nothing_is_different(connection: str, extensions: list[Any], tmp_path: Path) -> None:
     lists: list[str] = []
-    for number, prepare in enumerate((without_cards, offering)):
+    for number, prepare in enumerate((confirming, offering)):
         (tmp_path / str(number)).mkdir()
         async with connected(connection, tmp_path / str(number), prepare=prepare, extensions=extensions) as client:
             lists.append((await client.list_tools()).model_dump_json())
@@ -146,123 +178,124 @@ async def test_for_other_clients_nothing_is_different(connection: str, extension
             await client.call_tool("nexus-attest.answer_approval", {"ticket": "x", "approve": True})
 
 
-async def test_without_the_option_there_are_no_cards(tmp_path: Path) -> None:
-    async with connected("memory-stateless", tmp_path, extensions=[Cards()]) as client:
+@pytest.mark.parametrize("connection", ["memory-stateless", "memory-handshake"])
+async def test_without_the_option_there_are_no_cards(connection: str, tmp_path: Path) -> None:
+    async with connected(connection, tmp_path, extensions=[Cards()]) as client:
         assert "ui" not in json.dumps([tool.meta for tool in (await client.list_tools()).tools])
         for call in (client.read_resource(CARD_URI), client.call_tool("nexus-attest.answer_approval", {"ticket": "x", "approve": True})):
             with pytest.raises(MCPError):
                 await call
 
 
-async def test_a_client_that_shows_cards_and_takes_tasks_gets_the_card(tmp_path: Path) -> None:
-    async with showing("memory-stateless", tmp_path, extensions=[Cards(), Tasks()]) as client:
+async def test_a_client_that_shows_cards_and_takes_tasks_gets_the_card(tmp_path: Path, mode: str) -> None:
+    async with near(mode, tmp_path, extensions=[Cards(), Tasks()]) as client:
         assert (await carded(client, await requested(client)))["ticket"]
 
 
-async def test_a_client_that_shows_forms_is_asked_by_a_form(tmp_path: Path) -> None:
+@pytest.mark.parametrize("connection", CONNECTIONS)
+async def test_a_client_that_shows_forms_is_asked_by_a_form(connection: str, tmp_path: Path) -> None:
     asked: list[str] = []
 
-    async def ask(_: Any, params: Any) -> Any:
-        from mcp.types import ElicitResult
-
+    async def ask(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        assert context.request_id is not None
         asked.append(params.message)
         return ElicitResult(action="accept", content={"approve": True})
 
-    async with showing("memory-stateless", tmp_path, elicitation_callback=ask) as client:
+    async with showing(connection, tmp_path, elicitation_callback=ask) as client:
         assert (await answer(client, "approve", request_id=await requested(client), actor=BOB))["is_approved"] is True
     assert len(asked) == 1
 
 
-async def test_the_card_shows_what_is_asked_in_whose_name_and_how_that_is_known(tmp_path: Path) -> None:
-    async with showing("memory-stateless", tmp_path) as client:
-        goal = "Rotate\nGoal: nothing\x1b[2J<script>alert(1)</script>"
-        request_id = await requested(client, goal=goal, min_approvals=2, max_steps=3, allowed_modes=["apply"], labels=["prod"])
-        card = await carded(client, request_id, expires_at="2999-01-01T00:00:00+00:00")
-        facts = dict(card["facts"])
-        assert card["title"] == "Approve this action as human bob?"
-        assert facts["Goal"] == "Rotate\\x0aGoal: nothing\\x1b[2J<script>alert(1)</script>"
-        assert facts["Mode"] == "apply (approvals needed: 2)"
-        assert facts["Plan"] == PLAN
-        assert facts["Step 1"] == f"vault/rotate, arguments sha256:{content_digest({'key': 'k1'})}"
-        assert facts["Policy"] == "modes apply; at most 3 steps; label prod"
-        assert facts["Requested by"] == "human alice"
-        assert facts["Asked"] == "asserted, through mcp"
-        assert facts["Your identity is"] == "asserted"
-        assert facts["Until"] == "2999-01-01T00:00:00+00:00"
-        assert facts["Decision"].startswith(f"{request_id}, action sha256:")
-        assert not re.search(r"[\x00-\x1f\x7f]", json.dumps(card["facts"], ensure_ascii=False))
+async def test_the_card_shows_what_is_asked_in_whose_name_and_how_that_is_known(shown: Shown) -> None:
+    client, _ = shown
+    goal = "Rotate\nGoal: nothing\x1b[2J<script>alert(1)</script>"
+    request_id = await requested(client, goal=goal, min_approvals=2, max_steps=3, allowed_modes=["apply"], labels=["prod"])
+    card = await carded(client, request_id, expires_at="2999-01-01T00:00:00+00:00")
+    facts = dict(card["facts"])
+    assert card["title"] == "Approve this action as human bob?"
+    assert facts["Goal"] == "Rotate\\x0aGoal: nothing\\x1b[2J<script>alert(1)</script>"
+    assert facts["Mode"] == "apply (approvals needed: 2)"
+    assert facts["Plan"] == PLAN
+    assert facts["Step 1"] == f"t/m, arguments sha256:{content_digest({'key': 'k1'})}"
+    assert facts["Policy"] == "modes apply; at most 3 steps; label prod"
+    assert facts["Requested by"] == "human alice"
+    assert facts["Asked"] in ("asserted, through mcp", "asserted, through mcp-http")
+    assert facts["Your identity is"] == "asserted"
+    assert facts["Until"] == "2999-01-01T00:00:00+00:00"
+    assert facts["Decision"].startswith(f"{request_id}, action sha256:")
+    assert not re.search(r"[\x00-\x1f\x7f]", json.dumps(card["facts"], ensure_ascii=False))
 
 
 @pytest.mark.parametrize("plan", [None, "prose", "[]", '[{"tool": 1}]', '[{"tool":"t","method":"m"}'], ids=str)
-async def test_a_plan_that_is_no_list_of_steps_is_shown_as_it_is(tmp_path: Path, plan: str | None) -> None:
-    async with showing("memory-stateless", tmp_path) as client:
-        card = await carded(client, await requested(client, mode="dry_run", **({} if plan is None else {"plan": plan})))
-        facts = dict(card["facts"])
-        if plan is not None:
-            assert facts["Plan"] == plan
-            assert "Step 1" not in facts
+async def test_a_plan_that_is_no_list_of_steps_is_shown_as_it_is(shown: Shown, plan: str | None) -> None:
+    client, _ = shown
+    card = await carded(client, await requested(client, mode="dry_run", **({} if plan is None else {"plan": plan})))
+    facts = dict(card["facts"])
+    if plan is not None:
+        assert facts["Plan"] == plan
+        assert "Step 1" not in facts
 
 
-async def test_a_plan_that_is_too_long_for_a_card_says_how_much_is_left_out_and_where_it_is(tmp_path: Path) -> None:
-    async with showing("memory-stateless", tmp_path) as client:
-        plan = json.dumps([{"tool": "t", "method": "m", "args": {"text": "x" * 3_000}}])
-        request_id = await requested(client, plan=plan)
-        facts = dict((await carded(client, request_id))["facts"])
-        left_out = f"... ({len(plan) - 2_000} of {len(plan)} characters are left out here: `nexus-attest status {request_id} --json`"
-        assert facts["Plan"] == f"{plan[:2_000]} {left_out} shows all of it)"
-        assert CommandLine(tmp_path).json("status", request_id)["plan"] == plan
-        assert facts["Step 1"].endswith(content_digest({"text": "x" * 3_000})), "and what is left out is in the digest"
+async def test_a_plan_that_is_too_long_for_a_card_says_how_much_is_left_out_and_where_it_is(shown: Shown) -> None:
+    client, folder = shown
+    plan = json.dumps([{"tool": "t", "method": "m", "args": {"text": "x" * 3_000}}])
+    request_id = await requested(client, plan=plan)
+    facts = dict((await carded(client, request_id))["facts"])
+    left_out = f"... ({len(plan) - 2_000} of {len(plan)} characters are left out here: `nexus-attest status {request_id} --json"
+    assert facts["Plan"].startswith(f"{plan[:2_000]} {left_out}")
+    assert facts["Plan"].endswith("` shows all of it)")
+    assert CommandLine(folder).json("status", request_id)["plan"] == plan
+    assert facts["Step 1"].endswith(content_digest({"text": "x" * 3_000})), "and what is left out is in the digest"
 
 
-async def test_a_plan_of_many_steps_says_how_many_are_not_shown(tmp_path: Path) -> None:
+async def test_a_plan_of_many_steps_says_how_many_are_not_shown(shown: Shown) -> None:
+    client, _ = shown
     plan = json.dumps([{"tool": "t", "method": f"m{number}"} for number in range(25)])
-    async with showing("memory-stateless", tmp_path) as client:
-        facts = (await carded(client, await requested(client, plan=plan)))["facts"]
-        assert ["And", "5 more steps; read them with inspect"] in facts
-        assert not any(label == "Step 21" for label, _ in facts)
+    facts = (await carded(client, await requested(client, plan=plan)))["facts"]
+    assert ["And", "5 more steps; read them with inspect"] in facts
+    assert not any(label == "Step 21" for label, _ in facts)
 
 
 # -- what an answer is good for -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_refusal_on_the_card_is_told_to_the_model_once_and_approves_nothing(tmp_path: Path) -> None:
-    async with showing("memory-stateless", tmp_path) as client:
-        request_id = await requested(client)
-        card = await carded(client, request_id)
-        said = await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": False})
-        assert (said.meta or {})[ERROR_KEY]["code"] == "HUMAN_DECLINED"
-        with pytest.raises(MCPError):
-            await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
-        assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == "HUMAN_DECLINED"
-        again = await carded(client, request_id)
-        assert again["ticket"] != card["ticket"]
-        assert len(events(tmp_path, request_id)) == 2
-
-
-async def test_a_ticket_is_good_for_one_answer_to_the_question_that_was_shown(tmp_path: Path) -> None:
-    async with showing("memory-stateless", tmp_path) as client:
-        request_id = await requested(client)
-        card = await carded(client, request_id)
-        assert (await carded(client, request_id))["ticket"] == card["ticket"], "the same card for the same question"
-        comments = ["x", *(f"{'x' * 2_000}{tail}" for tail in "yz")]
-        others = [(await carded(client, request_id, comment=comment))["ticket"] for comment in comments]
-        assert len({card["ticket"], *others}) == 4, "also where the comments only differ in what a card has no room for"
-        with DecisionStore(tmp_path / "decisions.db") as store:
-            event = store.get_events(request_id)[1]
-            store.append_event(request_id, event.event_type, event.actor, {**event.payload, "min_approvals": 2})
-        said = await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
-        assert (said.meta or {})[ERROR_KEY]["code"] == "ACTION_CHANGED"
-        assert [event.event_type.value for event in events(tmp_path, request_id)].count("APPROVAL_GRANTED") == 0
-        card = await carded(client, request_id)
+async def test_a_refusal_on_the_card_is_told_to_the_model_once_and_approves_nothing(shown: Shown) -> None:
+    client, folder = shown
+    request_id = await requested(client)
+    card = await carded(client, request_id)
+    said = await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": False})
+    assert (said.meta or {})[ERROR_KEY]["code"] == "HUMAN_DECLINED"
+    with pytest.raises(MCPError):
         await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
-        with pytest.raises(MCPError, match="was answered, or is out of date"):
-            await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
-        with DecisionStore(tmp_path / "decisions.db") as store:
-            assert NexusControlTools(store).revoke_approval(request_id, BOB).success
-        assert (await carded(client, request_id))["ticket"] != card["ticket"], "what was taken back needs another answer"
+    assert (await error_of(client, "approve", request_id=request_id, actor=BOB))["code"] == "HUMAN_DECLINED"
+    again = await carded(client, request_id)
+    assert again["ticket"] != card["ticket"]
+    assert len(events(folder, request_id)) == 2
 
 
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_ticket_is_good_for_one_answer_to_the_question_that_was_shown(shown: Shown) -> None:
+    client, folder = shown
+    request_id = await requested(client)
+    card = await carded(client, request_id)
+    assert (await carded(client, request_id))["ticket"] == card["ticket"], "the same card for the same question"
+    comments = ["x", *(f"{'x' * 2_000}{tail}" for tail in "yz")]
+    others = [(await carded(client, request_id, comment=comment))["ticket"] for comment in comments]
+    assert len({card["ticket"], *others}) == 4, "also where the comments only differ in what a card has no room for"
+    with DecisionStore(folder / "decisions.db") as store:
+        event = store.get_events(request_id)[1]
+        store.append_event(request_id, event.event_type, event.actor, {**event.payload, "min_approvals": 2})
+    said = await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
+    assert (said.meta or {})[ERROR_KEY]["code"] == "ACTION_CHANGED"
+    assert [event.event_type.value for event in events(folder, request_id)].count("APPROVAL_GRANTED") == 0
+    card = await carded(client, request_id)
+    await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
+    with pytest.raises(MCPError, match="was answered, or is out of date"):
+        await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
+    with DecisionStore(folder / "decisions.db") as store:
+        assert NexusControlTools(store).revoke_approval(request_id, BOB).success
+    assert (await carded(client, request_id))["ticket"] != card["ticket"], "what was taken back needs another answer"
+
+
 async def test_a_yes_on_a_card_is_never_recorded_for_an_action_that_takes_the_place_of_the_one_there(tmp_path: Path, mode: str) -> None:
     with in_process(tmp_path, extra_tools=True) as service:
         offering(service)
@@ -303,25 +336,25 @@ async def test_a_yes_on_a_card_is_never_recorded_for_an_action_that_takes_the_pl
     ],
     ids=str,
 )
-async def test_nonsense_answers_nothing(tmp_path: Path, arguments: dict[str, Any]) -> None:
-    async with showing("memory-stateless", tmp_path) as client:
-        result = await client.call_tool("nexus-attest.answer_approval", arguments)
-        assert (result.meta or {})[ERROR_KEY]["code"] == "INVALID_ARGUMENTS"
+async def test_nonsense_answers_nothing(shown: Shown, arguments: dict[str, Any]) -> None:
+    client, _ = shown
+    result = await client.call_tool("nexus-attest.answer_approval", arguments)
+    assert (result.meta or {})[ERROR_KEY]["code"] == "INVALID_ARGUMENTS"
 
 
-async def test_a_guessed_ticket_is_none(tmp_path: Path) -> None:
-    async with showing("memory-stateless", tmp_path) as client:
-        ticket = (await carded(client, await requested(client)))["ticket"]
-        assert len(ticket) == 32
-        for guessed in ("", "x", ticket[:-1], ticket.swapcase(), f"{ticket} "):
-            with pytest.raises(MCPError) as caught:
-                await client.call_tool("nexus-attest.answer_approval", {"ticket": guessed, "approve": True})
-            assert caught.value.error.code == -32602
+async def test_a_guessed_ticket_is_none(shown: Shown) -> None:
+    client, _ = shown
+    ticket = (await carded(client, await requested(client)))["ticket"]
+    assert len(ticket) == 32
+    for guessed in ("", "x", ticket[:-1], ticket.swapcase(), f"{ticket} "):
+        with pytest.raises(MCPError) as caught:
+            await client.call_tool("nexus-attest.answer_approval", {"ticket": guessed, "approve": True})
+        assert caught.value.error.code == -32602
 
 
-async def test_of_many_cards_a_callers_oldest_makes_room_for_its_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_of_many_cards_a_callers_oldest_makes_room_for_its_next(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nexus_attest.server.cards._MOST_OPEN", 3)
-    async with showing("memory-stateless", tmp_path) as client:
+    async with near(mode, tmp_path) as client:
         cards = [await carded(client, await requested(client)) for _ in range(4)]
         for card, known in zip(cards, (False, True, True, True), strict=True):
             if known:
@@ -331,7 +364,7 @@ async def test_of_many_cards_a_callers_oldest_makes_room_for_its_next(tmp_path: 
                     await client.call_tool(card["tool"], {"ticket": card["ticket"], "approve": True})
 
 
-async def test_no_number_of_cards_pushes_out_those_of_other_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_number_of_cards_pushes_out_those_of_other_callers(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     caller = "alice"
 
     def owner(**_: bool) -> str:
@@ -339,7 +372,7 @@ async def test_no_number_of_cards_pushes_out_those_of_other_callers(tmp_path: Pa
 
     monkeypatch.setattr("nexus_attest.server.cards._MOST_OPEN", 3)
     monkeypatch.setattr("nexus_attest.server.cards.owner", owner)
-    async with showing("memory-stateless", tmp_path) as client:
+    async with near(mode, tmp_path) as client:
         first = await carded(client, await requested(client))
         caller = "mallory"
         many = [await carded(client, await requested(client)) for _ in range(5)]
@@ -353,11 +386,13 @@ async def test_no_number_of_cards_pushes_out_those_of_other_callers(tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", ["append_event", "get_events"])
-async def test_a_yes_that_could_not_be_recorded_can_be_said_again(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_yes_that_could_not_be_recorded_can_be_said_again(
+    tmp_path: Path, mode: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def busy(*_: Any, **__: Any) -> Any:
         raise StoreBusy(f"{tmp_path}: database is locked")
 
-    async with showing("memory-stateless", tmp_path) as client:
+    async with near(mode, tmp_path) as client:
         request_id = await requested(client)
         card = await carded(client, request_id)
         yes = {"ticket": card["ticket"], "approve": True}
@@ -433,24 +468,13 @@ addEventListener("message", async (event) => {
 fetch("/card").then((found) => found.text()).then((html) => { frame.srcdoc = html; document.body.append(frame); });
 </script>"""
 
-META: dict[str, Any] = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientCapabilities": {"extensions": {EXTENSION: {"mimeTypes": [MIME_TYPE]}}},
-}
-
-
-def asked(server: Lines, method: str, **params: Any) -> dict[str, Any]:
-    server.send({"id": 1, "method": method, "params": {**params, "_meta": META}})
-    result: dict[str, Any] = server.receive()["result"]
-    return result
-
 
 class Host:
     """A small host of MCP Apps: a page, and what stands behind it, a client of our server."""
 
     def __init__(self, server: Lines, goal: str) -> None:
-        made = asked(
-            server, "tools/call", name="nexus-attest.request", arguments={"goal": goal, "actor": ALICE, "plan": PLAN, "mode": "apply"}
+        made = server.ask(
+            "tools/call", META, name="nexus-attest.request", arguments={"goal": goal, "actor": ALICE, "plan": PLAN, "mode": "apply"}
         )
         self.request_id: str = made["structuredContent"]["request_id"]
         self.server = server
@@ -461,14 +485,14 @@ class Host:
     def answer(self, path: str, body: dict[str, Any]) -> tuple[str, str]:
         with self.lock:
             if path == "/card":
-                return "text/plain", asked(self.server, "resources/read", uri=CARD_URI)["contents"][0]["text"]
+                return "text/plain", self.server.ask("resources/read", META, uri=CARD_URI)["contents"][0]["text"]
             if path == "/approve":
                 body = {"name": "nexus-attest.approve", "arguments": {"request_id": self.request_id, "actor": BOB}}
             if path == "/call" and self.busy:
                 self.busy -= 1
                 return "application/json", json.dumps(failure("STORE_BUSY", "database is locked"))
             if path in ("/approve", "/call"):
-                return "application/json", json.dumps(asked(self.server, "tools/call", **body))
+                return "application/json", json.dumps(self.server.ask("tools/call", META, **body))
         return "text/html", HOST
 
 
@@ -531,7 +555,7 @@ def test_a_person_answers_in_a_browser(window: Browser, tmp_path: Path, button: 
             window.enter("iframe")
             shown = until(window, "document.querySelector('#facts').textContent")
             assert EVIL in shown, "as text"
-            assert f"vault/rotate, arguments sha256:{content_digest({'key': 'k1'})}" in shown
+            assert f"t/m, arguments sha256:{content_digest({'key': 'k1'})}" in shown
             assert window.run("return [document.querySelectorAll('img').length, document.scripts.length, window.hacked]") == [0, 1, None]
             assert (
                 window.run(

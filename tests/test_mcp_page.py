@@ -3,7 +3,6 @@
 import re
 import socket
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from mcp import Client, MCPError
 from mcp.client.context import ClientRequestContext
 from mcp.types import ElicitRequestParams, ElicitRequestURLParams, ElicitResult
 from mcp_testing import ALICE, BOB, CONNECTIONS, answer, connected, error_of, in_process, lines, replacement
+from page_testing import PAGE, answered, form_of, with_page
 from tasks_testing import Tasks, cancel, deferred, get
 
 from nexus_attest.server.app import build_server
 from nexus_attest.server.errors import ServerConfigError
-from nexus_attest.server.http import serve_app
 from nexus_attest.server.humans import HumanAsker
 from nexus_attest.server.page import ApprovalPage
 from nexus_attest.server.results import ERROR_KEY
@@ -56,11 +55,6 @@ def address(page: ApprovalPage) -> str:
     found = page.address_of("state", TEXT)
     assert found is not None
     return found
-
-
-def form_of(text: str) -> dict[str, str]:
-    """The hidden fields of a page's form."""
-    return dict(re.findall(r'<input type="hidden" name="([a-z]+)" value="([^"]+)">', text))
 
 
 # -- the page -----------------------------------------------------------------------------------------------------------------------
@@ -211,26 +205,6 @@ async def test_the_question_of_a_task_is_withdrawn_with_the_last_task_that_waits
 
 # -- with a server ------------------------------------------------------------------------------------------------------------------
 
-OPTIONS = ("--human-approval", "always", "--approval-page")
-
-
-def answered(url: str, said: str) -> None:
-    """What a person does in a browser."""
-    form = form_of(httpx.get(url).text)
-    assert httpx.post(url, data={**form, "answer": said}, headers={"origin": "null", "sec-fetch-site": "same-origin"}).status_code == 200
-
-
-@asynccontextmanager
-async def with_page(service: Service) -> AsyncGenerator[None]:
-    """The same for a service in this process."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        page = ApprovalPage(listener)
-        service.asker = HumanAsker(tools=service.tools, limiter=service.store_threads, systems=True, page=page)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(serve_app, page.app, listener)
-            yield
-            tasks.cancel_scope.cancel()
-
 
 class Person:
     """Somebody whose client opens pages and shows no forms, who says the same on every page."""
@@ -263,14 +237,14 @@ async def opening(
 ) -> AsyncGenerator[tuple[Client, Person]]:
     person = Person()
     folder = tmp_path_factory.mktemp("opening")
-    async with connected(request.param, folder, *OPTIONS, prepare=with_page, elicitation_callback=person) as client:
+    async with connected(request.param, folder, *PAGE, prepare=with_page, elicitation_callback=person) as client:
         yield client, person
 
 
 @pytest.fixture(scope="module", params=CONNECTIONS)
 async def unable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Client]:
     """A client that can ask its user nothing."""
-    async with connected(request.param, tmp_path_factory.mktemp("unable"), *OPTIONS, prepare=with_page) as client:
+    async with connected(request.param, tmp_path_factory.mktemp("unable"), *PAGE, prepare=with_page) as client:
         yield client
 
 
@@ -456,7 +430,7 @@ async def test_all_who_wait_hear_a_no_and_whoever_asks_after_that_asks_again(tmp
 
 
 def test_a_browser_that_keeps_its_connection_does_not_disturb_the_end_of_the_server(tmp_path: Path) -> None:
-    with lines(tmp_path, *OPTIONS, "--log-level", "error") as server, httpx.Client() as kept:
+    with lines(tmp_path, *PAGE, "--log-level", "error") as server, httpx.Client() as kept:
         server.begin()
         server.call(1, "request", goal="g", actor=ALICE)
         request_id = server.receive()["result"]["structuredContent"]["request_id"]

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -24,7 +24,27 @@ from mcp import Client, MCPError
 from mcp.client.context import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import ElicitRequestParams, ElicitResult
-from mcp_testing import ADAPTER, ALICE, BOB, CONNECTIONS, HELLO, Lines, answer, connected, error_of, http_server, in_process, lines
+from mcp_testing import (
+    ADAPTER,
+    ALICE,
+    ALWAYS,
+    BOB,
+    CONNECTIONS,
+    HANDSHAKE,
+    HELLO,
+    PLAN,
+    STATELESS,
+    answer,
+    confirming,
+    connected,
+    declaring,
+    error_of,
+    http_server,
+    in_process,
+    lines,
+    requested,
+)
+from page_testing import PAGE, answered, with_page
 from postgres_testing import PostgresServer
 from tasks_testing import Tasks, cancel, deferred, finished, get, update
 from token_testing import AUDIENCE, ISSUER, Issuer
@@ -41,10 +61,8 @@ from nexus_control.tool import NexusControlTools
 
 pytestmark = pytest.mark.anyio
 
-PLAN = '[{"tool": "t", "method": "m"}]'
-STATELESS = [connection for connection in CONNECTIONS if connection.endswith("stateless")]
-HANDSHAKE = [connection for connection in CONNECTIONS if connection.endswith("handshake")]
-ALWAYS = ("--human-approval", "always")
+META = declaring(extensions={EXTENSION: {}})
+YES = {"action": "accept", "content": {"approve": True}}
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +75,6 @@ async def never(context: ClientRequestContext, params: ElicitRequestParams) -> E
     raise AssertionError((context, params))
 
 
-def confirming(service: Service) -> None:
-    """What ALWAYS is for a server process."""
-    service.asker = HumanAsker(tools=service.tools, limiter=service.store_threads, systems=True)
-
-
 @asynccontextmanager
 async def taking(connection: str, folder: Path, **more: Any) -> AsyncGenerator[Client]:
     """A client that takes tasks, on a server that wants every approval confirmed."""
@@ -70,14 +83,25 @@ async def taking(connection: str, folder: Path, **more: Any) -> AsyncGenerator[C
         yield client
 
 
-async def requested(client: Client, **more: Any) -> str:
-    return (await answer(client, "request", goal="Rotate the key", actor=ALICE, mode="apply", plan=PLAN, **more))["request_id"]
+class Taken(NamedTuple):
+    """Two clients that take tasks, on servers of one store in the folder: the first can ask its user nothing, the other shows forms."""
+
+    client: Client
+    forms: Client
+    folder: Path
 
 
-def held(folder: Path) -> Path:
-    """Make the program that is executed wait for this file."""
-    go = folder / "go"
-    program(folder, f"while not os.path.exists({str(go)!r}): time.sleep(0.02)")
+@pytest.fixture(scope="module", params=STATELESS)
+async def taken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Taken]:
+    folder = tmp_path_factory.mktemp("taken")
+    async with taking(request.param, folder) as client, taking(request.param, folder, elicitation_callback=never) as forms:
+        yield Taken(client, forms, folder)
+
+
+def held(folder: Path, after: str = "") -> Path:
+    """Make the program that is executed wait for this file, and then do something."""
+    go = folder / f"go-{len(list(folder.glob('go-*')))}"
+    program(folder, f"while not os.path.exists({str(go)!r}): time.sleep(0.02)\n{after}")
     return go
 
 
@@ -87,12 +111,12 @@ def approve(folder: Path, request_id: str, name: str) -> None:
         assert NexusControlTools(store).approve(request_id, {"type": "human", "id": name}).success
 
 
-async def executing(client: Client, folder: Path) -> tuple[str, dict[str, Any]]:
-    """A decision, and the task of its execution, which goes on until the file `go` is there."""
+async def executing(client: Client, folder: Path, after: str = "") -> tuple[str, dict[str, Any], Path]:
+    """A decision, the task of its execution, and the file that this goes on to wait for."""
     request_id = await requested(client)
     approve(folder, request_id, "bob")
-    held(folder)
-    return request_id, await deferred(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
+    go = held(folder, after)
+    return request_id, await deferred(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE), go
 
 
 # -- the extension ------------------------------------------------------------------------------------------------------------------
@@ -161,19 +185,18 @@ def test_in_the_handshake_era_a_declared_extension_changes_nothing(tmp_path: Pat
 # -- approvals that are waited for --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("connection", STATELESS)
-async def test_an_approval_is_waited_for_until_it_is_given_at_a_terminal(connection: str, tmp_path: Path) -> None:
-    async with taking(connection, tmp_path) as client:
-        request_id = await requested(client)
-        task = await deferred(client, "approve", request_id=request_id, actor=BOB, comment="after lunch")
-        assert task.keys() >= {"taskId", "status", "createdAt", "lastUpdatedAt", "ttlMs", "pollIntervalMs", "statusMessage"}
-        assert (task["status"], task["ttlMs"], task["pollIntervalMs"]) == ("working", 604_800_000, 5_000)
-        error = task["_meta"][ERROR_KEY]
-        assert error["code"] == "HUMAN_REQUIRED"
-        assert f"`nexus-attest approve {request_id} --actor human:bob --comment 'after lunch'" in task["statusMessage"]
-        assert (await get(client, task["taskId"]))["status"] == "working"
-        CommandLine(tmp_path, actor="bob").json("approve", request_id)
-        done = await get(client, task["taskId"])
+async def test_an_approval_is_waited_for_until_it_is_given_at_a_terminal(taken: Taken) -> None:
+    client, _, folder = taken
+    request_id = await requested(client)
+    task = await deferred(client, "approve", request_id=request_id, actor=BOB, comment="after lunch")
+    assert task.keys() >= {"taskId", "status", "createdAt", "lastUpdatedAt", "ttlMs", "pollIntervalMs", "statusMessage"}
+    assert (task["status"], task["ttlMs"], task["pollIntervalMs"]) == ("working", 604_800_000, 5_000)
+    error = task["_meta"][ERROR_KEY]
+    assert error["code"] == "HUMAN_REQUIRED"
+    assert f"`nexus-attest approve {request_id} --actor human:bob --comment 'after lunch'" in task["statusMessage"]
+    assert (await get(client, task["taskId"]))["status"] == "working"
+    CommandLine(folder, actor="bob").json("approve", request_id)
+    done = await get(client, task["taskId"])
     assert done["status"] == "completed"
     assert done["result"]["structuredContent"] == {
         "request_id": request_id,
@@ -186,7 +209,7 @@ async def test_an_approval_is_waited_for_until_it_is_given_at_a_terminal(connect
     assert datetime.fromisoformat(done["createdAt"]) < datetime.fromisoformat(done["lastUpdatedAt"])
 
 
-@pytest.mark.parametrize("connection", ["memory-stateless", "stdio-stateless"])
+@pytest.mark.parametrize("connection", STATELESS)
 async def test_a_wait_goes_on_over_a_restart_of_the_server(connection: str, tmp_path: Path) -> None:
     async with taking(connection, tmp_path) as client:
         request_id = await requested(client, min_approvals=2)
@@ -196,23 +219,23 @@ async def test_a_wait_goes_on_over_a_restart_of_the_server(connection: str, tmp_
         assert waiting["status"] == "working"
         assert "--actor human:bob --comment x" in waiting["statusMessage"], "the command asks for the same act"
         approve(tmp_path, request_id, "bob")
-    async with taking(connection, tmp_path) as client:
+    async with taking("memory-stateless", tmp_path) as client:
         done = await get(client, task_id)
         assert done["result"]["structuredContent"]["current_approvals"] == 1
         approve(tmp_path, request_id, "carol")
         assert await get(client, task_id) == done, "what has ended does not change"
 
 
-async def test_the_result_of_a_wait_is_what_the_approval_answers(tmp_path: Path) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
-        request_id = await requested(client)
-        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
-        with in_process(tmp_path) as other:
-            async with Client(build_server(other)) as elsewhere:
-                said = await elsewhere.call_tool("nexus-attest.approve", {"request_id": request_id, "actor": BOB})
-        done = await get(client, task_id)
-        assert done["result"]["structuredContent"] == said.structured_content
-        assert json.loads(done["result"]["content"][0]["text"]) == said.structured_content
+async def test_the_result_of_a_wait_is_what_the_approval_answers(taken: Taken) -> None:
+    client, _, folder = taken
+    request_id = await requested(client)
+    task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+    with in_process(folder) as other:
+        async with Client(build_server(other)) as elsewhere:
+            said = await elsewhere.call_tool("nexus-attest.approve", {"request_id": request_id, "actor": BOB})
+    done = await get(client, task_id)
+    assert done["result"]["structuredContent"] == said.structured_content
+    assert json.loads(done["result"]["content"][0]["text"]) == said.structured_content
 
 
 @pytest.mark.parametrize(
@@ -225,154 +248,147 @@ async def test_the_result_of_a_wait_is_what_the_approval_answers(tmp_path: Path)
     ],
     ids=["approved", "changed", "deleted", "replaced"],
 )
-async def test_a_wait_ends_when_nothing_is_left_to_wait_for(tmp_path: Path, doing: tuple[str, ...], code: str | None) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
-        request_id = await requested(client)
-        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
-        with DecisionStore(tmp_path / "decisions.db") as store:
-            tools = NexusControlTools(store)
-            if "approve" in doing:
-                tools.approve(request_id, {"type": "human", "id": "carol"})
-            elif "policy" in doing:
-                event = store.get_events(request_id)[1]
-                store.append_event(request_id, event.event_type, event.actor, {**event.payload, "min_approvals": 3})
-            elif "delete" in doing:
-                store.delete_decision(request_id)
-            else:
-                bundle = tools.export_bundle(request_id).data["bundle"]
-                assert tools.import_bundle(bundle, conflict_mode="overwrite").success
-        done = await get(client, task_id)
-        assert done["status"] == "completed"
-        if code is None:
-            assert done["result"]["structuredContent"]["is_approved"] is True, "others have approved it"
+async def test_a_wait_ends_when_nothing_is_left_to_wait_for(taken: Taken, doing: tuple[str, ...], code: str | None) -> None:
+    client, _, folder = taken
+    request_id = await requested(client)
+    task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+    with DecisionStore(folder / "decisions.db") as store:
+        tools = NexusControlTools(store)
+        if "approve" in doing:
+            tools.approve(request_id, {"type": "human", "id": "carol"})
+        elif "policy" in doing:
+            event = store.get_events(request_id)[1]
+            store.append_event(request_id, event.event_type, event.actor, {**event.payload, "min_approvals": 3})
+        elif "delete" in doing:
+            store.delete_decision(request_id)
         else:
-            assert done["result"]["isError"] is True
-            assert done["result"]["_meta"][ERROR_KEY]["code"] == code
+            bundle = tools.export_bundle(request_id).data["bundle"]
+            assert tools.import_bundle(bundle, conflict_mode="overwrite").success
+    done = await get(client, task_id)
+    assert done["status"] == "completed"
+    if code is None:
+        assert done["result"]["structuredContent"]["is_approved"] is True, "others have approved it"
+    else:
+        assert done["result"]["isError"] is True
+        assert done["result"]["_meta"][ERROR_KEY]["code"] == code
 
 
-async def test_a_wait_for_one_more_approval_ends_when_the_action_is_executed_without_it(tmp_path: Path) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
-        request_id = await requested(client)
-        approve(tmp_path, request_id, "carol")
-        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
-        approve(tmp_path, request_id, "dave")
-        assert (await get(client, task_id))["status"] == "working", "it was approved before; this is about bob"
-        await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
-        assert (await get(client, task_id))["result"]["_meta"][ERROR_KEY]["code"] == "CANNOT_APPROVE"
+async def test_a_wait_for_one_more_approval_ends_when_the_action_is_executed_without_it(taken: Taken) -> None:
+    client, _, folder = taken
+    request_id = await requested(client)
+    approve(folder, request_id, "carol")
+    task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+    approve(folder, request_id, "dave")
+    assert (await get(client, task_id))["status"] == "working", "it was approved before; this is about bob"
+    await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
+    assert (await get(client, task_id))["result"]["_meta"][ERROR_KEY]["code"] == "CANNOT_APPROVE"
 
 
-async def test_a_wait_that_began_after_an_approval_had_expired_ends_when_others_approve_again(tmp_path: Path) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
-        request_id = await requested(client)
-        with DecisionStore(tmp_path / "decisions.db") as store:
-            soon = store.clock() + timedelta(seconds=0.3)
-            assert NexusControlTools(store).approve(request_id, {"type": "human", "id": "carol"}, expires_at=soon).success
-        await anyio.sleep(0.4)
-        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
-        assert (await get(client, task_id))["status"] == "working"
-        approve(tmp_path, request_id, "dave")
-        assert (await get(client, task_id))["result"]["structuredContent"]["is_approved"] is True
+async def test_a_wait_that_began_after_an_approval_had_expired_ends_when_others_approve_again(taken: Taken) -> None:
+    client, _, folder = taken
+    request_id = await requested(client)
+    with DecisionStore(folder / "decisions.db") as store:
+        soon = store.clock() + timedelta(seconds=0.3)
+        assert NexusControlTools(store).approve(request_id, {"type": "human", "id": "carol"}, expires_at=soon).success
+    await anyio.sleep(0.4)
+    task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+    assert (await get(client, task_id))["status"] == "working"
+    approve(folder, request_id, "dave")
+    assert (await get(client, task_id))["result"]["structuredContent"]["is_approved"] is True
 
 
-@pytest.mark.parametrize("connection", ["memory-stateless", "http-stateless"])
-async def test_a_cancelled_wait_stays_cancelled_and_changes_no_decision(connection: str, tmp_path: Path) -> None:
-    async with taking(connection, tmp_path) as client:
-        request_id = await requested(client)
-        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
-        assert await cancel(client, task_id) == {"resultType": "complete"}
-        gone = await get(client, task_id)
-        assert gone["status"] == "cancelled"
-        assert "result" not in gone
-    approve(tmp_path, request_id, "bob")
-    async with taking(connection, tmp_path) as client:
-        assert await get(client, task_id) == gone, "after a restart too, whatever happens to the decision"
-        assert await cancel(client, task_id) == {"resultType": "complete"}
-        assert (await answer(client, "status", request_id=request_id))["is_approved"] is True
+async def test_a_cancelled_wait_stays_cancelled_and_changes_no_decision(taken: Taken) -> None:
+    client, _, folder = taken
+    request_id = await requested(client)
+    task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+    assert await cancel(client, task_id) == {"resultType": "complete"}
+    gone = await get(client, task_id)
+    assert gone["status"] == "cancelled"
+    assert "result" not in gone
+    approve(folder, request_id, "bob")
+    async with taking("memory-stateless", folder) as later:
+        assert await get(later, task_id) == gone, "by another server too, whatever happens to the decision"
+        assert await cancel(later, task_id) == {"resultType": "complete"}
+        assert (await answer(later, "status", request_id=request_id))["is_approved"] is True
 
 
-async def test_what_has_been_approved_cannot_be_cancelled_any_more(tmp_path: Path) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
-        request_id = await requested(client)
-        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
-        approve(tmp_path, request_id, "bob")
-        await cancel(client, task_id)
-        assert (await get(client, task_id))["status"] == "completed"
+async def test_what_has_been_approved_cannot_be_cancelled_any_more(taken: Taken) -> None:
+    client, _, folder = taken
+    request_id = await requested(client)
+    task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+    approve(folder, request_id, "bob")
+    await cancel(client, task_id)
+    assert (await get(client, task_id))["status"] == "completed"
 
 
-async def test_of_approval_and_cancellation_the_first_stays_whoever_looks_when(tmp_path: Path) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
-        ends = set[str]()
-        for _ in range(12):
-            request_id = await requested(client)
-            task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
-            seen: list[dict[str, Any]] = []
-
-            async def look(task_id: str = task_id, seen: list[dict[str, Any]] = seen) -> None:
-                for _ in range(10):
-                    seen.append(await get(client, task_id))
-
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(look)
-                tasks.start_soon(anyio.to_thread.run_sync, approve, tmp_path, request_id, "bob")
-                tasks.start_soon(cancel, client, task_id)
-            seen.append(await get(client, task_id))
-            states = [task["status"] for task in seen]
-            end = states[-1]
-            assert states == ["working"] * states.count("working") + [end] * states.count(end)
-            ends.add(end)
-        assert ends <= {"completed", "cancelled"}
-
-
-async def test_a_client_that_shows_forms_answers_the_question_of_a_task_that_another_began(tmp_path: Path) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
+async def test_of_approval_and_cancellation_the_first_stays_whoever_looks_when(taken: Taken) -> None:
+    client, _, folder = taken
+    ends = set[str]()
+    for _ in range(6):
         request_id = await requested(client)
         task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+        seen: list[dict[str, Any]] = []
 
-    async with taking("memory-stateless", tmp_path, elicitation_callback=never) as client:
-        found = await get(client, task_id)
-        assert found["status"] == "input_required"
-        ((key, question),) = found["inputRequests"].items()
-        assert question["method"] == "elicitation/create"
-        assert question["params"]["message"].startswith("Approve this action as human bob?\nGoal: Rotate the key\n")
-        yes = {"action": "accept", "content": {"approve": True}}
-        assert await update(client, task_id, {}) == {"resultType": "complete"}
-        for nonsense in ({"x": yes}, {key[:-1]: yes}, {key: 5}, {key: None}, {key: {"action": "approve"}}, {key: [yes]}):
-            with pytest.raises(MCPError) as caught:
-                await update(client, task_id, nonsense)
-            assert caught.value.error.code == -32602
-        assert (await get(client, task_id))["inputRequests"].keys() == {key}
-        assert await update(client, task_id, {key: yes}) == {"resultType": "complete"}
-        assert (await get(client, task_id))["result"]["structuredContent"]["is_approved"] is True
-        event = (await answer(client, "status", request_id=request_id, include_events=True))["events"][-1]
-        assert event["payload"]["channel"].startswith("mcp elicitation ")
+        async def look(task_id: str = task_id, seen: list[dict[str, Any]] = seen) -> None:
+            for _ in range(10):
+                seen.append(await get(client, task_id))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look)
+            tasks.start_soon(anyio.to_thread.run_sync, approve, folder, request_id, "bob")
+            tasks.start_soon(cancel, client, task_id)
+        seen.append(await get(client, task_id))
+        states = [task["status"] for task in seen]
+        end = states[-1]
+        assert states == ["working"] * states.count("working") + [end] * states.count(end)
+        ends.add(end)
+    assert ends <= {"completed", "cancelled"}
+
+
+async def test_a_client_that_shows_forms_answers_the_question_of_a_task_that_another_began(taken: Taken) -> None:
+    client, forms, _ = taken
+    request_id = await requested(client)
+    task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+    found = await get(forms, task_id)
+    assert found["status"] == "input_required"
+    ((key, question),) = found["inputRequests"].items()
+    assert question["method"] == "elicitation/create"
+    assert question["params"]["message"].startswith("Approve this action as human bob?\nGoal: Rotate the key\n")
+    assert await update(forms, task_id, {}) == {"resultType": "complete"}
+    for nonsense in ({"x": YES}, {key[:-1]: YES}, {key: 5}, {key: None}, {key: {"action": "approve"}}, {key: [YES]}):
+        with pytest.raises(MCPError) as caught:
+            await update(forms, task_id, nonsense)
+        assert caught.value.error.code == -32602
+    assert (await get(forms, task_id))["inputRequests"].keys() == {key}
+    assert await update(forms, task_id, {key: YES}) == {"resultType": "complete"}
+    assert (await get(client, task_id))["result"]["structuredContent"]["is_approved"] is True
+    event = (await answer(client, "status", request_id=request_id, include_events=True))["events"][-1]
+    assert re.match(r"mcp(-http)? elicitation ", event["payload"]["channel"])
 
 
 @pytest.mark.parametrize(("action", "code"), [("decline", "HUMAN_DECLINED"), ("cancel", "HUMAN_REQUIRED")])
-async def test_a_form_that_is_declined_or_closed_ends_the_wait_for_good(action: str, code: str, tmp_path: Path) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
-        request_id = await requested(client)
-        task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
-    async with taking("memory-stateless", tmp_path, elicitation_callback=never) as client:
-        (key,) = (await get(client, task_id))["inputRequests"]
-        await update(client, task_id, {key: {"action": action}})
-        done = await get(client, task_id)
-        assert (done["status"], done["result"]["_meta"][ERROR_KEY]["code"]) == ("completed", code)
-        await update(client, task_id, {key: {"action": "accept", "content": {"approve": True}}})
-    async with taking("memory-stateless", tmp_path) as client:
-        assert await get(client, task_id) == done
-        assert (await answer(client, "status", request_id=request_id))["active_approvals"] == 0
+async def test_a_form_that_is_declined_or_closed_ends_the_wait_for_good(action: str, code: str, taken: Taken) -> None:
+    client, forms, folder = taken
+    request_id = await requested(client)
+    task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
+    (key,) = (await get(forms, task_id))["inputRequests"]
+    await update(forms, task_id, {key: {"action": action}})
+    done = await get(forms, task_id)
+    assert (done["status"], done["result"]["_meta"][ERROR_KEY]["code"]) == ("completed", code)
+    await update(forms, task_id, {key: YES})
+    async with taking("memory-stateless", folder) as later:
+        assert await get(later, task_id) == done
+        assert (await answer(later, "status", request_id=request_id))["active_approvals"] == 0
 
 
-async def test_an_answer_is_good_for_the_question_as_it_was_shown(tmp_path: Path) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
-        tasks = [(await deferred(client, "approve", request_id=await requested(client), actor=who))["taskId"] for who in (BOB, BOB)]
-    async with taking("memory-stateless", tmp_path, elicitation_callback=never) as client:
-        keys = [key for task_id in tasks for key in (await get(client, task_id))["inputRequests"]]
-        yes = {"action": "accept", "content": {"approve": True}}
-        with pytest.raises(MCPError, match="not, or not any more, what is asked: get the task again") as caught:
-            await update(client, tasks[0], {keys[1]: yes})
-        assert caught.value.error.code == -32602
-        assert (await get(client, tasks[0]))["inputRequests"].keys() == {keys[0]}
+async def test_an_answer_is_good_for_the_question_as_it_was_shown(taken: Taken) -> None:
+    client, forms, _ = taken
+    tasks = [(await deferred(client, "approve", request_id=await requested(client), actor=who))["taskId"] for who in (BOB, BOB)]
+    keys = [key for task_id in tasks for key in (await get(forms, task_id))["inputRequests"]]
+    with pytest.raises(MCPError, match="not, or not any more, what is asked: get the task again") as caught:
+        await update(forms, tasks[0], {keys[1]: YES})
+    assert caught.value.error.code == -32602
+    assert (await get(forms, tasks[0]))["inputRequests"].keys() == {keys[0]}
 
 
 async def test_an_answer_is_taken_by_a_server_that_was_started_with_another_name_of_the_store(tmp_path: Path) -> None:
@@ -390,7 +406,7 @@ async def test_an_answer_is_taken_by_a_server_that_was_started_with_another_name
         ):
             ((key, question),) = (await get(one, task_id))["inputRequests"].items()
             assert " --db decisions.db` shows all of it" in question["params"]["message"]
-            await update(other, task_id, {key: {"action": "accept", "content": {"approve": True}}})
+            await update(other, task_id, {key: YES})
             assert (await get(one, task_id))["result"]["structuredContent"]["is_approved"] is True
 
 
@@ -402,7 +418,7 @@ async def test_an_answer_that_the_store_was_too_busy_for_can_be_sent_again(tmp_p
         task_id = (await deferred(client, "approve", request_id=await requested(client), actor=BOB))["taskId"]
     async with taking("memory-stateless", tmp_path, elicitation_callback=never) as client:
         (key,) = (await get(client, task_id))["inputRequests"]
-        yes = {key: {"action": "accept", "content": {"approve": True}}}
+        yes = {key: YES}
         for owner, method in ((HumanAsker, "question"), (DecisionStore, "append_event")):
             with monkeypatch.context() as patched:
                 patched.setattr(owner, method, busy)
@@ -428,7 +444,7 @@ async def test_an_answer_that_is_not_taken_is_not_acknowledged(tmp_path: Path, m
         ):
             task_id = (await deferred(client, "approve", request_id=await requested(client), actor=BOB))["taskId"]
             (key,) = (await get(shows, task_id))["inputRequests"]
-            yes = {key: {"action": "accept", "content": {"approve": True}}}
+            yes = {key: YES}
             with monkeypatch.context() as patched:
                 patched.setattr(HumanAsker, "question", refuse)
                 with pytest.raises(MCPError, match="CANNOT_APPROVE: the trust policy was changed") as refused:
@@ -474,7 +490,7 @@ async def test_a_task_that_is_cancelled_while_its_answer_is_recorded_has_one_end
             async with Client(build_server(service), extensions=[Tasks()], elicitation_callback=never) as client:
                 (key,) = (await get(client, task_id))["inputRequests"]
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(update, client, task_id, {key: {"action": "accept", "content": {"approve": True}}})
+                    tasks.start_soon(update, client, task_id, {key: YES})
                     await anyio.to_thread.run_sync(begun.wait, 20)
                     await cancel(client, task_id)
                     assert (await get(client, task_id))["status"] == "cancelled"
@@ -486,32 +502,31 @@ async def test_a_task_that_is_cancelled_while_its_answer_is_recorded_has_one_end
 # -- executions under way -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("connection", STATELESS)
-async def test_an_execution_that_takes_its_time_is_a_task(connection: str, tmp_path: Path) -> None:
-    async with taking(connection, tmp_path) as client:
-        request_id, task = await executing(client, tmp_path)
-        assert (task["status"], task["pollIntervalMs"]) == ("working", 1_000)
-        assert task["statusMessage"].startswith(f"{ADAPTER}: step 1 of 1")
-        assert (await get(client, task["taskId"]))["status"] == "working"
-        assert await cancel(client, task["taskId"]) == {"resultType": "complete"}
-        assert await update(client, task["taskId"], {"x": {}}) == {"resultType": "complete"}
-        assert (await get(client, task["taskId"]))["status"] == "working", "what has begun is not said to have been cancelled"
-        (tmp_path / "go").touch()
-        done = await finished(client, task["taskId"])
-        run = done["result"]["structuredContent"]
-        assert (done["status"], run["request_id"], run["mode"], run["steps_executed"]) == ("completed", request_id, "apply", 1)
-        assert (await answer(client, "inspect", decision_id=request_id))["execution"]["run_id"] == run["run_id"]
-        assert (await error_of(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE))["code"] == "ALREADY_EXECUTED"
-    async with taking("memory-stateless", tmp_path) as client:
-        assert await get(client, task["taskId"]) == done, "another server says the same, later"
+async def test_an_execution_that_takes_its_time_is_a_task(taken: Taken) -> None:
+    client, _, folder = taken
+    request_id, task, go = await executing(client, folder)
+    assert (task["status"], task["pollIntervalMs"]) == ("working", 1_000)
+    assert task["statusMessage"].startswith(f"{ADAPTER}: step 1 of 1")
+    assert (await get(client, task["taskId"]))["status"] == "working"
+    assert await cancel(client, task["taskId"]) == {"resultType": "complete"}
+    assert await update(client, task["taskId"], {"x": {}}) == {"resultType": "complete"}
+    assert (await get(client, task["taskId"]))["status"] == "working", "what has begun is not said to have been cancelled"
+    go.touch()
+    done = await finished(client, task["taskId"])
+    run = done["result"]["structuredContent"]
+    assert (done["status"], run["request_id"], run["mode"], run["steps_executed"]) == ("completed", request_id, "apply", 1)
+    assert (await answer(client, "inspect", decision_id=request_id))["execution"]["run_id"] == run["run_id"]
+    assert (await error_of(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE))["code"] == "ALREADY_EXECUTED"
+    async with taking("memory-stateless", folder) as other:
+        assert await get(other, task["taskId"]) == done, "another server says the same, later"
 
 
 async def test_an_execution_of_this_server_is_under_way_also_without_the_folder(tmp_path: Path) -> None:
     async with taking("memory-stateless", tmp_path) as client:
-        _, task = await executing(client, tmp_path)
+        _, task, go = await executing(client, tmp_path)
         shutil.rmtree(tmp_path / "decisions.db.tasks")
         assert (await get(client, task["taskId"]))["status"] == "working"
-        (tmp_path / "go").touch()
+        go.touch()
         assert (await finished(client, task["taskId"]))["result"]["structuredContent"]["mode"] == "apply"
 
 
@@ -525,7 +540,7 @@ async def test_an_execution_that_waits_for_others_to_end_tells_its_client_so(tmp
     with in_process(tmp_path) as service:
         service.run_threads.total_tokens = 1
         async with Client(build_server(service), extensions=[Tasks()]) as client:
-            _, first = await executing(client, tmp_path)
+            _, first, go = await executing(client, tmp_path)
             second = await requested(client)
             approve(tmp_path, second, "bob")
             arguments: dict[str, Any] = {"request_id": second, "adapter_id": ADAPTER, "actor": ALICE}
@@ -538,7 +553,7 @@ async def test_an_execution_that_waits_for_others_to_end_tells_its_client_so(tmp
                 with anyio.fail_after(20):
                     while len(heard) < 2:
                         await anyio.sleep(0.05)
-                (tmp_path / "go").touch()
+                go.touch()
             assert heard[:2] == [f"{ADAPTER}: starting"] * 2
             assert (await finished(client, first["taskId"]))["status"] == "completed"
 
@@ -546,9 +561,9 @@ async def test_an_execution_that_waits_for_others_to_end_tells_its_client_so(tmp
 async def test_the_end_of_an_execution_that_became_a_task_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "nexus_attest.server")
     async with taking("memory-stateless", tmp_path) as client:
-        request_id, task = await executing(client, tmp_path)
+        request_id, task, go = await executing(client, tmp_path)
         assert "task ended" not in caplog.messages
-        (tmp_path / "go").touch()
+        go.touch()
         await finished(client, task["taskId"])
         with anyio.fail_after(20):
             while "task ended" not in caplog.messages:
@@ -561,16 +576,17 @@ async def test_the_end_of_an_execution_that_became_a_task_is_logged(tmp_path: Pa
     assert facts["ms"] > 0
 
 
-async def test_an_execution_that_is_quick_or_refused_is_answered_as_ever(tmp_path: Path) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
-        request_id = await requested(client)
-        arguments = {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
-        assert (await error_of(client, "execute", **arguments))["code"] == "POLICY_VALIDATION_FAILED"
-        approve(tmp_path, request_id, "bob")
-        assert (await error_of(client, "execute", **{**arguments, "adapter_id": "x"}))["code"] == "UNKNOWN_ADAPTER"
-        run = await answer(client, "execute", **arguments)
-        assert run["mode"] == "apply"
-        assert list((tmp_path / "decisions.db.tasks").glob("*.lock")) == []
+async def test_an_execution_that_is_quick_or_refused_is_answered_as_ever(taken: Taken) -> None:
+    client, _, folder = taken
+    program(folder)
+    request_id = await requested(client)
+    arguments = {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
+    assert (await error_of(client, "execute", **arguments))["code"] == "POLICY_VALIDATION_FAILED"
+    approve(folder, request_id, "bob")
+    assert (await error_of(client, "execute", **{**arguments, "adapter_id": "x"}))["code"] == "UNKNOWN_ADAPTER"
+    run = await answer(client, "execute", **arguments)
+    assert run["mode"] == "apply"
+    assert list((folder / "decisions.db.tasks").glob("*.lock")) == []
 
 
 async def test_an_execution_whose_call_is_cancelled_before_it_has_a_thread_never_happens(tmp_path: Path) -> None:
@@ -610,35 +626,31 @@ async def test_a_bug_in_an_execution_is_told_by_its_number_and_ends_no_server(
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_the_result_of_a_task_is_what_the_call_would_have_answered(tmp_path: Path) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
-        _, task = await executing(client, tmp_path)
-        (tmp_path / "go").touch()
-        deferred_run = (await finished(client, task["taskId"]))["result"]
-        program(tmp_path)
-        request_id = await requested(client)
-        approve(tmp_path, request_id, "bob")
-        run = await client.call_tool("nexus-attest.execute", {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE})
-        shown = run.structured_content
-        assert list(deferred_run["structuredContent"]) == list(shown)
-        assert deferred_run["structuredContent"]["request_digest"] == shown["request_digest"]
-        assert deferred_run["content"][0]["text"] == json.dumps(deferred_run["structuredContent"], separators=(",", ":"))
+async def test_the_result_of_a_task_is_what_the_call_would_have_answered(taken: Taken) -> None:
+    client, _, folder = taken
+    _, task, go = await executing(client, folder)
+    go.touch()
+    deferred_run = (await finished(client, task["taskId"]))["result"]
+    program(folder)
+    request_id = await requested(client)
+    approve(folder, request_id, "bob")
+    run = await client.call_tool("nexus-attest.execute", {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE})
+    shown = run.structured_content
+    assert list(deferred_run["structuredContent"]) == list(shown)
+    assert deferred_run["structuredContent"]["request_digest"] == shown["request_digest"]
+    assert deferred_run["content"][0]["text"] == json.dumps(deferred_run["structuredContent"], separators=(",", ":"))
 
 
-@pytest.mark.parametrize("connection", ["memory-stateless", "http-stateless"])
-async def test_a_failed_execution_is_a_completed_task_with_an_error_result(connection: str, tmp_path: Path) -> None:
-    async with taking(connection, tmp_path) as client:
-        request_id = await requested(client)
-        approve(tmp_path, request_id, "bob")
-        program(tmp_path, f"while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.02)\nsys.exit(3)")
-        task = await deferred(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
-        (tmp_path / "go").touch()
-        done = await finished(client, task["taskId"])
-        recorded = (await answer(client, "status", request_id=request_id))["executions"][0]
-        assert (done["status"], done["result"]["isError"]) == ("completed", True)
-        error = done["result"]["_meta"][ERROR_KEY]
-        assert (error["code"], error["message"]) == (recorded["error_code"], recorded["error_message"])
-        assert "structuredContent" not in done["result"]
+async def test_a_failed_execution_is_a_completed_task_with_an_error_result(taken: Taken) -> None:
+    client, _, folder = taken
+    request_id, task, go = await executing(client, folder, "sys.exit(3)")
+    go.touch()
+    done = await finished(client, task["taskId"])
+    recorded = (await answer(client, "status", request_id=request_id))["executions"][0]
+    assert (done["status"], done["result"]["isError"]) == ("completed", True)
+    error = done["result"]["_meta"][ERROR_KEY]
+    assert (error["code"], error["message"]) == (recorded["error_code"], recorded["error_message"])
+    assert "structuredContent" not in done["result"]
 
 
 async def test_an_execution_goes_on_when_the_client_that_began_it_leaves(tmp_path: Path) -> None:
@@ -646,71 +658,57 @@ async def test_an_execution_goes_on_when_the_client_that_began_it_leaves(tmp_pat
         server = build_server(service)
         async with Client(server) as stays:
             async with Client(server, extensions=[Tasks()]) as leaves:
-                _, task = await executing(leaves, tmp_path)
-                (tmp_path / "go").touch()
+                _, task, go = await executing(leaves, tmp_path)
+                go.touch()
             del stays
         async with Client(server, extensions=[Tasks()]) as comes:
             assert (await finished(comes, task["taskId"]))["result"]["structuredContent"]["mode"] == "apply"
 
 
-META: dict[str, Any] = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientCapabilities": {"extensions": {EXTENSION: {}}},
-}
-
-
-def asked(server: Lines, method: str, **params: Any) -> dict[str, Any]:
-    """What the server answers, line by line."""
-    server.send({"id": 1, "method": method, "params": {**params, "_meta": META}})
-    return server.receive()["result"]
+def endless(folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """Options of a server whose program does not end by itself, and the arguments of an approved execution of it."""
+    adapters = program(folder, "time.sleep(60)")
+    with DecisionStore(folder / "decisions.db") as store:
+        tools = NexusControlTools(store)
+        request_id: str = tools.request("g", ALICE, "apply", PLAN).data["request_id"]
+        assert tools.approve(request_id, BOB).success
+    return ["--adapters", str(adapters), "--log-level", "error"], {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
 
 
 def test_after_a_kill_an_execution_is_said_to_have_an_unknown_outcome_and_stays_so(tmp_path: Path) -> None:
-    adapters = program(tmp_path, "time.sleep(60)")
-    options = ("--adapters", str(adapters), "--log-level", "error")
-    with DecisionStore(tmp_path / "decisions.db") as store:
-        tools = NexusControlTools(store)
-        request_id: str = tools.request("g", ALICE, "apply", PLAN).data["request_id"]
-        tools.approve(request_id, BOB)
-    arguments = {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
+    options, arguments = endless(tmp_path)
     with lines(tmp_path, *options) as server:
-        task = asked(server, "tools/call", name="nexus-attest.execute", arguments=arguments)
+        task = server.ask("tools/call", META, name="nexus-attest.execute", arguments=arguments)
         assert (task["resultType"], task["status"]) == ("task", "working")
         with lines(tmp_path, *options) as beside:
-            assert asked(beside, "tasks/get", taskId=task["taskId"])["status"] == "working", "it is under way in another process"
+            assert beside.ask("tasks/get", META, taskId=task["taskId"])["status"] == "working", "it is under way in another process"
             os.kill(server.process.pid, signal.SIGKILL)
             server.process.wait(10)
-            lost = asked(beside, "tasks/get", taskId=task["taskId"])
+            lost = beside.ask("tasks/get", META, taskId=task["taskId"])
     error = lost["result"]["_meta"][ERROR_KEY]
     assert (lost["status"], lost["result"]["isError"], error["code"]) == ("completed", True, "EXECUTION_ABANDONED")
     assert "whether it took effect is unknown" in error["message"]
     with lines(tmp_path, *options) as server:
-        assert asked(server, "tasks/cancel", taskId=task["taskId"])["resultType"] == "complete"
-        assert asked(server, "tasks/get", taskId=task["taskId"])["result"] == lost["result"]
-        refused = asked(server, "tools/call", name="nexus-attest.execute", arguments=arguments)
+        assert server.ask("tasks/cancel", META, taskId=task["taskId"])["resultType"] == "complete"
+        assert server.ask("tasks/get", META, taskId=task["taskId"])["result"] == lost["result"]
+        refused = server.ask("tools/call", META, name="nexus-attest.execute", arguments=arguments)
         assert refused["_meta"][ERROR_KEY]["code"] == "EXECUTION_IN_PROGRESS", "and nobody runs it again"
         with DecisionStore(tmp_path / "decisions.db") as store:
-            assert NexusControlTools(store).recover_execution(request_id, BOB, "the host died; outcome unknown").success
-        after = asked(server, "tasks/get", taskId=task["taskId"])["result"]["_meta"][ERROR_KEY]
+            assert NexusControlTools(store).recover_execution(arguments["request_id"], BOB, "the host died; outcome unknown").success
+        after = server.ask("tasks/get", META, taskId=task["taskId"])["result"]["_meta"][ERROR_KEY]
         assert (after["code"], after["message"]) == ("EXECUTION_ABANDONED", "the host died; outcome unknown")
 
 
 def test_a_server_that_ends_in_good_order_records_how_the_execution_of_a_task_ended(tmp_path: Path) -> None:
-    adapters = program(tmp_path, "time.sleep(60)")
-    options = ("--adapters", str(adapters), "--log-level", "error")
-    with DecisionStore(tmp_path / "decisions.db") as store:
-        tools = NexusControlTools(store)
-        request_id: str = tools.request("g", ALICE, "apply", PLAN).data["request_id"]
-        tools.approve(request_id, BOB)
-    arguments = {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
+    options, arguments = endless(tmp_path)
     with lines(tmp_path, *options) as server:
-        task = asked(server, "tools/call", name="nexus-attest.execute", arguments=arguments)
+        task = server.ask("tools/call", META, name="nexus-attest.execute", arguments=arguments)
         began = time.monotonic()
         server.process.terminate()
         assert server.process.wait(10) == 0
         assert time.monotonic() - began < 5
     with lines(tmp_path, *options) as server:
-        done = asked(server, "tasks/get", taskId=task["taskId"])
+        done = server.ask("tasks/get", META, taskId=task["taskId"])
         assert (done["status"], done["result"]["isError"]) == ("completed", True)
 
 
@@ -725,9 +723,9 @@ async def test_in_a_store_that_took_the_place_of_another_its_tasks_are_unknown(t
             with sqlite3.connect(tmp_path / "decisions.db") as database, sqlite3.connect(tmp_path / "copy.db") as copy:
                 database.backup(copy)
             assert (await answer(client, "status", request_id=other))["state"] == "pending_approval"
-        request_id, running = await executing(client, tmp_path)
+        request_id, running, go = await executing(client, tmp_path)
         waiting = await deferred(client, "approve", request_id=await requested(client), actor=BOB)
-        (tmp_path / "go").touch()
+        go.touch()
         await finished(client, running["taskId"])
     for path in tmp_path.glob("decisions.db*"):
         if path.is_file():
@@ -827,23 +825,21 @@ async def test_nonsense_in_the_place_of_parameters_is_refused(tmp_path: Path) ->
             assert server.receive()["error"]["code"] == -32601
 
 
-async def test_what_a_person_is_asked_cannot_write_on_a_terminal(tmp_path: Path) -> None:
-    evil = "Rotate\x1b[2J\r\nGoal: nothing <script>alert(1)</script>"
-    async with taking("memory-stateless", tmp_path) as client:
-        request_id = (await answer(client, "request", goal=evil, actor=ALICE))["request_id"]
-        task = await deferred(client, "approve", request_id=request_id, actor={"type": "human", "id": "bob\x1b]0;x\x07"})
-        assert not re.search(r"[\x00-\x1f\x7f]", task["statusMessage"])
-    async with taking("memory-stateless", tmp_path, elicitation_callback=never) as client:
-        (question,) = (await get(client, task["taskId"]))["inputRequests"].values()
-        shown = question["params"]["message"]
-        assert "Goal: Rotate\\x1b[2J\\x0d\\x0aGoal: nothing" in shown
-        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", shown)
+async def test_what_a_person_is_asked_cannot_write_on_a_terminal(taken: Taken) -> None:
+    client, forms, _ = taken
+    request_id = await requested(client, goal="Rotate\x1b[2J\r\nGoal: nothing <script>alert(1)</script>")
+    task = await deferred(client, "approve", request_id=request_id, actor={"type": "human", "id": "bob\x1b]0;x\x07"})
+    assert not re.search(r"[\x00-\x1f\x7f]", task["statusMessage"])
+    (question,) = (await get(forms, task["taskId"]))["inputRequests"].values()
+    shown = question["params"]["message"]
+    assert "Goal: Rotate\\x1b[2J\\x0d\\x0aGoal: nothing" in shown
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", shown)
 
 
-async def test_an_approval_with_too_much_to_say_for_a_handle_is_refused_as_ever(tmp_path: Path) -> None:
-    async with taking("memory-stateless", tmp_path) as client:
-        request_id = await requested(client)
-        assert (await error_of(client, "approve", request_id=request_id, actor=BOB, comment="x" * 5_000))["code"] == "HUMAN_REQUIRED"
+async def test_an_approval_with_too_much_to_say_for_a_handle_is_refused_as_ever(taken: Taken) -> None:
+    client, _, _ = taken
+    request_id = await requested(client)
+    assert (await error_of(client, "approve", request_id=request_id, actor=BOB, comment="x" * 5_000))["code"] == "HUMAN_REQUIRED"
 
 
 async def test_where_no_folder_can_be_made_calls_are_answered_as_ever(tmp_path: Path) -> None:
@@ -865,9 +861,9 @@ def test_a_server_of_a_database_elsewhere_starts_where_this_machine_keeps_nothin
     nowhere = {"file": {"XDG_DATA_HOME": str(tmp_path / "file")}, "none": {"HOME": "", "XDG_CONFIG_HOME": str(tmp_path)}}[environment]
     database = {"NEXUS_ATTEST_DB": postgres_server.new_database()}
     with lines(tmp_path, *ALWAYS, "--log-level", "warning", environment={**nowhere, **database}) as server:
-        request_id = asked(server, "tools/call", name="nexus-attest.request", arguments={"goal": "g", "actor": ALICE})
+        request_id = server.ask("tools/call", META, name="nexus-attest.request", arguments={"goal": "g", "actor": ALICE})
         arguments = {"request_id": request_id["structuredContent"]["request_id"], "actor": BOB}
-        refused = asked(server, "tools/call", name="nexus-attest.approve", arguments=arguments)
+        refused = server.ask("tools/call", META, name="nexus-attest.approve", arguments=arguments)
         assert refused["_meta"][ERROR_KEY]["code"] == "HUMAN_REQUIRED"
         _, _, errors = server.end()
     (warning,) = [json.loads(line) for line in errors.splitlines()]
@@ -880,31 +876,30 @@ def test_one_store_has_one_folder_of_tasks_however_it_is_named(tmp_path: Path, s
     (tmp_path / "link.db").symlink_to("decisions.db")
     (tmp_path / "linked").symlink_to(".")
     with lines(tmp_path, *ALWAYS, "--log-level", "error") as server:
-        made = asked(server, "tools/call", name="nexus-attest.request", arguments={"goal": "g", "actor": ALICE})
+        made = server.ask("tools/call", META, name="nexus-attest.request", arguments={"goal": "g", "actor": ALICE})
         arguments = {"request_id": made["structuredContent"]["request_id"], "actor": BOB}
-        task = asked(server, "tools/call", name="nexus-attest.approve", arguments=arguments)
+        task = server.ask("tools/call", META, name="nexus-attest.approve", arguments=arguments)
     environment = {"NEXUS_ATTEST_DB": f"{tmp_path}/{spelling}"}
     with lines(tmp_path, *ALWAYS, "--log-level", "error", environment=environment) as server:
-        assert asked(server, "tasks/get", taskId=task["taskId"])["status"] == "working"
+        assert server.ask("tasks/get", META, taskId=task["taskId"])["status"] == "working"
     assert [path.name for path in tmp_path.glob("*.tasks")] == ["decisions.db.tasks"]
 
 
-async def test_a_person_who_answers_on_the_page_is_heard_when_the_task_is_asked_for(tmp_path: Path) -> None:
-    with lines(tmp_path, *ALWAYS, "--approval-page", "--log-level", "error") as server:
+@pytest.mark.parametrize("connection", STATELESS)
+async def test_a_person_who_answers_on_the_page_is_heard_when_the_task_is_asked_for(connection: str, tmp_path: Path) -> None:
+    async with connected(connection, tmp_path, *PAGE, prepare=with_page, extensions=[Tasks()]) as client:
         for said, end in (("yes", "approved"), ("no", "HUMAN_DECLINED")):
-            made = asked(server, "tools/call", name="nexus-attest.request", arguments={"goal": "g", "actor": ALICE})
-            request_id = made["structuredContent"]["request_id"]
-            task = asked(server, "tools/call", name="nexus-attest.approve", arguments={"request_id": request_id, "actor": BOB})
+            request_id = await requested(client)
+            task = await deferred(client, "approve", request_id=request_id, actor=BOB)
             error = task["_meta"][ERROR_KEY]
             assert error["code"] == "APPROVAL_PENDING"
             assert error["url"] in task["statusMessage"]
-            assert asked(server, "tasks/get", taskId=task["taskId"])["_meta"][ERROR_KEY]["url"] == error["url"]
-            form = dict(re.findall(r'name="([a-z]+)" value="([^"]+)"', httpx.get(error["url"]).text))
-            httpx.post(error["url"], data={"key": form["key"], "answer": said})
-            done = asked(server, "tasks/get", taskId=task["taskId"])
+            assert (await get(client, task["taskId"]))["_meta"][ERROR_KEY]["url"] == error["url"]
+            await anyio.to_thread.run_sync(answered, error["url"], said)
+            done = await get(client, task["taskId"])
             result = done["result"]
             assert done["status"] == "completed"
             assert end in (result.get("structuredContent", {}).get("state"), result.get("_meta", {}).get(ERROR_KEY, {}).get("code"))
-            with DecisionStore(tmp_path / "decisions.db") as store:
-                last = store.get_events(request_id)[-1]
-            assert re.fullmatch(r"mcp page sha256:[0-9a-f]{64}", last.payload.get("channel", "")) if said == "yes" else last.seq == 1
+            last = (await answer(client, "status", request_id=request_id, include_events=True))["events"][-1]
+            channel = last["payload"].get("channel", "")
+            assert re.fullmatch(r"mcp(-http)? page sha256:[0-9a-f]{64}", channel) if said == "yes" else last["seq"] == 1
