@@ -16,6 +16,7 @@ from xrpl.core.binarycodec import decode, encode
 from nexus_attest.attestation.errors import LedgerUnavailable, WrongNetwork
 from nexus_attest.attestation.local_witness import SelfWitness
 from nexus_attest.attestation.queue import AttestationQueue
+from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.stamping import StampWitness
 from nexus_attest.attestation.worker import process_one_xrpl
 from nexus_attest.attestation.xrpl import batch
@@ -1082,6 +1083,16 @@ def test_an_intent_that_the_single_worker_has_is_in_no_batch() -> None:
         assert world.progress.waiting == 0
     world.run()
     world.require_exactly_once([intent(0), intent(1)])
+
+
+def test_an_intent_whose_transaction_was_known_before_it_was_queued_is_in_no_batch() -> None:
+    world = world_with(0)
+    queue_id = "sha256:" + intent(0).intent_digest()
+    sent = AttestationReceipt(queue_id, "xrpl", 1, ReceiptStatus.SUBMITTED, "2025-01-01T00:00:00Z", proof={"tx_hash": "AB" * 32})
+    assert world.queue.record_receipt(sent)
+    world.queue.enqueue(intent(0))
+    progress = world.cycle(world.worker(), 3, close=True)
+    assert (progress.batch_id, progress.waiting, world.sent()) == (None, 0, [])
 
 
 def test_an_intent_with_a_transaction_of_its_own_is_in_no_batch() -> None:

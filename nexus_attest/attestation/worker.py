@@ -65,6 +65,10 @@ async def process_one_xrpl(
     process left between signing and recording, which gets the SUBMITTED receipt that is missing. An intent that another worker is at is
     left to it; one whose worker was killed, for five minutes. Nothing to do: `processed` is False. Raises InvalidAnchor for an empty
     account, StoreError, and InvalidIntent or InvalidReceipt when a stored row cannot be read.
+
+    `resubmit` is the caller's word that the earlier transaction is dead, for a client cannot be asked that: "not found" is also what a
+    node says of one that waits elsewhere, or that is in a ledger which it does not have. Given too early, two transactions witness the
+    intent. It is safe when the earlier one's LastLedgerSequence is past on a node with all ledgers up to it; batches need no such word.
     """
     cycle = _cycle(queue, client, signer, account=account, now_fn=now_fn, resubmit=resubmit)
     if intent_digest is None:

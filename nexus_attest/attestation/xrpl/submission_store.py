@@ -114,10 +114,10 @@ _WAITING = """
       AND NOT EXISTS (SELECT 1 FROM witness_members AS m WHERE m.intent_digest = i.intent_digest AND m.active = 1)
       AND NOT EXISTS (SELECT 1 FROM attestation_claims AS c WHERE c.queue_id = i.queue_id AND c.until > :now AND c.until <= :now + 3600)
       AND NOT EXISTS (SELECT 1 FROM attestation_sendings AS t WHERE t.queue_id = i.queue_id)
-      AND (i.last_attempt = 0 OR NOT EXISTS (
+      AND NOT EXISTS (
         SELECT 1 FROM attestation_receipts AS r
         WHERE r.intent_digest = i.intent_digest AND json_extract(r.receipt_json, '$.proof.tx_hash') IS NOT NULL
-          AND json_extract(r.receipt_json, '$.proof.type') IS NULL))"""
+          AND json_extract(r.receipt_json, '$.proof.type') IS NULL)"""
 """Intents that no batch and no worker is at, and of which no transaction of their own may be on the ledger."""
 
 _SELECT_WAITING = f"SELECT i.intent_digest, i.last_attempt, i.created_at {_WAITING} ORDER BY i.created_at, i.intent_digest LIMIT :limit"
