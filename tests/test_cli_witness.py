@@ -20,6 +20,7 @@ from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.attestation.xrpl.batch_receipt import WitnessTransaction
 from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
+from nexus_attest.attestation.xrpl.submission_store import SubmissionStore
 from nexus_attest.testledger import Clock, Faults, Ledger, Node, http_front, key_from_seed, seed_of
 from nexus_control.errors import StoreError
 from nexus_control.events import utc_now
@@ -245,6 +246,7 @@ def test_for_programs_a_run_is_one_document_and_silent(cli: Desk) -> None:
         "waiting": 0,
         "batches": {"CONFIRMED": {"batches": 1, "members": 3}},
         "stopped": None,
+        "elsewhere": [],
         "receipts": 3,
         "under_way": None,
     }
@@ -294,6 +296,22 @@ def test_a_key_that_the_ledger_does_not_take_stops_everything_with_a_reason(cli:
     assert "does not take the key" in told["stopped"]
     assert (told["receipts"], told["waiting"], told["under_way"]) == (0, 0, 1)
     assert net.witnesses() == []
+
+
+def test_what_another_account_has_under_way_is_not_forgotten_when_the_file_names_a_new_one(cli: Desk) -> None:
+    cli("witness", "enqueue", "--digests", digests(cli.folder, 2))
+    former = key_from_seed(seed_of("former")).address
+    with AttestationQueue(cli.folder / "decisions.db") as queue:
+        store = SubmissionStore(queue.storage)
+        store.lease(former, 0, "another process", now=0, until=1)
+        store.add_batch(former, store.waiting(1, now=0), "2026-01-01T00:00:00+00:00")
+    with network(cli.folder) as net, net.closing():
+        done = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(net.file)}).run(*RUN)
+        told = cli.json(*RUN)
+    assert done.code == 0
+    assert f"Account {former} has batches under way, which only a run with its signer ends" in done.err
+    assert told["elsewhere"] == [former]
+    assert cli.json("witness", "status")["intents"] == {"CONFIRMED": 1, "PENDING": 1}
 
 
 def test_servers_of_another_network_sign_nothing(cli: Desk) -> None:

@@ -59,6 +59,9 @@ def witness_queue(session: Session, network: Network, order: Order, *, besides: 
         stamping = [StampWitness(queue, authority, beside=True) for authority in authorities]
         teller = _Teller(proofs, {} if recorder is None else recorder.problems, silent=order.silent)
         teller.say(f"Witnessing as {signer.account} on {network.name}; Ctrl-C ends it, and a later run goes on")
+        elsewhere = _elsewhere(SubmissionStore(queue.storage), signer.account)
+        for account in elsewhere:
+            teller.say(f"Account {escape(account)} has batches under way, which only a run with its signer ends")
 
         async def stamped() -> int:
             written = [await one.besides() for one in stamping]
@@ -71,10 +74,21 @@ def witness_queue(session: Session, network: Network, order: Order, *, besides: 
             return worker.run(interval=order.interval, stop=stop, until_empty=order.drain, watch=teller.watch, besides=told)
 
         _work(work, order, teller, recorder)
-        data = {"network": network.name, **worker.status(), **teller.data()}
+        data = {"network": network.name, **worker.status(), **teller.data(), "elsewhere": elsewhere}
         if stamping:
             data["besides"] = [one.status() for one in stamping]
     _show(session, order, data)
+
+
+def _elsewhere(store: SubmissionStore, account: str) -> list[str]:
+    """Other accounts of ledgers with batches under way: nobody follows them when the file names another account than before."""
+    others = [lane["account"] for lane in store.lanes() if lane["account"] != account and not _is_stamping(lane["account"])]
+    return [other for other in others if store.unsettled(other)]
+
+
+def _is_stamping(lane: str) -> bool:
+    """Whether a lane is that of a witness that answers at once: an account has no colon."""
+    return ":" in lane
 
 
 def stamp_queue(session: Session, source: AuthoritySource, order: Order) -> None:
@@ -322,7 +336,7 @@ def _batch_data(store: SubmissionStore, stamps: StampStore, batch: Batch) -> dic
 
 
 def _under_way_line(batch: Mapping[str, Any]) -> str:
-    to_come = "not stamped yet" if ":" in batch["account"] else "not signed yet"  # an account has no colon, a witness that stamps has
+    to_come = "not stamped yet" if _is_stamping(batch["account"]) else "not signed yet"
     told = f"batch {batch['batch_id']}, {_intents(batch['size'])}: {batch['state'] or to_come}"
     if batch["ledgers"] is None:
         return told
