@@ -361,6 +361,7 @@ CONTENTS: dict[str, bytes] = {
     "a second nonce": tst_info(DATA, rest=integer(NONCE)),
     "a negative accuracy": tlv(0x30, *GOOD[:5], tlv(0x30, integer(-1))),
     "an accuracy of a week": tlv(0x30, *GOOD[:5], tlv(0x30, integer(7 * 86400))),
+    "an accuracy beyond all times": tlv(0x30, *GOOD[:4], tlv(0x18, b"99991231235959Z"), tlv(0x30, integer(1))),
     "an accuracy of a thousand milliseconds": tlv(0x30, *GOOD[:5], tlv(0x30, tlv(0x80, b"\x03\xe8"))),
     "an accuracy backwards": tlv(0x30, *GOOD[:5], tlv(0x30, tlv(0x81, b"\1"), tlv(0x80, b"\1"))),
     "a number that is not in its shortest form": tlv(0x30, *GOOD[:5], tlv(2, b"\0\1")),

@@ -54,6 +54,7 @@ _MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
 _SIGNING_CERTIFICATE = "1.2.840.113549.1.9.16.2.12"
 _SIGNING_CERTIFICATE_V2 = "1.2.840.113549.1.9.16.2.47"
 
+_LAST_TIME = datetime.max.replace(tzinfo=UTC)
 _TIME = re.compile(rb"(\d{14})(?:\.(\d{0,5}[1-9]))?Z")
 
 _FAILURES = {
@@ -220,12 +221,15 @@ def _stamp(data: bytes) -> Stamp:
             nonce = each.integer("the nonce")
         elif each.tag == context(1):
             raise NotATimestamp("TSTInfo has extensions, and this release knows none")
+    when = _time(time.expect(GENERALIZED_TIME, "the time").content)
+    if accuracy is not None and when > _LAST_TIME - accuracy:
+        raise NotATimestamp("the time and its accuracy reach beyond the year 9999")
     return Stamp(
         policy=policy.oid("the policy"),
         hash_oid=_oid_of(algorithm, "the hash of the imprint"),
         imprint=hashed.expect(OCTET_STRING, "the imprint").content,
         serial=serial.integer("the serial number"),
-        time=_time(time.expect(GENERALIZED_TIME, "the time").content),
+        time=when,
         accuracy=accuracy,
         nonce=nonce,
     )
