@@ -287,6 +287,32 @@ def test_one_server_that_has_lost_its_history_is_waited_for() -> None:
     world.require_exactly_once([intent(0)])
 
 
+def test_of_a_ledger_that_was_begun_anew_nothing_is_believed() -> None:
+    """As a test network is from time to time: what was under way on the former one is in none of its ledgers."""
+    world = world_with(1, nodes=2)
+    for _ in range(1100):
+        world.ledger.close()
+    worker = world.worker()
+    world.cycle(worker, 2)
+    anew = Ledger({world.account: 100_000_000}, clock=world.clock, first_index=1)
+    anew.close()
+    for node in world.nodes:
+        node.ledger = anew
+    progress = world.cycle(worker)
+    assert progress.attempt is not None
+    assert (progress.attempt.state, progress.attempt.first) == ("MAYBE", 1201)
+    assert progress.attempt.note == "the ledger is at 2, long before those that the transaction is for: begun anew?"
+
+
+def test_one_lone_server_that_was_far_ahead_once_keeps_nothing_waiting() -> None:
+    world = world_with(1)
+    worker = world.worker()
+    with first_server_adds(world, "ledger", lambda result: result.update(ledger_index=1_000_000)):
+        world.cycle(worker)
+    world.cycle(worker, 3, close=True)
+    world.require_exactly_once([intent(0)])
+
+
 def test_two_servers_must_refuse_a_transaction_before_it_is_sent_no_more() -> None:
     world = world_with(1, nodes=3)
     world.wire.on["submit"] = ["error:invalidTransaction"]

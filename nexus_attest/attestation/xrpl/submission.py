@@ -43,6 +43,9 @@ _FIRST_LISTED_NETWORK = 1025
 _LEAST_WINDOW = 3
 """So many ledgers a transaction has, at the least, whichever of the servers that tell where the ledger is are right."""
 
+_MOST_BACK = 1000
+"""More ledgers than a server is ever late: over an hour."""
+
 _NEVER = (0, 0)
 """Sent after no ledger, and not once."""
 
@@ -132,6 +135,8 @@ class Submitter:
         found, lacking = await self._find(last, expired=index > last.lls)
         if found is None:
             last = await self._maybe_send(last, index)
+            if index < last.first - _MOST_BACK:
+                lacking = f"the ledger is at {index}, long before those that the transaction is for: begun anew?"
             if lacking is not None and last.note != lacking:
                 self._store.note(last.hash, lacking)
         elif found.engine_result is not None:
