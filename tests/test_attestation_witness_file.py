@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from witness_testing import World, intent
 
 from nexus_attest.attestation.errors import AuthorityUnknown, NetworkUnknown, SignerMissing, WitnessFileError, WrongNetwork
 from nexus_attest.attestation.witness_file import (
@@ -23,6 +24,7 @@ from nexus_attest.attestation.witness_file import (
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings
 from nexus_attest.key_errors import KeyFileRefused, KeyNotFound
 from nexus_attest.testledger import Ledger, Node, http_front
+from nexus_attest.urls import same_server
 from scripts.key_tables import filled
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,9 +50,21 @@ def test_the_file_that_comes_with_the_package_has_the_published_pins() -> None:
         "ED42AEC58B701EEBB77356FFFEC26F83C1F0407263530F068C7C73D392C7E06FD1",
     )
     assert found.networks["testnet"].publisher_keys == ("ED264807102805220DA0F312E71FC2C69E1552C9C5790F6C25E3729DEB573D5860",)
-    # Not one server alone is believed about what is not there.
-    assert all(len(found.networks[name].urls) >= 2 for name in ("mainnet", "testnet"))
+    for name in ("mainnet", "testnet"):
+        assert len({same_server(url) for url in found.networks[name].urls}) == 3
     assert all(network.signer is not None and network.signer.startswith("env:") for network in found.networks.values())
+
+
+@pytest.mark.parametrize("down", range(3))
+@pytest.mark.parametrize("name", ["mainnet", "testnet"])
+def test_each_of_the_three_servers_of_a_public_network_may_be_down(name: str, down: int) -> None:
+    """As many servers, asked as the file says, of a ledger with the number that it says."""
+    network = load_witness_file(str(files("nexus_attest.attestation") / "witness.toml")).network(name)
+    world = World(nodes=len(network.urls), network_id=network.network_id, submission=network.submission)
+    world.nodes[down].faults.add("*", *["http503"] * 1000)
+    world.queue.enqueue(intent(0))
+    world.run(most=40)
+    world.require_exactly_once([intent(0)])
 
 
 def test_what_is_absent_has_its_default() -> None:
