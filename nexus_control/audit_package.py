@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, cast
 
 from nexus_control.bundle import (
     BundleDecision,
+    BundleEvent,
     BundleIntegrity,
     BundleProvenance,
     BundleRouterLink,
@@ -306,21 +307,44 @@ def judge_package(
 
 def _lost_part(package: AuditPackage) -> str | None:
     """What a caller's edits in place left without its type."""
-    bundle = package.control_bundle
+    bundle, router = package.control_bundle, package.router
     parts: list[tuple[str, object, type]] = [
         ("control_bundle", bundle, DecisionBundle),
-        ("router", package.router, RouterSection),
+        ("router", router, RouterSection),
         ("binding", package.binding, AuditBinding),
         ("integrity", package.integrity, AuditIntegrity),
     ]
+    if isinstance(cast("object", router), RouterSection):
+        optional: list[tuple[str, object, type]] = [("router.bundle", router.bundle, dict), ("router.ref", router.ref, RouterRef)]
+        parts += [part for part in optional if part[1] is not None]
     if isinstance(cast("object", bundle), DecisionBundle):
-        parts += [
-            ("control_bundle.decision", bundle.decision, BundleDecision),
-            ("control_bundle.router_link", bundle.router_link, BundleRouterLink),
-            ("control_bundle.template_snapshot", bundle.template_snapshot, BundleTemplateSnapshot),
-            ("control_bundle.integrity", bundle.integrity, BundleIntegrity),
-        ]
-    return next((f"package.{name} must be of type {kind.__name__}" for name, part, kind in parts if not isinstance(part, kind)), None)
+        parts += _bundle_parts(bundle)
+    # No part is a bool, which would otherwise do for an integer.
+    lost = ((name, kind) for name, part, kind in parts if not isinstance(part, kind) or isinstance(part, bool))
+    return next((f"package.{name} must be of type {kind.__name__}" for name, kind in lost), None)
+
+
+def _bundle_parts(bundle: DecisionBundle) -> Iterator[tuple[str, object, type]]:
+    """The parts of a bundle that the checks take for what they are declared to be: path in the package, value, type."""
+    link, events = bundle.router_link, bundle.events
+    yield "control_bundle.bundle_version", bundle.bundle_version, str
+    yield "control_bundle.decision", bundle.decision, BundleDecision
+    yield "control_bundle.template_snapshot", bundle.template_snapshot, BundleTemplateSnapshot
+    yield "control_bundle.integrity", bundle.integrity, BundleIntegrity
+    yield "control_bundle.router_link", link, BundleRouterLink
+    if isinstance(cast("object", link), BundleRouterLink):
+        for name in ("router_request_digest", "router_result_digest"):
+            if (digest := getattr(link, name)) is not None:
+                yield f"control_bundle.router_link.{name}", digest, str
+    yield "control_bundle.events", events, list
+    for place, event in enumerate(events if isinstance(cast("object", events), list) else ()):
+        where = f"control_bundle.events[{place}]"
+        if not isinstance(cast("object", event), BundleEvent):
+            yield where, event, BundleEvent
+        elif not (type(event.seq) is int and type(event.payload) is dict and type(event.actor) is dict):
+            yield f"{where}.seq", event.seq, int
+            yield f"{where}.payload", event.payload, dict
+            yield f"{where}.actor", event.actor, dict
 
 
 def _binding_digest(subject: _Subject) -> Iterator[Finding]:

@@ -1,9 +1,12 @@
 """Audit packages: shapes, the named checks one by one, and the rules for embedded records."""
 
 import copy
+import dataclasses
 import hashlib
 import json
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
 
 import pytest
 from evidence_testing import completed, edited, embedded_package, flight_record, new_store, reference_package, run_bundle, vector
@@ -344,6 +347,43 @@ def test_reordered_events_fail_check_two_although_their_seq_tells_the_order() ->
     result = verify_audit_package(package)
     assert failed(result) == ["control_bundle_digest"]
     assert the(result, "control_bundle_digest").detail == "seq is not 0..5 without gap: 5 where 0 belongs"
+
+
+NO_PARTS: tuple[Any, ...] = (None, 3, True, 1.5, "x", "", [], [3], {}, {"a": 1}, object(), float("nan"), "\ud800", b"x")
+
+
+def _places(part: Any) -> Iterator[tuple[Any, Any, Callable[[Any], None]]]:
+    """What can be edited in place: where it is, what is there, and how to put something else there."""
+    if dataclasses.is_dataclass(part):
+        for name in (field.name for field in dataclasses.fields(part)):
+            yield name, getattr(part, name), partial(setattr, part, name)
+    elif isinstance(part, list):
+        items = cast("list[Any]", part)
+        for place, item in enumerate(items):
+            yield place, item, partial(items.__setitem__, place)
+
+
+def _covered(part: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any, Callable[[Any], None]]]:
+    """Every place of a package object that some digest covers, parts before what is in them."""
+    for name, value, put in _places(part):
+        if name not in ("meta", "provenance"):
+            yield (*path, name), value, put
+            yield from _covered(value, (*path, name))
+
+
+@pytest.mark.parametrize("make", [reference_package, embedded_package], ids=["reference", "embedded"])
+def test_an_object_that_was_edited_into_anything_is_judged_and_never_raises(make: Callable[[], dict[str, Any]]) -> None:
+    package = AuditPackage.from_dict(make())
+    assert verify_audit_package(package).ok
+    for path, value, put in list(_covered(package)):
+        for other in NO_PARTS:
+            put(other)
+            result = verify_audit_package(package)
+            # What is not there in the document of the package either may be anything.
+            unseen = path[1:2] == ("template_snapshot",) or path[0] == "router" or (other is None and value is None)
+            assert unseen or not result.ok or (type(other), other) == (type(value), value), (path, other)
+        put(value)
+    assert verify_audit_package(package).ok
 
 
 def test_absent_derived_sections_pass() -> None:
