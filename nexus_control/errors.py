@@ -324,7 +324,7 @@ class ExecutionFailed(CommandRefused):
 
 
 class ExecutionSuperseded(CommandRefused):
-    """The run ended after its execution had been abandoned and another one had begun."""
+    """The run ended after another execution had begun, or its decision was replaced: only the record of the run has its outcome."""
 
     code = "EXECUTION_SUPERSEDED"
 

@@ -317,7 +317,8 @@ def _record(store: EventStore, claim: _Claim, event_type: EventType, payload: Ma
             if requested is None or (requested.seq, requested.position) != (claim.seq, claim.position):
                 raise ExecutionSuperseded(
                     f"Run {payload['run_id']} ended, but its execution had been abandoned and another one was claimed since, or the "
-                    f"decision was replaced; this outcome is not recorded: {dict(payload)}"
+                    f"decision was replaced; the decision does not get this outcome, only the router's record of the run has it: "
+                    f"{dict(payload)}"
                 )
             store.append_event(claim.decision_id, event_type, EXECUTOR, payload)
     except ExecutionSuperseded:

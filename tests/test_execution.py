@@ -448,6 +448,7 @@ def test_an_outcome_for_a_decision_that_was_replaced_goes_nowhere(tools: NexusCo
 
     decision_id, result = stuck(tools, replace)
     assert result.code == "EXECUTION_SUPERSEDED"
+    assert "only the router's record of the run has it" in str(result.error)
     assert types(tools, decision_id)[-1] == "EXECUTION_STARTED"
     assert tools.store.verify_log().ok
 

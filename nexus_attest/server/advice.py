@@ -42,7 +42,7 @@ ADVICE: Mapping[str, str] = {
     "ALREADY_EXECUTED": "Call export_audit_package for the evidence; a new run needs a new request.",
     "EXECUTION_IN_PROGRESS": "Call status later; do not call execute again.",
     "EXECUTION_FAILED": "Look at inspect, then make a new request, or ask the operator to retry it on the command line.",
-    "EXECUTION_SUPERSEDED": "Look at inspect: another execution stands for this decision.",
+    "EXECUTION_SUPERSEDED": "Look at inspect, and let somebody look at the record of the run, which alone has its outcome.",
     "EXECUTION_ABANDONED": "Whether it took effect is unknown: somebody has to look before a new request is made.",
     "NOTHING_TO_RECOVER": "Call status: no execution is under way.",
     "CONCURRENT_MODIFICATION": "Somebody else acted meanwhile: call status, then decide again.",
