@@ -234,6 +234,13 @@ def test_a_question_of_the_server_is_declined(opened: Open, tool: str, answer: s
     assert answer in opened(tool).call(tool).output["content"][0]["text"]
 
 
+def test_a_server_that_asks_without_end_and_reads_no_answer_is_given_up(opened: Open) -> None:
+    run = opened("question_on")
+    problem = run.failure("question_on")
+    assert (problem.code, problem.outcome) == ("OUTPUT_TOO_LARGE", CallOutcome.UNKNOWN)
+    assert run.calls() == ["question_on"]
+
+
 def test_a_question_instead_of_an_answer_ends_the_call_and_it_is_not_made_again(opened: Open) -> None:
     run = opened("need_input", mode="modern")
     problem = run.failure("need_input")

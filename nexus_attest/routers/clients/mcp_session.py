@@ -282,7 +282,7 @@ class Downstream:
 
 _GIVEN_UP = {
     "INVALID_OUTPUT": "The server wrote something that is no message",
-    "OUTPUT_TOO_LARGE": "The server wrote a message that is too large",
+    "OUTPUT_TOO_LARGE": "The server wrote a message that is too large, or asked too much without reading the answers",
 }
 
 

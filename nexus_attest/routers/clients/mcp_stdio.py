@@ -28,6 +28,9 @@ _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 65_536
 _KEPT_ERROR_BYTES = 16_384
 
+_MOST_UNSENT = 1000
+"""Messages that wait for a server to read them. More are answers to questions that it goes on asking without reading what it is told."""
+
 _GRACE_SECONDS = 1.0
 """How long a server may take to end after its input was closed; then its group is killed. One that was given up gets no time."""
 
@@ -62,13 +65,13 @@ class StdioServer:
         process = self._process
         stdin, stdout, stderr = (cast("IO[bytes]", pipe) for pipe in (process.stdin, process.stdout, process.stderr))  # all three are pipes
         received, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        # Without bound, so that a server that does not read cannot hold up the caller: what is sent is bounded by the plan.
+        # Whoever sends never waits, so that a server that does not read cannot hold up the caller; `_receive` sees to a bound.
         outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](math.inf)
         try:
             for pipe in (stdin, stdout, stderr):
                 os.set_blocking(pipe.fileno(), False)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._receive, stdout.fileno(), received)
+                tasks.start_soon(self._receive, stdout.fileno(), received, to_send)
                 tasks.start_soon(self._keep_errors, stderr.fileno())
                 tasks.start_soon(self._send, stdin.fileno(), to_send, received)
                 tasks.start_soon(_watch, process, received)
@@ -82,7 +85,9 @@ class StdioServer:
             with anyio.CancelScope(shield=True):
                 await self._end(process, stdin, 0 if self.problem else _GRACE_SECONDS)
 
-    async def _receive(self, pipe: int, received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+    async def _receive(
+        self, pipe: int, received: MemoryObjectSendStream[SessionMessage | Exception], to_send: MemoryObjectReceiveStream[SessionMessage]
+    ) -> None:
         """Pass on one message per line until the server closes its output or the connection is given up."""
         line = bytearray()
         with received:
@@ -91,6 +96,9 @@ class StdioServer:
                 for part in ended:
                     line += part
                     if not await self._pass_on(bytes(line), received):
+                        return
+                    if to_send.statistics().current_buffer_used > _MOST_UNSENT:
+                        self.problem = "OUTPUT_TOO_LARGE"
                         return
                     line.clear()
                 line += rest
