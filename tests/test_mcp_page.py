@@ -203,6 +203,37 @@ async def test_the_question_of_a_task_is_withdrawn_with_the_last_task_that_waits
     assert address(page) != url
 
 
+async def test_what_is_not_wanted_any_more_is_neither_shown_nor_answered(page: ApprovalPage) -> None:
+    wanted = {"call": True, "task": True}
+    url = page.address_of("state", TEXT, wanted=lambda: wanted["call"]) or ""
+    assert page.address_of("state", TEXT, "task", wanted=lambda: wanted["task"]) == url
+    async with browser(page) as client:
+        form = {**form_of((await client.get(url)).text), "answer": "yes"}
+        wanted["call"] = False
+        assert (await client.get(url)).status_code == 200, "a task wants it"
+        wanted["task"] = False
+        assert (await client.get(url)).status_code == 404
+        assert (await client.post(url, data=form)).status_code == 404
+        assert await page.answer("state") is None
+        wanted["call"] = True
+        assert (await client.post(url, data=form)).status_code == 200
+        assert await page.answer("state") is True
+
+
+async def test_an_answer_to_a_question_that_is_withdrawn_while_it_is_sent_is_none(page: ApprovalPage) -> None:
+    url = page.address_of("state", TEXT, "task") or ""
+    async with browser(page) as client:
+        body = "&".join(f"{name}={value}" for name, value in {**form_of((await client.get(url)).text), "answer": "yes"}.items()).encode()
+
+        async def slow() -> AsyncGenerator[bytes]:
+            yield body[:5]
+            page.withdraw("task")
+            yield body[5:]
+
+        said = await client.post(url, content=slow(), headers={"content-type": "application/x-www-form-urlencoded"})
+        assert said.status_code == 404, "nobody is told that an approval will be recorded which will not"
+
+
 # -- with a server ------------------------------------------------------------------------------------------------------------------
 
 
@@ -367,7 +398,7 @@ async def test_a_yes_that_a_task_could_not_record_is_recorded_when_it_is_asked_f
             assert (await get(client, task["taskId"]))["result"]["structuredContent"]["current_approvals"] == 1
 
 
-@pytest.mark.parametrize("end", ["cancelled", "approved"])
+@pytest.mark.parametrize("end", ["cancelled", "approved", "cancelled elsewhere", "approved elsewhere"])
 async def test_nobody_is_asked_any_more_what_a_task_waited_for(tmp_path: Path, end: str) -> None:
     with in_process(tmp_path) as service:
         async with with_page(service), Client(build_server(service), extensions=[Tasks()]) as client:
@@ -377,12 +408,26 @@ async def test_nobody_is_asked_any_more_what_a_task_waited_for(tmp_path: Path, e
             form = form_of((await anyio.to_thread.run_sync(httpx.get, url)).text)
             if end == "cancelled":
                 await cancel(client, task["taskId"])
+            elif end == "cancelled elsewhere":
+                with in_process(tmp_path) as other:
+                    async with Client(build_server(other), extensions=[Tasks()]) as beside:
+                        await cancel(beside, task["taskId"])
             else:
                 assert service.tools.approve(request_id, BOB).success
-                await get(client, task["taskId"])
+                if end == "approved":
+                    await get(client, task["taskId"])
             said = await anyio.to_thread.run_sync(lambda: httpx.post(url, data={**form, "answer": "yes"}))
             assert said.status_code == 404
-            assert (await get(client, task["taskId"]))["status"] == ("cancelled" if end == "cancelled" else "completed")
+            assert (await get(client, task["taskId"]))["status"] == ("cancelled" if end.startswith("cancelled") else "completed")
+
+
+async def test_nobody_is_asked_on_the_page_any_more_what_something_else_took_the_place_of(unable: Client, tmp_path: Path) -> None:
+    request_id = (await answer(unable, "request", goal="g", actor=ALICE))["request_id"]
+    other = (await answer(unable, "request", goal="g", actor=ALICE))["request_id"]
+    urls = [(await error_of(unable, "approve", request_id=name, actor=BOB))["url"] for name in (request_id, other)]
+    bundle = replacement(tmp_path, request_id)
+    assert (await unable.call_tool("nexus-attest.import_bundle", {"bundle": bundle, "conflict_mode": "overwrite"})).is_error is False
+    assert [(await anyio.to_thread.run_sync(httpx.get, url)).status_code for url in urls] == [404, 200]
 
 
 @pytest.mark.parametrize("opens", [False, True])

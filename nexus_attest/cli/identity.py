@@ -93,7 +93,7 @@ class IdentityOptions:
         if self.approval_page:
             if not local:
                 raise ServerConfigError("--approval-page is for people at this machine, and clients with tokens may be anywhere")
-            page = ApprovalPage(opened.enter_context(listen(HttpAddress("127.0.0.1", 0))))
+            page = ApprovalPage(opened.enter_context(listen(HttpAddress("127.0.0.1", 0))), limiter=service.store_threads)
         service.approval_card = self.approval_card
         service.asker = HumanAsker(
             tools=service.tools,

@@ -161,7 +161,8 @@ class DecisionTasks:
             question = form_request(found.question).model_dump(by_alias=True, mode="json", exclude_none=True)
             return task(status="input_required", input_requests={self._folder.question_key(text, found.state): question})
         command, name = found.asker.command(found.arguments, found.who), found.who.actor["id"]
-        url = None if page is None else page.address_of(found.state, found.question, text)  # None as well while the page has no room
+        wanted = partial(self._is_waited_for, text, handle)
+        url = None if page is None else page.address_of(found.state, found.question, text, wanted=wanted)  # None while it has no room
         error: NexusError = HumanRequired(f"this client cannot ask its user, so {name} has to run", command)
         if url is not None:
             error = ApprovalPending("nobody has answered yet", url, command)
@@ -178,6 +179,13 @@ class DecisionTasks:
         who = self._service.actors.bind(context, facts["actor"])
         question, state = await anyio.to_thread.run_sync(asker.question, arguments, who, limiter=self._service.store_threads)
         return _Open(asker=asker, who=who, arguments=arguments, question=question, state=state)
+
+    def _is_waited_for(self, text: str, handle: Handle) -> bool:
+        """For the page, which another server of the store cannot tell that the wait has ended."""
+        try:
+            return self._approval_outcome(text, handle) is None
+        except NexusError:  # which whoever asks for the task is told
+            return True
 
     def _withdraw(self, text: str) -> None:
         """Nobody is to answer on a page what is not waited for any more."""

@@ -34,7 +34,7 @@ from nexus_attest.server.errors import ApprovalPending, HumanDeclined, HumanRequ
 from nexus_attest.server.page import ApprovalPage
 from nexus_attest.server.tasks import takes_tasks
 from nexus_control.decision import Decision
-from nexus_control.errors import ActionChanged
+from nexus_control.errors import ActionChanged, NexusError, StoreError
 from nexus_control.events import Actor, EventType, parse_expires_at
 from nexus_control.identity import parse_identity
 from nexus_control.judgement import judge_approval, judge_identity
@@ -108,7 +108,8 @@ class HumanAsker:
         if shows_forms(context):
             said, channel = await self._by_form(context, params, question, state, command), form_channel(context)
         elif self.page is not None:
-            said, channel = await self._by_page(context, params, question, state, command), "page"
+            wanted = partial(self._is_wanted, arguments, who, state)
+            said, channel = await self._by_page(context, params, question, state, command, wanted), "page"
             who = replace(who, recorded=partial(self.page.close, state))
             if said is False:
                 self.page.refused(state)
@@ -138,7 +139,13 @@ class HumanAsker:
         return said
 
     async def _by_page(
-        self, context: ServerRequestContext[Any], params: CallToolRequestParams, question: str, state: str, command: str
+        self,
+        context: ServerRequestContext[Any],
+        params: CallToolRequestParams,
+        question: str,
+        state: str,
+        command: str,
+        wanted: Callable[[], bool],
     ) -> bool | InputRequiredResult:
         """What a person answered on the page, which the client may open; or the request to open it, in the stateless era.
 
@@ -147,7 +154,7 @@ class HumanAsker:
         page = cast("ApprovalPage", self.page)
         if (said := await page.answer(state)) is not None:
             return said
-        url, opened = page.address_of(state, question, None if takes_tasks(context) else ""), None
+        url, opened = page.address_of(state, question, None if takes_tasks(context) else "", wanted=wanted), None
         if url is None:
             raise HumanRequired("too many questions wait for answers already, so ask this one at a terminal", command)
         if _opens_pages(context):
@@ -221,6 +228,16 @@ class HumanAsker:
         """
         if self.question(arguments, who)[1] != state:
             raise ActionChanged("what is asked was changed since it was shown")
+
+    def _is_wanted(self, arguments: Mapping[str, Any], who: BoundActor, state: str) -> bool:
+        """The same, for somebody who is about to answer; a store that cannot be read now may be read when the answer is recorded."""
+        try:
+            self.require_unchanged(arguments, who, state)
+        except StoreError:
+            return True
+        except NexusError:
+            return False
+        return True
 
     async def _asked(self, question: Callable[[], Awaitable[ElicitResult]], command: str) -> ElicitResult:
         """The answer of a client of the handshake era."""

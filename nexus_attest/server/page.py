@@ -8,7 +8,7 @@ than that, and the event says `page`.
 
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from html import escape
@@ -16,6 +16,7 @@ from http import HTTPStatus
 from urllib.parse import parse_qs
 
 import anyio
+import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
@@ -27,6 +28,8 @@ OPEN_SECONDS = 600.0
 _MOST_OPEN = 256
 _MOST_FORM_BYTES = 4_096
 _PATH = "/approvals"
+_NOTHING = "There is no such question, or not any more."
+_ANSWERED = "This was answered."
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Frame-Options": "DENY",
@@ -42,27 +45,32 @@ class _Question:
     state: str
     until: float
     form_key: str = field(default_factory=lambda: secrets.token_urlsafe(16))
-    waiting: set[str] = field(default_factory=set[str])
+    waiting: dict[str, Callable[[], bool]] = field(default_factory=dict[str, Callable[[], bool]])
     answered: anyio.Event = field(default_factory=anyio.Event)
     yes: bool | None = None
 
 
 class ApprovalPage:
-    """The questions that are open, served on `listener`, a socket on 127.0.0.1; each is open for so many seconds, as its answer is kept."""
+    """The questions that are open, served on `listener`, a socket on 127.0.0.1; each is open for so many seconds, as its answer is kept.
 
-    def __init__(self, listener: socket.socket, seconds: float = OPEN_SECONDS) -> None:
+    `limiter` bounds the threads that look whether a question is still wanted.
+    """
+
+    def __init__(self, listener: socket.socket, seconds: float = OPEN_SECONDS, *, limiter: anyio.CapacityLimiter | None = None) -> None:
         self.listener = listener
+        self._limiter = limiter
         self._seconds = seconds
         self._host = f"127.0.0.1:{listener.getsockname()[1]}"
         self._questions: dict[str, _Question] = {}
         self.app = Starlette(routes=[Route(f"{_PATH}/{{name}}", self._show), Route(f"{_PATH}/{{name}}", self._take, methods=["POST"])])
 
-    def address_of(self, state: str, text: str, waiting: str | None = "") -> str | None:
+    def address_of(self, state: str, text: str, waiting: str | None = "", *, wanted: Callable[[], bool] = lambda: True) -> str | None:
         """Where a person answers `text`; the same address while this question is open. `state` says what exactly an answer is good for.
 
         `waiting` is the task that waits for the answer, until `withdraw`; empty for a call, which may be made again at any time; None for
-        one that a task can be made of, which will wait in its place. Gives None while there is no room for another: questions that are
-        open, or answered and not yet asked about, keep their places.
+        one that a task can be made of, which will wait in its place. `wanted`, called in a thread when somebody looks, says whether an
+        answer would still be good for something: what was approved elsewhere, or cancelled, is not shown. Gives None while there is no
+        room for another: questions that are open, or answered and not yet asked about, keep their places.
         """
         self._forget()
         name = self._name_of(state)
@@ -72,7 +80,7 @@ class ApprovalPage:
             name = secrets.token_urlsafe(16)
             self._questions[name] = _Question(text=text, state=state, until=anyio.current_time() + self._seconds)
         if waiting is not None:
-            self._questions[name].waiting.add(waiting)
+            self._questions[name].waiting[waiting] = wanted
         return f"http://{self._host}{_PATH}/{name}"
 
     async def answer(self, state: str, seconds: float = 0) -> bool | None:
@@ -104,7 +112,7 @@ class ApprovalPage:
 
     def _leave(self, name: str, who: str) -> None:
         question = self._questions[name]
-        question.waiting.discard(who)
+        question.waiting.pop(who, None)
         if not question.waiting:
             del self._questions[name]
 
@@ -115,18 +123,22 @@ class ApprovalPage:
         now = anyio.current_time()
         self._questions = {name: question for name, question in self._questions.items() if question.until > now}
 
-    def _found(self, request: Request) -> _Question | Response:
+    async def _found(self, request: Request) -> _Question | Response:
         """The question of an address, or why there is none for this request."""
         if request.headers.get("host") != self._host:
             return _page(HTTPStatus.MISDIRECTED_REQUEST, "This is another place.")
         self._forget()
         question = self._questions.get(request.path_params["name"])
         if question is None:
-            return _page(HTTPStatus.NOT_FOUND, "There is no such question, or not any more.")
-        return question if question.yes is None else _page(HTTPStatus.GONE, "This was answered.")
+            return _page(HTTPStatus.NOT_FOUND, _NOTHING)
+        if question.yes is not None:
+            return _page(HTTPStatus.GONE, _ANSWERED)
+        if question.waiting and not await anyio.to_thread.run_sync(_is_wanted, list(question.waiting.values()), limiter=self._limiter):
+            return _page(HTTPStatus.NOT_FOUND, _NOTHING)
+        return question
 
     async def _show(self, request: Request) -> Response:
-        found = self._found(request)
+        found = await self._found(request)
         if isinstance(found, Response):
             return found
         form = (
@@ -136,7 +148,7 @@ class ApprovalPage:
         return _page(HTTPStatus.OK, found.text, form)
 
     async def _take(self, request: Request) -> Response:
-        found = self._found(request)
+        found = await self._found(request)
         if isinstance(found, Response):
             return found
         if not _is_own(request.headers, self._host):
@@ -145,12 +157,20 @@ class ApprovalPage:
         key, said = form.get("key", [""]), form.get("answer", [""])
         if not (len(key) == len(said) == 1 and compare_digest(key[0].encode(), found.form_key.encode()) and said[0] in ("yes", "no")):
             return _page(HTTPStatus.FORBIDDEN, "This is not the form of this page.")
-        if found.yes is None:  # nothing is waited for between this and the next line
-            found.yes, found.until = said[0] == "yes", anyio.current_time() + self._seconds
-            found.answered.set()
+        # Meanwhile it can have been answered, or withdrawn; from here on nothing is waited for.
+        if self._questions.get(request.path_params["name"]) is not found:
+            return _page(HTTPStatus.NOT_FOUND, _NOTHING)
+        if found.yes is not None:
+            return _page(HTTPStatus.GONE, _ANSWERED)
+        found.yes, found.until = said[0] == "yes", anyio.current_time() + self._seconds
+        found.answered.set()
         kept = f"within {self._seconds / 60:g} minutes, and while this server runs, unless the approval is not needed any more"
         told = f"You approved. It is recorded when your assistant goes on: {kept}." if found.yes else "You refused. Nothing is approved."
         return _page(HTTPStatus.OK, f"{told} You can close this page.")
+
+
+def _is_wanted(waiting: Iterable[Callable[[], bool]]) -> bool:
+    return any(wanted() for wanted in waiting)
 
 
 def _is_own(headers: Mapping[str, str], host: str) -> bool:
