@@ -1,7 +1,7 @@
 """Rows of decisions and their events: what goes into them, how each is chained to the one before it, and how they are read back."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 from nexus_control.backend import Connection, insert
 from nexus_control.canonical_json import canonical_json
@@ -33,8 +33,9 @@ __all__ = [
     "Prepared",
     "Tip",
     "payload_or_nothing",
-    "prepare",
+    "prepare_all",
     "raw_row",
+    "raw_rows",
     "stored_event",
     "tip_of",
 ]
@@ -70,6 +71,8 @@ _EventRow: TypeAlias = tuple[int, str, str, str, str, str, str]
 """What is given of an event row, in `RAW_KEYS` order; the rest is derived."""
 RAW_KEYS = ("seq", "event_type", "ts", "actor_type", "actor_id", "payload", "digest")
 _SEQ_LIMIT = 2**53
+
+_T = TypeVar("_T")
 
 
 class Tip(NamedTuple):
@@ -148,8 +151,22 @@ Prepared: TypeAlias = tuple[EventType, str, Actor, dict[str, Any], str, str]
 """Type and its name, actor, payload, its canonical text, and the digest of an event that will be stored."""
 
 
-def prepare(item: EventItem) -> Prepared:
-    """Everything of an event that needs no lock: type, actor, payload, its canonical text, its digest."""
+def prepare_all(items: Sequence[EventItem]) -> list[Prepared]:
+    """Everything of events that needs no lock: type, actor, payload, its canonical text, its digest. Raises InputError."""
+    return [_prepare(item) for item in _each(items)]
+
+
+def _each(values: Iterable[_T]) -> Iterable[_T]:
+    """Events to go through: a text or a mapping can be gone through as well, and holds none."""
+    given = cast("object", values)
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise InputError(f"events must be a list, got {type(values).__name__}")
+    return values
+
+
+def _prepare(item: EventItem) -> Prepared:
+    if not isinstance(cast("object", item), (tuple, list)) or len(item) != 3:
+        raise InputError(f"an event to append must be type, actor and payload, got {item!r:.100}")
     given_type, actor, given_payload = item
     event_type = _TYPES.get(require_text(given_type, "event_type"))
     if event_type is None:
@@ -179,6 +196,16 @@ def raw_row(values: Sequence[object]) -> tuple[_EventRow, str]:
     except MalformedEvent:
         chained = canonical_json(payload)
     return (seq, event_type, ts, actor_type, actor_id, payload, digest), chained
+
+
+def raw_rows(events: Iterable[Mapping[str, object]]) -> list[tuple[_EventRow, str]]:
+    """As `raw_row`, of objects with `RAW_KEYS`. Raises InputError."""
+    rows: list[tuple[_EventRow, str]] = []
+    for event in _each(events):
+        if not isinstance(cast("object", event), Mapping):
+            raise InputError(f"an event must be an object, got {type(event).__name__}")
+        rows.append(raw_row([event.get(key) for key in RAW_KEYS]))
+    return rows
 
 
 def payload_or_nothing(text: str) -> dict[str, Any]:

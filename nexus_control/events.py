@@ -398,6 +398,12 @@ def decode_payload(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
+def require_page(limit: object, offset: object) -> None:
+    """What a database counts with, and no page has less than nothing. Raises InputError for other types and numbers."""
+    if not all(type(number) is int and 0 <= number < 2**63 for number in (limit, offset)):
+        raise InputError("limit and offset must be integers from 0 to 2**63 - 1")
+
+
 def require_text(value: object, name: str) -> str:
     """A string argument that can be stored. Raises InputError for other types and for lone surrogates."""
     if not isinstance(value, str):

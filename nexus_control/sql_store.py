@@ -11,20 +11,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from nexus_control.backend import Backend, Connection, Dialect, insert
 from nexus_control.checkpoint import Checkpoint, SignedNote
 from nexus_control.errors import ConcurrencyError, DecisionNotFound, InputError, MalformedEvent, StoreUnreadable
 from nexus_control.event_rows import (
     EVENT_COLUMNS,
-    RAW_KEYS,
     ChainWriter,
     Prepared,
     Tip,
     payload_or_nothing,
-    prepare,
+    prepare_all,
     raw_row,
+    raw_rows,
     stored_event,
     tip_of,
 )
@@ -34,6 +34,7 @@ from nexus_control.events import (
     EventType,
     StoredEvent,
     parse_time,
+    require_page,
     require_text,
     utc_now,
 )
@@ -199,7 +200,7 @@ class SqlStore:
         InputError for a wrong type, actor or payload (one that canonical JSON cannot express).
         """
         name = require_text(decision_id, "decision_id")
-        return self._append_alone(Append(name, [prepare(item) for item in items], expected_seq, create, _tip_after(after, name)))
+        return self._append_alone(Append(name, prepare_all(items), expected_seq, create, _tip_after(after, name)))
 
     def _append_alone(self, wanted: Append) -> list[StoredEvent]:
         with self._database.transaction() as connection:
@@ -279,7 +280,7 @@ class SqlStore:
         """
         name = require_text(decision_id, "decision_id")
         created = _utc_text(created_at)
-        rows = [raw_row([event.get(key) for key in RAW_KEYS]) for event in events]
+        rows = raw_rows(events)
         with self._database.transaction() as connection:
             tip = tip_of(connection, name)
             if not overwrite and tip is not None and tip.live:
@@ -309,7 +310,7 @@ class SqlStore:
                 raise DecisionNotFound(name)
             if generation is None:
                 generation = newest["generation"]
-            elif generation not in range(1, newest["generation"] + 1):
+            elif type(generation) is not int or not 1 <= generation <= newest["generation"]:
                 raise DecisionNotFound(f"{name} has only the generations 1 to {newest['generation']}")
             # A generation only grows, so the second statement needs no common snapshot with the first.
             rows = connection.execute(_EVENTS, (name, generation)).fetchall()
@@ -371,13 +372,12 @@ class SqlStore:
         return rows
 
     def list_decisions(self, limit: int = 100, offset: int = 0) -> list[tuple[str, datetime]]:
-        """Ids and creation times, newest first; equal times by insertion, newest first."""
+        """Ids and creation times, newest first; equal times by insertion, newest first. Raises InputError for numbers that make no page."""
         return [(decision_id, parse_time(created_at)) for decision_id, created_at in self.decision_page(limit, offset)]
 
     def decision_page(self, limit: int, offset: int) -> list[tuple[str, str]]:
         """As `list_decisions`, with the creation times as they are stored."""
-        if not all(type(cast("object", number)) is int and number.bit_length() < 64 for number in (limit, offset)):
-            raise InputError("limit and offset must be integers of at most 64 bits")
+        require_page(limit, offset)
         with self._database.reading() as connection:
             return [(row[0], row[1]) for row in connection.execute(_PAGE, (limit, offset))]
 

@@ -25,6 +25,7 @@ from nexus_control.events import (
     event_digest,
     parse_actor,
     parse_time,
+    require_page,
     require_text,
     template_event_record,
     utc_now,
@@ -87,6 +88,10 @@ class Template:
             raise InvalidTemplate("template name cannot be empty")
         if not isinstance(cast("object", self.description), str):
             raise InvalidTemplate(f"description must be a string, got {type(self.description).__name__}")
+        if self.created_at is not None and not isinstance(cast("object", self.created_at), datetime):
+            raise InvalidTemplate(f"created_at must be a time, got {type(self.created_at).__name__}")
+        if self.created_by is not None and not isinstance(cast("object", self.created_by), Mapping):
+            raise InvalidTemplate(f"created_by must be an actor, got {type(self.created_by).__name__}")
         try:
             policy = self.policy()
         except InvalidPolicy as problem:
@@ -124,8 +129,6 @@ class Template:
         try:
             if isinstance(created_at, str):
                 created_at = datetime.fromisoformat(created_at)
-            if created_at is not None and not isinstance(created_at, datetime):
-                raise InvalidTemplate(f"created_at must be a time, got {type(created_at).__name__}")
             creator = None if created_by is None else parse_actor(created_by)
         except (ValueError, InvalidActor) as problem:
             raise InvalidTemplate(str(problem)) from None
@@ -218,7 +221,13 @@ class TemplateStore:
         return None if row is None else _template(row)
 
     def list_templates(self, limit: int = 100, offset: int = 0, label_filter: str | None = None) -> list[Template]:
-        """Newest first; with `label_filter` only those that carry exactly this label."""
+        """Newest first; with `label_filter` only those that carry exactly this label.
+
+        Raises MalformedEvent for a row that cannot be read, InputError for numbers that make no page and for what is no text.
+        """
+        require_page(limit, offset)
+        if label_filter is not None:
+            require_text(label_filter, "label_filter")
         with self._database.reading() as connection:
             templates = map(_template, connection.execute(_NEWEST_FIRST))
             # Compared here and not by SQLite, whose JSON functions end a text at its first NUL.
@@ -226,12 +235,17 @@ class TemplateStore:
             return list(islice(wanted, offset, min(offset + limit, sys.maxsize)))
 
     def template_exists(self, name: str) -> bool:
-        """Whether a template of this name is stored."""
+        """Whether a template of this name is stored. Raises InputError for what is no text."""
+        name = require_text(name, "template name")
         with self._database.reading() as connection:
             return _select(connection, name) is not None
 
     def get_template_events(self, name: str) -> list[StoredTemplateEvent]:
-        """The template's log in ascending seq; empty for an unknown name. Raises MalformedEvent for a row that cannot be read."""
+        """The template's log in ascending seq; empty for an unknown name.
+
+        Raises MalformedEvent for a row that cannot be read, InputError for what is no text.
+        """
+        name = require_text(name, "template name")
         with self._database.reading() as connection:
             rows = connection.execute(_EVENTS, (name,)).fetchall()
         return [_stored_event(row) for row in rows]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from store_testing import ALICE, BOB, T0, SetClock, new_store, quick_folder
 
 from nexus_control.canonical_json import canonical_json
-from nexus_control.errors import InvalidActor, InvalidTemplate, MalformedEvent, TemplateExists
+from nexus_control.errors import InputError, InvalidActor, InvalidTemplate, MalformedEvent, TemplateExists
 from nexus_control.events import Actor, EventType
 from nexus_control.integrity import content_digest
 from nexus_control.policy import Policy
@@ -91,6 +91,8 @@ def test_a_template_cannot_be_changed() -> None:
         ({"labels": [1]}, "labels must contain only strings"),
         ({"labels": ["\ud800"]}, "lone surrogates"),
         ({"require_adapter_capabilities": {"a"}}, "require_adapter_capabilities must be a list"),
+        ({"created_at": "2024-06-01T00:00:00+00:00"}, "created_at must be a time, got str"),
+        ({"created_by": "alice"}, "created_by must be an actor, got str"),
     ],
 )
 def test_values_are_judged_like_those_of_a_policy(values: dict[str, Any], problem: str) -> None:
@@ -233,6 +235,23 @@ def test_an_unknown_template_is_none(templates: TemplateStore) -> None:
     assert not templates.template_exists("nope")
     assert templates.get_template_events("nope") == []
     assert templates.list_templates() == []
+
+
+@pytest.mark.parametrize("name", [None, 5, True, b"n", ["n"], {"n": 1}, "\ud800"])
+def test_what_is_no_text_is_no_name_and_no_label(templates: TemplateStore, name: Any) -> None:
+    for ask in (templates.get_template, templates.template_exists, templates.get_template_events):
+        with pytest.raises(InputError, match="template name must"):
+            ask(name)
+    if name is not None:
+        with pytest.raises(InputError, match="label_filter must"):
+            templates.list_templates(label_filter=name)
+
+
+@pytest.mark.parametrize("number", [None, "5", 1.0, True, -1, 2**63, float("nan")])
+def test_a_page_of_templates_that_cannot_be_counted_is_refused(templates: TemplateStore, number: Any) -> None:
+    for page in ((number, 0), (1, number)):
+        with pytest.raises(InputError, match="limit and offset must be integers from 0 to"):
+            templates.list_templates(*page)
 
 
 def test_a_name_is_given_once(templates: TemplateStore) -> None:

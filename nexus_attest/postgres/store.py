@@ -6,7 +6,7 @@ from nexus_attest.postgres import schema as tables
 from nexus_attest.postgres.appends import AppendQueue
 from nexus_attest.postgres.batch import Batch
 from nexus_attest.postgres.database import PostgresDatabase
-from nexus_control.event_rows import prepare
+from nexus_control.event_rows import prepare_all
 from nexus_control.event_store import EventItem, History
 from nexus_control.events import Clock, StoredEvent, require_text, utc_now
 from nexus_control.sql_store import Append, SqlStore
@@ -55,4 +55,4 @@ class PostgresStore(SqlStore):
         if after is not None or self._is_inside_block():
             return super().append_events(decision_id, items, expected_seq=expected_seq, create=create, after=after)
         name = require_text(decision_id, "decision_id")
-        return self._queue.append(Append(name, [prepare(item) for item in items], expected_seq, create))
+        return self._queue.append(Append(name, prepare_all(items), expected_seq, create))
