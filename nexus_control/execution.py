@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Protocol, cast
 
 from nexus_control.decision import Decision, without_later_approvals
-from nexus_control.errors import ExecutionSuperseded, InvalidRouter, NexusError, NoPolicy, PolicyViolation, RunFailure
+from nexus_control.errors import ExecutionSuperseded, InputError, InvalidRouter, NexusError, NoPolicy, PolicyViolation, RunFailure
 from nexus_control.events import Actor, EventType, ExecutionMode, StoredEvent
 from nexus_control.identity import ASSERTED, NO_TRUST, Identity, Trust
 from nexus_control.integrity import content_digest
@@ -93,10 +93,11 @@ def execute_decision(
 ) -> Outcome:
     """Run the decision's action through `router` if it may run now.
 
-    Raises a CommandRefused before anything is written; RunFailure (with the router's code, or ROUTER_ERROR or
-    ROUTER_RESPONSE_INVALID) after EXECUTION_FAILED was recorded; RunFailure OUTCOME_NOT_RECORDED when the run ended but the store
-    could not take it; ExecutionSuperseded when the run ended after another one had been claimed. An interruption goes on when
-    EXECUTION_FAILED was recorded with EXECUTION_INTERRUPTED, or EXECUTION_COMPLETED when it carries the response of a completed run.
+    Raises InputError inside a transaction, which could still undo the record of what ran; a CommandRefused before anything is written;
+    RunFailure (with the router's code, or ROUTER_ERROR or ROUTER_RESPONSE_INVALID) after EXECUTION_FAILED was recorded; RunFailure
+    OUTCOME_NOT_RECORDED when the run ended but the store could not take it; ExecutionSuperseded when the run ended after another one
+    had been claimed. An interruption goes on when EXECUTION_FAILED was recorded with EXECUTION_INTERRUPTED, or EXECUTION_COMPLETED
+    when it carries the response of a completed run.
     """
     claim = _claim(store, decision_id, adapter_id, actor, router, dry_run, retry=retry, identity=identity, trust=trust)
     try:
@@ -152,6 +153,8 @@ def _claim(
     identity: Identity,
     trust: Trust,
 ) -> _Claim:
+    if store.in_transaction:
+        raise InputError("nothing can be executed inside a transaction: the run would be real, its record could be undone; end it first")
     # The router is asked before the lock is taken: it may take its time. Whether the decision exists and has a policy is settled first,
     # so that a router is never bothered for nothing.
     if store.latest_event(decision_id, EventType.POLICY_ATTACHED) is None:

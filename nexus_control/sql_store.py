@@ -146,6 +146,11 @@ class SqlStore:
         """
         return self._database.transaction()
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this thread stands in a `transaction` block, so that nothing it writes is stored yet."""
+        return self._database.is_writing
+
     def snapshot(self) -> AbstractContextManager[object]:
         """One consistent view for all reads of this thread inside the block. Takes no write lock."""
         return self._database.snapshot()

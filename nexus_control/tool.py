@@ -287,7 +287,7 @@ class NexusControlTools:
 
         Errors: DECISION_NOT_FOUND, INVALID_ACTOR, INVALID_ROUTER, NO_POLICY, POLICY_VALIDATION_FAILED, ACTION_CHANGED,
         ALREADY_EXECUTED, EXECUTION_IN_PROGRESS, EXECUTION_FAILED, EXECUTION_SUPERSEDED, ROUTER_ERROR (or the router's own code),
-        ROUTER_RESPONSE_INVALID, OUTCOME_NOT_RECORDED.
+        ROUTER_RESPONSE_INVALID, OUTCOME_NOT_RECORDED; INVALID_ARGUMENT inside a transaction of the store too.
         """
         who, decision_id = parse_actor(actor), _id(request_id)
         if not require_text(adapter_id, "adapter_id"):

@@ -162,6 +162,16 @@ def test_a_decision_without_policy_cannot_be_executed(tools: NexusControlTools) 
     assert (result.code, "no policy" in (result.error or "")) == ("NO_POLICY", True)
 
 
+def test_nothing_runs_inside_a_transaction_that_could_undo_its_record(tools: NexusControlTools) -> None:
+    decision_id, router = approved(tools), Router()
+    with tools.store.transaction():
+        refused = execute(tools, decision_id, router)
+    assert (refused.code, router.calls) == ("INVALID_ARGUMENT", [])
+    assert "inside a transaction" in (refused.error or "")
+    assert types(tools, decision_id)[-1] == "APPROVAL_GRANTED"
+    assert execute(tools, decision_id, router).success
+
+
 def test_an_unknown_decision_is_not_found_before_the_router_is_asked(tools: NexusControlTools) -> None:
     class Untouchable(Router):
         def get_adapter_capabilities(self, adapter_id: str) -> Any:
