@@ -544,7 +544,7 @@ def _merged_overrides(plain: dict[str, Any], overrides: dict[str, Any], *, has_t
             continue
         if not has_template:
             raise InputError(f"override_{key} needs a template_name")
-        if key in given and given[key] != value:
+        if key in given and (type(given[key]), given[key]) != (type(value), value):  # True is no 1 for a policy either
             raise InputError(f"{key} and override_{key} are given with different values")
         given[key] = value
     return given

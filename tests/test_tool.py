@@ -124,6 +124,7 @@ def test_overrides_have_two_spellings_that_must_not_disagree(tools: NexusControl
     result = data(tools.request("g", ALICE, template_name="prod", override_min_approvals=3, override_labels=["x"], min_approvals=3))
     assert result["overrides_applied"] == {"min_approvals": 3, "labels": ["x"]}
     refused(tools.request("g", ALICE, template_name="prod", min_approvals=2, override_min_approvals=3), "INVALID_ARGUMENT")
+    refused(tools.request("g", ALICE, template_name="prod", min_approvals=True, override_min_approvals=1), "INVALID_ARGUMENT")
     refused(tools.request("g", ALICE, override_max_steps=3), "INVALID_ARGUMENT", "needs a template_name")
 
 
