@@ -676,16 +676,17 @@ def test_who_is_answered_waits_for_no_answer_to_those_behind(waits_first: bool) 
     waiting(3)
     go_on.release()
     assert begun.acquire(timeout=10)
-    start("behind")
-    waiting(1)
+    start("behind", "behind")  # enough of them to begin at once
+    waiting(2)
     go_on.release()
-    for _ in range(4 if waits_first else 5):
+    for _ in range(4 if waits_first else 6):
         assert arrived.acquire(timeout=10)
-    assert sorted(map(str, answers)) == ["['a']", "['alone']", "['b']", "['c']"] + ["behind"] * (not waits_first)
-    go_on.release()
+    assert sorted(map(str, answers)) == ["['a']", "['alone']", "['b']", "['c']"] + ["behind"] * 2 * (not waits_first)
     if waits_first:
-        assert arrived.acquire(timeout=10)
-    assert "behind" in answers
+        go_on.release()
+        for _ in range(2):
+            assert arrived.acquire(timeout=10)
+    assert answers.count("behind") == 2
 
 
 def test_who_is_answered_does_not_wait_for_a_connection_of_those_behind(postgres_server: PostgresServer, schema: str) -> None:
