@@ -263,9 +263,28 @@ def test_a_store_that_is_no_database_is_unreadable(cli: Here, content: bytes) ->
     assert cli.db.read_bytes() == content
 
 
-def test_a_store_that_is_a_folder_is_an_error_of_the_store(cli: Here) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list"],
+        ["request", "x"],
+        ["doctor"],
+        ["backup", "b.db"],
+        ["db", "init"],
+        ["serve"],
+        ["witness", "status"],
+        ["runs", "list"],
+        ["migrate", "decisions.db", "b.db"],
+        ["migrate", "a.db", "decisions.db"],
+    ],
+    ids=" ".join,
+)
+def test_a_folder_in_the_place_of_a_store_is_a_wrong_argument(cli: Here, command: list[str]) -> None:
+    assert cli.request("--db", "a.db")
     cli.db.mkdir()
-    assert cli.refused("list", code=1) == "STORE_ERROR"
+    assert cli.refused(*command) == "STORE_NOT_A_FILE"
+    assert "name one in it" in cli.err
+    assert list(cli.db.iterdir()) == []
 
 
 def test_commands_in_an_error_can_be_read(cli: Here) -> None:

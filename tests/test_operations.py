@@ -655,6 +655,15 @@ def test_a_hostile_name_reaches_no_terminal_and_no_shell(cli: Here) -> None:
     assert shlex.split(command) == ["nexus-attest", "log", "verify", name]
 
 
+def test_a_restore_never_moves_a_folder_aside(tmp_path: Path) -> None:
+    fill(tmp_path / "s.db")
+    back_up(tmp_path / "s.db", tmp_path / "b.db")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileRefused, match="is a folder"):
+        restore(tmp_path / "b.db", tmp_path / "folder", replace=True)
+    assert names(tmp_path) == ["b.db", "folder", "s.db"]
+
+
 def test_backup_and_restore_say_what_they_did(cli: Here) -> None:
     head = fill(cli.db)
     made = cli.json("backup", "b.db")
@@ -667,6 +676,7 @@ def test_backup_and_restore_say_what_they_did(cli: Here) -> None:
     assert "nexus-attest doctor" in out
     cli.db.unlink()
     assert cli.json("backup", "c.db", code=2)["code"] == "STORE_MOVED_ASIDE"
+    assert "or what it brought was removed since" in cli.json("list", code=2)["error"]
     (aside,) = cli.db.parent.glob("*.replaced")
     aside.rename("elsewhere.db")
     assert cli.json("backup", "c.db", code=2)["code"] == "STORE_NOT_FOUND"

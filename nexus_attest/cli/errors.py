@@ -8,6 +8,8 @@
 | 130 | interrupted from the keyboard |
 """
 
+from pathlib import Path
+
 from nexus_control.errors import InputError, NexusError, StoreError
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "StoreNotAFile",
     "WitnessMissing",
     "exit_code",
+    "require_no_folder",
 ]
 
 
@@ -50,9 +53,15 @@ class StoreMovedAside(StoreMissing):
 
 
 class StoreNotAFile(InputError):
-    """The store is on a server, and the command works on files."""
+    """What was named as the store is a folder; or it is on a server, and the command works on files."""
 
     code = "STORE_NOT_A_FILE"
+
+
+def require_no_folder(store: Path) -> None:
+    """Raises StoreNotAFile where a store is looked for and a folder stands."""
+    if store.is_dir():
+        raise StoreNotAFile(f"{store} is a folder, a store is a file: name one in it, for example {store / 'decisions.db'}")
 
 
 class RunsMissing(InputError):

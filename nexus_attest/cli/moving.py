@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from nexus_attest.cli.errors import StoreMissing
+from nexus_attest.cli.errors import StoreMissing, require_no_folder
 from nexus_attest.cli.session import Session
 from nexus_attest.postgres.address import is_address, shown
 from nexus_control.copying import copy_store
@@ -18,7 +18,7 @@ __all__ = ["move"]
 
 
 def move(session: Session, source: str, target: str) -> None:
-    """Copy one store into another. Raises StoreMissing, StoresDiffer and what the databases raise."""
+    """Copy one store into another. Raises StoreMissing, StoreNotAFile, StoresDiffer and what the databases raise."""
     watch = _Progress(quiet=session.as_json or not sys.stderr.isatty())
     with ExitStack() as opened:
         old = opened.enter_context(_store(source, must_exist=True))
@@ -65,6 +65,7 @@ def _store(place: str, *, must_exist: bool) -> SqlStore:
 
         return PostgresStore(place, create=not must_exist)
     path = Path(place).absolute()
+    require_no_folder(path)
     if must_exist and not path.exists():
         raise StoreMissing(f"there is no store at {path}")
     return DecisionStore(path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import typer
 
 from nexus_attest.cli import settings
-from nexus_attest.cli.errors import Failure, StoreMissing, StoreMovedAside, StoreNotAFile
+from nexus_attest.cli.errors import Failure, StoreMissing, StoreMovedAside, StoreNotAFile, require_no_folder
 from nexus_attest.cli.report import print_json
 from nexus_attest.postgres.address import is_address, shown
 from nexus_control.errors import NexusError
@@ -52,11 +52,13 @@ class Session:
     def store_path(self) -> Path:
         """The file of the store, absolute: `:memory:` is a file name here too. The queue of attestations is in it, runs are beside it.
 
-        For a store on a server, a file in the data folder that is named after its address: what stays on this machine. Raises ConfigError.
+        For a store on a server, a file in the data folder that is named after its address: what stays on this machine. Raises ConfigError,
+        StoreNotAFile for a folder.
         """
         place = settings.store_place(self._db)[0]
         if isinstance(place, str):
             return settings.data_folder() / f"postgresql-{sha256(shown(place).encode()).hexdigest()[:16]}.db"
+        require_no_folder(place)
         return place.absolute()
 
     @cached_property
@@ -80,7 +82,10 @@ class Session:
         """The same, of a file that is there. Raises StoreMissing."""
         if not self.store_file.exists():
             if (aside := _moved_aside(self.store_file)) is not None:
-                raise StoreMovedAside(f"there is no store at {self.store_file}; a restore moved it aside as {aside}")
+                raise StoreMovedAside(
+                    f"there is no store at {self.store_file}; a restore moved the one before aside as {aside}, and was interrupted, "
+                    "or what it brought was removed since"
+                )
             raise StoreMissing(f"there is no store at {self.store_file}")
         return self.store_file
 

@@ -145,6 +145,8 @@ def restore(backup: Path, store: Path, *, replace: bool = False, progress: Progr
     gets its name nothing has changed; a crash between moving the old one aside and that moment leaves no store under the name.
     """
     _require_file(backup)
+    if store.is_dir():
+        raise FileRefused(f"{store} is a folder, and no store")
     if os.path.lexists(store) and not replace:
         raise StoreExists(f"there is a store at {store}; with --replace it is moved aside, and kept")
     with _verified(backup, store.parent, progress) as (copy, head):
