@@ -17,10 +17,13 @@ import nexus_attest
 from nexus_attest.cli import app as app_module
 from nexus_attest.cli.app import run
 
-__all__ = ["EVERY_STEP", "Steps", "Words", "again", "command_line", "deaths", "environment", "prepared", "undisturbed"]
+__all__ = ["EVERY_STEP", "Steps", "Words", "again", "command_line", "deaths", "environment", "of_messages", "prepared", "undisturbed"]
 
 EVERY_STEP = "NEXUS_EVERY_STEP" in os.environ
 """Else only one of those steps that leave the same bytes behind; `make faults` dies at all of them."""
+
+_MESSAGES = 8
+"""So many of the messages to a server, evenly; `make faults` dies at all of them."""
 
 Words = dict[str, str]
 Steps = tuple[tuple[str, bool], ...]
@@ -87,3 +90,10 @@ def deaths(
         died = in_process(copy, work, environment(copy), kill_at=number)
         if died.was_killed:  # else it took fewer steps this time: a run looks at its programs now and then, until they have ended
             yield copy, died, f"killed at step {number} of {len(steps)}, {steps[number][0]}"
+
+
+def of_messages(steps: Steps) -> set[int]:
+    """Some of the steps that are messages to PostgreSQL: nothing of them is seen in the folder."""
+    numbers = [number for number, (name, _) in enumerate(steps) if name.endswith((":wait", ":_answers"))]
+    assert numbers, "no message to the server was seen"
+    return {*numbers[:: max(1, len(numbers) // _MESSAGES)], *numbers[-2:]}

@@ -8,8 +8,9 @@ import asyncio
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_testing import in_process, library, lines_of, state_of
-from kill_testing import EVERY_STEP, Words, again, command_line, deaths, environment, undisturbed
+from fault_testing import in_process, library, lines_of, snapshots, state_of, steps_of
+from kill_testing import EVERY_STEP, Words, again, command_line, deaths, environment, of_messages, undisturbed
+from postgres_testing import PostgresServer
 from store_testing import ALICE, BOB, CAROL, SetClock
 from xrpl_testing import NOON, Ledger, Signer
 from xrpl_testing import intent as intent_number
@@ -35,8 +37,10 @@ from nexus_attest.cli import app as app_module
 from nexus_attest.cli import witnessing
 from nexus_attest.cli.app import run
 from nexus_attest.keys import StoredKey, list_keys, new_key
+from nexus_attest.postgres import PostgresStore
 from nexus_attest.routers import RunRecords
 from nexus_control.checkpoint import parse_checkpoint, parse_note
+from nexus_control.copying import copy_store
 from nexus_control.documents import verify_document
 from nexus_control.integrity import sha256_digest
 from nexus_control.store import DecisionStore
@@ -228,13 +232,13 @@ def one_run_at_most(folder: Path) -> None:
     assert len(lines_of(folder / "ran")) <= 1
 
 
-def document(name: str, layer: bool = True) -> Look:
+def document(name: str, *, verifies: bool) -> Look:
     def look(folder: Path) -> bool:
         path = folder / name
         if not path.exists():
             return False
         data = json.loads(path.read_bytes())
-        if layer:
+        if verifies:
             report = verify_document(data)
             assert "FAIL" not in str(report.to_dict()["layers"]) if "layers" in report.to_dict() else report.ok
         return True
@@ -321,6 +325,11 @@ def told_twice(*arguments: str, **more: Any) -> Command:
     return Command(work=command_line(*arguments), repeats=arguments, **more)
 
 
+def into_a_file(*arguments: str, prepare: Callable[[Path], Words], verifies: bool = False) -> Command:
+    """A command that writes a document, which `verifies` or is of another kind, and replaces none."""
+    return told_twice(*arguments, "-o", "out.json", prepare=prepare, look=document("out.json", verifies=verifies), told={True: EXISTS})
+
+
 COMMANDS = {
     "request, into a new store": told_twice("request", "Rotate", prepare=nothing, facts=(0, 3)),
     "request": told_twice("request", "Rotate", "--mode", "apply", "--min-approvals", "2", prepare=requested, facts=(0, 3)),
@@ -375,18 +384,10 @@ COMMANDS = {
         prepare=imported,
         facts=(0, 5),
     ),
-    "bundle export": told_twice(
-        *("bundle", "export", "{id}", "-o", "out.json"), prepare=approved, look=document("out.json"), told={True: EXISTS}
-    ),
-    "audit export": told_twice(
-        *("audit", "export", "{id}", "-o", "out.json"), prepare=executed, look=document("out.json"), told={True: EXISTS}
-    ),
-    "case export": told_twice(
-        *("case", "export", "{id}", "-o", "out.json"), prepare=checkpointed, look=document("out.json"), told={True: EXISTS}
-    ),
-    "runs export": told_twice(
-        *("runs", "export", "{run}", "-o", "out.json"), prepare=ran, look=document("out.json", layer=False), told={True: EXISTS}
-    ),
+    "bundle export": into_a_file("bundle", "export", "{id}", prepare=approved, verifies=True),
+    "audit export": into_a_file("audit", "export", "{id}", prepare=executed, verifies=True),
+    "case export": into_a_file("case", "export", "{id}", prepare=checkpointed, verifies=True),
+    "runs export": into_a_file("runs", "export", "{run}", prepare=ran),
     "backup": told_twice(
         "backup",
         "copy.db",
@@ -397,11 +398,8 @@ COMMANDS = {
     "restore": told_twice(
         "restore", "copy.db", prepare=backed_up, facts=(0, 11), look=runs_before_the_store, told={11: ("STORE_EXISTS", "decisions.db")}
     ),
-    "attest sign": told_twice(
-        *("attest", "sign", "package.json", "--claim", "seen", "--key", "log", "--attestor", "alice", "-o", "out.json"),
-        prepare=packaged,
-        look=document("out.json", layer=False),
-        told={True: EXISTS},
+    "attest sign": into_a_file(
+        *("attest", "sign", "package.json", "--claim", "seen", "--key", "log", "--attestor", "alice"), prepare=packaged
     ),
     "keys new": told_twice("keys", "new", "k", prepare=with_keys, look=key_file, told={"whole": ("KEY_EXISTS", "there is a key k")}),
     "keys retire": told_twice(
@@ -420,33 +418,13 @@ COMMANDS = {
         facts=(0, 1),
         told={1: ("SIGNATURE_REPLAYED", "")},
     ),
-    "sign approve": told_twice(
-        *("sign", "approve", "decision.json", "--key", "alice", "-o", "out.json"),
-        prepare=signable,
-        look=document("out.json", layer=False),
-        told={True: EXISTS},
-    ),
-    "sign revoke": told_twice(
-        *("sign", "revoke", "decision.json", "--key", "alice", "-o", "out.json"),
-        prepare=signable,
-        look=document("out.json", layer=False),
-        told={True: EXISTS},
-    ),
+    "sign approve": into_a_file("sign", "approve", "decision.json", "--key", "alice", prepare=signable),
+    "sign revoke": into_a_file("sign", "revoke", "decision.json", "--key", "alice", prepare=signable),
     "witness init": told_twice("witness", "init", prepare=nothing, look=whole_witness_file, told={True: EXISTS}),
     "witness enqueue": told_twice("witness", "enqueue", "--digests", "digests", prepare=with_digests, look=all_queued, ends=3),
     "witness run": told_twice(*WITNESS, prepare=enqueued, look=each_witnessed_once, ends=3),
-    "narrative show": told_twice(
-        *("narrative", "show", "{intent}", "-o", "out.json"),
-        prepare=witnessed,
-        look=document("out.json", layer=False),
-        told={True: EXISTS},
-    ),
-    "proof export": told_twice(
-        *("proof", "export", "{intent}", "--backend", "self", "-o", "out.json"),
-        prepare=witnessed,
-        look=document("out.json", layer=False),
-        told={True: EXISTS},
-    ),
+    "narrative show": into_a_file("narrative", "show", "{intent}", prepare=witnessed),
+    "proof export": into_a_file("proof", "export", "{intent}", "--backend", "self", prepare=witnessed),
 }
 
 READING = {
@@ -537,6 +515,76 @@ def test_a_restore_that_replaces_and_is_killed_has_lost_neither_store(place: Pat
         assert state_of(path).facts == new, where
         assert old in [state_of(aside).facts for aside in copy.glob("decisions.db.*.replaced")], where
     assert reached == {old, 0, new}
+
+
+# -- on a server --------------------------------------------------------------------------------------------------------------------
+
+_PATIENCE_SECONDS = 30
+"""A server notices a moment later that a client died."""
+
+
+class Copies:
+    """A database that is a fresh copy of a prepared one again and again, under one address."""
+
+    def __init__(self, server: PostgresServer, prepared: str) -> None:
+        self.server = server
+        self.address = server.address("killed_command")
+        self._prepared = prepared.partition("@/")[2].partition("?")[0]
+
+    def renew(self) -> None:
+        """A fresh copy."""
+        self.close()
+        self.server.psql(f"CREATE DATABASE killed_command TEMPLATE {self._prepared}")
+
+    def facts(self) -> int:
+        """How many facts there are, all verified, once the server has done what dead clients had sent."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while self.server.psql("SELECT count(*) FROM pg_stat_activity WHERE datname = 'killed_command'") != "0":
+            assert time.monotonic() < deadline, "the server did not notice that a client died"
+            time.sleep(0.01)
+        with PostgresStore(self.address, create=False) as store:
+            verified = store.verify_log()
+            assert verified.ok, verified.errors
+            return store.log_root()[0]
+
+    def close(self) -> None:
+        self.server.psql("DROP DATABASE IF EXISTS killed_command WITH (FORCE)")
+
+
+@pytest.mark.parametrize("name", ["request", "approve", "execute"])
+def test_a_command_that_is_killed_leaves_all_or_nothing_on_a_server(place: Path, postgres_server: PostgresServer, name: str) -> None:
+    command = COMMANDS[name]
+    words = command.prepare(place)
+    prepared = postgres_server.new_database()
+    with DecisionStore(place / "decisions.db") as source, PostgresStore(prepared) as store:
+        copy_store(source, store)
+        before = store.log_root()[0]
+    (place / "decisions.db").unlink()
+    reached: set[int] = set()
+    with closing(Copies(postgres_server, prepared)) as database:
+        arguments = (*command.repeats, "--db", database.address)
+        work = command_line(*arguments)(words)
+        with closing(snapshots(place)) as copies:
+            copy = next(copies)
+            database.renew()
+            whole = steps_of(copy, work, environment(copy))
+        assert whole.acknowledged, whole
+        for copy, died, where in deaths(place, work, whole.steps, chosen=of_messages(whole.steps), ready=database.renew):
+            new = database.facts() - before
+            assert new in command.facts, where
+            assert new == command.facts[-1] or not died.acknowledged, where
+            reached.add(new)
+            ended = again(copy, words, *arguments)
+            code, text = command.told.get(new, (None, ""))
+            told = re.search(r"^nexus-attest: ([A-Z_]+): ", ended.err, re.MULTILINE)
+            assert (ended.code, told and told[1]) == ((0, None) if code is None else (2, code)), (where, ended)
+            assert text.format(**words) in ended.err, (where, ended.err)
+            for step_out in command.way_out.get(new, ()):
+                assert again(copy, words, *step_out, "--db", database.address).code == 0, where
+            command.look(copy)
+            assert database.facts() - before >= command.facts[-1], where
+    assert reached >= (set(command.facts) if EVERY_STEP else {0, command.facts[-1]}), reached
+    postgres_server.drop(prepared)
 
 
 # -- the library --------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 from fault_testing import steps_of
-from kill_testing import EVERY_STEP, Steps, again, deaths, environment, undisturbed
+from kill_testing import EVERY_STEP, again, deaths, environment, of_messages, undisturbed
 from postgres_testing import PostgresServer
 from store_testing import foreign
 from test_copying import fill
@@ -27,15 +27,6 @@ from nexus_control.store import DecisionStore
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"), pytest.mark.usefixtures("ready_to_fork")]
 
 Way = Literal["file to file", "file to server", "server to file"]
-_DEATHS = 8
-"""So many of the messages to a server, evenly; `make faults` dies at all of them."""
-
-
-def of_messages(steps: Steps) -> set[int]:
-    """Some of the steps that are messages to PostgreSQL: nothing of them is seen in the folder."""
-    numbers = [number for number, (name, _) in enumerate(steps) if name.endswith((":wait", ":_answers"))]
-    assert numbers, "no message to the server was seen"
-    return {*numbers[:: max(1, len(numbers) // _DEATHS)], *numbers[-2:]}
 
 
 @dataclass
