@@ -258,8 +258,34 @@ def test_no_leaf_goes_anywhere_but_to_the_end(postgres_server: PostgresServer, f
 
 
 @pytest.mark.parametrize(
+    ("table", "values"),
+    [("log", "(9, decode(repeat('00', 32), 'hex'), 'event')"), ("checkpoints", "(9, 3, 'note')")],
+    ids=["log", "checkpoints"],
+)
+def test_who_brings_operators_of_their_own_is_judged_by_those_of_postgresql(
+    postgres_server: PostgresServer, filled: PostgresStore, schema: str, table: str, values: str
+) -> None:
+    """Functions and operators are looked up along the path of whoever inserts, unless a trigger has one of its own."""
+    before = filled.log_root()
+    with psycopg.connect(postgres_server.address(), autocommit=True) as other:
+        other.execute("DROP SCHEMA IF EXISTS false_friends CASCADE; CREATE SCHEMA false_friends")
+        for name, right in itertools.product(("<>", "<", ">"), ("bigint", "integer")):
+            never = f"CREATE OR REPLACE FUNCTION false_friends.never(bigint, {right}) RETURNS boolean LANGUAGE sql AS 'SELECT false'"
+            other.execute(never)  # pyright: ignore
+            operator = f"CREATE OPERATOR false_friends.{name} (LEFTARG = bigint, RIGHTARG = {right}, FUNCTION = false_friends.never)"
+            other.execute(operator)  # pyright: ignore
+        other.execute("SET search_path = false_friends, pg_catalog")
+        assert other.execute("SELECT 1::bigint <> 2::bigint").fetchone() == (False,)
+        with pytest.raises(psycopg.errors.RestrictViolation, match="is append-only"):
+            other.execute(f"INSERT INTO {schema}.{table} VALUES {values}")  # pyright: ignore
+    assert filled.verify_log().errors == []
+    assert filled.log_root() == before
+
+
+@pytest.mark.parametrize(
     ("damage", "finding"),
     [
+        ("ALTER FUNCTION {0}.refuse_gap() RESET search_path", "schema: the trigger log_refuse_gap is missing or was changed"),
         ("DROP TRIGGER log_refuse_change ON {0}.log", "schema: the trigger log_refuse_change is missing or was changed"),
         ("ALTER TABLE {0}.log DISABLE TRIGGER log_refuse_gap", "schema: the trigger log_refuse_gap is missing or was changed"),
         (
@@ -425,16 +451,16 @@ def test_a_store_of_an_older_version_is_brought_to_this_one_by_its_owner_and_kee
             assert store.log_root() == before
             append(store, "dec-1")
             assert store.verify_log().errors == []
-        assert initialize(address, with_roles=False)["from"] == 2
+        assert initialize(address, with_roles=False)["from"] == schemas.newest()
         assert postgres_server.psql("SELECT * FROM nexus_attest.more", address) == "7"
         assert (
             postgres_server.psql("SELECT string_agg(version::text, ' ' ORDER BY version) FROM nexus_attest.schema_versions", address)
-            == "1 2"
+            == "1 2 3"
         )
         if with_roles:
             with PostgresStore(writer) as store, store.backend.reading() as connection:
                 assert connection.execute("SELECT number FROM more").fetchone()[0] == 7
-    with pytest.raises(SchemaTooNew, match="has version 2, this release knows 1"):
+    with pytest.raises(SchemaTooNew, match="has version 3, this release knows 2"):
         PostgresStore(address)
 
 

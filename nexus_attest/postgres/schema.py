@@ -117,7 +117,7 @@ CREATE TABLE log_tiles (
 
 _APPEND_ONLY = ("decisions", "decision_events", "templates", "template_events", "log", "checkpoints", "imports", "schema_versions")
 
-# What they look at is named with its schema: they run under the search path of whoever inserts.
+# What they look at is named with its schema.
 _FUNCTIONS = {
     "refuse_change": """
 BEGIN
@@ -173,7 +173,11 @@ CREATE TABLE schema_versions (
     applied_at timestamptz NOT NULL DEFAULT now()
 );"""
 
-_MIGRATIONS: tuple[str, ...] = ("\n".join((_VERSIONS, _TABLES, *_guards())).strip(),)
+# Functions and operators are looked up as well, also those that nobody names with a schema: along this path, whoever inserts.
+_OWN_PATH = "search_path=pg_catalog, pg_temp"
+_OWN_PATHS = "\n".join(f"ALTER FUNCTION {name}() SET {_OWN_PATH.replace('=', ' = ')};" for name in _FUNCTIONS)
+
+_MIGRATIONS: tuple[str, ...] = ("\n".join((_VERSIONS, _TABLES, *_guards())).strip(), _OWN_PATHS)
 """The statements of each version, with `{schema}` for the name of the schema. A released one never changes."""
 
 
@@ -302,7 +306,7 @@ def _lock(connection: PgConnection, schema: str) -> None:
 # -- looking at it --------------------------------------------------------------------------------------------------------------
 
 _STORED_TRIGGERS = """
-    SELECT c.relname, t.tgname, t.tgenabled, pg_get_triggerdef(t.oid), p.prosrc
+    SELECT c.relname, t.tgname, t.tgenabled, pg_get_triggerdef(t.oid), p.prosrc, p.proconfig
     FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS p ON p.oid = t.tgfoid
     WHERE NOT t.tgisinternal AND c.relnamespace = current_schema()::regnamespace ORDER BY c.relname, t.tgname"""
 _STORED_RULES = """
@@ -365,9 +369,9 @@ def _problems(connection: backend.Connection) -> Iterator[str]:
     yield from rights.problems(connection, wanted)
 
 
-def _is_as_made(found: Sequence[str], schema: str, table: str, name: str) -> bool:
+def _is_as_made(found: Sequence[Any], schema: str, table: str, name: str) -> bool:
     when, each, function = _TRIGGERS[table, name]
-    enabled, definition, source = found
+    enabled, definition, source, settings = found
     events = set(when.split()[1:]) - {"OR"}
     # `pg_get_triggerdef` writes the events in its own order, and names with their schema.
     said = re.fullmatch(
@@ -375,6 +379,7 @@ def _is_as_made(found: Sequence[str], schema: str, table: str, name: str) -> boo
     )
     return (
         enabled == "A"
+        and settings == [_OWN_PATH]
         and source.strip() == _FUNCTIONS[function].strip().replace("{schema}", schema)
         and said is not None
         and said[1] == when.split()[0]
