@@ -36,6 +36,8 @@ def prepared() -> Generator[None]:
     for module in walk_packages(nexus_attest.__path__, "nexus_attest."):
         if not module.name.endswith("__main__") and ".server" not in module.name:
             import_module(module.name)
+    for name in ("psycopg", "psycopg_pool"):  # which takes steps of its own, in the first process that connects
+        import_module(name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app_module, "app", get_command(app_module.app))
         gc.freeze()
