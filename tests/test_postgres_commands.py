@@ -1,5 +1,7 @@
 """The command line on PostgreSQL: the same commands, `db init`, and `migrate` either way."""
 
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -33,8 +35,8 @@ def test_a_decision_goes_all_the_way(cli: CommandLine) -> None:
     program(cli.folder)
     assert cli.json("list", code=1)["code"] == "SCHEMA_MISSING"
     made = cli.json("db", "init")
-    assert (made["from"], made["to"], made["roles"]) == (0, 1, ["nexus_writer", "nexus_reader"])
-    assert cli.json("db", "init")["from"] == 1
+    assert (made["from"], made["to"], made["roles"]) == (0, 2, ["nexus_writer", "nexus_reader"])
+    assert cli.json("db", "init")["from"] == 2
     request_id = cli.approved()
     run_id = cli.json("execute", request_id, ADAPTER, "--adapters", "adapters.toml")["run_id"]
     assert cli.json("status", request_id)["state"] == "completed"
@@ -139,12 +141,24 @@ def test_the_document_does_what_it_says(postgres_server: PostgresServer, tmp_pat
     run(ROOT / "docs" / "postgres.md")
 
 
-def test_the_doctor_looks_at_facts_executions_and_what_is_kept_on_this_machine(cli: CommandLine) -> None:
+def test_the_doctor_looks_at_facts_executions_and_what_is_kept_on_this_machine(cli: CommandLine, postgres_server: PostgresServer) -> None:
     cli.json("db", "init")
     program(cli.folder)
     request_id = cli.approved()
-    assert cli.json("doctor")["ok"] is True
-    assert cli.json("doctor")["store"].startswith("postgresql://nexus@")
+    (risk,) = [finding for finding in cli.json("doctor", code=1)["findings"] if finding["severity"] != "note"]
+    assert (risk["code"], risk["severity"]) == ("SERVER_NOT_DURABLE", "error")
+    assert risk["text"].startswith("the server has fsync and full_page_writes off: ")
+    for statement in re.findall("-c '(.+?)'", risk["next"]):
+        postgres_server.psql(statement)
+    try:
+        deadline = time.monotonic() + 30
+        while postgres_server.psql("SHOW fsync") != "on" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert cli.json("doctor")["ok"] is True
+        assert cli.json("doctor")["store"].startswith("postgresql://nexus@")
+    finally:
+        postgres_server.psql("ALTER SYSTEM RESET ALL")
+        postgres_server.psql("SELECT pg_reload_conf()")
     with PostgresStore(address_of(cli)) as store:
         store.append_event(request_id, EventType.EXECUTION_REQUESTED, ALICE, {"adapter_id": ADAPTER, "dry_run": True})
         store.append_event(request_id, EventType.EXECUTION_STARTED, ALICE, {"router_request_digest": ""})

@@ -141,6 +141,7 @@ def _served(paths: Paths, store: SqlStore, *, quick: bool, now: datetime) -> Ite
     try:
         if not quick and (problems := store.verify_log().errors):
             yield _altered(paths, problems)
+        yield from _durability(paths, store)
         for _, created_at in store.list_decisions(1):
             yield from _clock(created_at.isoformat(), now)
         yield from _checkpoints(paths, store)
@@ -149,6 +150,25 @@ def _served(paths: Paths, store: SqlStore, *, quick: bool, now: datetime) -> Ite
             yield from _queue(paths, now)
     except NexusError as error:
         yield _unreadable(paths.subject, error, f"nexus-attest doctor{paths.options}")
+
+
+def _durability(paths: Paths, store: SqlStore) -> Iterator[Finding]:
+    from nexus_attest.postgres import PostgresStore  # loaded before, where there is such a store
+
+    if isinstance(store, PostgresStore) and (settings := store.risky_settings()):
+        yield Finding(
+            code="SERVER_NOT_DURABLE",
+            severity="error",
+            subject=paths.subject,
+            text=f"the server has {' and '.join(settings)} off: when its machine fails, what was acknowledged may be lost",
+            next=" -c ".join(
+                [
+                    f"psql {shlex.quote(paths.subject)}",
+                    *(f"'ALTER SYSTEM SET {name} = on'" for name in settings),
+                    "'SELECT pg_reload_conf()'",
+                ]
+            ),
+        )
 
 
 def _unreadable(path: Path | str, error: NexusError, following: str) -> Finding:

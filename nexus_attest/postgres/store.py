@@ -13,6 +13,9 @@ from nexus_control.sql_store import Append, SqlStore
 
 __all__ = ["PostgresStore"]
 
+# https://www.postgresql.org/docs/current/runtime-config-wal.html
+_RISKY = "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name"
+
 
 class PostgresStore(SqlStore):
     """Decisions and their events in a PostgreSQL database, for any number of processes and hosts.
@@ -56,3 +59,8 @@ class PostgresStore(SqlStore):
             return super().append_events(decision_id, items, expected_seq=expected_seq, create=create, after=after)
         name = require_text(decision_id, "decision_id")
         return self._queue.append(Append(name, prepare_all(items), expected_seq, create))
+
+    def risky_settings(self) -> list[str]:
+        """What the server has off of the settings without which a failure of its machine may take what was acknowledged."""
+        with self.backend.reading() as connection:
+            return [row[0] for row in connection.execute(_RISKY)]
