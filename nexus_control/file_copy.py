@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nexus_control import merkle
+from nexus_control import backend, merkle
 from nexus_control.database import Database
 from nexus_control.errors import StoreError, StoreUnreadable
 from nexus_control.log_check import check_store
 from nexus_control.schema import SCHEMA
 from nexus_control.sqlite import FAULTS, Connection, limit_patience, open_file, raise_named, require_ours
 
-__all__ = ["Examination", "LogHead", "copy_file", "examine_file", "only_user"]
+__all__ = ["Examination", "LogHead", "copy_file", "examine_file", "newest_time", "only_user"]
 
 _PAGES_PER_STEP = 4096
 """16 MB of a file with the usual pages: so often progress is told, and an interrupt heard."""
@@ -106,8 +106,14 @@ def examine_file(path: Path, *, known: Collection[str] = (), facts: bool = True)
         if facts:
             with database.lenient_snapshot() as (view, damaged):
                 problems = tuple(check_store(view, damaged).errors)
-        (newest,) = connection.execute(_NEWEST).fetchone()
+        newest = newest_time(connection)
         return Examination(problems=problems, head=_head(connection), outdated=outdated, newest=newest, tables=tables)
+
+
+def newest_time(connection: backend.Connection) -> str | None:
+    """The latest time among the last events that were recorded in a store, on any backend, and not imported; None without such events."""
+    newest: str | None = connection.execute(_NEWEST).fetchone()[0]
+    return newest
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from nexus_attest.postgres import PostgresStore
 from nexus_control import copying
 from nexus_control.copying import copy_store
 from nexus_control.errors import StoresDiffer
-from nexus_control.events import Actor, EventType
+from nexus_control.events import Actor, EventType, utc_now
 from nexus_control.store import DecisionStore
 
 ALICE = Actor(type="human", id="alice")
@@ -170,6 +171,19 @@ def test_the_doctor_looks_at_facts_executions_and_what_is_kept_on_this_machine(c
     assert found["DECISION_UNREADABLE"] == ("error", "strange")
     assert found["LOG_VERIFICATION_FAILED"] == ("error", told["store"])
     assert "LOG_VERIFICATION_FAILED" not in {finding["code"] for finding in cli.json("doctor", "--quick", code=1)["findings"]}
+
+
+def test_the_doctor_judges_the_clock_by_what_was_recorded_here_last(cli: CommandLine) -> None:
+    def codes() -> set[str]:
+        return {finding["code"] for finding in cli.json("doctor", "--quick", code=1)["findings"]}
+
+    with PostgresStore(address_of(cli)) as store:
+        store.import_decision_atomic("elsewhere", "2999-01-01T00:00:00+00:00", [])
+        store.append_events("here", [(EventType.DECISION_CREATED, ALICE, {"goal": "g"})], create=True)
+    assert "CLOCK_BEHIND" not in codes()
+    with PostgresStore(address_of(cli), clock=lambda: utc_now() + timedelta(hours=1)) as store:
+        store.append_event("here", EventType.APPROVAL_GRANTED, ALICE, {"expires_at": None})
+    assert "CLOCK_BEHIND" in codes()
 
 
 def test_a_store_on_a_server_is_backed_up_to_a_verified_file_and_restored_into_an_empty_database(

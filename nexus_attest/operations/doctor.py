@@ -22,7 +22,7 @@ from nexus_attest.routers.run_records import RunRecords
 from nexus_attest.routers.run_store import FOREIGN_TABLES
 from nexus_control.errors import MalformedEvent, NexusError, StoreError
 from nexus_control.events import Clock, EventType, parse_time, utc_now
-from nexus_control.file_copy import Examination, examine_file
+from nexus_control.file_copy import Examination, examine_file, newest_time
 from nexus_control.sql_store import SqlStore
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
@@ -142,8 +142,10 @@ def _served(paths: Paths, store: SqlStore, *, quick: bool, now: datetime) -> Ite
         if not quick and (problems := store.verify_log().errors):
             yield _altered(paths, problems)
         yield from _durability(paths, store)
-        for _, created_at in store.list_decisions(1):
-            yield from _clock(created_at.isoformat(), now)
+        with store.backend.reading() as connection:
+            newest = newest_time(connection)
+        if newest is not None:
+            yield from _clock(newest, now)
         yield from _checkpoints(paths, store)
         yield from _executions(paths, store, now)
         if paths.store.exists() and "attestation_intents" in examine_file(paths.store, facts=False).tables:
