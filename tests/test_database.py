@@ -108,7 +108,7 @@ def test_a_thread_can_have_reads_that_wait_for_nobody(file_db: Database, path: P
         began = time.monotonic()
         with pytest.raises(StoreBusy), block:
             numbers(file_db)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20  # and not thirty
         other.execute("ROLLBACK")
         with block:
             assert numbers(file_db) == []

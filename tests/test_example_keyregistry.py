@@ -172,14 +172,14 @@ def test_a_server_that_announces_three_gigabytes_is_cut_off() -> None:
 def test_a_server_that_drips_is_given_up_at_the_start_limit() -> None:
     def drip(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
-        for _ in range(100):
+        for _ in range(1000):
             connection.sendall(b":\n")
             time.sleep(0.05)
 
     with service(drip) as found:
         began = time.monotonic()
         assert failure(behind(found.url, start_timeout_s=0.5)).code == "TIMEOUT"
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 20
 
 
 def test_a_server_that_is_not_there_or_not_allowed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -433,7 +433,7 @@ def test_a_call_under_way_is_stopped_when_its_run_is_cancelled(tmp_path: Path) -
         start = time.monotonic()
         failure = failed(engine, adapter_id="subprocess:tool")
         thread.join()
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
         assert failure.code == "CANCELLED"
         assert outcomes(events_of(engine, failure.run_id)) == [("CANCELLED", "unknown")]
 
@@ -443,7 +443,7 @@ def test_the_time_for_a_run_limits_its_calls_and_its_steps(tmp_path: Path) -> No
     with RunEngine([tool], db_path=tmp_path / "runs.db", run_timeout_s=0.8) as engine:
         start = time.monotonic()
         failure = failed(engine, adapter_id="subprocess:tool")
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 30
         assert (failure.code, str(failure)) == ("TIMEOUT", "step s2: Not done in time")
         assert outcomes(events_of(engine, failure.run_id)) == [("TIMEOUT", "unknown")]
 

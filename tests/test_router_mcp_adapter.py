@@ -255,8 +255,8 @@ def test_a_question_instead_of_an_answer_ends_the_call_and_it_is_not_made_again(
 def test_a_call_ends_at_its_limit_and_nobody_knows_what_it_did(opened: Open, tool: str) -> None:
     run = opened(tool)
     began = time.monotonic()
-    problem = run.failure(tool, {"seconds": 5}, seconds=0.5)
-    assert time.monotonic() - began < 2
+    problem = run.failure(tool, {"seconds": 300}, seconds=0.5)
+    assert time.monotonic() - began < 20
     assert (problem.code, problem.outcome) == ("TIMEOUT", CallOutcome.UNKNOWN)
     assert run.calls() == [tool]
 
@@ -270,13 +270,13 @@ def test_the_session_outlives_a_call_that_took_too_long(opened: Open) -> None:
 
 def test_a_cancelled_run_ends_its_call(opened: Open) -> None:
     run = opened("slow")
-    until = limit()
+    until = limit(100)
     threading.Timer(0.3, until.cancelled.set).start()
-    call = Call(step=step("s", "slow", {"seconds": 10}), identity=CallIdentity(run_id="r", step_id="s", execution_id=None), limit=until)
+    call = Call(step=step("s", "slow", {"seconds": 300}), identity=CallIdentity(run_id="r", step_id="s", execution_id=None), limit=until)
     began = time.monotonic()
     with pytest.raises(CallFailed) as caught:
         run.session.call(call)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     assert (caught.value.code, caught.value.outcome) == ("CANCELLED", CallOutcome.UNKNOWN)
 
 
@@ -284,8 +284,8 @@ def test_a_cancelled_run_ends_its_call(opened: Open) -> None:
 def test_a_server_that_goes_away_leaves_the_outcome_open(opened: Open, tool: str) -> None:
     run = opened(tool)
     began = time.monotonic()
-    problem = run.failure(tool)
-    assert time.monotonic() - began < 5
+    problem = run.failure(tool, seconds=100)
+    assert time.monotonic() - began < 20
     assert (problem.code, problem.outcome) == ("CONNECTION_LOST", CallOutcome.UNKNOWN)
     assert run.calls() == [tool]
 
@@ -361,7 +361,7 @@ def test_a_server_that_ignores_the_end_is_killed_with_its_children(tmp_path: Pat
     assert is_running(child)
     began = time.monotonic()
     run.session.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert ends_soon(child)
 
 
@@ -381,7 +381,7 @@ def test_a_process_that_left_the_group_ends_with_the_session(tmp_path: Path) -> 
     assert is_running(int((tmp_path / "child").read_text()))
     began = time.monotonic()
     run.session.close()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     assert ends_soon(int((tmp_path / "child").read_text()))
 
 
@@ -492,7 +492,7 @@ def test_a_server_without_a_usable_session_is_a_failed_connection(tmp_path: Path
 def test_a_silent_server_is_given_up_at_the_start_limit_and_killed(tmp_path: Path) -> None:
     began = time.monotonic()
     problem = refusal(server(tmp_path, "silent", start_timeout_s=0.5), "echo")
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 20
     assert isinstance(problem, CallFailed)
     assert (problem.code, problem.outcome) == ("TIMEOUT", CallOutcome.NOT_SENT)
 
