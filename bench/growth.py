@@ -10,10 +10,8 @@ from statistics import median
 
 from bench.harness import Operation, Result, Settings, by_turns, growth, milliseconds
 from bench.workload import (
-    ADAPTER,
     ALICE,
     BOB,
-    NoOpRouter,
     approval_items,
     approve,
     data_of,
@@ -119,10 +117,6 @@ def _revoke(tools: NexusControlTools, decision_id: str) -> Operation:
     return _undone(tools, lambda: data_of(tools.revoke_approval(decision_id, ALICE)))
 
 
-def _execute(tools: NexusControlTools, decision_id: str) -> Operation:
-    return _undone(tools, lambda: data_of(tools.execute(decision_id, ADAPTER, ALICE, NoOpRouter())))
-
-
 def _status(tools: NexusControlTools, decision_id: str) -> Operation:
     return lambda: data_of(tools.status(decision_id, include_events=True))
 
@@ -162,11 +156,11 @@ def _verify_log(tools: NexusControlTools, decision_id: str) -> Operation:
     return lambda: tools.store.verify_log(decision_id)
 
 
+# Without `execute`, which happens once and in no transaction that could be undone: `full_flow` and `bench.load` time it.
 _OPEN_OPERATIONS: dict[str, Callable[[NexusControlTools, str], Operation]] = {
     "append_event": _append,
     "approve": _approve,
     "revoke_approval": _revoke,
-    "execute": _execute,
     "status": _status,
     "inspect": _inspect,
     "list_requests(1)": _list,

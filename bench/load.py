@@ -35,7 +35,7 @@ from typing import Any, TypeAlias
 from bench.floors import WriteFloor
 from bench.harness import Operation
 from bench.scale import peak_bytes
-from bench.workload import ADAPTER, AGENT, ALICE, CAROL, NoOpRouter, approve, data_of, flow, request
+from bench.workload import ADAPTER, AGENT, ALICE, CAROL, NoOpRouter, approve, data_of, flow, flows, request
 from nexus_control.errors import NexusError
 from nexus_control.events import Actor, EventType
 from nexus_control.sql_store import SqlStore
@@ -248,9 +248,7 @@ def grow(db: str, events: int, calls: int, told: Callable[[dict[str, Any]], None
         size = store.log_root()[0]
         for step in steps:
             while size < step:
-                with store.transaction():
-                    for _ in range(min(_GROWN_PER_TRANSACTION, step - size) // _FACTS_OF_A_FLOW + 1):
-                        flow(tools)
+                flows(tools, min(_GROWN_PER_TRANSACTION, step - size) // _FACTS_OF_A_FLOW + 1)
                 size = store.log_root()[0]
             status = partial(_status, tools, request(tools))
             timed = {

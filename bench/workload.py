@@ -91,10 +91,24 @@ def approve(tools: NexusControlTools, decision_id: str, actor: Actor = ALICE) ->
 
 def flow(tools: NexusControlTools) -> str:
     """Request, two approvals, execution: 7 events in 5 commits."""
+    decision_id = _approved(tools)
+    data_of(tools.execute(decision_id, ADAPTER, CAROL, NoOpRouter()))
+    return decision_id
+
+
+def flows(tools: NexusControlTools, count: int) -> list[str]:
+    """As many flows, up to their approvals in one transaction; nothing is executed inside one, which could undo the record of what ran."""
+    with tools.store.transaction():
+        approved = [_approved(tools) for _ in range(count)]
+    for decision_id in approved:
+        data_of(tools.execute(decision_id, ADAPTER, CAROL, NoOpRouter()))
+    return approved
+
+
+def _approved(tools: NexusControlTools) -> str:
     decision_id = request(tools)
     approve(tools, decision_id, ALICE)
     approve(tools, decision_id, BOB)
-    data_of(tools.execute(decision_id, ADAPTER, CAROL, NoOpRouter()))
     return decision_id
 
 
