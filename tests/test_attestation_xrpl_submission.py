@@ -29,7 +29,7 @@ from nexus_attest.attestation.xrpl.ledger_keys import key_of_seed
 from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
 from nexus_attest.attestation.xrpl.signer import LocalWalletSigner, SignResult
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings, Submitter
-from nexus_attest.attestation.xrpl.submission_store import SlotState, SubmissionStore
+from nexus_attest.attestation.xrpl.submission_store import Slot, SlotState, SubmissionStore
 from nexus_attest.key_errors import SignerFailed
 from nexus_attest.testledger import Faults, Ledger, Node, http_front, key_from_seed, seed_of, sign_transaction
 from nexus_control.errors import InputError, StoreConflict
@@ -1063,6 +1063,67 @@ def test_a_worker_whose_lease_ran_out_closes_no_batch_beside_another_ones() -> N
     world.require_exactly_once([intent(0), intent(1), intent(2)])
 
 
+@pytest.mark.parametrize("stale", [-1, 1], ids=["rejected", "taken"])
+def test_what_a_late_worker_learned_of_a_dead_attempt_closes_nothing_over_the_one_that_is_alive(stale: int) -> None:
+    """It waits for an answer longer than its lease; meanwhile another one signs and sends anew, and then the answer is a wrong one."""
+    world = world_with(1, submission=SubmissionSettings(window=5))
+    late, other = world.worker(), world.worker()
+    world.cycle(late)
+    for _ in range(7):
+        world.ledger.close()
+    if stale > 0:
+        spoil(world, stale)
+        world.cycle(late)  # looked taken once
+    real = world.wire.post_json
+
+    async def long(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if payload["method"] != "account_info":
+            return await real(url, payload)
+        world.wire.post_json = real
+        await other.cycle()  # signed anew
+        await other.cycle()  # sent
+        answer = await real(url, payload)
+        answer["result"]["account_data"]["Sequence"] += stale
+        return answer
+
+    world.wire.post_json = long
+    world.cycle(late)
+    assert SubmissionStore(world.queue.storage).slot(1) == Slot(1, world.account, 1, SlotState.OPEN, None)
+    assert [attempt.state for attempt in world.attempts()] == ["EXPIRED", "MAYBE"]
+    world.run()
+    world.require_exactly_once([intent(0)])
+
+
+def spoil(world: World, stale: int) -> None:
+    """The next answer about the account has another Sequence than the true one."""
+    real = world.wire.post_json
+
+    async def wrong(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        answer = await real(url, payload)
+        if payload["method"] == "account_info":
+            world.wire.post_json = real
+            answer["result"]["account_data"]["Sequence"] += stale
+        return answer
+
+    world.wire.post_json = wrong
+
+
+def test_a_sequence_that_looked_taken_and_then_not_is_looked_at_twice_again() -> None:
+    world = world_with(1, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker)
+    for _ in range(2):
+        for _ in range(7):
+            world.ledger.close()
+        spoil(world, 1)
+        world.cycle(worker)
+        assert SubmissionStore(world.queue.storage).slot(1) == Slot(1, world.account, 1, SlotState.OPEN, None)
+        world.cycle(worker)
+    assert [attempt.state for attempt in world.attempts()] == ["EXPIRED", "EXPIRED", "PREPARED"]
+    world.run()
+    world.require_exactly_once([intent(0)])
+
+
 def test_a_worker_that_ends_gives_the_account_back() -> None:
     world = world_with(1, lease=30)
     asyncio.run(world.worker().run(interval=0, max_cycles=2))
@@ -1159,6 +1220,14 @@ def test_what_must_never_happen_is_refused_by_the_schema(statement: str) -> None
     world.run()
     with pytest.raises(StoreConflict), world.queue.storage.database.transaction() as connection:
         connection.execute(statement)
+
+
+@pytest.mark.parametrize("state", [state for state in SlotState if state is not SlotState.OPEN])
+def test_no_slot_is_closed_while_an_attempt_of_it_is_alive(state: SlotState) -> None:
+    world = world_with(1)
+    world.cycle(world.worker())
+    with pytest.raises(StoreConflict, match="alive"), world.queue.storage.database.transaction() as connection:
+        connection.execute("UPDATE witness_slots SET state = ?", (state,))
 
 
 @pytest.mark.parametrize(

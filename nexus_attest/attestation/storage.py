@@ -279,6 +279,15 @@ _SCHEMA = Schema(
             WHERE status NOT IN ('CONFIRMED', 'FAILED', 'SUBMITTED')
             """,
         ),
+        (
+            # A closed slot lets its members into another batch, which is one witness too many where a transaction of it still gets through.
+            """
+            CREATE TRIGGER IF NOT EXISTS witness_slots_dead BEFORE UPDATE OF state ON witness_slots
+            WHEN NEW.state <> 'OPEN' AND EXISTS (
+              SELECT 1 FROM witness_attempts AS a WHERE a.batch_id = NEW.batch_id AND a.state IN ('PREPARED', 'MAYBE', 'REFUSED'))
+            BEGIN SELECT RAISE(ABORT, 'a slot is not closed while an attempt is alive'); END
+            """,
+        ),
     ),
 )
 

@@ -109,7 +109,7 @@ class Submitter:
         self._sent: dict[str, tuple[int, int]] = {}  # by hash: the ledger after which it was last sent, and how many times it was
         self._refusing: dict[str, set[str]] = {}  # by hash: the servers that refused it, as long as none took it
         self._key_refused: str | None = None  # the transaction for which a server did not take the key
-        self._taken: set[int] = set()  # batches whose Sequence looked taken once
+        self._taken: set[str] = set()  # attempts, by hash, whose Sequence looked taken when they were last asked about
 
     async def step(self, batch: Batch) -> SlotState | None:
         """Do what can be done now; the state of the batch's slot after it, None while it has none.
@@ -199,11 +199,14 @@ class Submitter:
 
     async def _after_expiry(self, batch: Batch, slot: Slot, attempt: Attempt) -> None:
         account = await self._account()
+        looked_taken = attempt.hash in self._taken
+        self._taken.discard(attempt.hash)
         if account.sequence > slot.seq:
             # Either somebody else used the number, or a server that said "not found" was wrong: look once more before believing it.
-            if batch.batch_id in self._taken:
+            if looked_taken:
                 self._finish(slot, attempt, AttemptState.EXPIRED, SlotState.SEQUENCE_TAKEN)
-            self._taken.add(batch.batch_id)
+            else:
+                self._taken.add(attempt.hash)
         elif attempt.state is AttemptState.REFUSED:
             self._finish(slot, attempt, AttemptState.EXPIRED, SlotState.REJECTED)
             self.stopped = f"the ledger refused transaction {attempt.hash}: {attempt.note}"

@@ -1,8 +1,8 @@
 """The tables of witnessing in batches, in the file of the queue: which intents are in which batch, its place on the account, its attempts.
 
 What must never happen is refused by the schema: an intent in two batches that can still be witnessed, two transactions of one account
-with the same Sequence unless one was refused, two attempts of a batch alive at once, a final state that is left, an attempt that changes
-its bytes or disappears.
+with the same Sequence unless one was refused, two attempts of a batch alive at once, a slot that is closed while one is, a final state
+that is left, an attempt that changes its bytes or disappears.
 """
 
 from collections.abc import Sequence
@@ -333,11 +333,14 @@ class SubmissionStore:
         ledger_hash: str | None = None,
         close_time: str | None = None,
     ) -> None:
-        """End an attempt and its slot together; nothing when the slot is closed."""
+        """End an attempt and its slot together; nothing when the attempt is final.
+
+        It is when another worker ended it while this one still asked servers about it: then what was learned of it says nothing of the
+        attempt that is alive now, and the slot is that one's.
+        """
         with self._database.transaction() as connection:
-            closing = {"batch_id": batch_id, "state": slot, "closed_at": closed_at}
-            if connection.execute(_CLOSE_SLOT, closing).rowcount == 1:
-                self._finish_attempt(tx_hash, state, result=result, ledger=ledger, ledger_hash=ledger_hash, close_time=close_time)
+            if self._finish_attempt(tx_hash, state, result=result, ledger=ledger, ledger_hash=ledger_hash, close_time=close_time):
+                connection.execute(_CLOSE_SLOT, {"batch_id": batch_id, "state": slot, "closed_at": closed_at})
 
     def _finish_attempt(
         self,
@@ -348,9 +351,10 @@ class SubmissionStore:
         ledger: int | None = None,
         ledger_hash: str | None = None,
         close_time: str | None = None,
-    ) -> None:
+    ) -> bool:
+        """False, and nothing changes, when it is final."""
         told = {"result": result, "ledger": ledger, "ledger_hash": ledger_hash, "close_time": close_time}
-        self._write(_FINISH, {"hash": tx_hash, "state": state, **told})
+        return self._write(_FINISH, {"hash": tx_hash, "state": state, **told}) == 1
 
     def _write(self, statement: str, row: dict[str, Any]) -> int:
         with self._database.transaction() as connection:
