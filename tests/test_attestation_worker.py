@@ -188,6 +188,15 @@ def test_a_claim_from_before_the_clock_was_set_back_is_free() -> None:
             assert mine
 
 
+def test_a_claim_of_a_worker_whose_clock_is_an_hour_ahead_is_a_claim() -> None:
+    clock = Clock()
+    with AttestationQueue(clock=clock) as queue:
+        queue_id, now = queue.enqueue(intent()), clock().timestamp()
+        assert queue.storage.claim(queue_id, "ahead", now=now + 3600, until=now + 3900)
+        assert SubmissionStore(queue.storage).count_waiting(now=now) == 0
+        assert not queue.storage.claim(queue_id, "right", now=now, until=now + 300)
+
+
 def test_an_interruption_frees_the_intent(queue: AttestationQueue) -> None:
     queue_id = queue.enqueue(intent())
 

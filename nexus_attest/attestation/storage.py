@@ -306,8 +306,8 @@ _UPDATE_INTENT = """
 _CLAIM = """
     INSERT INTO attestation_claims (queue_id, owner, until)
     SELECT :queue_id, :owner, :until WHERE NOT EXISTS (SELECT 1 FROM witness_members WHERE intent_digest = :queue_id AND active = 1)
-    ON CONFLICT (queue_id) DO UPDATE SET owner = :owner, until = :until WHERE until <= :now OR until > :now + 3600"""
-"""A claim is for five minutes: one that seems to be for an hour was made before the clock was set back, and nobody lives to end it."""
+    ON CONFLICT (queue_id) DO UPDATE SET owner = :owner, until = :until WHERE until <= :now OR until > :now + 7200"""
+"""A claim is for five minutes: one that seems to be for two hours was made before the clock was set back, and nobody lives to end it."""
 _STILL_MINE = """
     FROM attestation_intents WHERE queue_id = :queue_id AND status IN ('PENDING', 'DEFERRED')
       AND EXISTS (SELECT 1 FROM attestation_claims WHERE queue_id = :queue_id AND owner = :owner)
