@@ -129,7 +129,7 @@ def _sequence(more: int) -> Callable[[Told], object]:
     return lambda told: told["account_data"].update(Sequence=max(1, told["account_data"]["Sequence"] + more))
 
 
-def _error(code: str, **more: Any) -> Callable[[Told], object]:
+def _error(code: object, **more: Any) -> Callable[[Told], object]:
     def change(told: Told) -> None:
         told.clear()
         told.update(error=code, status="error", **more)
@@ -154,6 +154,9 @@ LIES_OF_ONE: dict[str, tuple[str, Callable[[Told], object]]] = {
     "another account": ("account_info", _account(Account="rrrrrrrrrrrrrrrrrrrrrhoLvTp")),
     "a master key that may not sign": ("account_info", _account(Flags=0x00100000)),
     "an account that is not validated": ("account_info", lambda told: told.update(validated=False)),
+    "an error that is a list": ("ledger", _error([])),
+    "an error that is an object": ("account_info", _error({})),
+    "an error that is nothing": ("tx", _error(None)),
     "a fee of nothing": ("fee", lambda told: told["drops"].update(base_fee="0", open_ledger_fee="0")),
     "a fee of millions": ("fee", lambda told: told["drops"].update(open_ledger_fee="9000000000")),
     "no transaction": ("tx", _error("txnNotFound", searched_all=True)),

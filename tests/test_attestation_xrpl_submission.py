@@ -349,6 +349,55 @@ def test_a_server_that_takes_long_to_answer_is_asked_last() -> None:
     world.require_exactly_once([intent(0)])
 
 
+@pytest.mark.parametrize("slow", ["12", "012"])
+def test_the_only_quick_server_or_the_first_of_slow_ones_is_not_the_only_one_that_gets_a_transaction(slow: str) -> None:
+    """It says that it took it, and passes nothing on."""
+    world = world_with(1, nodes=3, submission=SubmissionSettings(window=20))
+    for _ in range(30):
+        world.ledger.close()
+    real = world.wire.post_json
+
+    async def late(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if url[-1] in slow:
+            world.ledger.close(6)
+        if url == "http://node0" and payload["method"] == "submit":
+            return {"result": {"status": "success", "engine_result": "tesSUCCESS", "applied": True}}
+        return await real(url, payload)
+
+    world.wire.post_json = late
+    world.run(most=10)
+    world.require_exactly_once([intent(0)])
+
+
+@pytest.mark.parametrize("method", ["server_info", "ledger", "account_info", "fee", "tx", "submit"])
+def test_a_server_that_never_answers_one_of_the_questions_keeps_nothing_waiting(method: str) -> None:
+    """It takes the time that a transaction has, each time that it is asked, and answers all others at once."""
+    world = world_with(1, nodes=3, submission=SubmissionSettings(window=5))
+    for _ in range(30):
+        world.ledger.close()
+    real = world.wire.post_json
+
+    async def hung(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if url == "http://node0" and payload["method"] == method:
+            for _ in range(7):
+                world.ledger.close()
+            raise TimeoutError
+        return await real(url, payload)
+
+    world.wire.post_json = hung
+    world.run(most=10)
+    assert len(world.attempts()) <= 2
+    world.require_exactly_once([intent(0)])
+
+
+def test_what_was_never_sent_is_asked_for_only_when_it_has_expired() -> None:
+    world = world_with(1, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    asked = world.nodes[0].requests
+    world.cycle(worker, 2, close=True)
+    assert [method for method, _ in asked if method in ("tx", "submit")] == ["submit"]
+
+
 def test_a_server_is_left_alone_no_longer_when_the_clock_was_set_back() -> None:
     world = world_with(1, lease=30)
     worker = world.worker()
@@ -848,6 +897,39 @@ def test_a_refused_key_stops_the_lane_and_what_was_sent_is_followed() -> None:
     world.require_exactly_once([intent(0)])
 
 
+def test_a_key_that_one_server_of_three_does_not_take_stops_nothing_while_the_others_are_away() -> None:
+    world = world_with(1, nodes=3)
+    for _ in range(30):
+        world.ledger.close()
+    real, away = world.wire.post_json, True
+
+    async def wrong(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if away and payload["method"] == "submit":
+            if url != "http://node0":
+                raise ConnectionError
+            return {"result": {"status": "success", "engine_result": "tefBAD_AUTH", "applied": False}}
+        return await real(url, payload)
+
+    world.wire.post_json = wrong
+    worker = world.worker()
+    for _ in range(20):
+        assert world.cycle(worker, close=True).stopped is None
+    away = False
+    world.run()
+    world.require_exactly_once([intent(0)])
+
+
+@pytest.mark.parametrize("window", [5, 15])
+def test_a_key_that_two_servers_of_three_do_not_take_stops_the_lane(window: int) -> None:
+    world = world_with(1, nodes=3, submission=SubmissionSettings(window=window))
+    for _ in range(30):
+        world.ledger.close()
+    worker = world.worker()
+    world.wire.on["submit"] = ["engine:tefBAD_AUTH"] * 2
+    assert world.cycle(worker, 2, close=True).stopped is None
+    assert "tefBAD_AUTH" in (world.cycle(worker, close=True).stopped or "")
+
+
 def test_a_key_that_one_server_does_not_take_and_the_ledger_does_stops_nothing_for_longer_than_that() -> None:
     world = world_with(1)
     worker = world.worker()
@@ -1028,12 +1110,22 @@ def test_one_worker_has_the_account_at_a_time() -> None:
 
 def test_a_lease_from_before_the_clock_was_set_back_is_free() -> None:
     world = world_with(1, lease=30)
-    world.clock.advance(1_000_000)
-    with pytest.raises(LedgerUnavailable, match="before our clock"):
-        world.cycle(world.worker())
-    world.clock.advance(-1_000_000)
+    then = world.clock().timestamp() + 1_000_000
+    assert SubmissionStore(world.queue.storage).lease(world.account, 0, "killed", now=then, until=then + 30)
     assert world.cycle(world.worker()).leased
     assert not world.cycle(world.worker()).leased
+
+
+@pytest.mark.parametrize("ahead", [400, 3600])
+def test_a_worker_that_learns_nothing_keeps_the_account_from_nobody(ahead: int) -> None:
+    """Its clock is ahead: it believes no ledger, and takes every lease for one that ran out."""
+    world = world_with(1, lease=60)
+    wrong, right = world.worker(clock=lambda: world.clock() + timedelta(seconds=ahead)), world.worker()
+    for _ in range(3):
+        with pytest.raises(LedgerUnavailable):
+            world.cycle(wrong)
+        assert world.cycle(right, close=True).leased
+    world.require_exactly_once([intent(0)])
 
 
 def test_a_worker_whose_lease_ran_out_closes_no_batch_beside_another_ones() -> None:

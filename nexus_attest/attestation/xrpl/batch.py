@@ -130,6 +130,14 @@ class BatchWitness:
         Raises LedgerUnavailable when no server told anything, WrongNetwork, what the signer raises, and StoreError. A later call, in this
         process or another one, goes on where this one ended.
         """
+        try:
+            return await self._cycle()
+        except LedgerUnavailable:
+            # Whoever learns nothing gives way: its clock or its connection may be what is wrong, and another worker's right.
+            self._store.end_lease(self._account, self._owner)
+            raise
+
+    async def _cycle(self) -> Progress:
         network_id = self._store.network_id(self._account)
         if network_id is None:
             network_id = await self._nodes.network_id()

@@ -35,6 +35,9 @@ _LONGEST_WAIT_SECONDS = 60.0
 _SLOW_SECONDS = 5.0
 """For one answer. Signing takes several, and what was signed must get into one of the next ledgers, of which one closes every 4 seconds."""
 
+_SLOW_FOR = timedelta(minutes=10)
+"""So long a server that was slow is asked last: it may be slow in one thing and quick in all others."""
+
 T = TypeVar("T")
 
 
@@ -94,8 +97,10 @@ class LedgerNode:
             raise LedgerUnavailable(f"{self.url}: {method}: {type(problem).__name__}") from None
         result = _object(_object(answer).get("result"))
         error = result.get("error")
-        if not result or (error is None) != (result.get("status") == "success") or (error is not None and error not in _OF_REQUEST):
-            raise LedgerUnavailable(f"{self.url}: {method}: {error or 'an answer of another shape'!s:.100}")
+        if not result or (error is None) != (result.get("status") == "success") or not isinstance(error, str | None):
+            raise LedgerUnavailable(f"{self.url}: {method}: an answer of another shape")
+        if error is not None and error not in _OF_REQUEST:
+            raise LedgerUnavailable(f"{self.url}: {method}: {error:.100}")
         return result
 
     async def network_id(self) -> int:
@@ -209,7 +214,7 @@ class LedgerNodes:
     async def ask(self, call: Callable[[LedgerNode], Awaitable[T]], *, turn: int = 0) -> T:
         """The first answer. Raises LedgerUnavailable when no server gives any, at once when all are being left alone.
 
-        With each `turn` the question goes to another server first.
+        With each `turn` the question goes to another server first, quick or slow: the only quick one may be the one that lies.
         """
         last = "every server is being left alone for a while"
         for place in self._ready(turn):
@@ -255,12 +260,11 @@ class LedgerNodes:
         return answers
 
     def _ready(self, turn: int = 0) -> list["_Place"]:
-        """Those that may be asked, beginning with another one at each turn; the slow ones last."""
+        """Those that may be asked: at turn 0 the slow ones last, then beginning with another one at each turn."""
         now = self._clock()
-        ready = [place for place in self._places if place.is_ready(now)]
-        quick = [place for place in ready if not place.slow]
-        first = turn % len(quick) if quick else 0
-        return [*quick[first:], *quick[:first], *(place for place in ready if place.slow)]
+        first = turn % len(self._places)
+        ready = [place for place in (*self._places[first:], *self._places[:first]) if place.is_ready(now)]
+        return ready if turn else sorted(ready, key=lambda place: place.is_slow(now))
 
     async def _call(self, place: "_Place", call: Callable[[LedgerNode], Awaitable[T]]) -> T:
         started = self._clock()
@@ -274,26 +278,36 @@ class LedgerNodes:
                 raise WrongNetwork(f"the servers belong to different networks: {', '.join(map(str, sorted(cast('set[int]', networks))))}")
             answer = await call(place.node)
         except LedgerUnavailable:
+            place.took(started, self._clock())
             wait = min(_LONGEST_WAIT_SECONDS, self._first_wait * 2 ** min(place.failures, 16)) * (0.5 + self._jitter() / 2)
             place.failures += 1
             place.not_before = self._clock() + timedelta(seconds=wait)
             raise
         place.failures, place.not_before = 0, None
-        place.slow = (self._clock() - started).total_seconds() > _SLOW_SECONDS
+        place.took(started, self._clock())
         return answer
 
 
 class _Place:
     """A server and how it did lately."""
 
-    __slots__ = ("failures", "network_id", "node", "not_before", "slow")
+    __slots__ = ("failures", "network_id", "node", "not_before", "slow_until")
 
     def __init__(self, node: LedgerNode) -> None:
         self.node = node
         self.failures = 0
         self.not_before: datetime | None = None
         self.network_id: int | None = None
-        self.slow = False
+        self.slow_until: datetime | None = None
+
+    def took(self, started: datetime, now: datetime) -> None:
+        """Note how long it took to answer, or not to."""
+        if (now - started).total_seconds() > _SLOW_SECONDS:
+            self.slow_until = now + _SLOW_FOR
+
+    def is_slow(self, now: datetime) -> bool:
+        """Whether it was slow lately."""
+        return self.slow_until is not None and now < self.slow_until <= now + _SLOW_FOR
 
     def is_ready(self, now: datetime) -> bool:
         """Whether it may be asked; also when the clock was set back since it failed."""

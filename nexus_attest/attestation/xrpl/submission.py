@@ -108,7 +108,8 @@ class Submitter:
         self._network: int | None = None
         self._sent: dict[str, tuple[int, int]] = {}  # by hash: the ledger after which it was last sent, and how many times it was
         self._refusing: dict[str, set[str]] = {}  # by hash: the servers that refused it, as long as none took it
-        self._key_refused: str | None = None  # the transaction for which a server did not take the key
+        self._key_refusing: dict[str, set[str]] = {}  # by key: the servers that did not take it, since the ledger last did
+        self._key_refused: str | None = None  # the transaction for which the last of so many servers as must did not take the key
         self._taken: set[str] = set()  # attempts, by hash, whose Sequence looked taken when they were last asked about
 
     async def step(self, batch: Batch) -> SlotState | None:
@@ -132,7 +133,9 @@ class Submitter:
     async def _follow(self, batch: Batch, slot: Slot, last: Attempt) -> None:
         told = await self._ledgers(least=1)
         index = told[-1] if len(told) < self._expiry_answers else told[self._expiry_answers - 1]
-        found, lacking = await self._find(last, expired=index > last.lls)
+        expired = index > last.lls
+        unsent = last.state is AttemptState.PREPARED  # found nowhere, and to ask would cost time that it has to be sent in
+        found, lacking = (None, None) if unsent and not expired else await self._find(last, expired=expired)
         if found is None:
             last = await self._maybe_send(last, index)
             if index < last.first - _MOST_BACK:
@@ -169,7 +172,7 @@ class Submitter:
                 return not (expired or ends)
             return found.engine_result is not None or not ends  # where somebody says "validated", all are heard before it is dead
 
-        _, turn = self._sent.get(attempt.hash, _NEVER)
+        turn = self._turn(attempt)
         answers = await self._nodes.ask_each(lambda node: node.find(attempt.blob, attempt.first, attempt.lls), enough, turn=turn)
         found, ends = verdict(answers), [answer for answer in answers if answer.engine_result is not None]
         if found is not None or not (ends or expired):
@@ -192,8 +195,9 @@ class Submitter:
             ledger_hash=found.ledger_hash,
             close_time=found.close_time,
         )
+        self._key_refusing.pop(attempt.key_id, None)
         if self._key_refused == attempt.hash:
-            self.stopped, self.stalled = None, False  # the server that did not take the key was wrong
+            self.stopped, self.stalled = None, False  # the servers that did not take the key were wrong
         if not good:
             self.stopped = f"transaction {attempt.hash} cost its fee and witnessed nothing: {found.engine_result}"
 
@@ -228,8 +232,8 @@ class Submitter:
     async def _maybe_send(self, attempt: Attempt, index: int) -> Attempt:
         """Send the stored bytes, once in each ledger as long as they can get into another one; the attempt as it then stands.
 
-        Each time another server is asked first: one that says "queued" and passes nothing on must not be the only one that has them, nor
-        one that refuses them the only one that looked.
+        Each time, and for each attempt, another server is asked first: one that says "queued" and passes nothing on must not be the only
+        one that has them, nor one that refuses them the only one that looked, nor one that never answers the one that has all the time.
         """
         sent, times = self._sent.get(attempt.hash, _NEVER)
         if attempt.state is AttemptState.REFUSED or index >= attempt.lls or sent == index:
@@ -237,14 +241,24 @@ class Submitter:
         if attempt.state is AttemptState.PREPARED:
             # Before the first byte leaves: after a crash, "malformed" must not be taken for the verdict on a first copy.
             self._store.mark(attempt.hash, AttemptState.MAYBE, "sending")
-        url, answer = await self._nodes.ask(partial(_hand_over, attempt.blob), turn=times)
+        url, answer = await self._nodes.ask(partial(_hand_over, attempt.blob), turn=self._turn(attempt))
         self._sent[attempt.hash] = index, times + 1
         state = AttemptState.REFUSED if self._is_refused(attempt, url, answer) else AttemptState.MAYBE
         self._store.mark(attempt.hash, state, answer.engine_result)
         if answer.engine_result in _KEY_REFUSED:
+            self._note_key_refused(attempt, url, answer)
+        return replace(attempt, state=state, note=answer.engine_result)
+
+    def _turn(self, attempt: Attempt) -> int:
+        return attempt.n - 1 + self._sent.get(attempt.hash, _NEVER)[1]
+
+    def _note_key_refused(self, attempt: Attempt, url: str, answer: Submission) -> None:
+        """Stop once so many servers do not take the key as must know nothing of a dead transaction: one alone may be wrong about it."""
+        refusing = self._key_refusing.setdefault(attempt.key_id, set())
+        refusing.add(url)
+        if len(refusing) >= self._expiry_answers:
             self._key_refused = attempt.hash
             self.stopped = f"the ledger does not take the key {attempt.key_id} for {self.account}: {answer.engine_result}"
-        return replace(attempt, state=state, note=answer.engine_result)
 
     def _is_refused(self, attempt: Attempt, url: str, answer: Submission) -> bool:
         """Whether so many servers refuse a transaction as must know nothing of a dead one: one alone may be wrong about it."""
