@@ -1057,6 +1057,79 @@ def test_servers_of_different_networks_are_refused() -> None:
         world.cycle(world.worker(), 3, close=True)
 
 
+def say_another_network(world: World, *servers: int) -> None:
+    """These servers say another network than the one that they are of."""
+    real = world.wire.post_json
+
+    async def lying(url: str, payload: dict[str, Any]) -> dict[str, Any]:
+        answer = await real(url, payload)
+        if payload["method"] == "server_info" and int(url[-1]) in servers:
+            answer["result"]["info"]["network_id"] = 7
+        return answer
+
+    world.wire.post_json = lying
+
+
+def worker_of(world: World, network_id: int) -> BatchWitness:
+    """A worker whose file names its network."""
+    nodes = [LedgerNode(f"http://node{index}", world.wire) for index in range(len(world.nodes))]
+    pool = LedgerNodes(nodes, network_id=network_id, clock=world.clock)
+    return BatchWitness(world.queue, pool, world.signer, world.settings, clock=world.clock)
+
+
+@pytest.mark.parametrize("liar", [0, 1])
+def test_one_server_of_three_that_says_another_network_is_left_out_and_named(liar: int) -> None:
+    world = world_with(1, nodes=3)
+    for _ in range(30):
+        world.ledger.close()
+    say_another_network(world, liar)
+    worker, strangers = worker_of(world, 0), set[str]()
+    for _ in range(4):
+        strangers.update(world.cycle(worker, close=True).strangers)
+    world.require_exactly_once([intent(0)])
+    assert strangers == {f"http://node{liar} belongs to network 7"}
+    assert {method for method, _ in world.nodes[liar].requests} == {"server_info"}
+
+
+def test_most_servers_that_say_another_network_end_the_run() -> None:
+    world = world_with(1, nodes=3)
+    say_another_network(world, 0, 2)
+    with pytest.raises(WrongNetwork, match="http://node2 belongs to network 7, not to network 0"):
+        world.cycle(worker_of(world, 0), 2)
+
+
+def test_of_two_servers_one_that_says_another_network_has_nothing_signed() -> None:
+    world = world_with(1, nodes=2)
+    say_another_network(world, 1)
+    with pytest.raises(LedgerUnavailable, match="http://node1 belongs to network 7, not to network 0"):
+        world.cycle(worker_of(world, 0), 2)
+    assert world.attempts() == []
+
+
+def test_a_server_that_says_the_right_network_again_is_asked_again() -> None:
+    world = world_with(1, nodes=2)
+    real, worker = world.wire.post_json, worker_of(world, 0)
+    say_another_network(world, 0)
+    with pytest.raises(LedgerUnavailable):
+        world.cycle(worker)
+    world.wire.post_json = real
+    assert world.cycle(worker, 4, close=True).strangers == ()
+    world.require_exactly_once([intent(0)])
+
+
+@pytest.mark.parametrize("liar", [0, 1])
+def test_the_network_that_one_server_alone_says_is_not_stored(liar: int) -> None:
+    world = world_with(1, nodes=3)
+    real = world.wire.post_json
+    say_another_network(world, liar)
+    with pytest.raises(WrongNetwork, match="different networks"):
+        world.cycle(world.worker())
+    assert SubmissionStore(world.queue.storage).lanes() == []
+    world.wire.post_json = real
+    world.run()
+    world.require_exactly_once([intent(0)])
+
+
 def test_a_server_that_fails_is_left_alone_for_longer_and_longer() -> None:
     world = World()
     world.nodes[0].faults.add("*", *["http503"] * 4)

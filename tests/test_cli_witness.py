@@ -282,7 +282,8 @@ def test_a_run_that_cannot_reach_anybody_says_so_and_ends_when_told(cli: Desk) -
         line = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(net.file)})
         done = line.run(*RUN, "--for", "0.3")
     assert done.code == 2
-    assert "No server told anything, asking again: http://127.0.0.1:" in done.err
+    assert "No server told anything, asking again: 0 of 1 servers answered" in done.err
+    assert "http://127.0.0.1:" in done.err
     assert "WITNESS_UNFINISHED" in done.out
     assert cli.json("witness", "status")["intents"] == {"PENDING": 1}
 
@@ -320,6 +321,17 @@ def test_servers_of_another_network_sign_nothing(cli: Desk) -> None:
         assert cli.refused(*RUN) == "WRONG_NETWORK"
     assert cli.json("witness", "status")["accounts"] == []
     assert net.witnesses() == []
+
+
+def test_one_server_of_another_network_among_three_is_named_and_left_out(cli: Desk) -> None:
+    cli("witness", "enqueue", "--digests", digests(cli.folder, 1))
+    with network(cli.folder) as net, net.closing(), http_front(Node(Ledger(network_id=7))) as other, http_front(net.node) as second:
+        own = json.loads(net.file.read_text().split("urls = ")[1].splitlines()[0])
+        net.write("", urls=[other, second, *own])
+        done = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(net.file)}).run(*RUN)
+    assert done.code == 0
+    assert done.err.count(f"Not asked: {other} belongs to network 7") == 1
+    assert len(net.witnesses()) == 1
 
 
 def test_what_is_missing_is_refused_before_anything_is_sent(cli: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
     network = "testnet"                          the one that is meant where none is named; no default: nothing is sent by accident
 
     [networks.testnet]                           mainnet, testnet, a network of your own: a short name; receipts repeat it
-    network_id = 1                               what its servers must say; another number stops everything
+    network_id = 1                               what its servers must say; those that say another number are not asked
     urls = ["https://s.altnet.rippletest.net:51234"]
     signer = "env:NEXUS_XRPL_SEED"               where the secret is, never the secret itself
 
@@ -95,7 +95,8 @@ NETWORK_KEYS = (
     Key(
         name="network_id",
         shape=integer(0, 2**32 - 1),
-        about="What the servers must say: 0 on mainnet, 1 on testnet. Another number is `WRONG_NETWORK`, and nothing is signed.",
+        about="What the servers must say: 0 on mainnet, 1 on testnet. One that says another number is not asked; when most do, "
+        "that is `WRONG_NETWORK`.",
     ),
     Key(
         name="account",
@@ -224,7 +225,7 @@ class Network:
     submission: SubmissionSettings
 
     def nodes(self, *, clock: Clock = utc_now) -> LedgerNodes:
-        """Its servers; what they are asked raises WrongNetwork unless they have its number."""
+        """Its servers; what they are asked raises WrongNetwork when most have another number than it."""
         transport = HttpxTransport(self.timeout_s)
         return LedgerNodes([LedgerNode(url, transport) for url in self.urls], network_id=self.network_id, clock=clock)
 

@@ -171,6 +171,7 @@ class _Teller:
         self._proofs = proofs
         self._problems = problems
         self._known_problems: dict[str, str] = {}
+        self._strangers: set[str] = set()
         self._silent = silent
         self._said = ""
         self._receipts = 0
@@ -191,6 +192,10 @@ class _Teller:
             self._receipts += progress.receipts
             told = {"batch_id": progress.batch_id, "size": progress.size, "state": progress.state, "receipts": progress.receipts}
             self._batches.append(told)
+        for stranger in progress.strangers:
+            if stranger not in self._strangers:
+                self.say(f"Not asked: {escape(stranger)}")
+        self._strangers.update(progress.strangers)
         if (line := _line(progress)) is not None:
             self.say(line)
         if progress.unavailable is None:

@@ -79,7 +79,8 @@ class Progress:
 
     `waiting` intents are in no batch yet; `receipts` were written; `leased` is False when another worker has the account; `stopped` is
     why nothing more is signed until somebody has looked. `size` and `attempt` (its last transaction) are of the batch under way as well,
-    `settled` the batches that got their receipts. `unavailable` is why a cycle of `run` learned nothing; then nothing else is told.
+    `settled` the batches that got their receipts. `strangers` are servers that say another network, which are not asked. `unavailable` is
+    why a cycle of `run` learned nothing; then nothing else is told.
     """
 
     batch_id: int | None = None
@@ -91,6 +92,7 @@ class Progress:
     size: int = 0
     attempt: Attempt | None = None
     settled: tuple[Settled, ...] = ()
+    strangers: tuple[str, ...] = ()
     unavailable: str | None = None
 
 
@@ -140,7 +142,7 @@ class BatchWitness:
     async def _cycle(self) -> Progress:
         network_id = self._store.network_id(self._account)
         if network_id is None:
-            network_id = await self._nodes.network_id()
+            network_id = await self._submitter.network_id()
         if not self._lease(network_id):
             return Progress(waiting=self._store.count_waiting(now=self._clock().timestamp()), leased=False)
         settled: list[Settled] = []
@@ -234,6 +236,7 @@ class BatchWitness:
             size=0 if batch is None else batch.size,
             attempt=attempts[-1] if attempts else None,
             settled=tuple(settled),
+            strangers=tuple(self._nodes.strangers),
         )
 
     # -- from the queue -------------------------------------------------------------------------------------------------------

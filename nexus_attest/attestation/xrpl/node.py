@@ -184,7 +184,8 @@ class LedgerNode:
 class LedgerNodes:
     """Several servers of one network, best of different operators. One that fails is left alone, longer each time, up to a minute.
 
-    With `network_id` they must be servers of that network.
+    With `network_id` they must be servers of that network: one that says another number is as one that fails, and when most of them do,
+    that is WrongNetwork. Without, any two that differ are.
     """
 
     def __init__(
@@ -207,9 +208,16 @@ class LedgerNodes:
     def __len__(self) -> int:
         return len(self._places)
 
-    async def network_id(self) -> int:
-        """The number of their network. Raises WrongNetwork when they do not agree."""
-        return await self.ask(lambda node: node.network_id())
+    @property
+    def strangers(self) -> list[str]:
+        """Of each server that says another network than it must, and is therefore not asked: which."""
+        return [f"{place.node.url} belongs to network {place.stranger}" for place in self._places if place.stranger is not None]
+
+    async def network_id(self, *, least: int = 1) -> int:
+        """The number of their network, which at least so many say. Raises WrongNetwork when they do not agree."""
+        await self.ask_for_most(_of_our_network, int, least, least=least)
+        (network_id,) = {place.network_id for place in self._places if place.network_id is not None}
+        return network_id
 
     async def ask(self, call: Callable[[LedgerNode], Awaitable[T]], *, turn: int = 0) -> T:
         """The first answer. Raises LedgerUnavailable when no server gives any, at once when all are being left alone.
@@ -270,9 +278,7 @@ class LedgerNodes:
         started = self._clock()
         try:
             if place.network_id is None:
-                place.network_id = await place.node.network_id()
-            if self._expected is not None and place.network_id != self._expected:
-                raise WrongNetwork(f"{place.node.url} belongs to network {place.network_id}, not to network {self._expected}")
+                self._note_network(place, await place.node.network_id())
             networks = {other.network_id for other in self._places} - {None}
             if len(networks) > 1:
                 raise WrongNetwork(f"the servers belong to different networks: {', '.join(map(str, sorted(cast('set[int]', networks))))}")
@@ -287,11 +293,22 @@ class LedgerNodes:
         place.took(started, self._clock())
         return answer
 
+    def _note_network(self, place: "_Place", network_id: int) -> None:
+        """Remember the network of a server, unless it is another one than it must be."""
+        if self._expected in (None, network_id):
+            place.network_id, place.stranger = network_id, None
+            return
+        place.stranger = network_id
+        problem = f"{place.node.url} belongs to network {network_id}, not to network {self._expected}"
+        if 2 * len(self.strangers) > len(self):
+            raise WrongNetwork(problem)
+        raise LedgerUnavailable(problem)
+
 
 class _Place:
     """A server and how it did lately."""
 
-    __slots__ = ("failures", "network_id", "node", "not_before", "slow_until")
+    __slots__ = ("failures", "network_id", "node", "not_before", "slow_until", "stranger")
 
     def __init__(self, node: LedgerNode) -> None:
         self.node = node
@@ -299,6 +316,7 @@ class _Place:
         self.not_before: datetime | None = None
         self.network_id: int | None = None
         self.slow_until: datetime | None = None
+        self.stranger: int | None = None  # the number of its network, where that is another one than it must be
 
     def took(self, started: datetime, now: datetime) -> None:
         """Note how long it took to answer, or not to."""
@@ -312,6 +330,11 @@ class _Place:
     def is_ready(self, now: datetime) -> bool:
         """Whether it may be asked; also when the clock was set back since it failed."""
         return self.not_before is None or not now < self.not_before <= now + timedelta(seconds=_LONGEST_WAIT_SECONDS)
+
+
+async def _of_our_network(_: LedgerNode) -> int:
+    """Nothing more is asked than every server is before its first question."""
+    return 0
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class Submitter:
         slot = self._store.slot(batch.batch_id)
         if slot is not None and slot.state is not SlotState.OPEN:
             return slot.state
-        await self._network_id()
+        await self.network_id()
         if slot is not None:
             await self._follow(batch, slot, self._store.attempts(batch.batch_id)[-1])
         elif self.stopped is None:
@@ -275,7 +275,7 @@ class Submitter:
 
     async def _prepare(self, batch: Batch, seq: int, account: "_Account", *, n: int) -> None:
         """Sign and store. Nothing leaves this machine."""
-        network_id = await self._network_id()
+        network_id = await self.network_id()
         count = self._expiry_answers
         fees = await self._nodes.ask_for_most(lambda node: node.fee(), int, count, least=count)
         fee = min(fees[count - 1], self._settings.max_fee_drops)
@@ -306,11 +306,15 @@ class Submitter:
         )
         self._store.prepare(attempt, self.account)
 
-    async def _network_id(self) -> int:
-        """The network of the servers, asked once. Another than before knows nothing of our transactions, and would call them dead."""
+    async def network_id(self) -> int:
+        """The network of the servers, asked once. Another than before knows nothing of our transactions, and would call them dead.
+
+        Where none is known, as many servers must say it as must call a transaction dead: it is stored for ever. Raises LedgerUnavailable
+        when fewer do, WrongNetwork.
+        """
         if self._network is None:
-            network_id = await self._nodes.network_id()
             known = self._store.network_id(self.account)
+            network_id = await self._nodes.network_id(least=self._expiry_answers if known is None else 1)
             if known is not None and known != network_id:
                 raise WrongNetwork(f"this queue is witnessed on network {known}, the servers belong to network {network_id}")
             self._network = network_id
