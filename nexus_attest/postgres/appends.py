@@ -8,7 +8,6 @@ The threads of a process run one at a time, and the server is another process. S
 on its way: they return to their callers, and come back with more, while the server works and not while it waits for us.
 """
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import TypeAlias
 
 from nexus_attest.postgres.batch import Wanted
 from nexus_attest.postgres.driver import faults, raise_named
+from nexus_control import fork
 from nexus_control.errors import CommitUnknown, NexusError, StoreBusy, StoreClosed, StoreUnreachable
 from nexus_control.events import StoredEvent
 from nexus_control.sql_store import Append
@@ -30,6 +30,9 @@ _MOST = 128
 _LONGEST_WAIT = 0.005
 """Seconds that a batch waits for more, at most; never longer than the one before it took."""
 
+_LOOK_SECONDS = 0.1
+"""So long who was not woken sleeps at most, until it looks whether somebody who was interrupted forgot it."""
+
 _Together: TypeAlias = Callable[[Sequence[Wanted], Callable[[], None]], None]
 
 
@@ -41,10 +44,21 @@ def _locked() -> threading.Lock:
 
 @dataclass(eq=False)
 class _Waiting(Wanted):
-    """`woken` is held until the append is answered, or leads; a bare lock, which costs a tenth of an event."""
+    """`stored` and `error` hold when `is_answered`. `leader` is who took it out of what waits; `has_left`: its own thread is gone.
+
+    `woken` is held until there is something to do; a bare lock, which costs a tenth of an event.
+    """
 
     woken: threading.Lock = field(default_factory=_locked)
-    leads: bool = False
+    leader: "_Waiting | None" = None
+    is_answered: bool = False
+    has_left: bool = False
+
+    def wake(self) -> None:
+        try:
+            self.woken.release()
+        except RuntimeError:  # it is awake
+            return
 
 
 class AppendQueue:
@@ -57,55 +71,76 @@ class AppendQueue:
         self._together = together
         self._alone = alone
         self._begin()
+        fork.register(self)
 
     def _begin(self) -> None:
         self._guard = threading.Lock()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: list[_Waiting] = []
         self._answered: deque[_Waiting] = deque()
-        self._has_leader = False
+        self._leader: _Waiting | None = None
         self._gathering: _Waiting | None = None
         self._enough = 1
         self._took = 0.0
-        self._process = os.getpid()
+
+    def before_fork(self) -> None:
+        """Nothing has to be put away."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """In the child, begin anew: the threads that wait or lead are the parent's."""
+        if in_child:
+            self._begin()
 
     def append(self, wanted: Append) -> list[StoredEvent]:
         """Append, alone or together with others. Raises what refuses this one, or what kept all of them from being committed."""
-        if self._process != os.getpid():  # forked: the threads that wait or lead are the parent's
-            self._begin()
         own = _Waiting(wanted)
-        with self._guard:
-            self._waiting.append(own)
-            own.leads = not self._has_leader
-            self._has_leader = True
-            if self._gathering is not None and len(self._waiting) >= self._enough:
-                self._gathering.woken.release()
-                self._gathering = None
-        if not own.leads:
-            try:
-                own.woken.acquire()
-            except BaseException:  # interrupted: nobody waits for its turn any more
+        try:
+            with self._guard:
+                self._waiting.append(own)
+                self._lead_if_nobody_does(own)
+                if self._gathering is not None and len(self._waiting) >= self._enough:
+                    self._gathering.wake()
+                    self._gathering = None
+            while not own.is_answered:
+                if self._leader is own:
+                    self._lead(own)
+                elif not own.woken.acquire(timeout=_LOOK_SECONDS) and self._is_forgotten(own):
+                    break
+        finally:
+            own.has_left = True  # before any call, which an interruption may follow
+            if self._leader is own or not own.is_answered:
                 self._withdraw(own)
-                raise
-        if own.leads:
-            self._lead(own)
-        if own.error is not None:
+        if own.is_answered and own.error is not None:
             raise own.error
-        return own.stored or []
+        if not own.is_answered or own.stored is None:
+            raise CommitUnknown(f"{self._path}: the thread that appended this with its own was interrupted; read again what is stored")
+        return own.stored
+
+    def _lead_if_nobody_does(self, own: _Waiting) -> None:
+        """Under the guard."""
+        if self._leader is None or self._leader.has_left:
+            self._leader = own
+
+    def _is_forgotten(self, own: _Waiting) -> bool:
+        """Whether it was begun by one that left; what was not begun, and has no leader, leads from now on."""
+        with self._guard:
+            if own in self._waiting:
+                self._lead_if_nobody_does(own)
+                return False
+            return own.leader is None or own.leader.has_left
 
     def _withdraw(self, own: _Waiting) -> None:
         """Take out what nobody has begun to append, and hand its lead on."""
         with self._guard:
             if own in self._waiting:
                 self._waiting.remove(own)
-            if own.leads:
+            if self._leader is own:
                 self._hand_on()
 
     def _hand_on(self) -> None:
         """Have the next one lead, who wakes those who are answered by then; without one, wake them. Under the guard."""
-        self._has_leader = bool(self._waiting)
-        if self._waiting:
-            self._waiting[0].leads = True
-            self._waiting[0].woken.release()
+        self._leader = self._waiting[0] if self._waiting else None
+        if self._leader is not None:
+            self._leader.wake()
         else:
             self._wake_answered()
 
@@ -116,17 +151,16 @@ class AppendQueue:
                 answered = self._answered.popleft()
             except IndexError:
                 return
-            answered.woken.release()
+            answered.wake()
 
     def _lead(self, own: _Waiting) -> None:
         """Do what waits, the caller's own among it, and hand the rest to the next."""
-        try:
-            self._gather(own)
-        except BaseException:
-            self._withdraw(own)
-            raise
+        self._gather(own)
         with self._guard:
-            batch = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]
+            batch = self._waiting[:_MOST]
+            for each in batch:
+                each.leader = own
+            del self._waiting[:_MOST]
         began = perf_counter()
         try:
             self._answer(batch)
@@ -154,10 +188,10 @@ class AppendQueue:
                 self._gathering = None
 
     def _answer(self, batch: list[_Waiting]) -> None:
+        """Have the batch appended; whoever is not answered when this raises learns of that by itself."""
         try:
             try:
                 self._together(batch, self._wake_answered)
-                return
             except faults() as error:
                 raise_named(error, self._path, lost=getattr(error, "sqlstate", None) is None)
             finally:
@@ -165,16 +199,20 @@ class AppendQueue:
         except (StoreUnreachable, StoreBusy, StoreClosed, CommitUnknown) as error:
             for each in batch:
                 each.stored, each.error = None, type(error)(str(error))
-            return
+                each.is_answered = True
         except NexusError:  # of one of them, an id that is too long for instance: the others are not to suffer
-            pass
-        except BaseException as error:
             for each in batch:
-                each.stored, each.error = None, CommitUnknown(f"{self._path}: interrupted ({type(error).__name__}); read again")
-            raise
-        for each in batch:
-            each.stored, each.error = None, None
-            try:
-                each.stored = self._alone(each.append)
-            except BaseException as error:
-                each.error = error
+                self._answer_alone(each)
+        else:
+            for each in batch:
+                each.is_answered = True
+
+    def _answer_alone(self, each: _Waiting) -> None:
+        each.stored = each.error = None
+        try:
+            each.stored = self._alone(each.append)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # an interruption is this thread's own
+                raise
+            each.error = error
+        each.is_answered = True

@@ -242,11 +242,13 @@ class Batch:
         return writers
 
     def _remember(self, rows: "_Rows", writers: dict[str, ChainWriter]) -> None:
+        """The end of the log last: an interruption in between leaves an old end, with which nothing is believed."""
+        if rows.last is None:
+            return
         memory = self._memory
-        if rows.last is not None:
-            memory.position, memory.leaf = rows.last
         for name, writer in writers.items():
-            memory.tips[name] = Tip(writer.generation, writer.live, writer.seq, writer.prev_hash, memory.position)
+            memory.tips[name] = Tip(writer.generation, writer.live, writer.seq, writer.prev_hash, rows.last[0])
+        memory.position, memory.leaf = rows.last
 
 
 class _Rows:
