@@ -660,6 +660,29 @@ def test_an_append_that_is_interrupted_while_it_waits_holds_up_nobody() -> None:
     assert answers == [["last"]]
 
 
+@pytest.mark.parametrize("place", [3, 4])
+def test_a_block_that_is_interrupted_around_its_commit_passes_the_turn(
+    place: int, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is read when a block begins and ends, and before and after the commit."""
+    store.decision_exists("d")  # a connection is open
+    calls = itertools.count(1)
+
+    def clock() -> float:
+        if next(calls) == place:
+            raise KeyboardInterrupt
+        return time.monotonic()
+
+    monkeypatch.setattr(writers, "LOCK_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(writers, "monotonic", clock)
+    with pytest.raises(KeyboardInterrupt), store.transaction():
+        store.create_decision("interrupted")
+    with store.transaction():
+        store.create_decision("after")
+    assert store.decision_exists("interrupted") is (place == 4)
+    assert store.verify_log().errors == []
+
+
 @pytest.mark.parametrize("waits_first", [True, False])
 def test_who_is_answered_waits_for_no_answer_to_those_behind(waits_first: bool) -> None:
     """Three appends of the first batch, of which two are woken by who leads the second one, however that ends."""

@@ -33,15 +33,15 @@ _WARY_TIMES, _WARY_SECONDS = 10, 30
 
 
 class _Group:
-    """A transaction that is open for others to join. Changed only by who has the turn."""
+    """A transaction that is open for others to join. Changed only by who has the turn. `error` is `unknown` until the outcome is known."""
 
-    def __init__(self, connection: PgConnection) -> None:
+    def __init__(self, connection: PgConnection, unknown: CommitUnknown) -> None:
         self.connection = connection
         self.members = 0
         self.finisher: threading.Event | None = None
         self.has_savepoint = False
         self.broken = False
-        self.error: NexusError | None = None
+        self.error: NexusError | None = unknown
         self.ended = threading.Event()
 
 
@@ -124,7 +124,8 @@ class Writer:
         group = self._group
         try:
             if group is None:
-                group = self._group = _Group(self._open())
+                unknown = CommitUnknown(f"{self._database.path}: interrupted during the commit; read again what is stored")
+                group = self._group = _Group(self._open(), unknown)
             else:
                 run(group.connection.raw, "RELEASE nexus; SAVEPOINT nexus" if group.has_savepoint else "SAVEPOINT nexus")
                 group.has_savepoint = True
@@ -203,24 +204,20 @@ class Writer:
         if group is None:
             return
         self._database.commits += 1  # who has the turn does this
-        began = monotonic()
         try:
             group.error = self._outcome(group)
-            if group.error is None:
-                self._commit_took = monotonic() - began
-        except BaseException:
-            group.error = CommitUnknown(f"{self._database.path}: interrupted during the commit; read again what is stored")
-            raise
         finally:
             group.ended.set()
 
     def _outcome(self, group: _Group) -> NexusError | None:
         path, connection = self._database.path, group.connection
         try:
+            began = monotonic()
             if group.broken:
                 roll_back(connection)
                 return StoreUnreachable(f"{path}: the transaction was broken off; nothing was written, try again")
             status = connection.execute("COMMIT").statusmessage
+            self._commit_took = monotonic() - began
             # A transaction in which a statement failed is rolled back by COMMIT, which says so and raises nothing.
             return None if status == "COMMIT" else StoreError(f"{path}: the server rolled the transaction back; nothing was written")
         except faults() as error:
