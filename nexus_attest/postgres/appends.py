@@ -107,6 +107,7 @@ class AppendQueue:
                     break
         finally:
             own.has_left = True  # before any call, which an interruption may follow
+            own.leader = None  # who led is its own leader, a cycle
             if self._leader is own or not own.is_answered:
                 self._withdraw(own)
         if own.is_answered and own.error is not None:
