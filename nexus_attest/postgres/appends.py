@@ -212,8 +212,6 @@ class AppendQueue:
         each.stored = each.error = None
         try:
             each.stored = self._alone(each.append)
-        except BaseException as error:
-            if not isinstance(error, Exception):  # an interruption is this thread's own
-                raise
+        except Exception as error:  # whatever it is, it is the answer to this one; an interruption is this thread's own
             each.error = error
         each.is_answered = True
