@@ -26,6 +26,7 @@ from nexus_attest.attestation.stamp_store import StampStore
 from nexus_attest.attestation.stamping import StampWitness
 from nexus_attest.attestation.tsa import TimestampAuthority
 from nexus_attest.attestation.xrpl.batch import BatchSettings
+from nexus_attest.attestation.xrpl.submission import SubmissionSettings
 from nexus_attest.attestation.xrpl.submission_store import SlotState
 from nexus_control.errors import InputError, StoreError
 
@@ -250,6 +251,55 @@ def test_a_ledger_and_a_second_witness_run_in_one_loop() -> None:
         return await second.besides()
 
     assert asyncio.run(world.worker().run(interval=0, max_cycles=20, besides=besides)) == 10
+
+
+@pytest.mark.parametrize("window", [5, 15])
+def test_a_second_witness_that_hangs_keeps_nothing_from_the_ledger(window: int) -> None:
+    """What was signed is sent before the other is asked, who takes more time than a transaction has."""
+    world = World(nodes=3, submission=SubmissionSettings(window=window))
+    world.queue.enqueue_many([intent(number) for number in range(6)])  # two batches
+    asked = 0
+
+    async def besides() -> int:
+        nonlocal asked
+        asked += 1
+        for _ in range(window + 1):
+            world.ledger.close()
+        return 0
+
+    assert asyncio.run(world.worker().run(interval=0, max_cycles=10, until_empty=True, besides=besides)) == 6
+    assert (len(world.attempts(1)), len(world.attempts(2))) == (1, 1)
+    assert 2 <= asked < 10
+
+
+def test_a_second_witness_is_asked_also_when_the_only_cycle_signs() -> None:
+    world = World()
+    world.queue.enqueue(intent(1))
+    asked: list[str] = []
+
+    async def besides() -> int:
+        asked.append(world.attempts()[0].state)
+        return 0
+
+    worker = world.worker()
+    assert asyncio.run(worker.run(interval=0, max_cycles=1, besides=besides)) == 0
+    assert asyncio.run(worker.run(interval=0, max_cycles=1, besides=besides)) == 0
+    assert asked == ["PREPARED", "MAYBE"]
+
+
+def test_a_second_witness_deals_with_one_batch_at_a_time_until_none_is_left() -> None:
+    """However long it takes for each, the ledger is looked at in between."""
+    world = World(max_members=2, lease=0)
+    world.queue.enqueue_many([intent(number) for number in range(6)])
+    world.run()
+    scripted = Scripted()
+    second = StampWitness(world.queue, scripted, beside=True, clock=world.clock)
+    assert asyncio.run(second.besides()) == 2
+    assert len(scripted.asked) == 1
+    told: list[Any] = []
+    running = world.worker().run(interval=3600, until_empty=True, watch=told.append, besides=second.besides)
+    assert asyncio.run(asyncio.wait_for(running, 60)) == 4
+    assert (len(scripted.asked), len(told)) == (3, 3)
 
 
 def test_a_loop_ends_when_nothing_waits_and_tells_of_each_cycle(queue: AttestationQueue) -> None:

@@ -113,14 +113,11 @@ class StampWitness:
         return written
 
     async def besides(self) -> int:
-        """What is due now, for `BatchWitness.run(besides=...)`: the number of receipts written. Who does not answer is asked later."""
-        written = 0
-        while self._stopped is None:
-            progress = await self._told_cycle()
-            written += progress.receipts
-            if progress.batch_id is None:
-                break
-        return written
+        """For `BatchWitness.run(besides=...)`: deal with one batch, if one is due; the number of receipts written, 0 when none was.
+
+        No more than one, for whoever calls has other things to do. A witness that does not answer is asked again by a later call.
+        """
+        return 0 if self._stopped is not None else (await self._told_cycle()).receipts
 
     async def _told_cycle(self) -> Progress:
         try:

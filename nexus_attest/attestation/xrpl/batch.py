@@ -172,9 +172,10 @@ class BatchWitness:
     ) -> int:
         """Cycles until `stop` is set, `max_cycles` are done or the submitter stops itself; gives the number of receipts written.
 
-        With `until_empty` also until no intent waits and no batch is under way. Between cycles are `interval` seconds, except right after
-        a transaction was signed. `watch` is told of each cycle; `besides` is called in each, and what it gives is added to the result.
-        Cycles in which no server answers are repeated. Raises what else `cycle` raises, and InputError for a negative interval.
+        With `until_empty` also until no intent waits, no batch is under way and `besides` wrote nothing. Between cycles are `interval`
+        seconds. `watch` is told of each cycle; `besides` is called after each, and what it gives is added to the result. Only a transaction
+        that was just signed is sent before either, for its time runs. Cycles in which no server answers are repeated. Raises what else
+        `cycle` raises, and InputError for a negative interval.
         """
         if not interval >= 0:
             raise InputError(f"interval must be a number of seconds from 0 on, got {interval!r:.100}")
@@ -184,17 +185,20 @@ class BatchWitness:
         try:
             while not stop.is_set() and (max_cycles is None or cycles < max_cycles):
                 cycles += 1
+                last = cycles == max_cycles
                 progress = await self._told_cycle()
                 written += progress.receipts
                 watch(progress)
-                if besides is not None:
-                    written += await besides()
-                if (until_empty and _is_empty(progress)) or (progress.stopped is not None and self._is_at_end(progress)):
-                    break
                 attempt = progress.attempt
-                if attempt is not None and attempt.state is AttemptState.PREPARED and attempt.hash != signed:
-                    signed = attempt.hash  # nothing to wait for before it is sent
-                elif max_cycles is None or cycles < max_cycles:
+                if not last and attempt is not None and attempt.state is AttemptState.PREPARED and attempt.hash != signed:
+                    signed = attempt.hash  # `besides` may take longer than a transaction lives
+                    continue
+                stamped = 0 if besides is None else await besides()
+                written += stamped
+                empty = until_empty and _is_empty(progress)
+                if (empty and not stamped) or (progress.stopped is not None and self._is_at_end(progress)):
+                    break
+                if not last and not empty:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), interval)
         finally:
