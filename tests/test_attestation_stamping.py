@@ -152,6 +152,21 @@ class Crash(BaseException):
     pass
 
 
+def dies_after(queue: AttestationQueue, count: int, witness: StampWitness) -> None:
+    """A cycle whose process is gone after so many receipts."""
+    record, left = queue.record_receipt, iter(range(count))
+
+    def dying(receipt: AttestationReceipt, *, intent_status: ReceiptStatus | None = None) -> bool:
+        if next(left, None) is None:
+            raise Crash
+        return record(receipt, intent_status=intent_status)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue, "record_receipt", dying)
+        with pytest.raises(Crash):
+            cycled(witness)
+
+
 @pytest.mark.parametrize("point", range(6))
 @pytest.mark.parametrize("after", [False, True])
 def test_a_crash_at_any_commit_leaves_one_receipt_for_each_intent(queue: AttestationQueue, point: int, after: bool) -> None:
@@ -321,17 +336,7 @@ def test_a_crash_while_a_refusal_is_written_leaves_a_batch_of_those_that_were_no
     items = [intent(number) for number in range(10)]
     queue.enqueue_many(items)
     witness = StampWitness(queue, Scripted(WitnessRefused("no")), LARGE)
-    record, left = queue.record_receipt, iter(range(7))
-
-    def dying(receipt: AttestationReceipt, *, intent_status: ReceiptStatus | None = None) -> bool:
-        if next(left, None) is None:
-            raise Crash
-        return record(receipt, intent_status=intent_status)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queue, "record_receipt", dying)
-        with pytest.raises(Crash):
-            cycled(witness)
+    dies_after(queue, 7, witness)
     second = Scripted() if again is None else Scripted(again)
     progress = cycled(StampWitness(queue, second, LARGE))
     assert (progress.receipts, progress.waiting) == (4, 6 if again is None else 10)
@@ -401,6 +406,109 @@ def test_an_intent_that_a_witness_has_is_not_given_to_the_ledger_too() -> None:
     assert world.cycle(world.worker()).waiting == 0
     assert world.sent() == []
     assert cycled(first).receipts == 2
+
+
+class Pinned(Scripted):
+    """A witness that marks its evidence with what it was made with: another one of the same name does not take it."""
+
+    def __init__(self, pin: bytes) -> None:
+        super().__init__()
+        self.pin = pin
+
+    async def witness(self, statement: Statement) -> bytes:
+        return self.pin + statement.to_bytes()
+
+    def verify(self, statement: Statement, evidence: bytes) -> Shown:
+        if evidence != self.pin + statement.to_bytes():
+            raise WitnessMismatch("not by the pinned certificate")
+        return Shown("scripted", None, "one")
+
+
+def test_a_stored_stamp_that_is_no_evidence_any_more_stops_the_second_witness_and_not_the_ledger() -> None:
+    """Its receipts were not written yet when the certificate in the trust policy was replaced."""
+    world = World(lease=0)
+    world.queue.enqueue(intent(1))
+    world.run()
+    dies_after(world.queue, 0, StampWitness(world.queue, Pinned(b"old"), beside=True, clock=world.clock))
+    world.queue.enqueue(intent(2))
+    world.clock.advance(120)
+    second = StampWitness(world.queue, Pinned(b"new"), beside=True, clock=world.clock)
+
+    async def besides() -> int:
+        world.ledger.close()
+        return await second.besides()
+
+    assert asyncio.run(world.worker().run(interval=0, max_cycles=20, until_empty=True, besides=besides)) == 1
+    assert world.statuses() == ["CONFIRMED", "CONFIRMED"]
+    assert second.status()["stopped"] == "scripted:one: what it gave is no evidence: not by the pinned certificate"
+    assert [receipt.backend for item in (intent(1), intent(2)) for receipt in receipts(world.queue, item)] == ["xrpl", "xrpl"]
+
+
+@pytest.mark.parametrize("written", [0, 3])
+def test_members_of_a_batch_whose_stored_stamp_is_no_evidence_any_more_wait_for_another_witness(
+    monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """But for those that were confirmed before."""
+    monkeypatch.setattr(stamping, "_RECEIPTS_PER_COMMIT", 3)
+    world = World(max_members=20)
+    items = [intent(number) for number in range(5)]
+    world.queue.enqueue_many(items)
+    dies_after(world.queue, written, StampWitness(world.queue, Pinned(b"old"), LARGE, clock=world.clock))
+    witness = StampWitness(world.queue, Pinned(b"new"), LARGE, clock=world.clock)
+    assert asyncio.run(witness.run(interval=0, until_empty=True)) == 5 - written
+    assert witness.status()["waiting"] == 5 - written
+    assert witness.status()["stopped"] == "scripted:one: what it gave is no evidence: not by the pinned certificate"
+    world.run()
+    told = [tuple((receipt.backend, receipt.status) for receipt in receipts(world.queue, item)) for item in items]
+    assert told.count((("scripted", ReceiptStatus.CONFIRMED),)) == written
+    assert told.count((("scripted", ReceiptStatus.FAILED), ("xrpl", ReceiptStatus.CONFIRMED))) == 5 - written
+
+
+@pytest.mark.parametrize("settled", [0, 3, 6])
+def test_one_of_two_workers_of_a_lane_is_refused_while_the_other_writes_receipts(monkeypatch: pytest.MonkeyPatch, settled: int) -> None:
+    """Its lease ran out while it waited. Each intent is confirmed by the witness, or let go for a ledger, and never both."""
+    monkeypatch.setattr(stamping, "_RECEIPTS_PER_COMMIT", 3)
+    world = World(max_members=20)
+    items = [intent(number) for number in range(6)]
+    world.queue.enqueue_many(items)
+    answer = asyncio.Event()
+
+    class Refusing(Scripted):
+        async def witness(self, statement: Statement) -> bytes:
+            self.asked.append(statement)
+            await answer.wait()
+            raise WitnessRefused("policy")
+
+    class Stamping(Scripted):
+        async def witness(self, statement: Statement) -> bytes:
+            if settled == 0:
+                await refused()
+            return await super().witness(statement)
+
+    async def refused() -> None:
+        answer.set()
+        await late
+        await world.worker().cycle()
+
+    async def pause() -> None:
+        if settled == 3 and not answer.is_set():
+            await refused()
+
+    async def race() -> None:
+        nonlocal late
+        late = asyncio.create_task(StampWitness(world.queue, Refusing(), LARGE, clock=world.clock).cycle())
+        await asyncio.sleep(0)
+        await StampWitness(world.queue, Stamping(), LARGE, clock=world.clock).cycle()
+        if settled == 6:
+            await refused()
+
+    late: asyncio.Task[Any]
+    monkeypatch.setattr(stamping, "give_way", pause)
+    asyncio.run(race())
+    world.run()
+    told = [tuple((receipt.backend, receipt.status) for receipt in receipts(world.queue, item)) for item in items]
+    assert told.count((("scripted", ReceiptStatus.CONFIRMED),)) == settled
+    assert told.count((("scripted", ReceiptStatus.FAILED), ("xrpl", ReceiptStatus.CONFIRMED))) == 6 - settled
 
 
 # The authority, from the queue to the receipts

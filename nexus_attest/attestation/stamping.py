@@ -11,6 +11,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from nexus_attest.attestation.batch_tree import BatchTree, Statement
@@ -62,7 +63,8 @@ class StampWitness:
         """Deal with one batch, if there is one: have it stamped, and write its receipts. Waits for no more than the witness's answer.
 
         Raises WitnessUnavailable when there was none, and StoreError. A later call, in this process or another one, goes on where this
-        one ended. When the witness refuses, the members of its own batch wait for another one, and `stopped` says why.
+        one ended. When the witness refuses, or a stamp that is stored is no evidence any more, the members of its own batch wait for
+        another one, and `stopped` says why.
         """
         now = self._clock().timestamp()
         if not self._store.lease(self._lane, _NO_NETWORK, self._owner, now=now, until=now + self._settings.lease):
@@ -71,11 +73,11 @@ class StampWitness:
         if batch is None:
             return self._progress(None, None, 0)
         try:
-            stamp = await self._stamped(batch)
+            written = await self._settle(batch, await self._stamped(batch))
         except WitnessRefused as problem:
             self._stopped = f"{self._lane}: {problem}"
             return self._progress(batch, SlotState.REJECTED, 0 if self._beside else await self._release(batch, str(problem)))
-        return self._progress(batch, SlotState.CONFIRMED, await self._settle(batch, stamp))
+        return self._progress(batch, SlotState.CONFIRMED, written)
 
     async def run(
         self,
@@ -163,7 +165,8 @@ class StampWitness:
     async def _settle(self, batch: Batch, stamp: StoredStamp) -> int:
         """Write the receipts. They are the same whoever writes them, so a crash between is no harm.
 
-        A member that was let go when the witness refused at first is no longer this batch's, though the root is over it as well.
+        A member that was let go when the witness refused at first is no longer this batch's, though the root is over it as well. Raises
+        WitnessRefused, before any is written, when the stamp is no evidence: others may be believed than when it was stored.
         """
         members = self._store.members(batch.batch_id)
         tree = BatchTree(member.intent_digest for member in members)
@@ -181,12 +184,13 @@ class StampWitness:
             if last and not self._beside:
                 self._store.settle(batch.batch_id)
 
-        return await self._record(members, make, then)
+        return await self._record(members, make, then, due=partial(self._store.active, batch.batch_id))
 
     async def _release(self, batch: Batch, reason: str) -> int:
         """Receipts of a batch that was refused; its members are tried again in another one, of this witness or of a ledger's.
 
-        Each is let go together with its receipt. After a crash between commits the witness is asked again, for those that are left.
+        Each is let go together with its receipt, but for those that were confirmed, by a process that then died or by another one that was
+        answered otherwise. After a crash between commits the witness is asked again, for those that are left.
         """
         members = self._store.members(batch.batch_id)
         error = ReceiptError(ReceiptErrorCode.REJECTED, reason[:_DETAIL_CHARACTERS])
@@ -195,12 +199,16 @@ class StampWitness:
         def make(member: Member) -> AttestationReceipt:
             return AttestationReceipt(member.intent_digest, self._witness.backend, member.attempt, ReceiptStatus.FAILED, when, error=error)
 
+        def due(start: int, end: int) -> set[int]:
+            confirmed = self._store.receipted(batch.batch_id, start, end, self._witness.backend)
+            return self._store.active(batch.batch_id, start, end) - confirmed
+
         def then(start: int, end: int, last: bool) -> None:
             self._store.release(batch.batch_id, start, end)
             if last:
                 self._store.settle(batch.batch_id)
 
-        return await self._record(members, make, then, status=ReceiptStatus.DEFERRED)
+        return await self._record(members, make, then, due=due, status=ReceiptStatus.DEFERRED)
 
     async def _record(
         self,
@@ -208,15 +216,18 @@ class StampWitness:
         make: Callable[[Member], AttestationReceipt],
         then: Callable[[int, int, bool], None],
         *,
+        due: Callable[[int, int], set[int]],
         status: ReceiptStatus | None = None,
     ) -> int:
-        """Record the receipts of members that are still the batch's, some in each commit, together with what is due then."""
+        """Record receipts, some in each commit, of members whose places are `due` in it: between two, another worker may let them go."""
         written = 0
         for start in range(0, len(members), _RECEIPTS_PER_COMMIT):
             end = min(start + _RECEIPTS_PER_COMMIT, len(members))
             with self._store.transaction():
+                places = due(start, end)
                 for member in members[start:end]:
-                    written += member.active and self._queue.record_receipt(make(member), intent_status=status)
+                    if member.leaf_index in places:
+                        written += self._queue.record_receipt(make(member), intent_status=status)
                 then(start, end, end == len(members))
             if end < len(members):
                 await give_way()

@@ -100,12 +100,11 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An intent in a batch; `attempt` is the number that its receipt will have. `active`: it is in no other batch, nor waits for one."""
+    """An intent in a batch; `attempt` is the number that its receipt will have."""
 
     intent_digest: str
     leaf_index: int
     attempt: int
-    active: bool
 
 
 _WAITING = """
@@ -130,7 +129,10 @@ _INSERT_MEMBER = """
     INSERT INTO witness_members (batch_id, leaf_index, intent_digest, attempt) VALUES (:batch_id, :leaf_index, :intent_digest, :attempt)"""
 _SELECT_BATCH = f"SELECT {_BATCH} FROM witness_batches AS b WHERE b.batch_id = :batch_id"
 _SELECT_UNSETTLED = f"SELECT {_BATCH} FROM witness_batches AS b WHERE b.account = :account AND NOT b.settled ORDER BY b.batch_id"
-_SELECT_MEMBERS = "SELECT intent_digest, leaf_index, attempt, active FROM witness_members WHERE batch_id = :batch_id ORDER BY leaf_index"
+_SELECT_MEMBERS = "SELECT intent_digest, leaf_index, attempt FROM witness_members WHERE batch_id = :batch_id ORDER BY leaf_index"
+_SELECT_ACTIVE = """
+    SELECT leaf_index FROM witness_members
+    WHERE batch_id = :batch_id AND leaf_index >= :start AND leaf_index < :end AND active = 1"""
 _SELECT_RECEIPTED = """
     SELECT m.leaf_index FROM witness_members AS m
     WHERE m.batch_id = :batch_id AND m.leaf_index >= :start AND m.leaf_index < :end AND EXISTS (
@@ -243,9 +245,11 @@ class SubmissionStore:
 
     def members(self, batch_id: int) -> list[Member]:
         """The members of a batch by their place in its tree."""
-        rows = self._rows(_SELECT_MEMBERS, {"batch_id": batch_id})
-        told: list[dict[str, Any]] = [{**row, "active": bool(row["active"])} for row in rows]
-        return [Member(**row) for row in told]
+        return [Member(**row) for row in self._rows(_SELECT_MEMBERS, {"batch_id": batch_id})]
+
+    def active(self, batch_id: int, start: int, end: int) -> set[int]:
+        """The places of those members that are in no other batch, nor wait for one."""
+        return {row["leaf_index"] for row in self._rows(_SELECT_ACTIVE, {"batch_id": batch_id, "start": start, "end": end})}
 
     def receipted(self, batch_id: int, start: int, end: int, backend: str) -> set[int]:
         """The places of those members that have a CONFIRMED receipt of a backend for the attempt that they are in the batch with."""
