@@ -5,6 +5,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from nexus_attest.attestation.xrpl.batch import BatchSettings
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings
 from nexus_attest.attestation.xrpl.submission_store import SlotState
 from nexus_control.errors import InputError, StoreError
+from nexus_control.events import utc_now
 
 NOW = BatchSettings(network="local", max_members=4, max_age=0)
 LARGE = BatchSettings(network="local", max_members=2000, max_age=0, lease=0)
@@ -338,9 +340,10 @@ def test_a_crash_while_a_refusal_is_written_leaves_a_batch_of_those_that_were_no
     witness = StampWitness(queue, Scripted(WitnessRefused("no")), LARGE)
     dies_after(queue, 7, witness)
     second = Scripted() if again is None else Scripted(again)
-    progress = cycled(StampWitness(queue, second, LARGE))
+    later = utc_now() + timedelta(minutes=1)
+    progress = cycled(StampWitness(queue, second, LARGE, clock=lambda: later))
     assert (progress.receipts, progress.waiting) == (4, 6 if again is None else 10)
-    assert cycled(StampWitness(queue, Scripted(), LARGE)).receipts == progress.waiting
+    assert cycled(StampWitness(queue, Scripted(), LARGE, clock=lambda: later)).receipts == progress.waiting
     failed, confirmed = (ReceiptStatus.FAILED, 1), ReceiptStatus.CONFIRMED
     told = [tuple((receipt.status, receipt.attempt) for receipt in receipts(queue, item)) for item in items]
     assert told.count((failed, (confirmed, 2))) == progress.waiting
