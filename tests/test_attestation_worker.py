@@ -283,12 +283,44 @@ def test_nobody_asks_for_what_was_left_when_another_witness_has_confirmed_the_in
     assert not cycle(queue, Ledger()).processed
 
 
-def test_a_node_that_was_not_reached_leaves_nothing_to_ask_for(queue: AttestationQueue) -> None:
+def test_a_node_that_was_not_reached_is_sent_another_transaction_in_the_next_cycle(queue: AttestationQueue) -> None:
     queue_id = queue.enqueue(intent())
     assert statuses(cycle(queue, Ledger(submitted=ConnectionError("gone")))) == ["FAILED"]
     assert queue.storage.sending(queue_id) is None
     assert statuses(cycle(queue, Ledger())) == ["SUBMITTED", "CONFIRMED"]
     assert queue.storage.sending(queue_id) is None
+
+
+def test_every_transaction_that_no_node_answered_for_is_asked_for(queue: AttestationQueue) -> None:
+    """The second of them is on the ledger."""
+
+    class Second(Ledger):
+        async def get_tx(self, tx_hash: str) -> TxStatusResult:
+            found = await super().get_tx(tx_hash)
+            return found if tx_hash == "HASH2" else TxStatusResult(False)
+
+    queue_id, signer, ledger, clock = queue.enqueue(intent()), Signer(), Second(), ticking()
+    for _ in range(3):
+        assert statuses(cycle(queue, Ledger(submitted=TimeoutError()), signer, now_fn=clock)) == ["FAILED"]
+    assert [sent["tx_hash"] for sent in queue.storage.unanswered(queue_id)] == ["HASH1", "HASH2", "HASH3"]
+    assert SubmissionStore(queue.storage).waiting(9, now=2.0**40) == []
+    assert asyncio.run(process_submitted(queue, ledger, signer, now_fn=clock)) == 1
+    assert (ledger.asked, ledger.blobs, state(queue, queue_id)) == (["HASH1", "HASH2"], [], ("CONFIRMED", 4, None))
+    confirmed = queue.replay(queue_id)[-1]
+    assert (confirmed.proof["tx_hash"], confirmed.proof["key_id"]) == ("HASH2", "k1")
+    assert queue.next_submitted() == []
+
+
+def test_the_second_transaction_of_an_intent_is_asked_for_also_where_no_node_answered_for_it(queue: AttestationQueue) -> None:
+    queue_id, signer, lost, clock = queue.enqueue(intent()), Signer(), TxStatusResult(False), ticking()
+    cycle(queue, Ledger(found=lost), signer, now_fn=clock)
+    cycle(queue, Ledger(submitted=TimeoutError(), found=lost), signer, resubmit=True, now_fn=clock)
+    unknown = Ledger(found=lost)
+    assert asyncio.run(process_submitted(queue, unknown, signer, now_fn=clock)) == 1
+    assert (unknown.asked, unknown.blobs, state(queue, queue_id)[0]) == (["HASH1", "HASH2"], [], "DEFERRED")
+    known = Ledger()
+    assert asyncio.run(process_submitted(queue, known, signer, now_fn=clock)) == 1
+    assert (known.asked, state(queue, queue_id)[0]) == (["HASH1"], "CONFIRMED")
 
 
 def test_nothing_is_sent_that_cannot_be_noted(queue: AttestationQueue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from witness_testing import World, intent
+from witness_testing import SEED, World, intent
 from xrpl_testing import Ledger, Signer
 
 from nexus_attest.attestation.members import compact_utc
@@ -49,6 +49,27 @@ def test_a_lost_answer_does_not_make_a_second_transaction() -> None:
     assert work(world, 12) == 1
     world.require_exactly_once([intent(1)])
     assert len(set(world.sent())) == 1
+
+
+def test_no_batch_takes_an_intent_whose_own_transaction_no_node_answered_for() -> None:
+    """It is on the ledger, and only its answer was lost."""
+    world = World()
+    world.queue.enqueue(intent(1))
+
+    def completed(account: str) -> dict[str, Any]:
+        ledger = world.ledger.validated
+        return {"Sequence": ledger.state[account].sequence, "Fee": "10", "LastLedgerSequence": ledger.index + 15}
+
+    signer = LocalWalletSigner(key_of_seed(SEED), complete=completed)
+    world.wire.on["submit"] = ["drop_response"]
+    told = asyncio.run(process_one_xrpl(world.queue, JsonRpcClient("http://node0", world.wire), signer))
+    assert [receipt.status for receipt in told.receipts] == ["FAILED"]
+    world.clock.advance(400)
+    world.ledger.close()
+    world.cycle(world.worker(), 4, close=True)
+    assert (len(world.witnesses()), world.statuses()) == (1, ["DEFERRED"])
+    assert work(world, 2) == 1
+    assert (len(world.witnesses()), world.statuses(), len(set(world.sent()))) == (1, ["CONFIRMED"], 1)
 
 
 def test_a_worker_that_waits_for_nothing_but_the_ledger_sends_at_once_what_it_signed() -> None:

@@ -288,6 +288,17 @@ _SCHEMA = Schema(
             BEGIN SELECT RAISE(ABORT, 'a slot is not closed while an attempt is alive'); END
             """,
         ),
+        (
+            # Transactions that an intent was sent with on its own and that no server has answered for: any of them may be on the ledger.
+            """
+            CREATE TABLE IF NOT EXISTS attestation_unanswered (
+                queue_id TEXT NOT NULL,
+                tx_hash  TEXT NOT NULL,
+                key_id   TEXT,
+                PRIMARY KEY (queue_id, tx_hash)
+            ) STRICT, WITHOUT ROWID
+            """,
+        ),
     ),
 )
 
@@ -317,6 +328,10 @@ _NOTE_SENDING = f"""
     INSERT INTO attestation_sendings (queue_id, tx_hash, key_id) SELECT queue_id, :tx_hash, :key_id {_STILL_MINE} ON CONFLICT DO NOTHING"""
 _SELECT_SENDING = "SELECT tx_hash, key_id FROM attestation_sendings WHERE queue_id = :queue_id"
 _FORGET_SENDING = "DELETE FROM attestation_sendings WHERE queue_id = :queue_id"
+_LEAVE_UNANSWERED = """
+    INSERT INTO attestation_unanswered (queue_id, tx_hash, key_id)
+    SELECT queue_id, tx_hash, key_id FROM attestation_sendings WHERE queue_id = :queue_id ON CONFLICT DO NOTHING"""
+_SELECT_UNANSWERED = "SELECT tx_hash, key_id FROM attestation_unanswered WHERE queue_id = :queue_id ORDER BY tx_hash"
 _RELEASE = "DELETE FROM attestation_claims WHERE queue_id = :queue_id AND owner = :owner"
 _SELECT_BY_ID = f"SELECT {_INTENT} FROM attestation_intents WHERE queue_id = :queue_id"
 _SELECT_BY_DIGEST = f"SELECT {_INTENT} FROM attestation_intents WHERE intent_digest = :intent_digest"
@@ -346,7 +361,8 @@ _SELECT_DUE = f"""
     {_ON_ITS_OWN} ORDER BY updated_at, intent_digest LIMIT :limit"""
 _SELECT_SUBMITTED = f"""
     SELECT {_INTENT} FROM attestation_intents
-    WHERE {_IS_DUE} AND (status IN ('PENDING', 'SUBMITTED', 'DEFERRED') AND queue_id IN (SELECT queue_id FROM attestation_sendings)
+    WHERE {_IS_DUE} AND (status IN ('PENDING', 'SUBMITTED', 'DEFERRED') AND queue_id IN (
+        SELECT queue_id FROM attestation_sendings UNION ALL SELECT queue_id FROM attestation_unanswered)
       OR status IN ('SUBMITTED', 'DEFERRED') AND EXISTS (
         SELECT 1 FROM attestation_receipts AS r
         WHERE r.intent_digest = attestation_intents.intent_digest AND json_type(r.receipt_json, '$.proof.tx_hash') = 'text'
@@ -450,6 +466,16 @@ class AttestationStorage:
     def forget_sending(self, queue_id: str) -> None:
         """A receipt tells of it."""
         self._write(_FORGET_SENDING, {"queue_id": queue_id})
+
+    def leave_unanswered(self, queue_id: str) -> None:
+        """No server has answered for the transaction that was noted: another one may be noted, and no batch may have the intent."""
+        with self._database.transaction() as connection:
+            connection.execute(_LEAVE_UNANSWERED, {"queue_id": queue_id})
+            connection.execute(_FORGET_SENDING, {"queue_id": queue_id})
+
+    def unanswered(self, queue_id: str) -> list[dict[str, Any]]:
+        """`tx_hash` and `key_id` of each transaction of its own that an intent was sent with and no server answered for."""
+        return self._all(_SELECT_UNANSWERED, {"queue_id": queue_id})
 
     def insert_receipt(
         self, receipt_digest: str, intent_digest: str, attempt: int, created_at: str, backend: str, status: str, receipt_json: str

@@ -2,8 +2,9 @@
 
 In a cycle an intent yields one transaction: one that may be on the ledger is asked for again, never sent again unasked. Its hash is stored
 before it is sent, so that it may be interrupted or killed at any moment. The one exception is a submission that ended without an answer
-although the node had received it. The worker does not share it: where it can ask servers for what that takes, it witnesses in batches
-(`xrpl.batch`), each with a transaction that is stored whole before it is sent.
+although the node had received it: the next cycle sends another transaction. The worker does not share it: where it can ask servers for what
+that takes, it witnesses in batches (`xrpl.batch`), each with a transaction that is stored whole before it is sent, and takes no intent of
+which a single transaction was sent before, answered or not.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from nexus_attest.attestation.errors import InvalidAnchor
 from nexus_attest.attestation.members import compact_utc
@@ -69,6 +71,9 @@ async def process_one_xrpl(
     `resubmit` is the caller's word that the earlier transaction is dead, for a client cannot be asked that: "not found" is also what a
     node says of one that waits elsewhere, or that is in a ledger which it does not have. Given too early, two transactions witness the
     intent. It is safe when the earlier one's LastLedgerSequence is past on a node with all ledgers up to it; batches need no such word.
+
+    A submission that no node answered for leaves the intent DEFERRED, and the next call sends another transaction without such a word. No
+    batch takes the intent: `run_worker` and `process_submitted` ask for every transaction that was not answered for.
     """
     cycle = _cycle(queue, client, signer, account=account, now_fn=now_fn, resubmit=resubmit)
     if intent_digest is None:
@@ -92,9 +97,10 @@ async def run_worker(
     """Witness what is queued until `stop` is set or `max_cycles` are done; gives how many intents were processed.
 
     With a JsonRpcClient everything that waits goes into batches, so that exactly one transaction witnesses an intent, whatever fails; a
-    processed intent is one that got a receipt. Intents whose own transaction was sent earlier are asked for, never sent again. Any other
-    client can submit and look up, and no more: there each cycle is one of `process_one_xrpl`, in which intents take turns, so that one
-    that stays undecided does not keep the others waiting. After 8 attempts its turns become rarer, down to one in an hour.
+    processed intent is one that got a receipt. Intents whose own transaction was sent earlier are asked for, never sent again, also where
+    no node answered for it: by the hash that the signer named. Any other client can submit and look up, and no more: there each cycle is
+    one of `process_one_xrpl`, in which intents take turns, so that one that stays undecided does not keep the others waiting. After 8
+    attempts its turns become rarer, down to one in an hour.
 
     A cycle that decided nothing is followed by a pause of `interval` seconds, which `stop` ends. `now_fn` gives the time for all that
     depends on it, in UTC. Raises InputError for a negative interval, WrongNetwork, SignerFailed, and what a cycle raises.
@@ -117,7 +123,7 @@ async def process_submitted(
     """Ask for the transaction of the intent that was sent on its own and looked at longest ago; 1, or 0 when it is time for none.
 
     One that nobody knows, since it was never sent or has expired, is asked for at most once in an hour after a while: only the caller of
-    `process_one_xrpl` can say, with `resubmit`, that another one may be sent.
+    `process_one_xrpl` can say, with `resubmit`, that another one may be sent. That needs no such word where no node answered for it.
     """
     cycle = _cycle(queue, client, signer, now_fn=now_fn, ask_only=True)
     return int((await cycle.process_first(queue.next_submitted(_CANDIDATES, now=cycle.now()))).processed)
@@ -200,13 +206,15 @@ class _Cycle:
         if item.status not in ("PENDING", ReceiptStatus.DEFERRED, ReceiptStatus.SUBMITTED):
             return []
         if (left := self._left_by_another(item)) is not None:
-            return [left, await self._confirm(item, left, item.next_attempt)]
+            return [left, await self._confirm(item, left.proof, item.next_attempt)]
         known = self._known_transaction(item)
         if item.status == ReceiptStatus.SUBMITTED:
-            return [] if known is None else [await self._confirm(item, known, item.next_attempt - 1)]
+            return [] if known is None else [await self._confirm(item, known.proof, item.next_attempt - 1)]
         if known is None:
-            return await self._submit(item)
-        polled = await self._confirm(item, known, item.next_attempt)
+            return await (self._ask_unanswered(item) if self.ask_only else self._submit(item))
+        polled = await self._confirm(item, known.proof, item.next_attempt)
+        if self.ask_only:
+            return [polled, *await self._ask_unanswered(item)] if polled.status is ReceiptStatus.DEFERRED else [polled]
         not_found = polled.status is ReceiptStatus.DEFERRED and polled.error is None
         if self.resubmit and not_found and not await self._is_there(known):
             return [polled, *await self._submit(item)]
@@ -225,11 +233,25 @@ class _Cycle:
         self._record(item, receipt)
         return receipt
 
-    def _record(self, item: QueuedIntent, receipt: AttestationReceipt, status: ReceiptStatus | None = None) -> None:
-        """Record what came of a transaction that was noted before it was sent."""
-        with self.queue.storage.transaction():
-            self.queue.record_receipt(receipt, intent_status=status)
-            self.queue.storage.forget_sending(item.queue_id)
+    def _record(self, item: QueuedIntent, receipt: AttestationReceipt) -> None:
+        """Record what came of a transaction that was noted before it was sent; where no answer came, it is kept beside the receipt."""
+        storage = self.queue.storage
+        with storage.transaction():
+            if _unreached(receipt):
+                self.queue.record_receipt(receipt, intent_status=ReceiptStatus.DEFERRED)
+                storage.leave_unanswered(item.queue_id)
+            else:
+                self.queue.record_receipt(receipt)
+                storage.forget_sending(item.queue_id)
+
+    async def _ask_unanswered(self, item: QueuedIntent) -> list[AttestationReceipt]:
+        """Ask for the transactions that no server answered for, until one decides the intent; none when there is none (any more)."""
+        receipts: list[AttestationReceipt] = []
+        for sending in self.queue.storage.unanswered(item.queue_id):
+            receipts.append(await self._confirm(item, sending, item.next_attempt))
+            if receipts[-1].status is not ReceiptStatus.DEFERRED:
+                break
+        return receipts
 
     def _known_transaction(self, item: QueuedIntent) -> AttestationReceipt | None:
         """The latest receipt that names a transaction."""
@@ -244,8 +266,6 @@ class _Cycle:
             return True
 
     async def _submit(self, item: QueuedIntent) -> list[AttestationReceipt]:
-        if self.ask_only:  # what was to be asked for has been decided since it was listed
-            return []
         try:
             anchor = plan(item.intent, self.account, carrier="account_set")
         except ValueError as problem:
@@ -259,10 +279,10 @@ class _Cycle:
         except _TakenOver:
             return []
         # A node that was not reached says nothing about the intent: it waits for the next cycle.
-        self._record(item, receipt, ReceiptStatus.DEFERRED if _unreached(receipt) else None)
+        self._record(item, receipt)
         if receipt.status is not ReceiptStatus.SUBMITTED or not isinstance(receipt.proof.get("tx_hash"), str):
             return [receipt]
-        return [receipt, await self._confirm(item, receipt, item.next_attempt)]
+        return [receipt, await self._confirm(item, receipt.proof, item.next_attempt)]
 
     def _note(self, item: QueuedIntent, signed: SignResult) -> None:
         tx_hash: object = getattr(signed, "tx_hash", None)  # foreign code may leave it out
@@ -275,16 +295,16 @@ class _Cycle:
         if not mine:
             raise _TakenOver
 
-    async def _confirm(self, item: QueuedIntent, submitted: AttestationReceipt, attempt: int) -> AttestationReceipt:
+    async def _confirm(self, item: QueuedIntent, sent: dict[str, Any], attempt: int) -> AttestationReceipt:
         receipt = await confirm(
             item.intent_digest,
-            submitted.proof["tx_hash"],
+            sent["tx_hash"],
             self.client,
             attempt=attempt,
             memo_digest_value=MemoCodec.digest(item.intent),
             created_at=self.now(),
             account=self.account,
-            key_id=submitted.proof.get("key_id"),
+            key_id=sent.get("key_id"),
         )
         if _unreached(receipt):  # the transaction may be on the ledger
             receipt = AttestationReceipt(

@@ -113,6 +113,7 @@ _WAITING = """
       AND NOT EXISTS (SELECT 1 FROM witness_members AS m WHERE m.intent_digest = i.intent_digest AND m.active = 1)
       AND NOT EXISTS (SELECT 1 FROM attestation_claims AS c WHERE c.queue_id = i.queue_id AND c.until > :now AND c.until <= :now + 7200)
       AND NOT EXISTS (SELECT 1 FROM attestation_sendings AS t WHERE t.queue_id = i.queue_id)
+      AND NOT EXISTS (SELECT 1 FROM attestation_unanswered AS t WHERE t.queue_id = i.queue_id)
       AND NOT EXISTS (
         SELECT 1 FROM attestation_receipts AS r
         WHERE r.intent_digest = i.intent_digest AND json_extract(r.receipt_json, '$.proof.tx_hash') IS NOT NULL
