@@ -17,6 +17,8 @@ from nexus_attest.attestation.xrpl import recorder
 from nexus_attest.attestation.xrpl.batch import Proof
 from nexus_attest.attestation.xrpl.batch_receipt import Anchor
 from nexus_attest.attestation.xrpl.collector import ProofCollector
+from nexus_attest.attestation.xrpl.ledger_header import LedgerHeader
+from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
 from nexus_attest.attestation.xrpl.proof_check import check_proof
 from nexus_attest.attestation.xrpl.proof_store import ProofStore
 from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
@@ -244,9 +246,38 @@ def test_a_server_with_a_ledger_of_its_own_gets_no_further_than_the_tree() -> No
             result["ledger"] = {"ledger_data": lie.header.encode().hex(), "closed": True, "transactions": [shown]}
 
     capture.world.wire.alter = alter
-    made = asyncio.run(capture.collector().collect(replace(capture.anchor(), ledger_index=lie.index)))
+    made = asyncio.run(capture.collector().collect(replace(capture.anchor(), ledger_index=lie.index, ledger_hash=None)))
     assert made is not None
     assert made[1] is Level.TREE, "everything hashes, and nobody voted for it"
+
+
+def test_one_server_of_three_that_shows_another_header_gets_into_no_proof() -> None:
+    """The first one dates the ledger back by a year; everything that it shows hashes up to that header."""
+    capture = Capture(record=False, nodes=3)
+    wire, honest = capture.world.wire, capture.world.wire.post_json
+    capture.nodes = LedgerNodes([LedgerNode(f"http://node{n}", wire) for n in range(3)], clock=capture.world.clock, jitter=lambda: 0.5)
+    shown: list[str] = []
+
+    async def lying(url: str, payload: dict[str, Any]) -> Any:
+        answer = await honest(url, payload)
+        ledger = answer["result"].get("ledger", {})
+        if "transactions" in ledger:
+            shown.append(url)
+            if url == "http://node0":
+                header = LedgerHeader.from_bytes(bytes.fromhex(ledger["ledger_data"]))
+                ledger["ledger_data"] = replace(header, close_time=header.close_time - 86400 * 365).to_bytes().hex()
+        return answer
+
+    wire.post_json = lying
+    (proof,) = capture.run(1)
+    assert level_of(capture, proof) is Level.TREE
+    assert shown[:2] == ["http://node0", "http://node1"]
+    (receipt,) = capture.world.confirmed(intent(0))
+    capture.world.clock.advance(60)
+    capture.nodes = LedgerNodes([LedgerNode("http://node0", wire)], clock=capture.world.clock)
+    with pytest.raises(LedgerUnavailable, match="no server shows"):
+        asyncio.run(raise_proof(capture.collector(), receipt))
+    assert len(capture.store.proofs_of(receipt.proof["tx_hash"])) == 1
 
 
 def test_a_proof_is_raised_later_from_the_receipt_alone() -> None:

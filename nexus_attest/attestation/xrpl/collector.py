@@ -78,11 +78,18 @@ class ProofCollector:
         return Proof(self._store.add_proof(proof, anchor.tx_hash, level, compact_utc(self._clock)), level)
 
     async def collect(self, anchor: Anchor) -> tuple[LedgerProof, Level] | None:
-        """The best proof that can be made now, and its level. Raises LedgerUnavailable when no server shows the transaction."""
+        """The best proof that can be made now, and its level. Raises LedgerUnavailable when no server shows the transaction.
+
+        A server that shows another ledger than the one that was agreed on when the transaction was validated shows nothing.
+        """
+        agreed = anchor.ledger_hash or self._store.ledger_hash(anchor.tx_hash, anchor.ledger_index)
 
         async def shown(node: LedgerNode) -> LedgerProof:
             result = await node.request("ledger", ledger_index=anchor.ledger_index, transactions=True, expand=True, binary=True)
-            return _tree_proof(node, result, anchor)
+            proof = _tree_proof(node, result, anchor)
+            if agreed not in (None, proof.header.hash().hex().upper()):
+                raise LedgerUnavailable(f"{node.url}: another ledger {anchor.ledger_index} than the one that was agreed on")
+            return proof
 
         def enough(answers: list[LedgerProof]) -> bool:
             return self._with_votes(answers[-1]) is not None

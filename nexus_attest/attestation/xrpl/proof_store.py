@@ -43,6 +43,7 @@ _ADD_MANIFEST = """
     INSERT INTO witness_manifests (digest, master, sequence, data, seen_at)
     VALUES (:digest, :master, :sequence, :data, :seen_at) ON CONFLICT DO NOTHING"""
 _MANIFESTS = "SELECT data FROM witness_manifests ORDER BY master, sequence"
+_LEDGER_HASH = "SELECT ledger_hash FROM witness_attempts WHERE hash = :tx_hash AND ledger = :ledger_index"
 _ADD_PROOF = """
     INSERT INTO witness_proofs (digest, tx_hash, ledger_index, level, document, created_at)
     VALUES (:digest, :tx_hash, :ledger_index, :level, :document, :created_at) ON CONFLICT DO NOTHING"""
@@ -164,6 +165,11 @@ class ProofStore:
     def proofs_of(self, tx_hash: str) -> Sequence[StoredProof]:
         """All proofs of a transaction, oldest first."""
         return self._proofs(_BY_TRANSACTION, {"tx_hash": tx_hash})
+
+    def ledger_hash(self, tx_hash: str, ledger_index: int) -> str | None:
+        """The ledger in which servers agreed that a transaction of a batch is; None when they did not, or when it is of no batch."""
+        rows = self._rows(_LEDGER_HASH, {"tx_hash": tx_hash, "ledger_index": ledger_index})
+        return rows[0]["ledger_hash"] if rows else None
 
     def _proofs(self, query: str, key: dict[str, Any]) -> list[StoredProof]:
         return [StoredProof(**{**row, "document": json.loads(row["document"])}) for row in self._rows(query, key)]
