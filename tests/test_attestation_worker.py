@@ -291,6 +291,14 @@ def test_a_node_that_was_not_reached_is_sent_another_transaction_in_the_next_cyc
     assert queue.storage.sending(queue_id) is None
 
 
+def test_a_transaction_that_its_answer_does_not_name_is_asked_for_by_the_hash_that_was_signed(queue: AttestationQueue) -> None:
+    queue_id, ledger, clock = queue.enqueue(intent()), Ledger(), ticking()
+    assert statuses(cycle(queue, Ledger(submitted=SubmitResult(True, None, "tesSUCCESS")), now_fn=clock)) == ["SUBMITTED"]
+    assert state(queue, queue_id)[0] == "SUBMITTED"
+    assert statuses(cycle(queue, ledger, now_fn=clock)) == ["SUBMITTED", "CONFIRMED"]
+    assert (ledger.asked, ledger.blobs, state(queue, queue_id)[0]) == (["HASH1"], [], "CONFIRMED")
+
+
 def test_every_transaction_that_no_node_answered_for_is_asked_for(queue: AttestationQueue) -> None:
     """The second of them is on the ledger."""
 

@@ -300,6 +300,17 @@ def test_tx_answers_are_read(result: dict[str, Any], expected: xrpl.TxStatusResu
     assert run(JsonRpcClient("u", Canned({"result": result})).get_tx("x")) == expected
 
 
+@pytest.mark.parametrize("odd", ["\ud800", "x\udfff", "x" * 201], ids=["high", "low", "long"])
+def test_what_no_receipt_can_hold_is_not_taken_from_a_node(odd: str) -> None:
+    submitted = run(JsonRpcClient("u", Canned({"result": {"engine_result": "tesSUCCESS", "tx_json": {"hash": odd}}})).submit("x"))
+    assert submitted == xrpl.SubmitResult(True, None, "tesSUCCESS")
+    for result, accepted in ((odd, False), (f"ter{odd}", True)):
+        answered = run(JsonRpcClient("u", Canned({"result": {"engine_result": result}})).submit("x"))
+        assert answered == xrpl.SubmitResult(accepted)
+    told = {"validated": True, "ledger_index": 7, "meta": {"TransactionResult": odd}, "close_time_iso": odd}
+    assert run(JsonRpcClient("u", Canned({"result": told})).get_tx("x")) == xrpl.TxStatusResult(True, True, 7)
+
+
 def test_the_exchange_is_attributed_to_the_result() -> None:
     transport = Canned({})
     transport.last_exchange_digest = "any string"  # pyright: ignore[reportAttributeAccessIssue]

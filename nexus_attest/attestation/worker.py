@@ -234,7 +234,10 @@ class _Cycle:
         return receipt
 
     def _record(self, item: QueuedIntent, receipt: AttestationReceipt) -> None:
-        """Record what came of a transaction that was noted before it was sent; where no answer came, it is kept beside the receipt."""
+        """Record what came of a transaction that was noted before it was sent.
+
+        Where no answer came, it is kept beside the receipt; where the answer does not name it, it stays noted for the next cycle.
+        """
         storage = self.queue.storage
         with storage.transaction():
             if _unreached(receipt):
@@ -242,7 +245,8 @@ class _Cycle:
                 storage.leave_unanswered(item.queue_id)
             else:
                 self.queue.record_receipt(receipt)
-                storage.forget_sending(item.queue_id)
+                if receipt.status is not ReceiptStatus.SUBMITTED or _names_transaction(receipt):
+                    storage.forget_sending(item.queue_id)
 
     async def _ask_unanswered(self, item: QueuedIntent) -> list[AttestationReceipt]:
         """Ask for the transactions that no server answered for, until one decides the intent; none when there is none (any more)."""
@@ -256,7 +260,7 @@ class _Cycle:
     def _known_transaction(self, item: QueuedIntent) -> AttestationReceipt | None:
         """The latest receipt that names a transaction."""
         receipts = reversed(self.queue.replay(item.intent_digest))
-        return next((receipt for receipt in receipts if isinstance(receipt.proof.get("tx_hash"), str)), None)
+        return next((receipt for receipt in receipts if _names_transaction(receipt)), None)
 
     async def _is_there(self, known: AttestationReceipt) -> bool:
         """Whether the node knows the transaction, in whatever state; a node that does not answer may."""
@@ -280,7 +284,7 @@ class _Cycle:
             return []
         # A node that was not reached says nothing about the intent: it waits for the next cycle.
         self._record(item, receipt)
-        if receipt.status is not ReceiptStatus.SUBMITTED or not isinstance(receipt.proof.get("tx_hash"), str):
+        if receipt.status is not ReceiptStatus.SUBMITTED or not _names_transaction(receipt):
             return [receipt]
         return [receipt, await self._confirm(item, receipt.proof, item.next_attempt)]
 
@@ -318,6 +322,10 @@ class _Cycle:
             )
         self.queue.record_receipt(receipt)
         return receipt
+
+
+def _names_transaction(receipt: AttestationReceipt) -> bool:
+    return isinstance(receipt.proof.get("tx_hash"), str)
 
 
 def _unreached(receipt: AttestationReceipt) -> bool:

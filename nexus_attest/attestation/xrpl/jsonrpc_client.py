@@ -10,6 +10,9 @@ __all__ = ["JsonRpcClient"]
 _ID = 1
 """Constant, so that equal requests have equal digests."""
 
+_MOST_CHARACTERS = 200
+"""Of what goes into a receipt: hashes, results, times. A server that says more says nothing."""
+
 _SERVER_ERROR = "SERVER_ERROR"
 _NOT_FOUND = "txnNotFound"
 
@@ -43,8 +46,8 @@ class JsonRpcClient:
             return SubmitResult(False, error_code=_SERVER_ERROR, detail=_error_of(result), exchange_digest=digest)
         return SubmitResult(
             accepted=bool(result.get("accepted")) or engine_result == "tesSUCCESS" or engine_result.startswith("ter"),
-            tx_hash=_text(_object(result.get("tx_json")).get("hash")),
-            engine_result=engine_result,
+            tx_hash=_word(_object(result.get("tx_json")).get("hash")),
+            engine_result=_word(engine_result),
             detail=_text(result.get("engine_result_message")),
             exchange_digest=digest,
         )
@@ -62,8 +65,8 @@ class JsonRpcClient:
             found=True,
             validated=validated,
             ledger_index=_number(result.get("ledger_index")) if validated else None,
-            engine_result=_text(_object(result.get("meta")).get("TransactionResult")),
-            ledger_close_time=_text(result.get("close_time_iso")),
+            engine_result=_word(_object(result.get("meta")).get("TransactionResult")),
+            ledger_close_time=_word(result.get("close_time_iso")),
             exchange_digest=digest,
             memos=_memos(result),
         )
@@ -79,6 +82,13 @@ class JsonRpcClient:
 
 def _object(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _word(value: object) -> str | None:
+    """A short text that a receipt can hold: half of a surrogate pair is no text, and no JSON of a receipt has it."""
+    if not isinstance(value, str) or len(value) > _MOST_CHARACTERS or any("\ud800" <= one <= "\udfff" for one in value):
+        return None
+    return value
 
 
 def _text(value: object) -> str | None:
