@@ -97,8 +97,8 @@ async def run_worker(
     """Witness what is queued until `stop` is set or `max_cycles` are done; gives how many intents were processed.
 
     With a JsonRpcClient everything that waits goes into batches, so that exactly one transaction witnesses an intent, whatever fails; a
-    processed intent is one that got a receipt. Intents whose own transaction was sent earlier are asked for, never sent again, also where
-    no node answered for it: by the hash that the signer named. Any other client can submit and look up, and no more: there each cycle is
+    processed intent is one that got a receipt. Intents that `process_one_xrpl` sent earlier are asked for by the hash that the signer named,
+    and never sent again, also where no node answered for them. Any other client can submit and look up, and no more: there each cycle is
     one of `process_one_xrpl`, in which intents take turns, so that one that stays undecided does not keep the others waiting. After 8
     attempts its turns become rarer, down to one in an hour.
 
