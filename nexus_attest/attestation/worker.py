@@ -97,10 +97,10 @@ async def run_worker(
     """Witness what is queued until `stop` is set or `max_cycles` are done; gives how many intents were processed.
 
     With a JsonRpcClient everything that waits goes into batches, so that exactly one transaction witnesses an intent, whatever fails; a
-    processed intent is one that got a receipt. Intents that `process_one_xrpl` sent earlier are asked for by the hash that the signer named,
-    and never sent again, also where no node answered for them. Any other client can submit and look up, and no more: there each cycle is
-    one of `process_one_xrpl`, in which intents take turns, so that one that stays undecided does not keep the others waiting. After 8
-    attempts its turns become rarer, down to one in an hour.
+    processed intent is one that got a receipt. Intents that `process_one_xrpl` sent earlier are asked for, by the hash that their signer
+    named, and never sent again, also where no node answered for them. Any other client can submit and look up, and no more: there each
+    cycle is one of `process_one_xrpl`, in which intents take turns, so that one that stays undecided does not keep the others waiting.
+    After 8 attempts its turns become rarer, down to one in an hour.
 
     A cycle that decided nothing is followed by a pause of `interval` seconds, which `stop` ends. `now_fn` gives the time for all that
     depends on it, in UTC. Raises InputError for a negative interval, WrongNetwork, SignerFailed, and what a cycle raises.
