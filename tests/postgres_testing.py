@@ -126,7 +126,7 @@ class PostgresServer:
         if self._process is not None:
             if self._process.poll() is None:
                 self._process.send_signal(how)
-            self._process.wait(30)
+            self._process.wait(120)
             self._process = None
 
     def kill(self) -> None:
@@ -134,11 +134,12 @@ class PostgresServer:
         if self._process is not None:
             # Each of them is in a session of its own, and would outlive the postmaster long enough for a commit.
             os.kill(self.pid, signal.SIGSTOP)  # from now on it starts no more
-            for process in (self.pid, *_children(self.pid)):
+            children = _children(self.pid)
+            for process in (self.pid, *children):
                 os.kill(process, signal.SIGKILL)
-            self._process.wait(30)
+            self._process.wait(60)
             self._process = None
-            self._forget_memory()
+            self._forget_memory(children)
 
     def restart(self) -> None:
         """Stop in order and start again, with every connection broken."""
@@ -152,8 +153,12 @@ class PostgresServer:
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _forget_memory(self) -> None:
+    def _forget_memory(self, processes: list[int]) -> None:
         """Wait until no process of the killed server holds its shared memory; a new one refuses to start before."""
+        deadline = time.monotonic() + 60
+        while any(map(_is_alive, processes)):
+            assert time.monotonic() < deadline, "a process of the server outlives its kill"
+            time.sleep(0.001)
         (self._data / "postmaster.pid").unlink(missing_ok=True)
 
     def _run(self, program: str, *arguments: str) -> str:
@@ -205,6 +210,14 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in told.read_text().split()] if told.exists() else []
 
 
+def _is_alive(pid: int) -> bool:
+    """Whether a process is more than an entry that nobody has reaped: that one holds no memory any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _end_with_parent() -> None:
     """Have the kernel stop the server when the tests die (PR_SET_PDEATHSIG of prctl(2))."""
     ctypes.CDLL(None).prctl(1, signal.SIGQUIT)
@@ -215,3 +228,18 @@ def unavailable(reason: str) -> NoReturn:
     if _REQUIRED:
         pytest.fail(f"{REQUIRED} is set, but {reason}")
     pytest.skip(reason)
+
+
+def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[list[bytes]]:
+    """The names of the statements of each message that batches of appends send from now on; the list grows with every message."""
+    from nexus_attest.postgres import batch
+
+    trips: list[list[bytes]] = []
+    whole = batch.exchange
+
+    def counted(raw: Any, sent: Any, *rest: Any) -> Any:
+        trips.append([statement.name.removeprefix(b"nexus_") for statement, _ in sent])
+        return whole(raw, sent, *rest)
+
+    monkeypatch.setattr(batch, "exchange", counted)
+    return trips

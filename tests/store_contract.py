@@ -355,11 +355,28 @@ class StoreContract(ABC):
         for expected in ([1, 2], [3, 4]):
             with store.transaction():
                 told = store.history("dec-1", chained=chained)
-                assert seqs(store.append_events("dec-1", [created(), created()], after=told)) == expected
-        assert store.append_event("dec-1", CREATION, ALICE, {}, after=store.history("dec-1")).seq == 5
+                assert seqs(store.append_events("dec-1", [created(), created()], after=told.end)) == expected
+        assert store.append_event("dec-1", CREATION, ALICE, {}, after=store.history("dec-1").end).seq == 5
         store.create_decision("dec-2")
-        assert store.append_event("dec-2", CREATION, ALICE, {}, after=store.history("dec-2")).seq == 0
+        assert store.append_event("dec-2", CREATION, ALICE, {}, after=store.history("dec-2").end).seq == 0
         assert store.verify_log().errors == []
+
+    def test_the_end_of_a_decision_is_that_of_its_history(self, store: EventStore) -> None:
+        store.append_events("dec-1", [created(), created()], create=True)
+        store.create_decision("dec-2")
+        told = store.end("dec-1")
+        assert told == store.history("dec-1").end
+        assert (told.generation, told.next_seq, told.position) == (1, 2, 4)
+        assert store.history("dec-2").end is None  # its events do not tell
+        assert store.append_event("dec-2", CREATION, ALICE, {}, after=store.end("dec-2")).seq == 0
+        assert store.verify_log().errors == []
+
+    def test_what_is_not_there_has_no_end(self, store: EventStore) -> None:
+        store.append_events("dec-1", [created()], create=True)
+        store.delete_decision("dec-1")
+        for name in ("dec-1", "dec-2"):
+            with pytest.raises(DecisionNotFound):
+                store.end(name)
 
     @pytest.mark.parametrize("meanwhile", ["dec-1", "dec-2"])
     @pytest.mark.parametrize("together", [False, True])
@@ -373,7 +390,7 @@ class StoreContract(ABC):
         with pytest.raises(StoreConflict), store.transaction():  # noqa: PT012
             if together:
                 append(store, meanwhile)
-            store.append_event("dec-1", CREATION, ALICE, {}, after=told)
+            store.append_event("dec-1", CREATION, ALICE, {}, after=told.end)
         assert store.log_root() == before
         assert store.verify_log().errors == []
 
@@ -384,14 +401,14 @@ class StoreContract(ABC):
             told = store.history("dec-1")
             raise InputError("undone")
         with pytest.raises(StoreConflict):
-            store.append_event("dec-1", CREATION, ALICE, {}, after=told)  # pyright: ignore[reportPossiblyUnboundVariable]
+            store.append_event("dec-1", CREATION, ALICE, {}, after=told.end)  # pyright: ignore[reportPossiblyUnboundVariable]
         assert seqs(store.get_events("dec-1")) == [0]
 
     def test_the_history_of_another_decision_is_refused(self, store: EventStore) -> None:
         for name in ("dec-1", "dec-2"):
             store.append_events(name, [created()], create=True)
-        with pytest.raises(InputError, match="no history of dec-2"):
-            store.append_event("dec-2", CREATION, ALICE, {}, after=store.history("dec-1"))
+        with pytest.raises(InputError, match="no end of dec-2"):
+            store.append_event("dec-2", CREATION, ALICE, {}, after=store.history("dec-1").end)
 
     def test_a_batch_that_creates_expects_to_begin_at_zero(self, store: EventStore) -> None:
         with pytest.raises(ConcurrencyError):

@@ -1,4 +1,4 @@
-"""Threads whose appends are committed together, when one of them is interrupted: at each place where CPython looks at signals."""
+"""Threads whose work is committed together, when one of them is interrupted: at each place where CPython looks at signals."""
 
 import dis
 import os
@@ -6,41 +6,50 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
+from types import FrameType, ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from store_testing import in_child
 
-from nexus_attest.postgres import appends
+from nexus_attest.postgres import appends, database, sleeping, writer
 from nexus_attest.postgres.appends import AppendQueue
 from nexus_attest.postgres.batch import Wanted
-from nexus_control.errors import CommitUnknown, InputError, StoreBusy
+from nexus_attest.postgres.database import PostgresDatabase
+from nexus_attest.postgres.driver import PgConnection
+from nexus_control.errors import CommitUnknown, InputError, StoreBusy, StoreUnreachable
 
-_LOOKS = ("RESUME", "JUMP_BACKWARD", "CALL", "POP_JUMP_BACKWARD")
-"""Instructions, by how they begin, after which an interruption may be raised."""
+_LOOKS = ("JUMP_BACKWARD", "CALL", "POP_JUMP_BACKWARD")
+"""Instructions, by how they begin, after which an interruption may be raised. Before the first step of a function it may be as well."""
 
 _ERRORS = {"fails": StoreBusy, "refuses": InputError}
 
 
-def _interrupting(number: int) -> tuple[Callable[[FrameType, str, Any], Any], Callable[[], bool]]:
-    """A trace function that raises KeyboardInterrupt at the place of this number, from 1, in the queue; and whether it did."""
+def _interrupting(number: int, *modules: ModuleType) -> tuple[Callable[[FrameType, str, Any], Any], Callable[[], bool]]:
+    """A trace function that raises KeyboardInterrupt at the place of this number, from 1, in these modules; and whether it did."""
     seen = 0
-    before: dict[FrameType, str] = {}
+    files = {module.__file__ for module in modules}
+    before: dict[int, str] = {}  # by the id of a frame: what is left behind may be waiting for the frame to go
+
+    def look() -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            raise KeyboardInterrupt
 
     def inside(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal seen
         if event == "opcode":
-            name, before[frame] = before.get(frame, ""), dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            if name.startswith(_LOOKS):
-                seen += 1
-                if seen == number:
-                    raise KeyboardInterrupt
+            name = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            previous, before[id(frame)] = before.get(id(frame), ""), name
+            if previous.startswith(_LOOKS):
+                look()
         return inside
 
     def outside(frame: FrameType, _event: str, _argument: object) -> Any:
-        if frame.f_code.co_filename != appends.__file__ or frame.f_code.co_name == "_locked":
+        if frame.f_code.co_filename not in files or frame.f_code.co_name == "_locked":
             return None
+        look()
+        before.pop(id(frame), None)
         frame.f_trace_opcodes = True
         return inside
 
@@ -48,16 +57,22 @@ def _interrupting(number: int) -> tuple[Callable[[FrameType, str, Any], Any], Ca
 
 
 class _Scene:
-    """`asleep` is answered and not woken yet when `interrupted` begins to lead, `behind` is appended with it."""
+    """`asleep` is answered and not woken yet when `interrupted` begins to lead, `behind` is appended with it.
 
-    def __init__(self, ending: str) -> None:
+    So many of them as `prepared` says are prepared while others are on their way, and sent when these are answered; then `late`, behind
+    them, is as well.
+    """
+
+    def __init__(self, ending: str, prepared: int = 0) -> None:
         self.ending = ending
+        self.prepared = prepared
+        self.sent: list[list[str]] = []
         self.committed: set[str] = set()
         self.told: dict[str, object] = {}
         self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
         self.is_over = threading.Event()
         self.threads: list[threading.Thread] = []
-        self.queue = AppendQueue("here", self.together, self.alone)
+        self.queue = AppendQueue("here", self.together, self.alone, self.prepare, self.send)
 
     def together(self, batch: Sequence[Wanted], before_waiting: Callable[[], None]) -> None:
         names = [str(each.append) for each in batch]
@@ -65,11 +80,21 @@ class _Scene:
             each.stored = [cast("Any", each.append)]
         if names[0] in ("first", "second"):
             self.begun.release()
-            self.go_on.acquire(timeout=10)
+            self.go_on.acquire(timeout=60)
         before_waiting()
+        if "interrupted" in names and self.prepared and threading.current_thread() is threading.main_thread():
+            self.queue._enough = len(self.queue._waiting) + 1  # pyright: ignore[reportPrivateUsage]
+            self.start("late")
+            self.until(lambda: bool(self.queue._prepared))  # pyright: ignore[reportPrivateUsage]
         if "interrupted" in names and self.ending in _ERRORS:
             raise _ERRORS[self.ending]("nothing was written")
         self.committed.update(names)
+
+    def prepare(self, batch: Sequence[Wanted]) -> bool:
+        return self.prepared > 0 and str(batch[0].append) in ("interrupted", "behind", "late")
+
+    def send(self, batch: Sequence[Wanted]) -> None:
+        self.sent.append([str(each.append) for each in batch])
 
     def alone(self, wanted: Any) -> list[Any]:
         self.committed.add(wanted)
@@ -86,25 +111,32 @@ class _Scene:
         self.threads[-1].start()
 
     def wait_for(self, number: int) -> None:
-        deadline = time.monotonic() + 10
-        while len(self.queue._waiting) < number and not self.is_over.is_set() and time.monotonic() < deadline:  # pyright: ignore[reportPrivateUsage]
+        self.until(lambda: len(self.queue._waiting) >= number)  # pyright: ignore[reportPrivateUsage]
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition() and not self.is_over.is_set() and time.monotonic() < deadline:
             time.sleep(0.0002)
 
     def play(self, number: int) -> bool:
         """Whether the interruption came."""
-        trace, was_reached = _interrupting(number)
+        trace, was_reached = _interrupting(number, appends, sleeping)
         self.start("first")
-        assert self.begun.acquire(timeout=10)
+        assert self.begun.acquire(timeout=60)
         for count, name in enumerate(("second", "asleep"), 1):
             self.start(name)
             self.wait_for(count)
         self.go_on.release()
-        assert self.begun.acquire(timeout=10)
+        assert self.begun.acquire(timeout=60)
+        if self.prepared:
+            self.queue._enough = self.prepared  # pyright: ignore[reportPrivateUsage]
 
         def help_on() -> None:
             self.wait_for(1)
             self.start("behind")
             self.wait_for(2)
+            if self.prepared:
+                self.until(lambda: bool(self.queue._prepared))  # pyright: ignore[reportPrivateUsage]
             self.go_on.release()
 
         helper = threading.Thread(target=help_on)
@@ -119,26 +151,33 @@ class _Scene:
         helper.join()
         self.start("afterwards")
         for thread in self.threads:
-            thread.join(10)
+            thread.join(60)
         return was_reached()
 
 
+@pytest.mark.parametrize("prepared", [0, 1, 2])
 @pytest.mark.parametrize("ending", ["succeeds", "fails", "refuses"])
 def test_an_interruption_at_any_place_leaves_nobody_asleep_and_tells_nobody_what_is_not_so(
-    ending: str, monkeypatch: pytest.MonkeyPatch
+    ending: str, prepared: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appends, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(sleeping, "LOOK_SECONDS", 0.01)
+    sent: list[list[str]] = []
     number, came = 0, True
     while came:
         number += 1
-        scene = _Scene(ending)
+        scene = _Scene(ending, prepared)
         came = scene.play(number)
         assert not [thread for thread in scene.threads if thread.is_alive()], number
         assert not came or scene.told["interrupted"] is KeyboardInterrupt
-        for name in ("first", "second", "asleep", "behind", "afterwards"):
-            told = scene.told[name]
+        sent += scene.sent
+        for name, told in scene.told.items():
+            if name == "interrupted":
+                continue
             refusals = (CommitUnknown, StoreBusy) if ending == "fails" else (CommitUnknown,)
             assert told in refusals or (told == [name] and name in scene.committed), (number, name, told)
+        assert {"first", "second", "asleep", "behind", "afterwards"} <= {*scene.told}
+    names = ["interrupted", "behind", "late"]
+    assert not prepared or (names[:prepared] in sent and names[prepared:] in sent)
     assert number > 30
 
 
@@ -146,10 +185,169 @@ def test_an_interruption_at_any_place_leaves_nobody_asleep_and_tells_nobody_what
 def test_a_forked_child_begins_anew_before_any_of_its_threads_appends() -> None:
     scene = _Scene("succeeds")
     scene.start("first")
-    assert scene.begun.acquire(timeout=10)
+    assert scene.begun.acquire(timeout=60)
     before = scene.queue._guard  # pyright: ignore[reportPrivateUsage]
     told = in_child(lambda: [scene.queue._guard is not before, scene.queue.append(cast("Any", "child"))])  # pyright: ignore[reportPrivateUsage]
     scene.go_on.release()
-    scene.threads[0].join(10)
+    scene.threads[0].join(60)
     assert told == [True, ["child"]]
     assert scene.told == {"first": ["first"]}
+
+
+class _Server:
+    """Connections to what remembers what was committed. One that is forgotten in a transaction ends, as the driver's do."""
+
+    def __init__(self) -> None:
+        self.committed: list[str] = []
+        self.lock = threading.Lock()
+
+    def connection(self) -> PgConnection:
+        return PgConnection(cast("Any", _Raw(self)))
+
+
+class _Raw:
+    closed = False
+
+    def __init__(self, server: _Server) -> None:
+        self.server = server
+        self.pgconn = SimpleNamespace(transaction_status=0)
+        self.written: list[str] | None = None
+        self.kept = 0
+
+    def execute(self, sql: str, _: object = ()) -> Any:
+        if sql.startswith("BEGIN"):
+            assert self.server.lock.acquire(timeout=60), "the lock was never released"
+            self.written = []
+        elif sql == "COMMIT":
+            self.server.committed += self.written or []
+            self.rollback()
+        elif sql == "ROLLBACK TO nexus":
+            del cast("list[str]", self.written)[self.kept :]
+        elif sql.endswith("SAVEPOINT nexus"):
+            self.kept = len(cast("list[str]", self.written))
+        else:
+            cast("list[str]", self.written).append(sql)
+        return SimpleNamespace(statusmessage=sql)
+
+    def rollback(self) -> None:
+        if self.written is not None:
+            self.written = None
+            self.server.lock.release()
+
+    __del__ = rollback
+
+
+class _Database(PostgresDatabase):
+    """`again`, where it is not 0: the place, in what an interruption leads to, of a second one."""
+
+    path = "here"
+
+    def __init__(self, again: int) -> None:
+        self._schema = "nexus"
+        self.again = again
+        self.server = _Server()
+        self._start()
+
+    def lend(self, before_waiting: Callable[[], None] | None = None) -> PgConnection:
+        del before_waiting
+        return self.server.connection()
+
+    def take_back(self, connection: PgConnection) -> None:
+        connection.raw.rollback()
+
+    def abandon(self, turn: writer.Turn) -> None:
+        if self.again and threading.current_thread() is threading.main_thread():
+            trace, _ = _interrupting(self.again, writer, sleeping, database)
+            sys.settrace(trace)  # which the first interruption has ended
+        super().abandon(turn)
+
+
+class _Blocks:
+    """Blocks that write, of several threads. `place` says where the one that is interrupted stands among them."""
+
+    def __init__(self, place: str, again: int) -> None:
+        self.place = place
+        self.database = _Database(again)
+        self.told: dict[str, object] = {}
+        self.is_over = threading.Event()
+        self.threads: list[threading.Thread] = []
+
+    def block(self, name: str, then: Callable[[], object] = lambda: None, *, fails: bool = False) -> None:
+        try:
+            with self.database.transaction() as connection:
+                connection.execute(name)
+                then()
+                if fails:
+                    raise LookupError
+        except BaseException as error:
+            self.told[name] = type(error)
+        else:
+            self.told[name] = "committed"
+
+    def start(self, name: str, then: Callable[[], object] = lambda: None, *, fails: bool = False) -> None:
+        self.threads.append(threading.Thread(target=self.block, args=(name, then), kwargs={"fails": fails}, daemon=True))
+        self.threads[-1].start()
+
+    def wait_for(self, number: int) -> None:
+        queue = self.database._writer  # pyright: ignore[reportPrivateUsage]
+        deadline = time.monotonic() + 60
+        while len(queue._queue) < number and not self.is_over.is_set() and time.monotonic() < deadline:  # pyright: ignore[reportPrivateUsage]
+            time.sleep(0.0002)
+
+    def others(self) -> None:
+        """Come while the block that has the turn is at work: one that is done, and one that fails."""
+        number = len(self.database._writer._queue)  # pyright: ignore[reportPrivateUsage]
+        for count, name in enumerate(("behind", "failing"), number + 1):
+            self.start(name, fails=name == "failing")
+            self.wait_for(count)
+
+    def play(self, number: int) -> bool:
+        """Whether the interruption came."""
+        trace, was_reached = _interrupting(number, writer, sleeping, database)
+        then: Callable[[], object] = lambda: None  # noqa: E731
+        if self.place.startswith("first"):
+            then = self.others
+        else:
+            entered = threading.Event()
+            self.start("first", lambda: (entered.set(), self.wait_for(1), self.others()))
+            assert entered.wait(60)
+        traced = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            self.block("interrupted", then, fails=self.place.endswith("fails"))
+        finally:
+            sys.settrace(traced)
+        self.is_over.set()
+        self.block("again")
+        self.start("afterwards")
+        for thread in self.threads:
+            thread.join(60)
+        return was_reached()
+
+
+@pytest.mark.parametrize("again", [0, 2, 5, 9, 14])
+@pytest.mark.parametrize("place", ["first", "first, fails", "in between", "in between, fails"])
+def test_an_interruption_at_any_place_of_a_block_takes_no_turn_along_and_tells_nobody_what_is_not_so(
+    place: str, again: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sleeping, "LOOK_SECONDS", 0.005)
+    number, undone, came = 0, 0, True
+    while came:
+        number += 1
+        blocks = _Blocks(place, again)
+        came = blocks.play(number)
+        told, committed = blocks.told, blocks.database.server.committed
+        assert not [thread for thread in blocks.threads if thread.is_alive()], number
+        assert not came or told["interrupted"] is KeyboardInterrupt
+        assert (told["again"], told["afterwards"]) == ("committed", "committed"), number
+        assert len(committed) == len(set(committed))
+        assert "interrupted" not in committed or not place.endswith("fails"), number
+        for name, answer in told.items():
+            if answer in ("committed", StoreUnreachable, LookupError):
+                assert (answer == "committed") is (name in committed), (number, name, answer)
+            else:
+                assert answer is CommitUnknown or name == "interrupted", (number, name, answer)
+        assert not blocks.database.server.lock.locked()
+        undone += told.get("first") is StoreUnreachable
+    assert number > 60
+    assert undone < 0.4 * number  # who is interrupted while it waits takes nothing of others along

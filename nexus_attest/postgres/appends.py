@@ -5,18 +5,22 @@ at where their decisions end, one insertion and one commit, instead of one each.
 because its decision is not there or has another end than it expected, writes nothing and keeps no other from being written.
 
 The threads of a process run one at a time, and the server is another process. So those who are answered are woken when the next batch is
-on its way: they return to their callers, and come back with more, while the server works and not while it waits for us.
+on its way: they return to their callers, and come back with more, while the server works and not while it waits for us. And whoever comes
+back as the last of half of them prepares the batch behind the one that is on its way, in its own time: nobody has to be woken for that.
+Who leads a batch sends the prepared one as soon as its own is answered, and leaves its answer to the first of those that it is for.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeAlias
 
+from nexus_attest.postgres import sleeping
 from nexus_attest.postgres.batch import Wanted
 from nexus_attest.postgres.driver import faults, raise_named
+from nexus_attest.postgres.sleeping import Sleeper
 from nexus_control import fork
 from nexus_control.errors import CommitUnknown, NexusError, StoreBusy, StoreClosed, StoreUnreachable
 from nexus_control.events import StoredEvent
@@ -30,51 +34,45 @@ _MOST = 128
 _LONGEST_WAIT = 0.005
 """Seconds that a batch waits for more, at most; never longer than the one before it took."""
 
-_LOOK_SECONDS = 0.1
-"""So long who was not woken sleeps at most, until it looks whether somebody who was interrupted forgot it."""
-
 _Together: TypeAlias = Callable[[Sequence[Wanted], Callable[[], None]], None]
 
 
-def _locked() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
 @dataclass(eq=False)
-class _Waiting(Wanted):
-    """`stored` and `error` hold when `is_answered`. `leader` is who took it out of what waits; `has_left`: its own thread is gone.
+class _Waiting(Sleeper, Wanted):
+    """`stored` and `error` hold when `is_answered`. `leader` is who took it out of what waits."""
 
-    `woken` is held until there is something to do; a bare lock, which costs a tenth of an event.
-    """
-
-    woken: threading.Lock = field(default_factory=_locked)
     leader: "_Waiting | None" = None
     is_answered: bool = False
-    has_left: bool = False
-
-    def wake(self) -> None:
-        try:
-            self.woken.release()
-        except RuntimeError:  # it is awake
-            return
 
 
 class AppendQueue:
     """The appends of a process. `together` appends a batch and answers each of it; before it waits for anything, it calls its second
-    argument. `alone` appends one as every store does. `path` is where the store is, for messages.
+    argument. `alone` appends one as every store does. `prepare` is told, while a batch is on its way, which will be the next one, and does
+    for it what can be done now; whether there was anything. `send` is told when `together` will be called with that one next, and may send
+    it already. `path` is where the store is, for messages.
     """
 
-    def __init__(self, path: str, together: _Together, alone: Callable[[Append], list[StoredEvent]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        together: _Together,
+        alone: Callable[[Append], list[StoredEvent]],
+        prepare: Callable[[Sequence[Wanted]], bool] = lambda _: False,
+        send: Callable[[Sequence[Wanted]], None] = lambda _: None,
+    ) -> None:
         self._path = path
         self._together = together
         self._alone = alone
+        self._prepare = prepare
+        self._send = send
         self._begin()
         fork.register(self)
 
     def _begin(self) -> None:
         self._guard = threading.Lock()
+        self._preparing = threading.Lock()
+        self._prepared: list[_Waiting] = []
+        self._sent: list[_Waiting] = []
         self._waiting: list[_Waiting] = []
         self._answered: deque[_Waiting] = deque()
         self._leader: _Waiting | None = None
@@ -97,13 +95,13 @@ class AppendQueue:
             with self._guard:
                 self._waiting.append(own)
                 self._lead_if_nobody_does(own)
-                if self._gathering is not None and len(self._waiting) >= self._enough:
-                    self._gathering.wake()
-                    self._gathering = None
+                next_ones = self._next_ones(own)
+            if next_ones:
+                self._prepare_next(next_ones)
             while not own.is_answered:
                 if self._leader is own:
                     self._lead(own)
-                elif not own.woken.acquire(timeout=_LOOK_SECONDS) and self._is_forgotten(own):
+                elif not own.woken.acquire(timeout=sleeping.LOOK_SECONDS) and self._is_forgotten(own):
                     break
         finally:
             own.has_left = True  # before any call, which an interruption may follow
@@ -116,15 +114,34 @@ class AppendQueue:
             raise CommitUnknown(f"{self._path}: the thread that appended this with its own was interrupted; read again what is stored")
         return own.stored
 
+    def _next_ones(self, own: _Waiting) -> list[_Waiting]:
+        """When this one makes them enough: wake who gathers them, or give the next batch if one is on its way. Under the guard."""
+        if self._gathering is not None:
+            if len(self._waiting) >= self._enough:
+                self._gathering.wake()
+                self._gathering = None
+        elif self._leader is not own and len(self._waiting) == self._enough:
+            return self._waiting[:_MOST]
+        return []
+
+    def _prepare_next(self, batch: list[_Waiting]) -> None:
+        """Do now what can be done, unless somebody has begun with them; who leads them waits for it."""
+        with self._preparing:
+            if batch == self._waiting[: len(batch)]:
+                self._prepared = batch if self._prepare(batch) else []
+
     def _lead_if_nobody_does(self, own: _Waiting) -> None:
         """Under the guard."""
         if self._leader is None or self._leader.has_left:
             self._leader = own
+            if self._sent and not self._sent[0].has_left:  # which nobody has told yet
+                self._leader = self._sent[0]
+                self._leader.wake()
 
     def _is_forgotten(self, own: _Waiting) -> bool:
         """Whether it was begun by one that left; what was not begun, and has no leader, leads from now on."""
         with self._guard:
-            if own in self._waiting:
+            if own in self._waiting or own in self._sent[:1]:
                 self._lead_if_nobody_does(own)
                 return False
             return own.leader is None or own.leader.has_left
@@ -139,7 +156,10 @@ class AppendQueue:
 
     def _hand_on(self) -> None:
         """Have the next one lead, who wakes those who are answered by then; without one, wake them. Under the guard."""
-        self._leader = self._waiting[0] if self._waiting else None
+        if self._sent and self._sent[0].has_left:
+            self._sent = []
+        following = self._sent or self._waiting
+        self._leader = following[0] if following else None
         if self._leader is not None:
             self._leader.wake()
         else:
@@ -156,21 +176,43 @@ class AppendQueue:
 
     def _lead(self, own: _Waiting) -> None:
         """Do what waits, the caller's own among it, and hand the rest to the next."""
-        self._gather(own)
         with self._guard:
-            batch = self._waiting[:_MOST]
-            for each in batch:
-                each.leader = own
-            del self._waiting[:_MOST]
+            batch = self._sent if self._sent and self._sent[0] is own else []
+            self._sent = []
+        if not batch:
+            self._gather(own)
+            with self._preparing, self._guard:
+                batch = self._prepared_ones() or self._waiting[:_MOST]
+                for each in batch:
+                    each.leader = own
+                del self._waiting[: len(batch)]
         began = perf_counter()
         try:
             self._answer(batch)
+            self._send_prepared()
         finally:
             with self._guard:
-                self._enough = (len(batch) + len(self._waiting)) // 2
+                self._enough = (len(batch) + len(self._sent) + len(self._waiting)) // 2
                 self._took = perf_counter() - began
                 self._answered.extend(each for each in batch if each is not own)
                 self._hand_on()
+
+    def _send_prepared(self) -> None:
+        """Have the next batch on its way before those of this one are woken, and before its own leader is."""
+        with self._preparing, self._guard:
+            batch = self._prepared_ones()
+            rest = self._waiting[len(batch) :]
+            for each in batch:
+                each.leader = batch[0]
+            self._sent, self._waiting = batch, rest  # no interruption comes in between
+        if batch:
+            self._send(batch)
+
+    def _prepared_ones(self) -> list[_Waiting]:
+        """What was prepared, unless one of them was interrupted, or most came after them. Under both locks."""
+        prepared, self._prepared = self._prepared, []
+        batch = self._waiting[: len(prepared)]
+        return batch if batch == prepared and 2 * len(batch) >= len(self._waiting) else []
 
     def _gather(self, own: _Waiting) -> None:
         """Wait until half of those who append at the moment are there, so that one half prepares while the other one is stored.

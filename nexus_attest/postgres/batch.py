@@ -5,21 +5,24 @@ then insert and commit. One is enough where this process remembers both from wha
 lock and inserts nothing unless the log still ends with the leaf that is remembered. Every fact is a leaf of the log, positions have no
 gaps and no leaf is ever changed, so a log with the same end is the same log, and the tips are what they were.
 
-Every insertion counts what the database really took, in the statement itself: a row that a trigger dropped makes it fail, and the COMMIT
-behind it is not run.
+What the process supposes to be the end of the log may be the end of a batch that is on its way: the next one is chained and encoded while
+the server works. It is sent when the answer has come, and only if that batch was committed; else it is judged anew.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections import ChainMap
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from nexus_attest.postgres.driver import Inserted, PgConnection, faults, is_lost, roll_back, stored_text
-from nexus_attest.postgres.exchange import Parameters, Statement, bigint, bigints, byteas, exchange, texts
-from nexus_control.errors import NexusError, StoreUnreachable
-from nexus_control.event_rows import HEADER_COLUMNS, INSERT_EVENT, INSERT_HEADER, ChainWriter, Tip
+from nexus_attest.postgres.driver import PgConnection, faults, is_lost, roll_back
+from nexus_attest.postgres.exchange import Names, Statement, exchange, receive, send, texts
+from nexus_attest.postgres.rows import ConnectedRows, Rows, Sent
+from nexus_control import fork
+from nexus_control.errors import NexusError, StoreClosed, StoreUnreachable
+from nexus_control.event_rows import ChainWriter, Tip
 from nexus_control.events import ZERO_HASH, StoredEvent
-from nexus_control.log import INSERT_LEAF
 from nexus_control.sql_store import Append
 from nexus_control.tiles import TILE_LEAVES
 
@@ -49,46 +52,6 @@ _TIPS = Statement(
     ) AS e ON true""",
 )
 
-# The columns of `INSERT_EVENT` and `INSERT_LEAF`. Division by zero is how a SELECT makes a transaction fail.
-_INSERT = """
-    WITH expected AS ({expected}),
-    events AS (
-        INSERT INTO decision_events
-            (position, decision_id, generation, seq, event_type, ts, actor_type, actor_id, payload, digest, prev, chain)
-        SELECT u.* FROM expected, unnest(
-            $1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
-            $11::bytea[], $12::bytea[]
-        ) AS u RETURNING 1
-    ),
-    leaves AS (
-        INSERT INTO log (position, leaf_hash, kind)
-        SELECT u.* FROM expected, unnest($13::bigint[], $14::bytea[], $15::text[]) AS u RETURNING 1
-    )
-    SELECT n, 1 / ((SELECT count(*) FROM events) = n * cardinality($1::bigint[])
-                   AND (SELECT count(*) FROM leaves) = n * cardinality($13::bigint[]))::integer
-    FROM (SELECT count(*) AS n FROM expected) AS held"""
-_APPEND = Statement(b"nexus_append", _INSERT.format(expected="SELECT").encode())
-_APPEND_AFTER = Statement(
-    b"nexus_append_after",
-    _INSERT.format(
-        expected="SELECT FROM log WHERE position = $16::bigint AND leaf_hash = $17::bytea "
-        "AND NOT EXISTS (SELECT FROM log WHERE position > $16::bigint)"
-    ).encode(),
-)
-
-_EVENT_TYPES = (bigints, texts, bigints, bigints, texts, texts, texts, texts, texts, texts, byteas, byteas)
-_LEAF_TYPES = (bigints, byteas, texts)
-
-_HEADER = Statement(
-    b"nexus_header",
-    f"""
-    WITH added AS (
-        INSERT INTO decisions ({", ".join(HEADER_COLUMNS)})
-        VALUES ({", ".join(f"${number}{'::bigint' * (name == 'tombstone')}" for number, name in enumerate(HEADER_COLUMNS, 1))}) RETURNING 1
-    )
-    SELECT 1 / count(*)::integer FROM added""".encode(),
-)
-
 _MOST_TIPS = 4096
 
 
@@ -101,37 +64,104 @@ class Wanted:
     error: BaseException | None = None
 
 
-@dataclass
-class _Memory:
-    """The end of the log as this process knows it, and the tips of decisions at that state of the log.
-
-    `commits` is what the blocks of this process had written then. `is_alone`: no other process seemed to be writing, so that it is worth
-    relying on what is remembered.
-    """
+@dataclass(frozen=True)
+class _State:
+    """The log as this process knows it: where it ends, its last leaves as far as they fill no tile yet, and tips of decisions there."""
 
     position: int = -1
     leaf: bytes = b""
-    tips: dict[str, Tip] = field(default_factory=dict[str, Tip])
+    leaves: Sequence[bytes] = ()
+    tips: MutableMapping[str, Tip] = field(default_factory=dict[str, Tip])
+
+    def is_at(self, position: int, leaf: bytes) -> bool:
+        return (self.position, self.leaf) == (position, leaf)
+
+    def knows_leaves(self, more: int) -> bool:
+        """Whether all leaves are known of each tile that so many more would fill."""
+        return (self.position + more) // TILE_LEAVES == self.position // TILE_LEAVES or len(self.leaves) >= self.position % TILE_LEAVES
+
+
+@dataclass
+class _Memory:
+    """`state` is that of the log when this process wrote last, and `commits` what its blocks had written then. `is_alone`: no other
+    process seemed to be writing, so that it is worth relying on what is remembered.
+    """
+
+    state: _State = field(default_factory=_State)
     commits: int = 0
     is_alone: bool = True
 
     def learn(self, position: int, leaf: bytes, commits: int) -> None:
         """Compare with what the log ends with now, and the blocks of this process have written."""
-        is_same = (position, leaf) == (self.position, self.leaf)
-        self.is_alone = is_same or self.position < 0 or (self.is_alone and self.commits != commits)
-        if not is_same or len(self.tips) > _MOST_TIPS:
-            self.tips.clear()
-        self.position, self.leaf, self.commits = position, leaf, commits
+        is_same = self.state.is_at(position, leaf)
+        self.is_alone = is_same or self.state.position < 0 or (self.is_alone and self.commits != commits)
+        if not is_same or len(self.state.tips) > _MOST_TIPS:
+            self.state = _State(position, leaf, self.state.leaves if is_same else ())
+        self.commits = commits
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A batch chained behind a state of the log. `answers` are for when it is committed there, `tips` those of its decisions then."""
+
+    batch: Sequence[Wanted]
+    before: _State
+    rows: Rows
+    answers: Sequence[list[StoredEvent] | NexusError]
+    tips: dict[str, Tip]
+
+    def answer(self) -> None:
+        for each, answer in zip(self.batch, self.answers, strict=True):
+            each.stored, each.error = (None, answer) if isinstance(answer, NexusError) else (answer, None)
+
+    def end(self, tips: MutableMapping[str, Tip]) -> _State:
+        """What it leaves behind it, where something is written, with these tips."""
+        if self.rows.last is None:
+            return self.before
+        unfilled = self.rows.position % TILE_LEAVES
+        return _State(*self.rows.last, self.rows.leaves[-unfilled:] if unfilled else (), tips)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A batch with what the server is sent for it."""
+
+    judged: _Judged
+    sent: list[Sent]
+
+
+@dataclass
+class _Line:
+    """A connection on which a batch was sent, or began to be; `names` are for who receives the answer."""
+
+    connection: PgConnection
+    judged: _Judged
+    names: Names | None = None
 
 
 class Batch:
-    """Appends batches of what threads want, one batch after the other: `append` is for one thread at a time."""
+    """Appends batches of what threads want, one batch after the other: `append` is for one thread at a time, and so is `prepare`, which
+    may be called meanwhile.
+    """
 
     def __init__(self, database: "PostgresDatabase", lock_statement: str, chain: Chain) -> None:
         self._database = database
         self._chain = chain
         self._lock = Statement(b"nexus_lock", lock_statement.encode())
         self._memory = _Memory()
+        self._on_its_way: _Judged | None = None
+        self._ready: _Ready | None = None
+        self._line: _Line | None = None
+        fork.register(self)
+
+    def before_fork(self) -> None:
+        """Nothing has to be put away."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """What is on its way is the parent's, and so is its connection, which must not be closed here."""
+        if in_child:
+            _inherited.append(self._line)
+            self._on_its_way = self._ready = self._line = None
 
     def append(self, batch: Sequence[Wanted], before_waiting: Callable[[], None]) -> None:
         """Append what is wanted, in one transaction, and answer each. What is refused is not written, and keeps no other from being so.
@@ -142,37 +172,100 @@ class Batch:
         if not self._append_as_remembered(batch, before_waiting):
             self._append_as_found(batch, before_waiting)
 
+    def prepare(self, batch: Sequence[Wanted]) -> bool:
+        """Chain and encode what will be appended next, while the server works, as if the batch that is on its way were committed.
+
+        Nothing is answered or sent by this: `append` does that, and only if the log then ends as was supposed here. False when nothing was
+        prepared.
+        """
+        before = self._on_its_way
+        self._ready = None if before is None else self._made_ready(batch, before.end(ChainMap(before.tips, self._memory.state.tips)))
+        return self._ready is not None
+
     # -- one round trip -------------------------------------------------------------------------------------------------------
 
     def _append_as_remembered(self, batch: Sequence[Wanted], before_waiting: Callable[[], None]) -> bool:
         """Append if everything that judges is remembered, and is still so. False when nothing was written."""
         memory = self._memory
-        if not memory.is_alone or memory.commits != self._database.commits:
-            return False
-        if any(each.append.create or each.append.decision_id not in memory.tips for each in batch):
-            return False
-        end = memory.position + sum(len(each.append.prepared) for each in batch)
-        if end // TILE_LEAVES != memory.position // TILE_LEAVES:  # a tile is computed from leaves that have been inserted
-            return False
-        with self._lent(before_waiting) as connection:
-            rows = _Rows(connection)
-            writers = self._judge(rows, batch, memory.tips, memory.position)
-            if rows.last is None:  # a refusal is believed when it was judged under the lock
+        line = self._line
+        if line is not None and line.judged.batch != batch:  # whoever was to receive the answer was interrupted
+            line.connection.raw.close()
+            self._line = None
+            self._database.take_back(line.connection)
+            line = None
+        if line is not None:
+            judged, connection = line.judged, line.connection
+            run = partial(_received, line, before_waiting)
+        else:
+            ready = self._ready_for(batch)
+            if ready is None:
                 return False
-            expected = (bigint(memory.position), memory.leaf)
-            sent = [(_BEGIN, ()), (self._lock, ()), (_APPEND_AFTER, (*rows.parameters(), *expected)), (_COMMIT, ())]
+            judged, connection = ready.judged, self._database.lend(before_waiting)
+            run = partial(exchange, connection.raw, ready.sent, before_waiting)
+        with self._lent(connection):
+            self._line = None
             try:
-                held = _number(exchange(connection.raw, sent, before_waiting)[2], 0, 0)
+                self._on_its_way = judged
+                held = _number(run()[2], 0, 0)
             except faults() as error:
                 memory.is_alone = False
                 if not is_lost(error, connection.raw):
                     raise
-                held = self._database.was_committed(rows.last, connection.server_process)
+                held = self._database.was_committed(judged.rows.last, connection.server_process)
+            finally:
+                self._on_its_way = None
             if held:
-                self._remember(rows, writers)
+                self._remember(judged)
+                judged.answer()
             else:
                 memory.is_alone = False
             return bool(held)
+
+    def send(self, batch: Sequence[Wanted]) -> None:
+        """Send what was prepared for this batch, with which `append` is to be called next, for the answer. Does nothing where that is not
+        so any more, or there is no connection at once.
+        """
+        ready = self._ready
+        if ready is None or not self._holds(ready, batch):
+            return
+        try:
+            connection = self._database.lend_at_once()
+        except StoreClosed:
+            return
+        if connection is not None:
+            self._line = line = _Line(connection, ready.judged)
+            self._ready, self._on_its_way = None, ready.judged
+            with suppress(*faults()):  # whoever receives the answer finds out
+                line.names = send(connection.raw, ready.sent)
+
+    def _ready_for(self, batch: Sequence[Wanted]) -> _Ready | None:
+        """What was prepared for the batch, or is now. None where more has to be known for that."""
+        ready, self._ready = self._ready, None
+        if ready is not None and self._holds(ready, batch):
+            return ready
+        return self._made_ready(batch, self._memory.state) if self._is_up_to_date() else None
+
+    def _holds(self, ready: _Ready, batch: Sequence[Wanted]) -> bool:
+        before = ready.judged.before
+        return self._is_up_to_date() and ready.judged.batch == batch and self._memory.state.is_at(before.position, before.leaf)
+
+    def _is_up_to_date(self) -> bool:
+        """Whether what is remembered is likely to be so still."""
+        return self._memory.is_alone and self._memory.commits == self._database.commits
+
+    def _made_ready(self, batch: Sequence[Wanted], state: _State) -> _Ready | None:
+        """The batch as it is inserted behind this state of the log. None where that has to be asked for more."""
+        if any(each.append.create for each in batch) or not state.knows_leaves(sum(len(each.append.prepared) for each in batch)):
+            return None
+        try:
+            tips = {each.append.decision_id: state.tips[each.append.decision_id] for each in batch}
+        except KeyError:
+            return None
+        rows = Rows(state.position, state.leaves)
+        judged = self._judge(rows, batch, state, tips)
+        if rows.last is None:  # a refusal is believed when it was judged under the lock
+            return None
+        return _Ready(judged, [(_BEGIN, ()), (self._lock, ()), *rows.after(state.position, state.leaf), (_COMMIT, ())])
 
     # -- two round trips ------------------------------------------------------------------------------------------------------
 
@@ -180,7 +273,8 @@ class Batch:
         names = list({each.append.decision_id: None for each in batch})
         begin = [(_BEGIN, ()), (self._lock, ()), (_LAST, ()), (_TIPS, (texts(names),))]
         for is_last in (False, True):
-            with self._lent(before_waiting) as connection:
+            connection = self._database.lend(before_waiting)
+            with self._lent(connection):
                 commits = self._database.commits
                 try:
                     *_, last, tips = exchange(connection.raw, begin, before_waiting)
@@ -190,18 +284,18 @@ class Batch:
                     continue  # the server had ended an idle connection, and nothing had begun
                 position, leaf = (_number(last, 0, 0), _bytes(last, 0, 1)) if last.ntuples else (0, b"")
                 self._memory.learn(position, leaf, commits)
+                state = self._memory.state
                 found = {names[number]: tip for number, tip in _tips(tips, position)}
-                rows = _Rows(connection)
-                writers = self._judge(rows, batch, found, position)
-                if rows.last is not None:
-                    self._commit(rows)
-                    self._remember(rows, writers)
+                judged = self._judge(ConnectedRows(position, state.leaves, connection), batch, state, found)
+                if judged.rows.last is not None:
+                    self._commit(connection, judged.rows)
+                    self._remember(judged)
+                judged.answer()
                 return
 
-    def _commit(self, rows: "_Rows") -> None:
-        connection = rows.connection
+    def _commit(self, connection: PgConnection, rows: Rows) -> None:
         try:
-            rows.flush(_COMMIT)
+            exchange(connection.raw, [*rows.taken(), (_COMMIT, ())])
         except faults() as error:
             self._memory.is_alone = False
             if not is_lost(error, connection.raw):
@@ -214,101 +308,54 @@ class Batch:
     # -- both -----------------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _lent(self, before_waiting: Callable[[], None]) -> Generator[PgConnection]:
-        connection = self._database.lend(before_waiting)
+    def _lent(self, connection: PgConnection) -> Generator[None]:
         try:
-            yield connection
+            yield
         finally:
             try:
-                if not connection.raw.closed and connection.raw.pgconn.transaction_status:  # anything but IDLE
+                if not connection.raw.closed and connection.raw.pgconn.pipeline_status:  # interrupted before it waited for the answer
+                    connection.raw.close()
+                elif not connection.raw.closed and connection.raw.pgconn.transaction_status:  # anything but IDLE
                     roll_back(connection)
             finally:
                 self._database.take_back(connection)
 
-    def _judge(self, rows: "_Rows", batch: Sequence[Wanted], tips: dict[str, Tip], position: int) -> dict[str, ChainWriter]:
-        """Chain everything that is not refused; gives the writers, by decision."""
-        log = ChainWriter(rows, "", Tip(0, live=False, next_seq=0, chain_hash=ZERO_HASH, position=position))
+    def _judge(self, rows: Rows, batch: Sequence[Wanted], state: _State, tips: Mapping[str, Tip]) -> _Judged:
+        """Chain everything that is not refused."""
+        log = ChainWriter(rows, "", Tip(0, live=False, next_seq=0, chain_hash=ZERO_HASH, position=state.position))
         writers: dict[str, ChainWriter] = {}
+        answers: list[list[StoredEvent] | NexusError] = []
         for each in batch:
             name = each.append.decision_id
             if name not in writers:
                 writers[name] = ChainWriter(rows, name, tips.get(name), beside=log)
-            each.stored = each.error = None
             try:
-                each.stored = self._chain(writers[name], each.append)
+                answers.append(self._chain(writers[name], each.append))
             except NexusError as refusal:
-                each.error = refusal
+                answers.append(refusal)
         log.flush()
-        return writers
+        behind = {
+            name: Tip(writer.generation, writer.live, writer.seq, writer.prev_hash, rows.position) for name, writer in writers.items()
+        }
+        return _Judged(batch, state, rows, answers, behind)
 
-    def _remember(self, rows: "_Rows", writers: dict[str, ChainWriter]) -> None:
-        """The end of the log last: an interruption in between leaves an old end, with which nothing is believed."""
-        if rows.last is None:
-            return
-        memory = self._memory
-        for name, writer in writers.items():
-            memory.tips[name] = Tip(writer.generation, writer.live, writer.seq, writer.prev_hash, rows.last[0])
-        memory.position, memory.leaf = rows.last
-
-
-class _Rows:
-    """A connection that keeps what is inserted until it is sent together; first it sends it when something is read.
-
-    `last` is the last leaf: position and hash. `headers`, `events` and `leaves` are what was not sent yet.
-    """
-
-    def __init__(self, connection: PgConnection) -> None:
-        self.connection = connection
-        self.last: tuple[int, bytes] | None = None
-        self.headers: list[Sequence[Any]] = []
-        self.events: list[Sequence[Any]] = []
-        self.leaves: list[Sequence[Any]] = []
-        self._kept = {INSERT_HEADER: self.headers, INSERT_EVENT: self.events, INSERT_LEAF: self.leaves}
-
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
-        """Run a statement on what was inserted so far."""
-        self.flush()
-        return self.connection.execute(sql, parameters)
-
-    def executemany(self, sql: str, rows: Sequence[Any], /) -> Any:
-        """Keep rows of facts, insert others."""
-        kept = self._kept.get(sql)
-        if kept is None:
-            self.flush()
-            return self.connection.executemany(sql, rows)
-        kept.extend(rows)
-        if kept is self.leaves and rows:
-            self.last = rows[-1][:2]
-        return Inserted(len(rows))  # the statement that inserts them makes the database confirm it
-
-    def flush(self, *then: Statement) -> None:
-        """Send what was kept, and these statements behind it."""
-        sent: list[tuple[Statement, Parameters]] = [(_HEADER, [_value(value) for value in row]) for row in self.headers]
-        if self.events or self.leaves:
-            sent.append((_APPEND, self.parameters()))
-        sent += [(statement, ()) for statement in then]
-        for kept in self._kept.values():
-            kept.clear()
-        if sent:
-            exchange(self.connection.raw, sent)
-
-    def parameters(self) -> list[bytes]:
-        """Of the statements that insert events and leaves: an array for each column."""
-        return [*_columns(self.events, _EVENT_TYPES), *_columns(self.leaves, _LEAF_TYPES)]
+    def _remember(self, judged: _Judged) -> None:
+        """The state last: an interruption in between leaves an old end of the log, with which nothing is believed."""
+        tips = self._memory.state.tips
+        tips.update(judged.tips)
+        self._memory.state = judged.end(tips)
 
 
-_Write = Callable[[Sequence[Any]], bytes]
+def _received(line: _Line, before_waiting: Callable[[], None]) -> "list[PGresult]":
+    """Raises an error of the driver where the connection was lost, or the sending was interrupted."""
+    raw = line.connection.raw
+    if line.names is None:
+        raw.close()
+    return receive(raw, line.names or (), before_waiting)
 
 
-def _columns(rows: Sequence[Sequence[Any]], types: Sequence[_Write]) -> Iterator[bytes]:
-    columns = zip(*rows, strict=True) if rows else ((),) * len(types)
-    return (write(column) for write, column in zip(types, columns, strict=True))
-
-
-def _value(value: str | int | bytes | None) -> bytes | None:
-    if isinstance(value, str):
-        return stored_text(value)
-    return bigint(value) if isinstance(value, int) else value
+_inherited: list[object] = []
+"""In a forked child: what belongs to the parent, and must not be closed."""
 
 
 def _tips(result: "PGresult", position: int) -> Iterator[tuple[int, Tip]]:

@@ -13,6 +13,7 @@ its own savepoint, and commits for all of them. Nobody is told of success before
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager
 from types import TracebackType
@@ -21,7 +22,7 @@ from typing import NoReturn
 from nexus_attest.postgres import schema as tables
 from nexus_attest.postgres.address import shown
 from nexus_attest.postgres.driver import PgConnection, Pool, Raw, connect, faults, is_aborted, is_lost, open_pool, raise_named
-from nexus_attest.postgres.writer import Writer
+from nexus_attest.postgres.writer import Turn, Writer
 from nexus_control import fork
 from nexus_control.backend import Connection
 from nexus_control.errors import CommitUnknown, SchemaMissing, StoreBusy, StoreClosed, StoreError, StoreReadOnly, StoreUnreachable
@@ -43,10 +44,11 @@ _CLOSED = "this store was closed; open a new one"
 class _Session:
     """The connection of one thread's outermost block, and how deep it stands in blocks."""
 
-    __slots__ = ("connection", "depth", "doomed", "leaf", "pid", "writing")
+    __slots__ = ("connection", "depth", "doomed", "leaf", "pid", "turn", "writing")
 
-    def __init__(self, connection: PgConnection, *, writing: bool) -> None:
+    def __init__(self, connection: PgConnection, turn: Turn, *, writing: bool) -> None:
         self.connection = connection
+        self.turn = turn
         self.writing = writing
         self.leaf = connection.leaf
         self.depth = 1
@@ -150,6 +152,14 @@ class PostgresDatabase:
             instead_of.close()
         return pool
 
+    def lend_at_once(self) -> PgConnection | None:
+        """As `lend`, where one is there that nobody has to wait for. Raises StoreClosed."""
+        pool = self._open_pool()
+        try:
+            return PgConnection(pool.getconn(_AT_ONCE_SECONDS), pool)
+        except faults():
+            return None
+
     def take_back(self, connection: PgConnection) -> None:
         """Return a connection to its pool, which throws away a broken one and undoes what is open on it."""
         if connection.pool is not None:
@@ -157,8 +167,9 @@ class PostgresDatabase:
 
     @property
     def session(self) -> _Session | None:
-        """The session of the block that this thread stands in."""
-        return getattr(self._local, "session", None)
+        """The session of the block that this thread stands in, unless that block was interrupted where it should have ended it."""
+        session: _Session | None = getattr(self._local, "session", None)
+        return None if session is None or (session.writing and session.turn.is_gone()) else session
 
     @session.setter
     def session(self, value: _Session | None) -> None:
@@ -201,16 +212,16 @@ class PostgresDatabase:
         with self.snapshot() as connection:
             yield connection, set()
 
-    def enter(self, *, writing: bool) -> PgConnection:
-        """Begin a transaction, or join the one that this thread is in."""
+    def enter(self, turn: Turn, *, writing: bool) -> PgConnection:
+        """Begin a transaction, or join the one that this thread is in. Whoever leaves this or `leave` by an exception calls `abandon`."""
         session = self.session
         if session is not None:
             if writing and not session.writing:
                 raise RuntimeError("a transaction cannot begin inside a snapshot: what was read there may be old")
             session.depth += 1
             return session.connection
-        connection = self._writer.enter() if writing else self._begin_snapshot()
-        self.session = _Session(connection, writing=writing)
+        connection = self._writer.enter(turn) if writing else self._begin_snapshot()
+        self.session = _Session(connection, turn, writing=writing)
         return connection
 
     def _begin_snapshot(self) -> PgConnection:
@@ -222,20 +233,22 @@ class PostgresDatabase:
             raise
         return connection
 
-    def leave(self, *, writing: bool, failed: bool) -> None:
-        """End what `enter` began: the outermost block commits or undoes, one inside it that failed dooms it."""
+    def leave(self, turn: Turn, *, writing: bool, failed: bool) -> None:
+        """End what `enter` began: the outermost block commits or undoes, one inside it that failed, or did not end, dooms it."""
         session = self.session
         if session is None or session.pid != os.getpid():
             raise StoreError(f"{self.path}: this process was forked inside a block of its parent; nothing was committed here")
-        if session.depth > 1:
+        # What was read from a snapshot may be asked for on and on by a generator, after the block around it.
+        if not (session.turn is turn if session.writing else session.depth == 1):
             session.depth -= 1
             session.doomed = session.doomed or (writing and failed)
             return
         self.session = None
         if session.writing:
+            session.doomed = session.doomed or session.depth > 1
             # A statement failed, and the block caught its error: the server takes no more of this transaction, or from those who share it.
             aborted = is_aborted(session.connection.raw)
-            self._writer.leave(session.connection, session.leaf, failed=failed or session.doomed or aborted)
+            self._writer.leave(turn, session.leaf, failed=failed or session.doomed or aborted)
             if session.doomed and not failed:
                 raise RuntimeError("a block inside this transaction failed; nothing of it may be committed")
             if aborted and not failed:
@@ -246,6 +259,15 @@ class PostgresDatabase:
                 session.connection.execute("COMMIT")
         finally:
             self.take_back(session.connection)
+
+    def abandon(self, turn: Turn) -> None:
+        """Undo what is left of a block whose `enter` or `leave` raised."""
+        session = self.session
+        if session is not None and session.turn is turn:
+            self.session = None
+            if not session.writing:
+                self.take_back(session.connection)
+        self._writer.abandon(turn)
 
     # -- the outcome of a commit ----------------------------------------------------------------------------------------------
 
@@ -334,25 +356,32 @@ class _Use:
 class _Block:
     """As `_Use`, inside a transaction that is read from or written to."""
 
-    __slots__ = ("_connection", "_database", "_writing")
+    __slots__ = ("__weakref__", "_connection", "_database", "_turn", "_writing")
 
     def __init__(self, database: PostgresDatabase, *, writing: bool) -> None:
         self._database = database
         self._writing = writing
+        self._turn = Turn(block=weakref.ref(self))
 
     def __enter__(self) -> Connection:
         try:
-            self._connection = self._database.enter(writing=self._writing)
-        except faults() as error:
-            raise_named(error, self._database.path, lost=getattr(error, "sqlstate", None) is None)
+            self._connection = self._database.enter(self._turn, writing=self._writing)
+        except BaseException as error:
+            self._database.abandon(self._turn)
+            if isinstance(error, faults()):
+                raise_named(error, self._database.path, lost=getattr(error, "sqlstate", None) is None)
+            raise
         return self._connection
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        raw = self._connection.raw
-        lost = error is not None and is_lost(error, raw)
         try:
-            self._database.leave(writing=self._writing, failed=error is not None)
-        except faults() as problem:
-            raise_named(problem, self._database.path, lost=is_lost(problem, raw))
+            raw = self._connection.raw
+            lost = error is not None and is_lost(error, raw)
+            self._database.leave(self._turn, writing=self._writing, failed=error is not None)
+        except BaseException as problem:
+            self._database.abandon(self._turn)
+            if isinstance(problem, faults()):
+                raise_named(problem, self._database.path, lost=is_lost(problem, self._connection.raw))
+            raise
         if isinstance(error, faults()):
             raise_named(error, self._database.path, lost=lost)

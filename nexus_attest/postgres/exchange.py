@@ -21,7 +21,7 @@ from nexus_attest.postgres.driver import Raw, stored_texts
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-__all__ = ["Parameters", "Statement", "bigint", "bigints", "byteas", "exchange", "texts"]
+__all__ = ["Names", "Parameters", "Statement", "bigint", "bigints", "byteas", "exchange", "receive", "send", "texts"]
 
 Parameters = Sequence[bytes | None]
 
@@ -38,12 +38,21 @@ _prepared: "WeakKeyDictionary[Raw, set[bytes]]" = WeakKeyDictionary()
 """Which statements the server knows by name already, for each connection."""
 
 
+Names = Sequence[bytes | None]
+"""For each answer that is to come, the name of the statement that it prepares, or None where it is a result."""
+
+
 def exchange(raw: Raw, statements: Sequence[tuple[Statement, Parameters]], when_sent: Callable[[], None] | None = None) -> "list[PGresult]":
     """Run the statements in their order, in one round trip; gives a result for each. `when_sent` is called before the server is waited for.
 
     Raises the driver's error for the first one that fails, after which the transaction is to be rolled back. Whatever else ends the wait,
     an interruption for instance, closes the connection: what the server still sends would be taken for the answer to something else.
     """
+    return receive(raw, send(raw, statements), when_sent)
+
+
+def send(raw: Raw, statements: Sequence[tuple[Statement, Parameters]]) -> Names:
+    """The first half of `exchange`: as much as the socket takes at once. What it gives is for `receive`, which has to follow."""
     pgconn = raw.pgconn
     known = _prepared.setdefault(raw, set())
     names: list[bytes | None] = []
@@ -56,12 +65,23 @@ def exchange(raw: Raw, statements: Sequence[tuple[Statement, Parameters]], when_
             pgconn.send_query_prepared(statement.name, parameters, [_BINARY] * len(parameters), _BINARY)
             names.append(None)
         pgconn.pipeline_sync()
+        pgconn.flush()
+    except BaseException:
+        raw.close()
+        raise
+    return names
+
+
+def receive(raw: Raw, names: Names, when_sent: Callable[[], None] | None = None) -> "list[PGresult]":
+    """The second half of `exchange`."""
+    pgconn = raw.pgconn
+    try:
         results = _answers(pgconn, when_sent)
         pgconn.exit_pipeline_mode()
     except BaseException:
         raw.close()
         raise
-    return _checked(known, names, results)
+    return _checked(_prepared.setdefault(raw, set()), names, results)
 
 
 def _answers(pgconn: "PGconn", when_sent: Callable[[], None] | None) -> "list[PGresult]":
@@ -88,7 +108,7 @@ def _answers(pgconn: "PGconn", when_sent: Callable[[], None] | None) -> "list[PG
         results.append(result)
 
 
-def _checked(known: set[bytes], names: Sequence[bytes | None], results: "Sequence[PGresult]") -> "list[PGresult]":
+def _checked(known: set[bytes], names: Names, results: "Sequence[PGresult]") -> "list[PGresult]":
     """The results of the statements, without those of preparing them. Raises the error of the first that failed."""
     from psycopg.errors import error_from_result
     from psycopg.pq import ExecStatus

@@ -7,7 +7,7 @@ from nexus_attest.postgres.appends import AppendQueue
 from nexus_attest.postgres.batch import Batch
 from nexus_attest.postgres.database import PostgresDatabase
 from nexus_control.event_rows import prepare_all
-from nexus_control.event_store import EventItem, History
+from nexus_control.event_store import End, EventItem
 from nexus_control.events import Clock, StoredEvent, require_text, utc_now
 from nexus_control.sql_store import Append, SqlStore
 
@@ -43,7 +43,8 @@ class PostgresStore(SqlStore):
         database = PostgresDatabase(address, tables.require_name(schema), create=create, pool_size=pool_size)
         super().__init__(database, tables.POSTGRES, clock=clock, new_id=new_id)
         self._is_inside_block = database.is_inside_block
-        self._queue = AppendQueue(database.path, Batch(database, tables.take_lock(schema), self._chained).append, self._append_alone)
+        batch = Batch(database, tables.take_lock(schema), self._chained)
+        self._queue = AppendQueue(database.path, batch.append, self._append_alone, batch.prepare, batch.send)
 
     def append_events(
         self,
@@ -52,7 +53,7 @@ class PostgresStore(SqlStore):
         *,
         expected_seq: int | None = None,
         create: bool = False,
-        after: History | None = None,
+        after: End | None = None,
     ) -> list[StoredEvent]:
         """As `SqlStore.append_events`. Outside of blocks, what several threads append at the same time is committed together."""
         if after is not None or self._is_inside_block():
