@@ -30,33 +30,40 @@ Pointer: TypeAlias = tuple[str, ...]
 _PASSWORD = r"[^\s/@]{1,200}(?:@[^\s/@\"'<>]{0,200}){0,3}"
 """In a URL. A `@` in it should be escaped, and often is not: the last one before a `/`, or a quote, ends it."""
 
-_CREDENTIALS: tuple[tuple[str, str, str], ...] = (
-    # The reason, a text without which the pattern cannot match, and the pattern. Each pattern takes time linear in the text, and begins
-    # with literal characters, which `re` looks for many times faster than for a place after a boundary: hence the boundaries behind them.
-    ("private-key", "PRIVATE KEY-----", r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^-]+-----END [A-Z ]{0,40}PRIVATE KEY-----|[^-]*)"),
-    ("aws-access-key", "A", r"A(?<![A-Z0-9]A)(?:KIA|SIA)[A-Z0-9]{16}(?![A-Z0-9])"),
-    ("github-token", "gh", r"gh(?<![A-Za-z0-9]gh)[pousr]_[A-Za-z0-9]{36,255}"),
-    ("github-token", "github_pat_", r"github_pat_[A-Za-z0-9_]{22,255}"),
-    ("gitlab-token", "glpat-", r"glpat-[A-Za-z0-9_-]{20,255}"),
-    ("slack-token", "xox", r"xox[abeprs]-[A-Za-z0-9-]{10,255}"),
-    ("google-api-key", "AIza", r"AIza[A-Za-z0-9_-]{35}"),
-    ("stripe-key", "_live_", r"(?<![A-Za-z0-9])[rs]k_live_[A-Za-z0-9]{16,255}"),
-    ("api-key", "sk-", r"sk-(?<![A-Za-z0-9]sk-)(?:[a-z]{2,10}-)?[A-Za-z0-9_-]{32,255}"),
-    ("npm-token", "npm_", r"npm_(?<![A-Za-z0-9]npm_)[A-Za-z0-9]{36}"),
-    ("pypi-token", "pypi-", r"pypi-AgE[A-Za-z0-9_-]{50,500}"),
-    ("hugging-face-token", "hf_", r"hf_(?<![A-Za-z0-9]hf_)[A-Za-z0-9]{30,255}"),
-    ("xrpl-seed", "sEd", r"sEd(?<![A-Za-z0-9]sEd)[1-9A-HJ-NP-Za-km-z]{26,28}(?![A-Za-z0-9])"),
+_CREDENTIALS: tuple[tuple[str, int, str, str], ...] = (
+    # The reason, the length and the part that a text must have for the pattern to match, and the pattern. Each takes time linear in the
+    # text, and begins with literal characters, which `re` looks for many times faster than for a place after a boundary: hence the
+    # boundaries behind them.
+    ("private-key", 27, "PRIVATE KEY-----", r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^-]+-----END [A-Z ]{0,40}PRIVATE KEY-----|[^-]*)"),
+    ("aws-access-key", 20, "A", r"A(?<![A-Z0-9]A)(?:KIA|SIA)[A-Z0-9]{16}(?![A-Z0-9])"),
+    ("github-token", 40, "gh", r"gh(?<![A-Za-z0-9]gh)[pousr]_[A-Za-z0-9]{36,255}"),
+    ("github-token", 33, "github_pat_", r"github_pat_[A-Za-z0-9_]{22,255}"),
+    ("gitlab-token", 26, "glpat-", r"glpat-[A-Za-z0-9_-]{20,255}"),
+    ("slack-token", 15, "xox", r"xox[abeprs]-[A-Za-z0-9-]{10,255}"),
+    ("google-api-key", 39, "AIza", r"AIza[A-Za-z0-9_-]{35}"),
+    ("stripe-key", 24, "_live_", r"(?<![A-Za-z0-9])[rs]k_live_[A-Za-z0-9]{16,255}"),
+    ("api-key", 35, "sk-", r"sk-(?<![A-Za-z0-9]sk-)(?:[a-z]{2,10}-)?[A-Za-z0-9_-]{32,255}"),
+    ("npm-token", 40, "npm_", r"npm_(?<![A-Za-z0-9]npm_)[A-Za-z0-9]{36}"),
+    ("pypi-token", 58, "pypi-", r"pypi-AgE[A-Za-z0-9_-]{50,500}"),
+    ("hugging-face-token", 33, "hf_", r"hf_(?<![A-Za-z0-9]hf_)[A-Za-z0-9]{30,255}"),
+    ("xrpl-seed", 29, "sEd", r"sEd(?<![A-Za-z0-9]sEd)[1-9A-HJ-NP-Za-km-z]{26,28}(?![A-Za-z0-9])"),
     (
         "xrpl-seed",
+        28,
         "s",
         r"s(?<![A-Za-z0-9]s)(?=[A-Za-z0-9]{27})(?=[a-zA-Z]{0,28}[1-9])(?=[a-z1-9]{0,28}[A-Z])[1-9A-HJ-NP-Za-km-z]{27,28}(?![A-Za-z0-9])",
     ),
-    ("json-web-token", "eyJ", r"eyJ(?<![A-Za-z0-9_-]eyJ)[A-Za-z0-9_-]{10,4000}\.eyJ[A-Za-z0-9_-]{10,8000}\.[A-Za-z0-9_-]{10,2000}"),
-    ("authorization", "earer ", r"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{16,4000}=*"),
-    ("url-password", "://", rf"(?<=://)[^\s/:@]{{0,200}}:{_PASSWORD}(?=@)"),
+    ("json-web-token", 38, "eyJ", r"eyJ(?<![A-Za-z0-9_-]eyJ)[A-Za-z0-9_-]{10,4000}\.eyJ[A-Za-z0-9_-]{10,8000}\.[A-Za-z0-9_-]{10,2000}"),
+    ("authorization", 23, "earer ", r"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{16,4000}=*"),
+    ("url-password", 6, "://", rf"(?<=://)[^\s/:@]{{0,200}}:{_PASSWORD}(?=@)"),
 )
 
-_COMPILED = tuple((reason, needle, re.compile(pattern)) for reason, needle, pattern in _CREDENTIALS)
+_LONGEST = max(least for _, least, _, _ in _CREDENTIALS)
+_COMPILED = tuple(
+    tuple((reason, needle, re.compile(pattern)) for reason, least, needle, pattern in _CREDENTIALS if least <= length)
+    for length in range(_LONGEST + 1)
+)
+"""By the length of a text, what it may hold: most texts of an answer are too short for nearly all of it."""
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
@@ -97,8 +104,9 @@ class Redactor:
 
     def text(self, text: str, *, torn: bool = False) -> str:
         """A text with all finds replaced; `torn`: also what may be a part of a secret at an end of the text, where it was cut."""
-        text = self._search.replace(text, lambda name: mark(f"secret {name}"), torn=torn)
-        for reason, needle, pattern in _COMPILED:
+        if self._names:
+            text = self._search.replace(text, lambda name: mark(f"secret {name}"), torn=torn)
+        for reason, needle, pattern in _COMPILED[min(len(text), _LONGEST)]:
             if needle in text:
                 text = pattern.sub(mark(reason), text)
         return text
@@ -111,15 +119,15 @@ class Redactor:
 
     def _value(self, value: object, place: Pointer, pointers: Sequence[Pointer], found: list[str]) -> object:
         cleaned = value
-        if () in pointers:
+        if pointers and () in pointers:
             cleaned = mark("configured")
         elif isinstance(value, str):
             cleaned = self.text(value)
-        elif isinstance(value, Mapping):
-            return self._object(cast("Mapping[str, object]", value), place, pointers, found)
         elif isinstance(value, list):
             items = cast("list[object]", value)
             return [self._value(item, (*place, str(n)), _below(pointers, str(n)), found) for n, item in enumerate(items)]
+        elif isinstance(value, Mapping):
+            return self._object(cast("Mapping[str, object]", value), place, pointers, found)
         elif self._names and isinstance(value, int | float) and (name := self._names.get(json.dumps(value))) is not None:
             cleaned = mark(f"secret {name}")
         if cleaned is not value and cleaned != value:
@@ -135,7 +143,7 @@ class Redactor:
                 # Two names may become one mark; a number keeps them apart, so that no member is lost.
                 name = next(free for free in numbered.setdefault(name, _numbered(name)) if free not in cleaned and free not in value)
                 found.append(_pointer((*place, name)))
-            cleaned[name] = self._value(member, (*place, name), _below(pointers, key), found)
+            cleaned[name] = self._value(member, (*place, name), _below(pointers, key) if pointers else pointers, found)
         return cleaned
 
 
@@ -151,7 +159,10 @@ def literal_secrets(args: Mapping[str, object]) -> list[str]:
 
 
 def _literals(value: object, place: Pointer, *, secret: bool) -> Iterator[str]:
-    if isinstance(value, Mapping):
+    if isinstance(value, str):
+        if value and (secret or NO_SECRETS.text(value) != value):
+            yield _pointer(place)
+    elif isinstance(value, Mapping):
         members = cast("Mapping[str, object]", value)
         if "$secret" in members:
             return
@@ -163,9 +174,6 @@ def _literals(value: object, place: Pointer, *, secret: bool) -> Iterator[str]:
     elif isinstance(value, list):
         for number, item in enumerate(cast("list[object]", value)):
             yield from _literals(item, (*place, str(number)), secret=secret)
-    elif isinstance(value, str):
-        if value and (secret or NO_SECRETS.text(value) != value):
-            yield _pointer(place)
     elif secret and isinstance(value, int | float) and not isinstance(value, bool):
         yield _pointer(place)
 

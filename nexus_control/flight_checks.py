@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from nexus_control.audit_package import AuditPackage
 from nexus_control.errors import MalformedBundle, NexusError
-from nexus_control.flight_record import provenance_digest, results_of
+from nexus_control.flight_record import NAMING_THE_ADAPTER, NO_ADAPTER, provenance_digest, results_of
 from nexus_control.flight_shape import misplaced_events, unfounded_results
 from nexus_control.flight_subject import Lacking, Malformed, Subject
 from nexus_control.integrity import content_digest, digests_equal, prefixed
@@ -119,6 +119,21 @@ def _response_binds_run(subject: Subject) -> Iterator[Finding]:
         yield Finding("response does not name the digest of the run", fails=False)
     elif bound != actual:
         yield Finding("response.run_bundle_digest is not the digest of run and events", str(bound), actual)
+    if digests_equal(stated_digest(subject.record), content_digest(subject.response)):  # else it is said already that it was changed
+        yield from _contradictions(subject)
+
+
+def _contradictions(subject: Subject) -> Iterator[Finding]:
+    """Of what else a response says of its run, whatever the run does not bear out. A member that it lacks says nothing."""
+    named = (payload.get("adapter_id") for kind in NAMING_THE_ADAPTER for payload in subject.of_type(kind))
+    ran = {
+        "status": subject.run["status"].lower(),
+        "mode": subject.run["mode"],
+        "adapter_id": next(named, NO_ADAPTER),
+    }
+    for name, found in ran.items():
+        if name in subject.response and subject.response[name] != found:
+            yield Finding(f"response.{name} is not that of the run", f"{found!s:.200}", f"{subject.response[name]!s:.200}")
 
 
 def _result_link(subject: Subject) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ from nexus_control.router_record import router_run_digest, router_text
 
 __all__ = [
     "BUNDLE_VERSION",
+    "NAMING_THE_ADAPTER",
+    "NO_ADAPTER",
     "PROVENANCE_METHOD_ID",
     "RECORDED_BY",
     "REPEATED_AFTER",
@@ -36,9 +38,11 @@ RECORDED_BY = "nexus-attest"
 REPEATED_AFTER = frozenset({"TIMEOUT", "CONNECTION_FAILED", "CONNECTION_LOST", "HTTP_ERROR"})
 """Failures after which a call may be made once more, on an idempotent adapter, unless it is certain that the tool refused it."""
 
-_NAMING_THE_ADAPTER = ("DISPATCH_SELECTED", "REQUEST_RECORDED")
+NAMING_THE_ADAPTER = ("DISPATCH_SELECTED", "REQUEST_RECORDED")
 """The first is nexus-router's and ours; only the second is there when no adapter could be selected. nexus-router then writes neither, and
 calls the adapter `none`."""
+
+NO_ADAPTER = "none"
 
 
 class Run(TypedDict):
@@ -94,7 +98,7 @@ def run_response(run: Run, events: Sequence[RunEvent]) -> dict[str, object]:
         "steps_executed": sum(event["type"] == "STEP_STARTED" for event in events),
         "status": run["status"].lower(),
         "mode": run["mode"],
-        "adapter_id": next((event["payload"]["adapter_id"] for event in events if event["type"] in _NAMING_THE_ADAPTER), "none"),
+        "adapter_id": next((event["payload"]["adapter_id"] for event in events if event["type"] in NAMING_THE_ADAPTER), NO_ADAPTER),
         "run_bundle_version": BUNDLE_VERSION,
         "run_bundle_digest": prefixed(_bundle_digest(run, events)),
     }

@@ -1,6 +1,7 @@
 """Tools, adapters and clocks for the tests of the routers."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from nexus_attest.routers import (
     Call,
     CallIdentity,
     CallLimit,
+    CallOutcome,
     CallResult,
     DefaultCall,
     Step,
@@ -66,11 +68,44 @@ def step(tool: str = "a", method: str = "b", args: Mapping[str, object] | None =
     return Step(step_id="s1", intent="", tool=tool, method=method, args=args or {})
 
 
+class LimitAfter(CallLimit):
+    """A limit whose time begins with a fact, a minute from now at the latest: no machine is too slow for what comes before it."""
+
+    def __init__(self, fact: Callable[[], bool], seconds: float, cancelled: threading.Event | None = None) -> None:
+        super().__init__(time.monotonic() + 60, cancelled or threading.Event())
+        object.__setattr__(self, "_fact", fact)
+        object.__setattr__(self, "_seconds", seconds)
+
+    def remaining(self) -> float:
+        self._look()
+        return super().remaining()
+
+    def require(self, outcome: CallOutcome) -> None:
+        self._look()
+        super().require(outcome)
+
+    def _look(self) -> None:
+        found: dict[str, Any] = vars(self)
+        if "_begun" not in found and found["_fact"]():
+            object.__setattr__(self, "_begun", True)
+            object.__setattr__(self, "deadline", time.monotonic() + found["_seconds"])
+
+
+def written(*paths: Path) -> bool:
+    """Whether each of these files holds a whole line."""
+    return all(path.exists() and path.read_text().endswith("\n") for path in paths)
+
+
 def call(
-    adapter: Adapter, tool: str = "a", method: str = "b", args: Mapping[str, object] | None = None, identity: CallIdentity = IDENTITY
+    adapter: Adapter,
+    tool: str = "a",
+    method: str = "b",
+    args: Mapping[str, object] | None = None,
+    identity: CallIdentity = IDENTITY,
+    limit: CallLimit | None = None,
 ) -> Mapping[str, Any]:
-    """The output of one call in a session of its own, within the limit of the adapter."""
-    made, limit = step(tool, method, args), CallLimit(time.monotonic() + adapter.timeout_s)
+    """The output of one call in a session of its own, within the limit of the adapter unless there is another."""
+    made, limit = step(tool, method, args), limit or CallLimit(time.monotonic() + adapter.timeout_s)
     session = adapter.open([made], limit)
     try:
         return session.call(Call(step=made, identity=identity, limit=limit)).output
@@ -88,8 +123,8 @@ def is_running(pid: int) -> bool:
 
 
 def ends_soon(pid: int) -> bool:
-    """Whether a process is gone within five seconds; a kill takes effect a moment after the call."""
-    deadline = time.monotonic() + 5
+    """Whether a process is gone within half a minute; a kill takes effect a moment after the call."""
+    deadline = time.monotonic() + 30
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not is_running(pid)

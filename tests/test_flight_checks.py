@@ -297,6 +297,23 @@ def simulated_result_of_a_real_run(package: Package) -> None:
     payload(package, "TOOL_CALL_SUCCEEDED")["simulated"] = True
 
 
+def response_of_a_failure(package: Package) -> None:
+    record(package)["response"]["status"] = "failed"
+
+
+def response_of_a_rehearsal(package: Package) -> None:
+    record(package)["response"]["mode"] = "dry_run"
+
+
+def response_of_another_adapter(package: Package) -> None:
+    record(package)["response"]["adapter_id"] = "another"
+
+
+def response_that_says_less(package: Package) -> None:
+    for name in ("status", "mode", "adapter_id"):
+        del record(package)["response"][name]
+
+
 def miscounted_steps(package: Package) -> None:
     record(package)["response"]["steps_executed"] = 1
 
@@ -353,11 +370,11 @@ def completed_only_for_the_decision(package: Package) -> None:
         (nothing, []),
         (completed_without_its_last_step, ["approved_executed", "provenance"]),
         (completed_after_a_failure, ["shape", "provenance"]),
-        (completed_only_for_the_decision, ["shape", "approved_executed"]),
+        (completed_only_for_the_decision, ["response_binds_run", "shape", "approved_executed"]),
         (other_run_id_in_the_record, ["run_id"]),
         (other_run_id_in_an_event, ["run_id"]),
         (skip_a_number, ["seq"]),
-        (number_is_a_truth, ["run_id", "seq", "shape", "row", "request_digest", "approved_executed", "provenance"]),
+        (number_is_a_truth, ["response_binds_run", "run_id", "seq", "shape", "row", "request_digest", "approved_executed", "provenance"]),
         (same_event_id, ["seq"]),
         (no_beginning, ["shape", "row"]),
         (no_end, ["shape", "row"]),
@@ -368,18 +385,22 @@ def completed_only_for_the_decision(package: Package) -> None:
         (call_without_a_result, ["shape", "provenance"]),
         (another_goal_in_the_row, ["row", "approved_executed"]),
         (another_goal_throughout, ["approved_executed"]),
-        (another_mode_throughout, ["approved_executed"]),
-        (failed_row_of_a_completed_run, ["row"]),
-        (another_adapter, ["approved_executed"]),
+        (another_mode_throughout, ["response_binds_run", "approved_executed"]),
+        (failed_row_of_a_completed_run, ["response_binds_run", "row"]),
+        (another_adapter, ["response_binds_run", "approved_executed"]),
         (another_adapter_called, ["approved_executed"]),
         (lacking_a_capability, ["approved_executed"]),
-        (no_adapter_selected, ["approved_executed"]),
+        (no_adapter_selected, ["response_binds_run", "approved_executed"]),
         (no_plan, ["approved_executed"]),
         (another_plan, ["approved_executed"]),
         (another_call_than_planned, ["approved_executed"]),
         (truth_for_a_number, ["request_digest", "approved_executed", "provenance"]),
         (another_step_first, ["approved_executed", "provenance"]),
         (simulated_result_of_a_real_run, ["approved_executed"]),
+        (response_of_a_failure, ["response_binds_run"]),
+        (response_of_a_rehearsal, ["response_binds_run"]),
+        (response_of_another_adapter, ["response_binds_run"]),
+        (response_that_says_less, []),
         (miscounted_steps, ["approved_executed"]),
         (counted_in_fractions, ["approved_executed"]),
         (miscounted_by_the_decision, ["approved_executed"]),
@@ -481,6 +502,7 @@ def test_a_call_of_an_interrupted_run_may_lack_its_result_and_is_then_unknown() 
     last = max(number for number, event in enumerate(events) if event["type"] == "TOOL_CALL_REQUESTED")
     record(package)["events"] = [*events[: last + 1], {**events[-1], "type": "RUN_FAILED", "payload": {"reason": "interrupted"}}]
     record(package)["run"]["status"] = "FAILED"
+    record(package)["response"]["status"] = "failed"
     renumber(package)
     relink(package)
     ended = next(event for event in package["control_bundle"]["events"] if event["type"] == "EXECUTION_COMPLETED")

@@ -339,7 +339,16 @@ def test_a_file_of_another_shape_is_refused(data: object, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"[[adapters]", b"adapters = 1\nadapters = 2", b"\xff\xfe", b'{"adapters": []}', b"a = " + b"[" * 100_000]
+    "content",
+    [
+        b"[[adapters]",
+        b"adapters = 1\nadapters = 2",
+        b"\xff\xfe",
+        b'{"adapters": []}',
+        b"a = " + b"[" * 100_000,
+        b"a" + b".a" * 500_000 + b" = 1",
+    ],
+    ids=["open", "twice", "no UTF-8", "JSON", "deep", "a key of 500,000 names"],
 )
 def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "adapters.toml"

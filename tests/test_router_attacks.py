@@ -6,6 +6,7 @@ The tests of each adapter look closer; here every attack ends in the same questi
 import json
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 import pytest
 from http_server import raw, service
-from router_testing import adapter_file, is_running
+from router_testing import LimitAfter, adapter_file, is_running
 
-from nexus_attest.routers import Adapter, RunEngine, RunFailed, load_adapters, parse_adapters
+from nexus_attest.routers import Adapter, CallLimit, RunEngine, RunFailed, load_adapters, parse_adapters
 from nexus_control.flight_shape import misplaced_events, unfounded_results
 
 SECRET = "hunter2-hunter2/+hunter2"
@@ -78,8 +79,14 @@ def test_whatever_a_program_does_is_on_the_record_and_happens_once(tmp_path: Pat
     script, code, outcome = COMMANDS[attack]
     monkeypatch.setenv("API_TOKEN", SECRET)
     (tmp_path / "tool.py").write_text(GREETING + script + "\n", encoding="utf-8")
-    keys = {"command": [sys.executable, "-S", "tool.py"], "pass_env": ["API_TOKEN"], "timeout_s": 1.5 if code == "TIMEOUT" else 30}
-    (adapter,) = load_adapters(adapter_file(tmp_path, **keys))
+    (adapter,) = load_adapters(adapter_file(tmp_path, command=[sys.executable, "-S", "tool.py"], pass_env=["API_TOKEN"]))
+    if code == "TIMEOUT":
+        made = tmp_path / "made"
+
+        def limited(_: float, cancelled: threading.Event) -> CallLimit:
+            return LimitAfter(lambda: made.exists() and made.read_text() == "x", 0.5, cancelled)
+
+        monkeypatch.setattr("nexus_attest.routers.steps.CallLimit", limited)
     failure, events = failed(adapter)
     assert failure.code == code
     assert told(events) == [(code, outcome)]
@@ -130,7 +137,9 @@ def test_whatever_a_service_does_is_on_the_record_and_happens_once(monkeypatch: 
     monkeypatch.setenv("API_AUTHORIZATION", HEADER)
     entry = {"id": "http:service", "kind": "http", "allow": ["*/*"], "headers_env": {"Authorization": "API_AUTHORIZATION"}}
     with service(script) as found:
-        (adapter,) = parse_adapters({"adapters": [{**entry, "base_url": found.url, "timeout_s": 1.5}]}, base_dir=Path("/"))
+        (adapter,) = parse_adapters(
+            {"adapters": [{**entry, "base_url": found.url, "timeout_s": 1.5 if code == "TIMEOUT" else 30}]}, base_dir=Path("/")
+        )
         failure, events = failed(adapter)
     assert failure.code == code
     assert told(events) == [(code, outcome)]

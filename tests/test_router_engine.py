@@ -5,14 +5,25 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from router_testing import FakeAdapter, counted_ids, shell_tool, ticking_clock
+from router_testing import FakeAdapter, LimitAfter, counted_ids, shell_tool, ticking_clock
 
-from nexus_attest.routers import CallFailed, CallIdentity, CallOutcome, DefaultCall, RunEngine, RunFailed, RunNotFinished, RunNotFound
+from nexus_attest.routers import (
+    CallFailed,
+    CallIdentity,
+    CallLimit,
+    CallOutcome,
+    DefaultCall,
+    RunEngine,
+    RunFailed,
+    RunNotFinished,
+    RunNotFound,
+)
 from nexus_control.errors import InputError, StoreError
 from nexus_control.flight_record import RunEvent
 
@@ -503,9 +514,15 @@ def test_only_a_timed_out_call_of_an_idempotent_adapter_is_tried_again_and_only_
     assert len({call.identity.idempotency_key for call in fake.calls}) == 1
 
 
-def test_a_second_attempt_that_succeeds_completes_the_step(tmp_path: Path) -> None:
+def test_a_second_attempt_that_succeeds_completes_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = 'echo "$NEXUS_IDEMPOTENCY_KEY" >> keys; test -e second && echo \'{"ok": 1}\' && exit; touch second; sleep 300'
-    with RunEngine([shell_tool(tmp_path, script, timeout_s=1.0, idempotent=True)]) as engine:
+    limits = iter([LimitAfter((tmp_path / "second").exists, 0.3), CallLimit(time.monotonic() + 100)])
+
+    def limited(*_: object) -> CallLimit:
+        return next(limits)
+
+    monkeypatch.setattr("nexus_attest.routers.steps.CallLimit", limited)
+    with RunEngine([shell_tool(tmp_path, script, idempotent=True)]) as engine:
         response = engine.run(goal="g", adapter_id="subprocess:tool", dry_run=False, plan=ONE)
         events = events_of(engine, response["run_id"])
     first, second = (tmp_path / "keys").read_text().split()

@@ -35,7 +35,7 @@ def no_thread_stays() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     for thread in set(threading.enumerate()) - before:
-        thread.join(5)  # a resolver that has answered is on its way out
+        thread.join(60)  # a resolver that has answered is on its way out
     assert set(threading.enumerate()) == before
 
 
@@ -162,7 +162,7 @@ def test_a_compressed_body_is_not_unpacked() -> None:
 def test_three_gigabytes_are_refused_by_their_announcement(length: str) -> None:
     began = time.monotonic()
     problem, _ = failed(raw(b"HTTP/1.1 200 OK\r\nContent-Length: " + length.encode() + b"\r\n\r\n" + b"x" * 100))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert (problem.code, problem.outcome) == ("OUTPUT_TOO_LARGE", CallOutcome.UNKNOWN)
 
 
@@ -197,17 +197,21 @@ def drip(connection: socket.socket, data: bytes) -> None:
 )
 def test_a_slow_drip_does_not_stretch_the_limit(data: bytes) -> None:
     began = time.monotonic()
-    problem, _ = failed(lambda connection: drip(connection, data), timeout_s=0.5)
-    assert time.monotonic() - began < 20  # the drip goes on for fifty and more
+    problem, _ = failed(lambda connection: drip(connection, data), timeout_s=1.5)
+    assert time.monotonic() - began < 40  # the drip goes on for fifty and more
     assert (problem.code, problem.outcome) == ("TIMEOUT", CallOutcome.UNKNOWN)
 
 
 def test_a_cancelled_run_ends_its_call() -> None:
-    with service(lambda _: time.sleep(1)) as found:
+    limit = CallLimit(time.monotonic() + 100)
+
+    def asked(_: socket.socket) -> None:
+        limit.cancelled.set()
+        time.sleep(1)
+
+    with service(asked) as found:
         adapter = http(found.url)
-        limit = CallLimit(time.monotonic() + 100)
         session = adapter.open([step()], limit)
-        threading.Timer(0.2, limit.cancelled.set).start()
         began = time.monotonic()
         try:
             with pytest.raises(CallFailed) as caught:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from router_testing import FakeAdapter, adapter_file, ends_soon, is_running
 
 from nexus_attest.routers import RunEngine, RunFailed, RunRecords, StopSignals, Terminated
+from nexus_attest.routers import engine as engine_module
 from nexus_control.flight_checks import verify_flight_record
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
@@ -36,6 +38,7 @@ import nexus_attest.cli.app, nexus_attest.cli.running, nexus_attest.cli.signing,
 
 random.seed(7)
 numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # until a child is on its way, whenever this machine lets it
 duration = None  # of the first command, which is left in peace
 for place, request_id in enumerate(sys.argv[1:]):
     began = time.monotonic()
@@ -43,6 +46,10 @@ for place, request_id in enumerate(sys.argv[1:]):
     if child == 0:
         for descriptor in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        except KeyboardInterrupt:
+            os._exit(130)
         sys.argv = ["nexus-attest", "execute", request_id, "tool", "--adapters", "adapters.toml", "--actor", "alice", "--db", "store.db"]
         try:
             code = main()
@@ -89,10 +96,10 @@ def test_whenever_a_command_is_told_to_end_everything_is_recorded_and_nothing_go
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "TMPDIR": str(temporary)},
             cwd=tmp_path,
             capture_output=True,
-            timeout=120,
+            timeout=280,
             check=True,
         )
-        assert time.monotonic() - began < 100
+        assert time.monotonic() - began < 250
         codes = [int(line) for line in done.stdout.split()]
         assert codes[0] == 0
         assert set(codes) <= {0, 130, 143, 129, -15, -1}, codes  # minus: before it listened, or after
@@ -134,7 +141,7 @@ with RunEngine(load_adapters("adapters.toml"), db_path="runs.db") as router:
 
 
 def wait_for_tool(folder: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(started(folder)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -153,7 +160,7 @@ def test_a_program_that_uses_the_library_ends_the_same_way(tmp_path: Path, numbe
     process = in_a_process(tmp_path, body)
     wait_for_tool(tmp_path)
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == code
     for pid in started(tmp_path):
         assert ends_soon(pid)
@@ -166,32 +173,47 @@ def test_a_program_that_uses_the_library_ends_the_same_way(tmp_path: Path, numbe
     tools.store.close()
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a run was told of Ctrl-C, which a thread does."""
+    event, deferred = threading.Event(), engine_module.ctrl_c_deferred
+
+    def heard(stop: Callable[[], object]) -> AbstractContextManager[None]:
+        return deferred(lambda: (stop(), event.set()))
+
+    monkeypatch.setattr(engine_module, "ctrl_c_deferred", heard)
+    return event
+
+
 class Pressed:
-    """The answer of a tool during whose call somebody presses Ctrl-C, more than once."""
+    """The answer of a tool during whose call somebody presses Ctrl-C, more than once: when the run was told of it, or after `seconds`."""
+
+    def __init__(self, told: threading.Event, seconds: float = 60) -> None:
+        self.told, self.seconds = told, seconds
 
     def __call__(self) -> dict[str, Any]:
         for _ in range(3):
             signal.raise_signal(signal.SIGINT)
-        time.sleep(0.05)
+        self.told.wait(self.seconds)
         return {"done": True}
 
 
-def test_ctrl_c_is_raised_when_the_run_has_ended_and_tells_of_it() -> None:
-    adapter = FakeAdapter(Pressed())
+def test_ctrl_c_is_raised_when_the_run_has_ended_and_tells_of_it(told: threading.Event) -> None:
+    adapter = FakeAdapter(Pressed(told))
     with RunEngine([adapter]) as engine:
         with pytest.raises(KeyboardInterrupt) as caught:
             engine.run(goal="g", adapter_id="fake", dry_run=False, plan=PLAN)
-        told = vars(caught.value)
-        assert told["response"]["status"] == "failed"
-        assert engine.flight_record(told["run_id"])["response"] == told["response"]
+        carried = vars(caught.value)
+        assert carried["response"]["status"] == "failed"
+        assert engine.flight_record(carried["run_id"])["response"] == carried["response"]
     assert len(adapter.calls) == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_ctrl_c_that_comes_too_late_does_not_make_a_completed_run_a_failed_decision(tmp_path: Path) -> None:
+def test_ctrl_c_that_comes_too_late_does_not_make_a_completed_run_a_failed_decision(tmp_path: Path, told: threading.Event) -> None:
     one = '[{"tool": "t", "method": "m"}]'
     tools = NexusControlTools(db_path=tmp_path / "store.db")
-    with RunEngine([FakeAdapter(Pressed())]) as engine:
+    with RunEngine([FakeAdapter(Pressed(told))]) as engine:
         request_id = tools.request("g", ALICE, "apply", one).data["request_id"]
         tools.approve(request_id, ALICE)
         with pytest.raises(KeyboardInterrupt):
@@ -202,14 +224,14 @@ def test_ctrl_c_that_comes_too_late_does_not_make_a_completed_run_a_failed_decis
     tools.store.close()
 
 
-def test_ctrl_c_before_the_first_call_leaves_none_to_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_before_the_first_call_leaves_none_to_be_made(monkeypatch: pytest.MonkeyPatch, told: threading.Event) -> None:
     fake = FakeAdapter(lambda: {})
     with RunEngine([fake]) as engine:
         lock = engine._store.lock  # pyright: ignore[reportPrivateUsage]
 
         def interrupted(run_id: str) -> Any:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.2)  # what is told is told by a thread
+            assert told.wait(60)
             return lock(run_id)
 
         monkeypatch.setattr(engine._store, "lock", interrupted)  # pyright: ignore[reportPrivateUsage]
@@ -218,11 +240,11 @@ def test_ctrl_c_before_the_first_call_leaves_none_to_be_made(monkeypatch: pytest
     assert fake.calls == []
 
 
-def test_whoever_handles_ctrl_c_otherwise_is_left_alone() -> None:
+def test_whoever_handles_ctrl_c_otherwise_is_left_alone(told: threading.Event) -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
     try:
-        with RunEngine([FakeAdapter(Pressed())]) as engine:
+        with RunEngine([FakeAdapter(Pressed(told, 0.05))]) as engine:
             assert engine.run(goal="g", adapter_id="fake", dry_run=False, plan=PLAN)["status"] == "completed"
     finally:
         signal.signal(signal.SIGINT, before)
@@ -258,7 +280,7 @@ def test_signals_stop_once_and_raise_at_the_end_and_what_was_ignored_stays_so() 
         assert signals.number == signal.SIGTERM
         assert (caught.value.code, str(caught.value)) == (143, "The executing process was ended by SIGTERM")
         assert isinstance(caught.value.__context__, ValueError)
-        assert stopped.acquire(timeout=5)
+        assert stopped.acquire(timeout=60)
         assert not stopped.acquire(timeout=0.05)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -288,7 +310,7 @@ def test_a_thread_is_there_before_a_signal_needs_it(monkeypatch: pytest.MonkeyPa
         with StopSignals(stopped.set):
             monkeypatch.setattr(_thread, "start_new_thread", no_thread)
             signal.raise_signal(signal.SIGINT)
-            assert stopped.wait(5)
+            assert stopped.wait(60)
 
     with pytest.raises(KeyboardInterrupt):
         work()
@@ -304,7 +326,7 @@ def test_a_signal_that_cannot_be_handled_leaves_none_half_installed(monkeypatch:
     with pytest.raises((OSError, ValueError)), StopSignals(lambda: None, (signal.SIGTERM, signal.SIGKILL)):
         raise AssertionError("not reached")
     assert signal.getsignal(signal.SIGTERM) is before
-    assert ended.wait(5)
+    assert ended.wait(60)
 
 
 def test_outside_of_the_main_thread_signals_are_not_touched() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from router_testing import ends_soon, is_running, step
+from router_testing import LimitAfter, ends_soon, is_running, step, written
 
 from nexus_attest.routers import (
     Adapter,
@@ -48,13 +48,13 @@ def quiet(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 def server(folder: Path, mode: str = "legacy", **keys: object) -> McpAdapter:
     """The adapter of the hostile server."""
     command = {"command": sys.executable, "args": ["-S", str(SERVER), str(folder), mode]}
-    entry = {"id": "mcp:hostile", "kind": "mcp", **command, "allow": ["s/*"], "timeout_s": 20, **keys}
+    entry = {"id": "mcp:hostile", "kind": "mcp", **command, "allow": ["s/*"], "timeout_s": 60, **keys}
     (adapter,) = parse_adapters({"adapters": [entry]}, base_dir=folder)
     assert isinstance(adapter, McpAdapter)
     return adapter
 
 
-def limit(seconds: float = 20.0) -> CallLimit:
+def limit(seconds: float = 60.0) -> CallLimit:
     return CallLimit(time.monotonic() + seconds)
 
 
@@ -65,13 +65,13 @@ class Run:
         self.folder = folder
         self.session = adapter.open([step("s", name) for name in needed], limit())
 
-    def call(self, tool: str, args: Mapping[str, object] | None = None, seconds: float = 20.0) -> CallResult:
+    def call(self, tool: str, args: Mapping[str, object] | None = None, until: CallLimit | None = None) -> CallResult:
         identity = CallIdentity(run_id="run-1", step_id="s1", execution_id="evt-4")
-        return self.session.call(Call(step=step("s", tool, args or {}), identity=identity, limit=limit(seconds)))
+        return self.session.call(Call(step=step("s", tool, args or {}), identity=identity, limit=until or limit()))
 
-    def failure(self, tool: str, args: Mapping[str, object] | None = None, seconds: float = 20.0) -> CallFailed:
+    def failure(self, tool: str, args: Mapping[str, object] | None = None, until: CallLimit | None = None) -> CallFailed:
         with pytest.raises(CallFailed) as caught:
-            self.call(tool, args, seconds)
+            self.call(tool, args, until)
         return caught.value
 
     def calls(self) -> list[str]:
@@ -255,15 +255,15 @@ def test_a_question_instead_of_an_answer_ends_the_call_and_it_is_not_made_again(
 def test_a_call_ends_at_its_limit_and_nobody_knows_what_it_did(opened: Open, tool: str) -> None:
     run = opened(tool)
     began = time.monotonic()
-    problem = run.failure(tool, {"seconds": 300}, seconds=0.5)
-    assert time.monotonic() - began < 20
+    problem = run.failure(tool, {"seconds": 300}, LimitAfter(lambda: written(run.folder / "calls"), 0.5))
+    assert time.monotonic() - began < 100
     assert (problem.code, problem.outcome) == ("TIMEOUT", CallOutcome.UNKNOWN)
     assert run.calls() == [tool]
 
 
 def test_the_session_outlives_a_call_that_took_too_long(opened: Open) -> None:
     run = opened("slow", "echo")
-    assert run.failure("slow", {"seconds": 1}, seconds=0.3).code == "TIMEOUT"
+    assert run.failure("slow", {"seconds": 1}, limit(0.3)).code == "TIMEOUT"
     assert run.call("echo").output["content"] == [{"type": "text", "text": "done"}]
     assert run.calls() == ["slow", "echo"]
 
@@ -271,12 +271,18 @@ def test_the_session_outlives_a_call_that_took_too_long(opened: Open) -> None:
 def test_a_cancelled_run_ends_its_call(opened: Open) -> None:
     run = opened("slow")
     until = limit(100)
-    threading.Timer(0.3, until.cancelled.set).start()
+
+    def cancel() -> None:
+        while not written(run.folder / "calls"):
+            time.sleep(0.01)
+        until.cancelled.set()
+
+    threading.Thread(target=cancel).start()
     call = Call(step=step("s", "slow", {"seconds": 300}), identity=CallIdentity(run_id="r", step_id="s", execution_id=None), limit=until)
     began = time.monotonic()
     with pytest.raises(CallFailed) as caught:
         run.session.call(call)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert (caught.value.code, caught.value.outcome) == ("CANCELLED", CallOutcome.UNKNOWN)
 
 
@@ -284,8 +290,8 @@ def test_a_cancelled_run_ends_its_call(opened: Open) -> None:
 def test_a_server_that_goes_away_leaves_the_outcome_open(opened: Open, tool: str) -> None:
     run = opened(tool)
     began = time.monotonic()
-    problem = run.failure(tool, seconds=100)
-    assert time.monotonic() - began < 20
+    problem = run.failure(tool, until=limit(100))
+    assert time.monotonic() - began < 60
     assert (problem.code, problem.outcome) == ("CONNECTION_LOST", CallOutcome.UNKNOWN)
     assert run.calls() == [tool]
 
@@ -361,7 +367,7 @@ def test_a_server_that_ignores_the_end_is_killed_with_its_children(tmp_path: Pat
     assert is_running(child)
     began = time.monotonic()
     run.session.close()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert ends_soon(child)
 
 
@@ -369,7 +375,8 @@ def test_a_server_that_ignores_the_end_is_killed_with_its_children(tmp_path: Pat
 def test_what_a_tool_started_ends_with_the_session(tmp_path: Path, tool: str) -> None:
     run = Run(server(tmp_path), tmp_path, tool)
     try:
-        run.failure(tool, seconds=1)
+        child = tmp_path / "child"
+        run.failure(tool, until=LimitAfter(lambda: child.exists() and child.read_text() != "", 0.5))
     finally:
         run.session.close()
     assert ends_soon(int((tmp_path / "child").read_text()))
@@ -381,7 +388,7 @@ def test_a_process_that_left_the_group_ends_with_the_session(tmp_path: Path) -> 
     assert is_running(int((tmp_path / "child").read_text()))
     began = time.monotonic()
     run.session.close()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert ends_soon(int((tmp_path / "child").read_text()))
 
 
@@ -457,7 +464,7 @@ def test_an_interruption_ends_the_server(tmp_path: Path, monkeypatch: pytest.Mon
 # Before the first call.
 
 
-def refusal(adapter: Adapter, *needed: str, seconds: float = 20.0) -> CallRefused | CallFailed:
+def refusal(adapter: Adapter, *needed: str, seconds: float = 60.0) -> CallRefused | CallFailed:
     with pytest.raises((CallRefused, CallFailed)) as caught:
         adapter.open([step("s", name) for name in needed], limit(seconds))
     return caught.value
@@ -492,7 +499,7 @@ def test_a_server_without_a_usable_session_is_a_failed_connection(tmp_path: Path
 def test_a_silent_server_is_given_up_at_the_start_limit_and_killed(tmp_path: Path) -> None:
     began = time.monotonic()
     problem = refusal(server(tmp_path, "silent", start_timeout_s=0.5), "echo")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 50
     assert isinstance(problem, CallFailed)
     assert (problem.code, problem.outcome) == ("TIMEOUT", CallOutcome.NOT_SENT)
 

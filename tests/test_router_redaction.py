@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nexus_attest import redaction
 from nexus_attest.redaction import NO_SECRETS, Redactor, literal_secrets, parse_pointer, passwords_of
 
 SECRET = 'p\u00e4ss "word"/+?'
@@ -217,3 +218,36 @@ def test_thousands_of_names_that_become_one_mark_take_linear_time() -> None:
 )
 def test_what_looks_like_a_secret_in_arguments_is_named(args: dict[str, object], found: list[str]) -> None:
     assert literal_secrets(args) == found
+
+
+SHORTEST: list[tuple[str, str]] = [
+    ("-----BEGIN PRIVATE KEY-----", "private-key"),
+    ("AKIA" + "Z" * 16, "aws-access-key"),
+    ("ghp_" + "a" * 36, "github-token"),
+    ("github_pat_" + "a" * 22, "github-token"),
+    ("glpat-" + "a" * 20, "gitlab-token"),
+    ("xoxb-" + "1" * 10, "slack-token"),
+    ("AIza" + "a" * 35, "google-api-key"),
+    ("sk_live_" + "a" * 16, "stripe-key"),
+    ("sk-" + "a" * 32, "api-key"),
+    ("npm_" + "a" * 36, "npm-token"),
+    ("pypi-AgE" + "a" * 50, "pypi-token"),
+    ("hf_" + "a" * 30, "hugging-face-token"),
+    ("sEd" + "T" * 26, "xrpl-seed"),
+    ("sn3" + "N" * 25, "xrpl-seed"),
+    ("eyJ" + "a" * 10 + ".eyJ" + "a" * 10 + "." + "a" * 10, "json-web-token"),
+    ("Bearer " + "a" * 16, "authorization"),
+    ("://:p@", "url-password"),
+]
+
+
+@pytest.mark.parametrize(("credential", "reason"), SHORTEST, ids=[reason + str(len(text)) for text, reason in SHORTEST])
+def test_the_shortest_credential_of_a_kind_is_found_where_it_stands_alone(credential: str, reason: str) -> None:
+    assert f"[redacted:{reason}]" in NO_SECRETS.text(credential)
+    shorter = credential[:-2] + credential[-1]
+    assert NO_SECRETS.text(shorter) == shorter
+
+
+def test_the_shortest_credential_of_every_kind_is_tried() -> None:
+    known = [(reason, least) for reason, least, _, _ in redaction._CREDENTIALS]  # pyright: ignore[reportPrivateUsage]
+    assert known == [(reason, len(credential)) for credential, reason in SHORTEST]

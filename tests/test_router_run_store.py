@@ -11,9 +11,9 @@ import pytest
 from router_testing import FakeAdapter, counted_ids, ticking_clock
 
 from nexus_attest.routers import RunEngine, RunNotFound, RunRecords
-from nexus_attest.routers.run_store import RunStore, run_time
+from nexus_attest.routers.run_store import EventRow, RunStore, run_time
 from nexus_control.errors import SchemaTooNew, StoreUnreadable
-from nexus_control.flight_record import Run, RunEvent
+from nexus_control.flight_record import Run
 
 PLAN = '[{"tool": "keys", "method": "list", "args": {"caf\u00e9": 1.0}}]'
 
@@ -156,8 +156,8 @@ def test_rows_that_nexus_router_wrote_are_kept_once_the_file_was_opened(foreign:
 def test_a_database_in_memory_is_private_to_its_store() -> None:
     first, second = RunStore(), RunStore()
     run = Run(run_id="r", mode="apply", goal="g", status="RUNNING", created_at="t")
-    first.begin(run, [RunEvent(event_id="e0", run_id="r", seq=0, type="RUN_STARTED", payload={}, ts="t")])
-    first.append([RunEvent(event_id="e1", run_id="r", seq=1, type="RUN_COMPLETED", payload={}, ts="t")], "COMPLETED")
+    first.begin(run, [EventRow("e0", "r", 0, "RUN_STARTED", "{}", "t")])
+    first.append([EventRow("e1", "r", 1, "RUN_COMPLETED", "{}", "t")], "COMPLETED")
     assert first.finished("r")[0]["status"] == "COMPLETED"
     with pytest.raises(RunNotFound):
         second.finished("r")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from router_testing import adapter_file, call, ends_soon, is_running, shell_tool, step
+from router_testing import LimitAfter, adapter_file, call, ends_soon, is_running, shell_tool, step, written
 
 from nexus_attest.routers import Adapter, CallFailed, CallIdentity, CallLimit, CallRefused, children, custody, load_adapters, marked
 from nexus_attest.routers import guardian as guardian_module
@@ -43,9 +43,9 @@ def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "pidfd_open", raising=False)
 
 
-def failure(adapter: Adapter) -> CallFailed:
+def failure(adapter: Adapter, limit: CallLimit | None = None) -> CallFailed:
     with pytest.raises(CallFailed) as caught:
-        call(adapter, "keys", "rotate", {})
+        call(adapter, "keys", "rotate", {}, limit=limit)
     return caught.value
 
 
@@ -245,23 +245,24 @@ def test_an_excerpt_of_the_error_output_is_its_end_on_one_short_printable_line(t
 
 def test_a_hanging_tool_is_killed_at_its_limit_together_with_its_children(tmp_path: Path) -> None:
     script = "sleep 300 & echo $! > child; sh -c 'sleep 300 & echo $! > grandchild; wait' & echo $$ > self; wait"
-    adapter = shell_tool(tmp_path, script, timeout_s=2.0)
+    numbers = [tmp_path / name for name in ("self", "child", "grandchild")]
     begin = time.monotonic()
-    found = failure(adapter)
+    found = failure(shell_tool(tmp_path, script), LimitAfter(lambda: written(*numbers), 0.5))
     assert (found.code, str(found)) == ("TIMEOUT", "Not done in time")
-    assert 2.0 <= time.monotonic() - begin < 30.0
-    for name in ("self", "child", "grandchild"):
-        assert ends_soon(int((tmp_path / name).read_text()))
+    assert 0.5 <= time.monotonic() - begin < 100.0
+    for number in numbers:
+        assert ends_soon(int(number.read_text()))
 
 
 def test_a_tool_that_ignores_polite_signals_is_killed_all_the_same(tmp_path: Path) -> None:
-    found = failure(shell_tool(tmp_path, "trap '' TERM INT HUP PIPE; echo $$ > self; while :; do sleep 1; done", timeout_s=1.0))
+    tool = shell_tool(tmp_path, "trap '' TERM INT HUP PIPE; echo $$ > self; while :; do sleep 1; done")
+    found = failure(tool, LimitAfter(lambda: written(tmp_path / "self"), 0.5))
     assert found.code == "TIMEOUT"
     assert ends_soon(int((tmp_path / "self").read_text()))
 
 
 def test_closing_its_output_does_not_free_a_tool_from_its_limit(tmp_path: Path) -> None:
-    found = failure(shell_tool(tmp_path, "echo $$ > self; exec >&- 2>&-; sleep 300", timeout_s=1.0))
+    found = failure(shell_tool(tmp_path, "echo $$ > self; exec >&- 2>&-; sleep 300"), LimitAfter(lambda: written(tmp_path / "self"), 0.5))
     assert found.code == "TIMEOUT"
     assert ends_soon(int((tmp_path / "self").read_text()))
 
@@ -274,7 +275,7 @@ def test_a_call_ends_when_its_tool_ends_and_takes_the_tools_children_along(tmp_p
     adapter = shell_tool(tmp_path, "sleep 300 & echo $! > child; echo '{\"ok\": 1}'", timeout_s=30)
     begin = time.monotonic()
     assert call(adapter, "a", "b") == {"ok": 1}
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
     assert ends_soon(int((tmp_path / "child").read_text()))
 
 
@@ -318,13 +319,13 @@ def daemons(folder: Path) -> list[int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize("ending", ["print('{}')", "time.sleep(60)", "time.sleep(0.4); print('{}')"])
 def test_a_process_that_left_the_group_and_its_parents_ends_with_the_call(tmp_path: Path, ending: str) -> None:
-    adapter = python_tool(tmp_path, DAEMON + ending, timeout_s=1.0)
+    adapter = python_tool(tmp_path, DAEMON + ending)
     begin = time.monotonic()
     if ending == "time.sleep(60)":
-        assert failure(adapter).code == "TIMEOUT"
+        assert failure(adapter, LimitAfter((tmp_path / "detached").exists, 0.3)).code == "TIMEOUT"
     else:
         assert call(adapter, "a", "b") == {}
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 50
     assert daemons(tmp_path) == []
 
 
@@ -333,9 +334,9 @@ def test_a_process_that_left_the_group_and_its_parents_ends_with_the_call(tmp_pa
 @pytest.mark.parametrize("ending", [DETACHED + "print('{}')", "time.sleep(60)"], ids=["done", "hanging"])
 def test_a_process_that_hides_its_environment_as_well_ends_with_the_call(tmp_path: Path, disguise: str, ending: str) -> None:
     (tmp_path / disguise).touch()
-    adapter = python_tool(tmp_path, DAEMON + ending, timeout_s=3.0 if "60" in ending else 30)
+    adapter = python_tool(tmp_path, DAEMON + ending)
     if "60" in ending:
-        assert failure(adapter).code == "TIMEOUT"
+        assert failure(adapter, LimitAfter((tmp_path / "detached").exists, 0.3)).code == "TIMEOUT"
     else:
         assert call(adapter, "a", "b") == {}
     assert (tmp_path / "detached").exists()
@@ -359,7 +360,7 @@ def host(folder: Path, temporary: Path, before: str = "") -> "subprocess.Popen[b
     return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd="/")
 
 
-def wait_for(happened: Callable[[], object], seconds: float = 30) -> None:
+def wait_for(happened: Callable[[], object], seconds: float = 50) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline
@@ -392,7 +393,7 @@ def test_when_we_are_killed_by_force_the_tools_end_and_their_arguments_are_gone(
     forked = [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     process.kill()
     process.wait()
-    wait_for(lambda: not daemons(tmp_path) and not list(temporary.iterdir()), 10)
+    wait_for(lambda: not daemons(tmp_path) and not list(temporary.iterdir()))
     for child in forked:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
@@ -470,7 +471,7 @@ def test_an_interruption_while_a_tool_is_started_leaves_none(tmp_path: Path, mon
     with pytest.raises(KeyboardInterrupt):
         call(adapter, "a", "b")
     (process,) = lost
-    process.communicate(timeout=5)
+    process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
 
 
@@ -635,14 +636,14 @@ def test_systems_that_cannot_peek_at_a_child_get_the_same_answers(tmp_path: Path
     assert failure(shell_tool(tmp_path, "sleep 300", timeout_s=0.3)).code == "TIMEOUT"
 
 
-def given_up(adapter: Adapter) -> None:
-    assert failure(adapter).code == "TIMEOUT"
+def given_up(adapter: Adapter, limit: CallLimit) -> None:
+    assert failure(adapter, limit).code == "TIMEOUT"
     gc.collect()
 
 
 @pytest.mark.usefixtures("unguarded")
 def test_a_child_that_cannot_be_killed_does_not_hold_the_caller_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = shell_tool(tmp_path, "echo $$ > self; exec sleep 300", timeout_s=1.0)
+    adapter = shell_tool(tmp_path, "echo $$ > self; exec sleep 300")
 
     def refuse(_group: int, _signal: int) -> None:
         raise PermissionError
@@ -652,8 +653,8 @@ def test_a_child_that_cannot_be_killed_does_not_hold_the_caller_for_ever(tmp_pat
     monkeypatch.setattr(children, "_REAP_SECONDS", 0.1)
     begin = time.monotonic()
     with pytest.warns(ResourceWarning, match="still running"):
-        given_up(adapter)
-    assert time.monotonic() - begin < 30
+        given_up(adapter, LimitAfter(lambda: written(tmp_path / "self"), 0.3))
+    assert time.monotonic() - begin < 100
     pid = int((tmp_path / "self").read_text())
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -665,6 +666,7 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
         pytest.skip("needs /proc")
     good, bad = shell_tool(tmp_path, "echo '{}'"), shell_tool(tmp_path, "echo '{}'", max_output_bytes=1)
     call(good, "a", "b")
+    gc.collect()  # what other tests left
     before = len(list(descriptors.iterdir()))
     for _ in range(5):
         call(good, "a", "b")

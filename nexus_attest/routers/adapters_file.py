@@ -7,7 +7,6 @@ name of one belongs.
 """
 
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from nexus_attest.routers.mcp_adapter import McpAdapter
 from nexus_attest.routers.settings import HttpSettings, McpHttpSettings, McpStdioSettings, SubprocessSettings
 from nexus_attest.routers.subprocess_adapter import RESERVED_VARIABLES, SubprocessAdapter
 from nexus_attest.shapes import Key, Shape, boolean, integer, listing, number, read_table, table, table_schema, text
+from nexus_attest.toml_data import parse_toml
 from nexus_attest.urls import is_bare_url, is_private_way
 from nexus_control.errors import FileRefused
 from nexus_control.files import read_file
@@ -271,8 +271,8 @@ def load_adapters(path: str | Path) -> tuple[FileAdapter, ...]:
     file = Path(path).absolute()
     language = "JSON" if file.suffix == ".json" else "TOML"
     try:
-        content = read_file(file, _MAX_FILE_BYTES).decode()
-        data = read_json(content) if language == "JSON" else tomllib.loads(content)
+        content = read_file(file, _MAX_FILE_BYTES)
+        data = read_json(content.decode()) if language == "JSON" else parse_toml(content)
     except FileRefused as problem:
         raise AdapterFileError(str(problem)) from None
     except (ValueError, RecursionError) as problem:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -34,17 +35,33 @@ class Background:
         Raises CallFailed with TIMEOUT or CANCELLED, and the outcome that then holds, when `limit` ends it. The limit is one for all of
         the work, however slowly it goes on. Whenever this raises the work has been cancelled.
         """
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        # As `asyncio.run_coroutine_threadsafe`, with one lock where that has a future with several: every call waits here.
+        under_way = threading.Lock()
+        under_way.acquire()
+        tasks: list[asyncio.Task[T]] = []
+
+        def begin() -> None:
+            tasks.append(self._loop.create_task(work))
+            tasks[0].add_done_callback(lambda _: under_way.release())
+
+        def cancel() -> None:
+            for task in tasks:  # one, since the loop does first what it was asked for first; none where we were stopped before we asked
+                task.cancel()
+
         try:
-            # Held until the work has ended. `concurrent.futures.wait` does the same with seven locks, and every call waits here.
-            under_way = threading.Lock()
-            under_way.acquire()
-            future.add_done_callback(lambda _: under_way.release())
+            self._loop.call_soon_threadsafe(begin)
             while not under_way.acquire(timeout=min(_TICK_SECONDS, limit.remaining())):
                 limit.require(outcome())
-            return future.result()
+            if tasks[0].cancelled():  # not by us: the loop ends, which is no interruption of this thread
+                raise CancelledError
+            return tasks[0].result()
         finally:
-            future.cancel()
+            if not tasks or not tasks[0].done():
+                try:
+                    self._loop.call_soon_threadsafe(cancel)
+                except RuntimeError:  # the loop has ended, and what it had begun with it
+                    if not tasks:
+                        work.close()
 
     def close(self) -> None:
         """Cancel all work and end the thread, in bounded time. Closing again does nothing."""

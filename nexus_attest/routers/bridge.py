@@ -30,7 +30,7 @@ from nexus_attest.routers.errors import RunFailed, RunNotFinished, RunNotFound
 from nexus_attest.routers.resolution import adapters_by_id, objection, resolve
 from nexus_attest.routers.run_lock import RunLock
 from nexus_attest.routers.run_request import RunRequest
-from nexus_attest.routers.run_store import RunStore, new_events
+from nexus_attest.routers.run_store import RunStore, event_of, event_row, new_rows
 from nexus_attest.routers.steps import line
 from nexus_attest.routers.stop_signals import ctrl_c_deferred
 from nexus_control.errors import StoreError
@@ -313,12 +313,13 @@ class NexusRouterBridge:
         """Store a run, with an end if it has none. One that is stored already is not stored again."""
         with suppress(RunNotFound):
             return self._store.read(run["run_id"])
+        rows = [event_row(event) for event in events]
         if run["status"] == "RUNNING":
             ends = ending_events(run, events, why, prov_id=None)
-            events = [*events, *new_events(run["run_id"], ends, len(events), clock=self._clock, new_id=self._new_id)]
+            rows += new_rows(run["run_id"], ends, len(events), clock=self._clock, new_id=lambda _: self._new_id())
             run = Run(run_id=run["run_id"], mode=run["mode"], goal=run["goal"], status="FAILED", created_at=run["created_at"])
-        self._store.begin(run, events, execution_id=execution_id)
-        return run, events
+        self._store.begin(run, rows, execution_id=execution_id)
+        return run, [event_of(row) for row in rows]
 
     def _executions_under_way(self) -> set[str | None]:
         """The executions whose process lives, in this one or another."""

@@ -27,6 +27,8 @@ _MOST_BYTES = 65_536
 
 def secret_names(value: object) -> Iterator[str]:
     """The names that a value refers to. Raises CallRefused with SECRET_INVALID for an object with `$secret` that is no reference."""
+    if isinstance(value, str):
+        return
     if isinstance(value, Mapping):
         members = cast("Mapping[str, object]", value)
         if _KEY in members:
@@ -121,6 +123,8 @@ class Credentials:
 
 
 def _filled(value: object, values: Mapping[str, str]) -> object:
+    if isinstance(value, str):
+        return value
     if isinstance(value, Mapping):
         members = cast("Mapping[str, object]", value)
         if _KEY in members:

@@ -26,9 +26,10 @@ from nexus_attest.redaction import literal_secrets
 from nexus_attest.routers.adapter import Adapter, CallLimit
 from nexus_attest.routers.ending import DEAD, INTERRUPTED, UNRECORDED, Ending, broken, ending_events, provenance_event
 from nexus_attest.routers.errors import RunFailed, RunNotFound
+from nexus_attest.routers.event_ids import EventIds, event_ids
 from nexus_attest.routers.resolution import Resolution, adapters_by_id, objection, resolve
 from nexus_attest.routers.run_request import RunRequest
-from nexus_attest.routers.run_store import NewEvent, RunRecorder, RunStore, new_events
+from nexus_attest.routers.run_store import EventRow, NewEvent, RunRecorder, RunStore, new_rows
 from nexus_attest.routers.steps import AdapterBroken, RunSteps
 from nexus_attest.routers.stop_signals import ctrl_c_deferred
 from nexus_control.errors import InputError, StoreError
@@ -47,13 +48,17 @@ def _uuid4() -> str:
     return str(uuid.uuid4())  # noqa: TID251 - the routers' one source of ids
 
 
+def _ignoring_time(new_id: Callable[[], str]) -> EventIds:
+    return lambda _: new_id()
+
+
 class RunEngine:
     """A router in the sense of `nexus_control.tool.RouterProtocol`, over a fixed set of adapters.
 
     `db_path` keeps the runs (`:memory:`: until `close`). Runs in it whose process died are closed at once, as failed; `recovered` names
-    them. `run_timeout_s` limits each run as a whole; None: only its calls are limited. Synchronous; usable from several threads and
-    inside a running event loop. Raises InputError for two adapters of one id or a limit that is none, StoreError when the database
-    cannot be opened.
+    them. `run_timeout_s` limits each run as a whole; None: only its calls are limited. `new_id` gives all ids; None: runs have random ones
+    (UUID version 4), events have ones in their order (version 7). Synchronous; usable from several threads and inside a running event
+    loop. Raises InputError for two adapters of one id or a limit that is none, StoreError when the database cannot be opened.
     """
 
     accepts_execution_id: ClassVar[bool] = True
@@ -67,7 +72,7 @@ class RunEngine:
         run_timeout_s: float | None = None,
         watch: Watch | None = None,
         clock: Clock = utc_now,
-        new_id: Callable[[], str] = _uuid4,
+        new_id: Callable[[], str] | None = None,
     ) -> None:
         self._adapters = adapters_by_id(adapters)
         if run_timeout_s is not None and not (run_timeout_s > 0 and math.isfinite(run_timeout_s)):
@@ -75,7 +80,8 @@ class RunEngine:
         self._run_timeout_s = run_timeout_s
         self._watch = watch
         self._clock = clock
-        self._new_id = new_id
+        self._new_id = new_id or _uuid4
+        self._event_ids = event_ids if new_id is None else partial(_ignoring_time, new_id)
         self._under_way: dict[str, threading.Event] = {}
         self._stopped = threading.Event()
         self._store = RunStore(db_path)
@@ -122,7 +128,7 @@ class RunEngine:
             execution_id=execution_id,
         )
         resolution = self._resolve(request)
-        record = RunRecorder(self._store, self._new_id(), clock=self._clock, new_id=self._new_id, watch=self._watch)
+        record = RunRecorder(self._store, self._new_id(), clock=self._clock, new_id=self._event_ids(), watch=self._watch)
         cancelled = threading.Event()  # before anything that it ends has begun
         with (
             self._interruptible(record, cancelled),
@@ -255,9 +261,9 @@ class RunEngine:
         record.close(lambda run, events: ending_events(run, events, why, prov_id=self._new_id(), reached=record.reached))
         return run_response(record.run, record.events)
 
-    def _dead_end(self, run: Run, events: list[RunEvent]) -> list[RunEvent]:
+    def _dead_end(self, run: Run, events: list[RunEvent]) -> list[EventRow]:
         ends = ending_events(run, events, DEAD, prov_id=self._new_id())
-        return new_events(run["run_id"], ends, len(events), clock=self._clock, new_id=self._new_id)
+        return new_rows(run["run_id"], ends, len(events), clock=self._clock, new_id=self._event_ids())
 
 
 def _resolution_events(request: RunRequest, resolution: Resolution[Adapter]) -> list[NewEvent]:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from nexus_attest.routers.errors import RunNotFinished, RunNotFound
+from nexus_attest.routers.event_ids import EventIds
 from nexus_attest.routers.run_lock import RunLock
 from nexus_control.backend import insert
 from nexus_control.database import Database
@@ -26,7 +27,7 @@ from nexus_control.migration import Schema
 from nexus_control.run_json import run_json
 from nexus_control.sqlite import Connection
 
-__all__ = ["FOREIGN_TABLES", "NewEvent", "RunRecorder", "RunStore", "new_events", "run_time"]
+__all__ = ["FOREIGN_TABLES", "EventRow", "NewEvent", "RunRecorder", "RunStore", "event_of", "event_row", "new_rows", "run_time"]
 
 FOREIGN_TABLES = frozenset({"runs", "events"})
 """Those of nexus-router, in whose files runs may be kept."""
@@ -74,7 +75,8 @@ _SCHEMA = Schema(
             """,
             """
             CREATE TRIGGER events_refuse_replace BEFORE INSERT ON events
-            WHEN EXISTS (SELECT 1 FROM events WHERE event_id = NEW.event_id OR (run_id = NEW.run_id AND seq = NEW.seq))
+            WHEN EXISTS (SELECT 1 FROM events WHERE event_id = NEW.event_id)
+                OR EXISTS (SELECT 1 FROM events WHERE run_id = NEW.run_id AND seq = NEW.seq)
             BEGIN SELECT RAISE(ABORT, 'events is append-only'); END
             """,
         ),
@@ -114,8 +116,7 @@ _SCHEMA = Schema(
 
 _INSERT_RUN = "INSERT INTO runs (run_id, mode, goal, status, created_at) VALUES (:run_id, :mode, :goal, :status, :created_at)"
 _END_RUN = "UPDATE runs SET status = :status WHERE run_id = :run_id"
-_INSERT_EVENT = """
-    INSERT INTO events (event_id, run_id, seq, type, payload_json, ts) VALUES (:event_id, :run_id, :seq, :type, :payload_json, :ts)"""
+_INSERT_EVENT = "INSERT INTO events (event_id, run_id, seq, type, payload_json, ts) VALUES (?, ?, ?, ?, ?, ?)"
 _SELECT_RUN = "SELECT run_id, mode, goal, status, created_at FROM runs WHERE run_id = :run_id"
 _SELECT_RUNS = """
     SELECT run_id, mode, goal, status, created_at FROM runs WHERE :status IS NULL OR status = :status
@@ -142,6 +143,17 @@ NewEvent: TypeAlias = tuple[str, dict[str, object]]
 """Type and payload of an event that is to be recorded."""
 
 
+class EventRow(NamedTuple):
+    """An event as it is stored: the columns of its row."""
+
+    event_id: str
+    run_id: str
+    seq: int
+    type: str
+    payload_json: str
+    ts: str
+
+
 def run_time(moment: datetime) -> str:
     """A time as run records write it: UTC, milliseconds, `Z`."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -161,22 +173,22 @@ class RunStore:
         """What a process holds from before a run begins until after it has ended."""
         return nullcontext() if self._file is None else RunLock(self._file, run_id)
 
-    def begin(self, run: Run, events: Sequence[RunEvent], *, execution_id: str | None = None) -> None:
+    def begin(self, run: Run, events: Sequence[EventRow], *, execution_id: str | None = None) -> None:
         """Store a new run together with its first events; `execution_id` is that of a run whose events do not name it."""
         with self._database.transaction() as connection:
             insert(connection, _INSERT_RUN, [run])
-            _insert(connection, events)
+            insert(connection, _INSERT_EVENT, events)
             if execution_id is not None:
                 insert(connection, _INSERT_EXECUTION, [{"run_id": run["run_id"], "execution_id": execution_id}])
 
-    def append(self, events: Sequence[RunEvent], status: str | None = None) -> None:
+    def append(self, events: Sequence[EventRow], status: str | None = None) -> None:
         """Store more events of a running run; with the last one its status, COMPLETED or FAILED."""
         with self._database.transaction() as connection:
-            _insert(connection, events)
+            insert(connection, _INSERT_EVENT, events)
             if status is not None:
-                connection.execute(_END_RUN, {"run_id": events[-1]["run_id"], "status": status})
+                connection.execute(_END_RUN, {"run_id": events[-1].run_id, "status": status})
 
-    def close_run(self, run_id: str, ending: Callable[[Run, list[RunEvent]], Sequence[RunEvent]]) -> tuple[Run, list[RunEvent]]:
+    def close_run(self, run_id: str, ending: Callable[[Run, list[RunEvent]], Sequence[EventRow]]) -> tuple[Run, list[RunEvent]]:
         """End a run as FAILED with the events that `ending` makes of what is stored; nothing when it has ended already.
 
         Gives the run and all its events as they are stored then.
@@ -185,13 +197,13 @@ class RunStore:
             run, events = _read(connection, run_id)
             if run["status"] == "RUNNING":
                 last = ending(run, events)
-                _insert(connection, last)
+                insert(connection, _INSERT_EVENT, last)
                 connection.execute(_END_RUN, {"run_id": run_id, "status": "FAILED"})
-                events.extend(last)
+                events.extend(map(event_of, last))
                 run["status"] = "FAILED"
         return run, events
 
-    def close_dead(self, ending: Callable[[Run, list[RunEvent]], Sequence[RunEvent]]) -> list[str]:
+    def close_dead(self, ending: Callable[[Run, list[RunEvent]], Sequence[EventRow]]) -> list[str]:
         """`close_run` for every run of ours whose process is dead; their ids. Runs of other programs are left alone."""
         if self._file is None:
             return []
@@ -278,15 +290,16 @@ class RunRecorder:
         run_id: str,
         *,
         clock: Clock,
-        new_id: Callable[[], str],
+        new_id: EventIds,
         watch: Callable[[RunEvent], None] | None = None,
     ) -> None:
         self.run_id = run_id
-        self.events: list[RunEvent] = []
         self.reached = False
         """Whether the call that was requested last may have been made: what is written when it never gets a result."""
 
-        self._waiting: list[RunEvent] = []
+        self._rows: list[EventRow] = []
+        self._read: list[RunEvent] = []
+        self._waiting: list[EventRow] = []
         self._store = store
         self._clock = clock
         self._new_id = new_id
@@ -295,7 +308,7 @@ class RunRecorder:
     def begin(self, mode: str, goal: str, *events: NewEvent) -> None:
         """Store the run, RUN_STARTED and the events that follow it, in one transaction."""
         made = self._made([("RUN_STARTED", {"mode": mode, "goal": goal, "recorded_by": RECORDED_BY}), *events], 0)
-        self.run = Run(run_id=self.run_id, mode=mode, goal=goal, status="RUNNING", created_at=made[0]["ts"])
+        self.run = Run(run_id=self.run_id, mode=mode, goal=goal, status="RUNNING", created_at=made[0].ts)
         self._store.begin(self.run, made)
         self._stored(made)
 
@@ -323,14 +336,20 @@ class RunRecorder:
         self._stored(last)
 
     @property
+    def events(self) -> list[RunEvent]:
+        """What is stored, as it will be read."""
+        self._read.extend(map(event_of, self._rows[len(self._read) :]))
+        return self._read
+
+    @property
     def ended(self) -> bool:
         """Whether the run is stored, with its end."""
-        return bool(self.events) and self.run["status"] != "RUNNING"
+        return bool(self._rows) and self.run["status"] != "RUNNING"
 
     @property
     def waiting(self) -> tuple[RunEvent, ...]:
         """What is known and not stored yet."""
-        return tuple(self._waiting)
+        return tuple(map(event_of, self._waiting))
 
     def close(self, ending: Callable[[Run, list[RunEvent]], Sequence[NewEvent]]) -> None:
         """End the run as FAILED, whatever was stored of it last, unless it has its end already.
@@ -338,72 +357,65 @@ class RunRecorder:
         `ending` gets the run and all its events, those that wait among them.
         """
 
-        def last(run: Run, stored: list[RunEvent]) -> list[RunEvent]:
-            waiting = [event for event in self._waiting if event["seq"] >= len(stored)]  # a commit may be interrupted after it was done
-            if waiting and waiting[-1]["type"] == "TOOL_CALL_REQUESTED":
+        def last(run: Run, stored: list[RunEvent]) -> list[EventRow]:
+            waiting = [row for row in self._waiting if row.seq >= len(stored)]  # a commit may be interrupted after it was done
+            if waiting and waiting[-1].type == "TOOL_CALL_REQUESTED":
                 waiting.pop()  # it was not stored, so the call was not made
-            known = [*stored, *waiting]
+            known = [*stored, *map(event_of, waiting)]
             return waiting + self._made(ending(run, known), len(known))
 
         self.run, events = self._store.close_run(self.run_id, last)
-        self._stored(events[len(self.events) :])
+        self._stored([event_row(event) for event in events[len(self._rows) :]])
 
-    def _made(self, events: Iterable[NewEvent], first_seq: int | None = None) -> list[RunEvent]:
-        return new_events(
+    def _made(self, events: Iterable[NewEvent], first_seq: int | None = None) -> list[EventRow]:
+        return new_rows(
             self.run_id,
             events,
-            len(self.events) + len(self._waiting) if first_seq is None else first_seq,
+            len(self._rows) + len(self._waiting) if first_seq is None else first_seq,
             clock=self._clock,
             new_id=self._new_id,
         )
 
-    def _stored(self, events: Sequence[RunEvent]) -> None:
-        self.events.extend(events)
+    def _stored(self, rows: Sequence[EventRow]) -> None:
+        self._rows.extend(rows)
         self._waiting = []
         if self._watch is not None:
-            for event in events:
+            for row in rows:
                 with suppress(Exception):  # whoever watches a run must not be able to end it
-                    self._watch(event)
+                    self._watch(event_of(row))
 
 
-def new_events(run_id: str, events: Iterable[NewEvent], first_seq: int, *, clock: Clock, new_id: Callable[[], str]) -> list[RunEvent]:
-    """Events with ids, times and numbers, their payloads as they will be read."""
+def new_rows(run_id: str, events: Iterable[NewEvent], first_seq: int, *, clock: Clock, new_id: EventIds) -> list[EventRow]:
+    """Events with ids, times and numbers, as they will be stored."""
     return [
-        RunEvent(event_id=new_id(), run_id=run_id, seq=seq, type=event_type, payload=json.loads(run_json(payload)), ts=run_time(clock()))
+        EventRow(new_id(moment := clock()), run_id, seq, event_type, run_json(payload), run_time(moment))
         for seq, (event_type, payload) in enumerate(events, first_seq)
     ]
 
 
-def _insert(connection: Connection, events: Sequence[RunEvent]) -> None:
-    insert(connection, _INSERT_EVENT, [{**event, "payload_json": run_json(event["payload"])} for event in events])
+def event_row(event: RunEvent) -> EventRow:
+    """An event of another record, as it will be stored."""
+    return EventRow(event["event_id"], event["run_id"], event["seq"], event["type"], run_json(event["payload"]), event["ts"])
 
 
 def _read(connection: Connection, run_id: str) -> tuple[Run, list[RunEvent]]:
     row = connection.execute(_SELECT_RUN, {"run_id": run_id}).fetchone()
     if row is None:
         raise RunNotFound(f"Run not found: {run_id:.200}")
-    return _run(row), [
-        RunEvent(
-            event_id=event["event_id"],
-            run_id=event["run_id"],
-            seq=event["seq"],
-            type=event["type"],
-            payload=_payload(event),
-            ts=event["ts"],
-        )
-        for event in connection.execute(_SELECT_EVENTS, {"run_id": run_id})
-    ]
+    return _run(row), [event_of(EventRow(*event)) for event in connection.execute(_SELECT_EVENTS, {"run_id": run_id})]
 
 
-def _payload(event: Any) -> dict[str, Any]:
-    """The payload of a row, which anybody may have edited. Raises StoreUnreadable unless it is an object."""
+def event_of(row: EventRow) -> RunEvent:
+    """The event of a row, which anybody may have edited. Raises StoreUnreadable unless its payload is an object."""
     try:
-        payload: object = json.loads(event["payload_json"])
+        payload: object = json.loads(row.payload_json)
     except (TypeError, ValueError, RecursionError):
         payload = None
     if not isinstance(payload, dict):
-        raise StoreUnreadable(f"event {event['seq']} of run {event['run_id']:.200} cannot be read")
-    return cast("dict[str, Any]", payload)
+        raise StoreUnreadable(f"event {row.seq} of run {row.run_id:.200} cannot be read")
+    return RunEvent(
+        event_id=row.event_id, run_id=row.run_id, seq=row.seq, type=row.type, payload=cast("dict[str, Any]", payload), ts=row.ts
+    )
 
 
 def _run(row: Any) -> Run:

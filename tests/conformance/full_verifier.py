@@ -1158,6 +1158,12 @@ def response_digest(e: Evidence) -> Verdicts:
 def response_binds_run(e: Evidence) -> Verdicts:
     bound, told = e.response.get("run_bundle_digest"), run_text(e.whole_record)
     yield "no response that names a run" if bound is None else raw(bound) == told
+    sealed: Json = e.record.get("integrity")
+    stated: Json = sealed.get("canonical_digest") if is_a(sealed, dict) else None
+    if is_a(stated, str) and raw(stated) == digest(e.response):
+        adapters = [payload.get("adapter_id") for kind in NAMING[:2] for payload in e.payloads(kind)]
+        ran = {"status": e.row["status"].lower(), "mode": e.row["mode"], "adapter_id": [*adapters, "none"][0]}
+        yield all(e.response.get(name, found) == found for name, found in ran.items())
 
 
 @of("execution", "flown")

@@ -175,7 +175,7 @@ def test_it_says_what_it_found_and_what_it_leaves_out(tmp_path: Path) -> None:
 
     def run(*arguments: str) -> tuple[int, list[str]]:
         command = [sys.executable, str(PROGRAM), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False, timeout=60)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False, timeout=200)
         assert not done.stderr
         return done.returncode, done.stdout.splitlines()
 

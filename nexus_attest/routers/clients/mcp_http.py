@@ -5,16 +5,18 @@ a session is opened.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any, cast
 
+import anyio
 import httpx2
 from mcp.client.streamable_http import streamable_http_client
 
 from nexus_attest.routers.addresses import resolve
 from nexus_attest.routers.clients.http import trusting
+from nexus_attest.routers.clients.mcp_outbox import Outbox
 from nexus_attest.routers.settings import McpHttpSettings
 from nexus_control import __version__
 
@@ -41,15 +43,35 @@ class HttpServer:
         """Nothing: there is no process of ours."""
 
     @asynccontextmanager
-    async def connect(self) -> AsyncGenerator[Any]:
-        """The streams of a client session."""
+    async def connect(self) -> AsyncGenerator[tuple[Any, Outbox]]:
+        """The streams of a client session. Raises httpx2.WriteError when the server was given up because it takes no answers."""
         transport = _Judged(self, self._trust, allow_private=self._settings.allow_private, limit=self._limit)
-        # No timeouts here: the caller's limit ends everything, however slowly it goes on.
-        async with (
-            httpx2.AsyncClient(transport=transport, headers=self._headers, timeout=None, trust_env=False, follow_redirects=False) as client,
-            streamable_http_client(self._settings.url, http_client=client, max_sse_event_size=self._limit) as streams,
-        ):
-            yield streams
+
+        def give_up() -> None:
+            self.problem = "OUTPUT_TOO_LARGE"
+            session.cancel()  # and what would ask the server to end the session, and wait for that
+
+        with closing(Outbox(give_up, most_bytes=self._limit)) as outbox, anyio.CancelScope() as session:
+            # No timeouts here: the caller's limit ends everything, however slowly it goes on.
+            async with (
+                httpx2.AsyncClient(
+                    transport=transport, headers=self._headers, timeout=None, trust_env=False, follow_redirects=False
+                ) as client,
+                streamable_http_client(self._settings.url, http_client=client, max_sse_event_size=self._limit) as (incoming, outgoing),
+                anyio.create_task_group() as tasks,
+            ):
+
+                async def send() -> None:
+                    async for message, _ in outbox:
+                        await outgoing.send(message)  # ends when the server has taken an answer; for a request of ours, at once
+
+                tasks.start_soon(send)
+                try:
+                    yield incoming, outbox
+                finally:
+                    tasks.cancel_scope.cancel()
+        if session.cancelled_caught:
+            raise httpx2.WriteError("the server takes no answers")
 
 
 class _Judged(httpx2.AsyncBaseTransport):

@@ -7,7 +7,6 @@ to ours; the last of it is kept for the message of a failure. Imported when a se
 """
 
 import logging
-import math
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -20,6 +19,7 @@ from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
 from nexus_attest.routers.children import Child
+from nexus_attest.routers.clients.mcp_outbox import Outbox
 
 __all__ = ["StdioServer"]
 
@@ -28,9 +28,6 @@ _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 65_536
 _KEPT_ERROR_BYTES = 16_384
 
-_MOST_UNSENT = 1000
-"""Messages that wait for a server to read them. More are answers to questions that it goes on asking without reading what it is told."""
-
 _GRACE_SECONDS = 1.0
 """How long a server may take to end after its input was closed; then its group is killed. One that was given up gets no time."""
 
@@ -38,7 +35,7 @@ _POLL_SECONDS = 0.005
 _WATCH_SECONDS = 0.05
 
 
-Streams: TypeAlias = tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]
+Received: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
 
 
 class StdioServer:
@@ -60,34 +57,32 @@ class StdioServer:
         return (kept.partition(b"\n")[2] if self._cut else kept).decode(errors="replace")
 
     @asynccontextmanager
-    async def connect(self) -> AsyncGenerator[Streams]:
+    async def connect(self) -> AsyncGenerator[tuple[MemoryObjectReceiveStream[SessionMessage | Exception], Outbox]]:
         """The streams of a client session. The server ends with it."""
         process = self._process
         stdin, stdout, stderr = (cast("IO[bytes]", pipe) for pipe in (process.stdin, process.stdout, process.stderr))  # all three are pipes
         received, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        # Whoever sends never waits, so that a server that does not read cannot hold up the caller; `_receive` sees to a bound.
-        outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](math.inf)
+        outbox = Outbox(lambda: self._give_up("OUTPUT_TOO_LARGE", received), most_bytes=self._limit)
         try:
             for pipe in (stdin, stdout, stderr):
                 os.set_blocking(pipe.fileno(), False)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._receive, stdout.fileno(), received, to_send)
+                tasks.start_soon(self._receive, stdout.fileno(), received)
                 tasks.start_soon(self._keep_errors, stderr.fileno())
-                tasks.start_soon(self._send, stdin.fileno(), to_send, received)
+                tasks.start_soon(self._send, stdin.fileno(), outbox, received)
                 tasks.start_soon(_watch, process, received)
                 try:
-                    yield incoming, outgoing
+                    yield incoming, outbox
                 finally:
                     tasks.cancel_scope.cancel()
         finally:
-            for stream in (received, incoming, outgoing, to_send):
-                stream.close()
+            received.close()
+            incoming.close()
+            outbox.close()
             with anyio.CancelScope(shield=True):
                 await self._end(process, stdin, 0 if self.problem else _GRACE_SECONDS)
 
-    async def _receive(
-        self, pipe: int, received: MemoryObjectSendStream[SessionMessage | Exception], to_send: MemoryObjectReceiveStream[SessionMessage]
-    ) -> None:
+    async def _receive(self, pipe: int, received: Received) -> None:
         """Pass on one message per line until the server closes its output or the connection is given up."""
         line = bytearray()
         with received:
@@ -97,19 +92,21 @@ class StdioServer:
                     line += part
                     if not await self._pass_on(bytes(line), received):
                         return
-                    if to_send.statistics().current_buffer_used > _MOST_UNSENT:
-                        self.problem = "OUTPUT_TOO_LARGE"
-                        return
                     line.clear()
                 line += rest
                 if len(line) > self._limit:
-                    self.problem = "OUTPUT_TOO_LARGE"
+                    self._give_up("OUTPUT_TOO_LARGE", received)
                     return
 
-    async def _pass_on(self, line: bytes, received: MemoryObjectSendStream[SessionMessage | Exception]) -> bool:
+    def _give_up(self, problem: str, received: Received) -> None:
+        """End the connection; whoever waits for an answer is told at once."""
+        self.problem = problem
+        received.close()
+
+    async def _pass_on(self, line: bytes, received: Received) -> bool:
         """Whether the connection goes on after this line."""
         if len(line) > self._limit:
-            self.problem = "OUTPUT_TOO_LARGE"
+            self._give_up("OUTPUT_TOO_LARGE", received)
             return False
         if not line.lstrip().startswith(b"{"):
             if line.strip():
@@ -118,7 +115,7 @@ class StdioServer:
         try:
             message = jsonrpc_message_adapter.validate_json(line, by_name=False)
         except ValueError:
-            self.problem = "INVALID_OUTPUT"
+            self._give_up("INVALID_OUTPUT", received)
             return False
         try:
             await received.send(SessionMessage(message))
@@ -134,21 +131,19 @@ class StdioServer:
                 del self._errors[:-_KEPT_ERROR_BYTES]
                 self._cut = True
 
-    async def _send(
-        self, pipe: int, to_send: MemoryObjectReceiveStream[SessionMessage], received: MemoryObjectSendStream[SessionMessage | Exception]
-    ) -> None:
+    async def _send(self, pipe: int, outbox: Outbox, received: Received) -> None:
         """Write one message per line until the session ends or the server closes its input."""
-        with to_send:
-            async for message in to_send:
-                left = memoryview(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
-                while left:
-                    try:
-                        left = left[os.write(pipe, left) :]
-                    except BlockingIOError:
-                        await anyio.wait_writable(pipe)
-                    except OSError:
-                        received.close()  # nothing more can be asked; whoever waits for an answer is told at once
-                        return
+        async for _, text in outbox:
+            left = memoryview(text + b"\n")
+            while left:
+                try:
+                    left = left[os.write(pipe, left) :]
+                except BlockingIOError:
+                    await anyio.wait_writable(pipe)
+                except OSError:
+                    received.close()  # nothing more can be asked; whoever waits for an answer is told at once
+                    outbox.close()
+                    return
 
     async def _end(self, process: Child, stdin: IO[bytes], grace: float) -> None:
         """Close the server's input, which asks it to end, and kill what is left when it has, or has not in time."""
@@ -167,7 +162,7 @@ class StdioServer:
             self._process.end()
 
 
-async def _watch(process: Child, received: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
+async def _watch(process: Child, received: Received) -> None:
     """End the connection when the server has ended, also while a child of it holds its output open."""
     while not process.has_ended():
         await anyio.sleep(_WATCH_SECONDS)

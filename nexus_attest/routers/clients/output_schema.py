@@ -12,9 +12,12 @@ from typing import Any, cast
 __all__ = ["fits"]
 
 _MOST_STEPS = 100_000
-"""Values that are compared with schemas. What comes later is not judged."""
+"""Values that are compared with schemas, and names that stand in these. What comes later is not judged."""
 
 _MOST_DEPTH = 100
+
+_MOST_CHARACTERS = 1_000
+"""Of a reference. A longer one is not followed."""
 
 _TYPES: dict[object, Callable[[object], bool]] = {
     "object": lambda value: isinstance(value, dict),
@@ -59,6 +62,9 @@ class _Judge:
 
     def _is_of_type(self, value: object, named: object) -> bool:
         names = cast("list[object]", named) if isinstance(named, list) else [named]
+        self._left -= len(names)
+        if self._left < 0:
+            return True
         known = [_TYPES[name] for name in names if isinstance(name, str) and name in _TYPES]
         return len(known) < len(names) or any(is_of(value) for is_of in known)
 
@@ -86,8 +92,9 @@ class _Judge:
     def _referenced(self, reference: object) -> object:
         """The schema that `#/a/b` means; True for any other reference."""
         found: object = self._root
-        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
+        if not isinstance(reference, str) or len(reference) > _MOST_CHARACTERS or not (reference == "#" or reference.startswith("#/")):
             return True
+        self._left -= reference.count("/")
         for token in reference.split("/")[1:]:
             found = cast("dict[str, object]", found).get(token.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
         return True if found is None else found
