@@ -216,6 +216,7 @@ def test_rows_are_whole_and_inserted_once() -> None:
 FIRST_FEW: dict[str, Callable[[AttestationStorage], object]] = {
     "pending": lambda storage: storage.list_pending(5),
     "due": lambda storage: storage.list_due(5, now=NOON),
+    "submitted": lambda storage: storage.list_submitted(5, now=NOON),
 }
 
 

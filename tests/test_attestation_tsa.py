@@ -44,6 +44,7 @@ from nexus_attest.attestation.tsa.der import read
 from nexus_attest.attestation.tsa.token import MAX_TOKEN_BYTES, Answer, Token
 from nexus_attest.trust import Authority
 from nexus_control.errors import InputError
+from nexus_control.events import utc_now
 
 NONCE = 0x1234
 DATA = STATEMENT.to_bytes()
@@ -100,7 +101,7 @@ def test_a_token_of_openssl_passes_every_check_and_says_when(token: bytes, root:
     assert (verdict.level, verdict.by) == ("authority", "local")
     stamp = Token(token).stamp
     assert verdict.not_after == (stamp.time + timedelta(seconds=1.5)).isoformat()
-    assert timedelta() <= stamp.time - NOW < timedelta(minutes=10)
+    assert NOW <= stamp.time <= utc_now()
 
 
 def test_openssl_itself_verifies_what_we_keep(local: LocalAuthority, token: bytes, root: Holder) -> None:
@@ -532,7 +533,7 @@ def test_an_authority_that_does_not_answer_as_one_is_unavailable(script: Script,
     began, limit = time.monotonic(), 1.0 if text == "TimeoutError" else 30.0  # which a machine with much to do must not meet
     with pytest.raises(AuthorityUnavailable, match=text):
         asked(script, pinned(root), timeout=limit)
-    assert time.monotonic() - began < limit + 5
+    assert time.monotonic() - began < limit + 25
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 70, "xn--ü", "xn--a.example", "☃.example"])
@@ -582,7 +583,7 @@ def test_the_answer_to_another_request_is_refused(local: LocalAuthority, root: H
 
 def test_an_authority_whose_clock_is_off_is_refused(local: LocalAuthority, root: Holder) -> None:
     with served(local) as server:
-        late = TimestampAuthority(server.url, pinned(root), clock=lambda: NOW + timedelta(hours=1))
+        late = TimestampAuthority(server.url, pinned(root), clock=lambda: utc_now() + timedelta(hours=1))
         with pytest.raises(WitnessRefused, match=r"its clock is -3\d{3} seconds ahead"):
             asyncio.run(late.witness(STATEMENT))
 

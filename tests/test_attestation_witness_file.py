@@ -172,7 +172,18 @@ def test_a_network_of_ones_own_may_do_without_tls() -> None:
     assert len(parse_witness_file({"networks": {"x": others}}, base_dir=Path("/")).network("x").urls) == 4
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"x = ", b"networks = 1", b"[networks.x]", b"[" * 100_000, b"#" * (1024 * 1024 + 1)])
+UNREADABLE = {
+    "no UTF-8": b"\xff",
+    "no TOML": b"x = ",
+    "no table": b"networks = 1",
+    "an empty network": b"[networks.x]",
+    "too deep": b"[" * 100_000,
+    "a key of 500,000 names": b"a" + b".a" * 500_000 + b" = 1",
+    "too large": b"#" * (1024 * 1024 + 1),
+}
+
+
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE.keys())
 def test_a_file_that_cannot_be_understood_is_refused_with_its_name(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "witness.toml"
     path.write_bytes(content)

@@ -14,10 +14,12 @@ from witness_testing import World
 from xrpl_testing import NOON, Ledger, Signer, intent
 
 from nexus_attest.attestation import AttestationReceipt, ReceiptStatus
-from nexus_attest.attestation.errors import InvalidAnchor
+from nexus_attest.attestation.errors import InvalidAnchor, LedgerUnavailable
 from nexus_attest.attestation.queue import AttestationQueue, QueuedIntent
 from nexus_attest.attestation.worker import ProcessResult, process_one_xrpl, process_submitted, run_worker
 from nexus_attest.attestation.xrpl.client import SubmitResult, TxStatusResult
+from nexus_attest.attestation.xrpl.codec import transaction_id
+from nexus_attest.attestation.xrpl.signer import SignResult
 from nexus_attest.attestation.xrpl.submission_store import SubmissionStore
 from nexus_attest.testledger import Clock
 from nexus_control.errors import InputError, StoreError
@@ -42,6 +44,10 @@ def state(queue: AttestationQueue, queue_id: str) -> tuple[str, int, str | None]
     found = queue.get_status(queue_id)
     assert found is not None
     return found["status"], found["last_attempt"], found["last_error_code"]
+
+
+def waiting(queue: AttestationQueue) -> list[str]:
+    return [row["intent_digest"] for row in SubmissionStore(queue.storage).waiting(9, now=0)]
 
 
 def test_nothing_to_do(queue: AttestationQueue) -> None:
@@ -99,6 +105,19 @@ def test_an_unreachable_node_does_not_end_the_intent(queue: AttestationQueue, pr
     assert state(queue, queue_id) == ("DEFERRED", 1, code)
     assert statuses(cycle(queue, Ledger())) == ["SUBMITTED", "CONFIRMED"]
     assert state(queue, queue_id) == ("CONFIRMED", 2, None)
+
+
+def test_a_signer_that_could_not_ask_the_ledger_does_not_end_the_intent(queue: AttestationQueue) -> None:
+    queue_id, ledger = queue.enqueue(intent()), Ledger()
+
+    class Alone(Signer):
+        def sign(self, tx_dict: dict[str, Any]) -> SignResult:
+            raise LedgerUnavailable(f"http://node: no Sequence for {tx_dict['Account']}")
+
+    assert statuses(cycle(queue, ledger, Alone())) == ["FAILED"]
+    assert (state(queue, queue_id), ledger.blobs) == (("DEFERRED", 1, "BACKEND_UNAVAILABLE"), [])
+    assert waiting(queue) == [queue_id], "nothing was sent, so a batch may have it"
+    assert statuses(cycle(queue, ledger)) == ["SUBMITTED", "CONFIRMED"]
 
 
 def test_a_refusal_is_final(queue: AttestationQueue) -> None:
@@ -358,6 +377,20 @@ def test_a_signer_that_says_less_than_it_should(queue: AttestationQueue, left_ou
     assert queue.storage.sending(queue_id) == (None if left_out == "tx_hash" else {"tx_hash": "HASH1", "key_id": None})
 
 
+def test_a_transaction_whose_signer_names_no_hash_is_known_by_its_bytes(queue: AttestationQueue) -> None:
+    """The id of a transaction is a digest of what is sent; unknown, it could be witnessed once more in a batch."""
+    queue_id = queue.enqueue(intent())
+
+    class Silent(Signer):
+        def sign(self, tx_dict: dict[str, Any]) -> Any:
+            return SimpleNamespace(signed_tx_blob_hex="1200" + "AB" * len(tx_dict), key_id="k1")
+
+    assert statuses(cycle(queue, Ledger(submitted=TimeoutError()), Silent())) == ["FAILED"]
+    blob = Silent().sign({"TransactionType": "AccountSet", "Account": "rAccount", "Memos": []}).signed_tx_blob_hex
+    assert [sent["tx_hash"] for sent in queue.storage.unanswered(queue_id)] == [transaction_id(bytes.fromhex(blob))]
+    assert waiting(queue) == []
+
+
 def test_a_worker_that_was_killed_leaves_its_transaction_to_the_next_one_and_to_no_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -615,7 +648,7 @@ def test_a_worker_stops_when_told_also_during_a_pause(queue: AttestationQueue) -
     async def both() -> int:
         stop = asyncio.Event()
         asyncio.get_running_loop().call_later(0.01, stop.set)
-        return await asyncio.wait_for(run_worker(queue, Ledger(), Signer(), interval=3600, stop=stop), 5)
+        return await asyncio.wait_for(run_worker(queue, Ledger(), Signer(), interval=3600, stop=stop), 60)
 
     assert asyncio.run(both()) == 0
 

@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 from witness_testing import SEED, World, intent
-from xrpl_testing import Ledger, Signer
+from xrpl_testing import NOON, Ledger, Signer
 
+from nexus_attest.attestation import AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.members import compact_utc
-from nexus_attest.attestation.worker import process_one_xrpl, run_worker
+from nexus_attest.attestation.worker import process_one_xrpl, process_submitted, run_worker
 from nexus_attest.attestation.xrpl.client import TxStatusResult
 from nexus_attest.attestation.xrpl.completion import NodeCompletion
 from nexus_attest.attestation.xrpl.jsonrpc_client import JsonRpcClient
 from nexus_attest.attestation.xrpl.ledger_keys import key_of_seed
+from nexus_attest.attestation.xrpl.memo import MemoCodec
 from nexus_attest.attestation.xrpl.signer import LocalWalletSigner
 from nexus_attest.testledger import http_front, seed_of
 
@@ -79,10 +81,17 @@ def test_a_worker_that_waits_for_nothing_but_the_ledger_sends_at_once_what_it_si
 
     async def run() -> int:
         stop = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.3, stop.set)
-        return await run_worker(world.queue, client, world.signer, interval=3600, stop=stop, now_fn=lambda: compact_utc(world.clock))
 
-    assert asyncio.run(asyncio.wait_for(run(), 20)) == 0
+        async def stop_when_sent() -> None:
+            while not world.sent():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            stop.set()
+
+        work = run_worker(world.queue, client, world.signer, interval=3600, stop=stop, now_fn=lambda: compact_utc(world.clock))
+        return (await asyncio.gather(work, stop_when_sent()))[0]
+
+    assert asyncio.run(asyncio.wait_for(run(), 60)) == 0
     assert len(world.sent()) == 1
 
 
@@ -104,6 +113,19 @@ def test_what_was_sent_on_its_own_is_asked_for_and_goes_into_no_batch() -> None:
     assert world.confirmed(intent(2))[0].proof["merkle"]["size"] == 1
     assert world.ledger.validated.state[world.account].sequence == 3
     assert work(world, 2) == 0
+
+
+def test_an_intent_whose_transaction_was_known_before_it_was_queued_is_asked_for() -> None:
+    """It goes into no batch, so that nobody else would ever look at it."""
+    world = World()
+    queue_id = "sha256:" + intent(1).intent_digest()
+    memo = MemoCodec.digest(intent(1))
+    sent = AttestationReceipt(queue_id, "xrpl", 1, ReceiptStatus.SUBMITTED, NOON, {"memo_digest": memo}, {"tx_hash": "AB" * 32})
+    assert world.queue.record_receipt(sent)
+    world.queue.enqueue(intent(1))
+    found = Ledger()
+    assert asyncio.run(process_submitted(world.queue, found, Signer())) == 1
+    assert (found.asked, found.blobs, world.statuses()) == (["AB" * 32], [], ["CONFIRMED"])
 
 
 def test_a_client_that_can_only_submit_and_look_up_serves_one_intent_after_the_other() -> None:

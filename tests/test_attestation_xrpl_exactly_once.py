@@ -9,13 +9,14 @@ from typing import Any, cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from witness_testing import World, intent
+from witness_testing import SEED, World, intent
 
+from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings
-from nexus_attest.testledger import KINDS
+from nexus_attest.testledger import KINDS, seed_of
 
-RUNS = int(os.environ.get("NEXUS_WITNESS_RUNS", "42"))
-"""Of each of the five tests with random events; `make faults` has a thousand."""
+RUNS = int(os.environ.get("NEXUS_WITNESS_RUNS", "36"))
+"""Of each of the six tests with random events; `make faults` has a thousand."""
 
 LIES = {"forge_validated_blob", "forge_not_found"}
 """What a server alone can make anybody believe."""
@@ -38,11 +39,19 @@ def test_one_server_that_fails_and_workers_that_die(
     requests: list[str], commits: list[str], count: int, workers: int, lease: float
 ) -> None:
     world = World(requests=requests, lease=lease)
+    require_witnesses(world, commits, workers, count)
+
+
+def require_witnesses(
+    world: World, commits: list[str], workers: int, count: int = 6, between: Callable[[int], object] = lambda _: None
+) -> list[AttestationIntent]:
+    """Each of so many intents gets exactly one witness, by workers that die at some of their commits; the intents."""
     intents = [intent(number) for number in range(count)]
     world.queue.enqueue_many(intents)
     world.commits._events = iter(commits)  # pyright: ignore[reportPrivateUsage]
-    world.run(workers)
+    world.run(workers, between=between)
     world.require_exactly_once(intents)
+    return intents
 
 
 def only_one_lies(world: World, liar: int) -> None:
@@ -66,11 +75,7 @@ def _honestly(add: Callable[..., None], method: str, *kinds: str) -> None:
 def test_two_servers_of_which_one_may_lie(requests: list[str], commits: list[str], liar: int, workers: int) -> None:
     world = World(nodes=2, requests=requests, lease=0)
     only_one_lies(world, liar)
-    intents = [intent(number) for number in range(6)]
-    world.queue.enqueue_many(intents)
-    world.commits._events = iter(commits)  # pyright: ignore[reportPrivateUsage]
-    world.run(workers)
-    world.require_exactly_once(intents)
+    require_witnesses(world, commits, workers)
 
 
 def lies_about_where(world: World, liar: int) -> None:
@@ -101,12 +106,7 @@ def test_three_servers_of_which_one_may_lie(requests: list[str], commits: list[s
     only_one_lies(world, liar)
     if about_where:
         lies_about_where(world, liar)
-    intents = [intent(number) for number in range(6)]
-    world.queue.enqueue_many(intents)
-    world.commits._events = iter(commits)  # pyright: ignore[reportPrivateUsage]
-    world.run(workers)
-    world.require_exactly_once(intents)
-    for item in intents:
+    for item in require_witnesses(world, commits, workers):
         (receipt,) = world.confirmed(item)
         closed, _ = world.ledger.find(receipt.proof["tx_hash"]) or pytest.fail("on no ledger")
         assert receipt.proof["ledger_index"] == closed.index
@@ -129,6 +129,19 @@ def _sequence(more: int) -> Callable[[Told], object]:
     return lambda told: told["account_data"].update(Sequence=max(1, told["account_data"]["Sequence"] + more))
 
 
+def _later(told: Told) -> None:
+    """So late that no transaction of ours could follow."""
+    told["ledger_index"] += 50
+
+
+def _both(*changes: Callable[[Told], object]) -> Callable[[Told], object]:
+    def change(told: Told) -> None:
+        for one in changes:
+            one(told)
+
+    return change
+
+
 def _error(code: object, **more: Any) -> Callable[[Told], object]:
     def change(told: Told) -> None:
         told.clear()
@@ -139,6 +152,8 @@ def _error(code: object, **more: Any) -> Callable[[Told], object]:
 
 LIES_OF_ONE: dict[str, tuple[str, Callable[[Told], object]]] = {
     "a ledger that is only closed": ("ledger", _index(lambda index: index + 1)),
+    "a ledger as far ahead as servers are": ("ledger", _index(lambda index: index + 2)),
+    "a ledger as far back as servers are": ("ledger", _index(lambda index: index - 2)),
     "a ledger in the window": ("ledger", _index(lambda index: index + 9)),
     "a ledger beyond the window": ("ledger", _index(lambda index: index + 40)),
     "a ledger far ahead": ("ledger", _index(lambda _: 4_000_000_000)),
@@ -150,6 +165,9 @@ LIES_OF_ONE: dict[str, tuple[str, Callable[[Told], object]]] = {
     "too high a Sequence": ("account_info", _sequence(5)),
     "too low a Sequence": ("account_info", _sequence(-5)),
     "the first Sequence": ("account_info", _sequence(-10_000)),
+    "a Sequence that is unused, long after": ("account_info", _both(_sequence(-10_000), _later)),
+    "a Sequence that is used, long after": ("account_info", _both(_sequence(1), _later)),
+    "a Sequence of a ledger to come": ("account_info", _later),
     "no such account": ("account_info", _error("actNotFound")),
     "another account": ("account_info", _account(Account="rrrrrrrrrrrrrrrrrrrrrhoLvTp")),
     "a master key that may not sign": ("account_info", _account(Flags=0x00100000)),
@@ -225,11 +243,7 @@ def test_three_servers_of_which_one_lies_about_everything(
     sometimes = None if honest_at is None else iter(honest_at)
     for lie in told:
         lies(world, liar, lie, lambda: sometimes is None or next(sometimes, False))
-    intents = [intent(number) for number in range(6)]
-    world.queue.enqueue_many(intents)
-    world.commits._events = iter(commits)  # pyright: ignore[reportPrivateUsage]
-    world.run(workers)
-    world.require_exactly_once(intents)
+    require_witnesses(world, commits, workers)
 
 
 @PATIENT
@@ -251,11 +265,57 @@ def test_two_servers_of_which_one_lies_about_everything_for_a_while(
     left = iter(lying)
     for lie in told:
         lies(world, liar, lie, lambda: next(left, False))
-    intents = [intent(number) for number in range(6)]
-    world.queue.enqueue_many(intents)
-    world.commits._events = iter(commits)  # pyright: ignore[reportPrivateUsage]
-    world.run(workers)
-    world.require_exactly_once(intents)
+    require_witnesses(world, commits, workers)
+
+
+ABOUT_THE_ACCOUNT = sorted(told for told in LIES_OF_ONE if "Sequence" in told and LIES_OF_ONE[told][0] == "account_info")
+
+
+@PATIENT
+@given(
+    requests=st.lists(st.sampled_from((*EVENTS, *sorted(LIES))), max_size=40),
+    commits=st.lists(st.sampled_from(COMMITS), max_size=10),
+    servers=st.lists(st.tuples(st.sampled_from([2, 5, 9, 1000]), st.integers(0, 2)), min_size=3, max_size=5),
+    liars=st.lists(st.integers(0, 4), max_size=2),
+    told=st.sampled_from(ABOUT_THE_ACCOUNT),
+    away=st.lists(st.sampled_from([0, 0, 7, 30]), max_size=20),
+    spent=st.lists(st.booleans(), max_size=10),
+    window=st.sampled_from([5, 6, 15]),
+    seed=st.sampled_from([SEED, seed_of("both kinds of keys", secp256k1=True)]),
+    workers=st.integers(1, 2),
+)
+def test_servers_that_keep_few_ledgers_and_lag_while_fewer_than_half_lie_of_the_account_and_somebody_else_uses_it(
+    requests: list[str],
+    commits: list[str],
+    servers: list[tuple[int, int]],
+    liars: list[int],
+    told: str,
+    away: list[int],
+    spent: list[bool],
+    window: int,
+    seed: str,
+    workers: int,
+) -> None:
+    """`servers`: how many ledgers each keeps, and how late it is; `away`: how many ledgers close while no worker runs."""
+    world = World(nodes=len(servers), requests=requests, lease=0, submission=SubmissionSettings(window=window), seed=seed)
+    few = {liar for liar in liars[: (len(servers) - 1) // 2] if liar < len(servers)}
+    close(world, 20)
+    for number, (node, (_, behind)) in enumerate(zip(world.nodes, servers, strict=True)):
+        node.behind = behind
+        if number not in few:
+            node.faults.add = partial(_honestly, node.faults.add)
+    for liar in few:
+        lies(world, liar, told)
+    absences, foreign = iter(away), iter(spent)
+
+    def between(turn: int) -> None:
+        close(world, next(absences, 0))
+        if next(foreign, False):
+            world.spend()
+        for node, (kept, behind) in zip(world.nodes, servers, strict=True):  # in the end a server with all ledgers is named in their place
+            node.available_from = max(0, world.ledger.validated.index - behind - kept) if turn < 30 else 0
+
+    require_witnesses(world, commits, workers, between=between)
 
 
 @pytest.mark.parametrize("fault", HONEST)

@@ -42,14 +42,6 @@ def world_with(count: int = 1, **options: Any) -> World:
     return world
 
 
-def spend(world: World, seed: str = SEED) -> None:
-    """Somebody else uses the account's next Sequence."""
-    key = key_from_seed(seed)
-    sequence = world.ledger.pool.next_sequence(world.account)
-    fields: dict[str, Any] = {"TransactionType": "AccountSet", "Account": world.account, "Fee": "10", "Sequence": sequence}
-    world.ledger.take(sign_transaction(key, fields))
-
-
 # -- the good way -----------------------------------------------------------------------------------------------------------------
 
 
@@ -390,12 +382,52 @@ def test_a_server_that_never_answers_one_of_the_questions_keeps_nothing_waiting(
     world.require_exactly_once([intent(0)])
 
 
-def test_what_was_never_sent_is_asked_for_only_when_it_has_expired() -> None:
+def test_what_was_never_sent_is_sent_before_anything_is_asked_for() -> None:
+    """To ask may take as long as it has to be sent in; it is asked for itself only when it has expired."""
     world = world_with(1, submission=SubmissionSettings(window=5))
     worker = world.worker()
     asked = world.nodes[0].requests
-    world.cycle(worker, 2, close=True)
-    assert [method for method, _ in asked if method in ("tx", "submit")] == ["submit"]
+    world.cycle(worker, close=True)
+    prepared = len(asked)
+    world.cycle(worker, close=True)
+    assert [method for method, _ in asked[prepared:]] == ["submit", "ledger"]
+
+
+def test_what_was_never_sent_and_has_expired_does_no_harm_when_it_is_sent() -> None:
+    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker)
+    closed(world, 9)
+    world.cycle(worker)
+    assert [(attempt.state, attempt.note) for attempt in world.attempts()] == [("EXPIRED", "tefMAX_LEDGER"), ("PREPARED", None)]
+    world.cycle(worker, 3, close=True)
+    world.require_exactly_once([intent(0)])
+
+
+def test_no_third_server_is_asked_where_the_ledger_is_while_two_lag_each_other_as_servers_do() -> None:
+    """It tells the truth and takes longer over it than a transaction has, of which one of the quick ones knows two ledgers late."""
+    world = world_with(1, nodes=3, submission=SubmissionSettings(window=5))
+    closed(world, 30)
+    world.nodes[1].behind = 2
+    asked = world.nodes[2].requests
+    worker = world.worker()
+    world.cycle(worker, 6, close=True)
+    assert [method for method, _ in asked if method == "ledger"] == []
+    world.require_exactly_once([intent(0)])
+
+
+def test_a_third_server_is_asked_when_two_differ_in_whether_a_transaction_has_expired() -> None:
+    world = world_with(1, nodes=3, submission=SubmissionSettings(window=5))
+    closed(world, 30)
+    worker = world.worker()
+    world.cycle(worker)
+    world.nodes[1].behind = 2
+    closed(world, 6)
+    world.cycle(worker)
+    assert [method for method, _ in world.nodes[2].requests if method == "ledger"] == ["ledger"]
+    assert [attempt.state for attempt in world.attempts()] == ["EXPIRED", "PREPARED"]
+    world.cycle(worker, 5, close=True)
+    world.require_exactly_once([intent(0)])
 
 
 def test_a_server_is_left_alone_no_longer_when_the_clock_was_set_back() -> None:
@@ -593,6 +625,35 @@ def test_one_server_of_two_that_lies_confirms_what_is_on_no_ledger_only_where_on
     assert (world.witnesses(), len(world.confirmed(intent(0)))) == ([], receipts)
 
 
+@pytest.mark.parametrize(("answers", "witnesses"), [(None, 1), (2, 2)], ids=["as many as usual", "two"])
+def test_two_servers_of_five_that_lie_have_nothing_witnessed_twice(answers: int | None, witnesses: int) -> None:
+    """They know of no transaction, and are the first to be asked. Where two answers are enough, that is as good as a lie of all."""
+    world = world_with(1, nodes=5, submission=SubmissionSettings(window=5, expiry_answers=answers))
+    worker = world.worker()
+    world.cycle(worker, 2)
+    closed(world, 20)
+    for node in world.nodes[1:3]:
+        node.faults.add("tx", *["forge_not_found"] * 60)
+    world.cycle(worker, 6, close=True)
+    assert len(world.witnesses()) == witnesses
+
+
+@pytest.mark.parametrize(("answers", "receipts"), [(None, 0), (2, 1)], ids=["as many as usual", "two"])
+def test_two_servers_of_five_that_lie_confirm_nothing_that_is_on_no_ledger(answers: int | None, receipts: int) -> None:
+    world = world_with(1, nodes=5, submission=SubmissionSettings(confirm_answers=answers))
+    own = Ledger({world.account: 100_000_000}, clock=world.clock, first_index=100)
+    world.nodes[:2] = [Node(own, Faults()) for _ in range(2)]
+    for node in world.nodes[2:]:
+        node.faults.add("submit", *["error:tooBusy"] * 20)
+    worker = world.worker()
+    for _ in range(6):
+        with suppress(LedgerUnavailable):
+            world.cycle(worker)
+        own.close()
+        world.ledger.close()
+    assert (world.witnesses(), len(world.confirmed(intent(0)))) == ([], receipts)
+
+
 def closed(world: World, ledgers: int) -> None:
     for _ in range(ledgers):
         world.ledger.close()
@@ -646,19 +707,96 @@ def test_a_confirmation_that_lacks_a_server_says_so() -> None:
 
 
 def test_an_expiry_that_lacks_a_server_says_so() -> None:
+    """Somebody else used the Sequence; the server that does not have the ledgers of that time cannot tell."""
     world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
     worker = world.worker()
     world.cycle(worker)
+    world.spend()
     closed(world, 9)
     world.nodes[1].available_from = world.ledger.validated.index
-    lacking = "expired; unknown to 1 of 2 servers that must say so"
-    for _ in range(2):
+    (attempt,) = world.attempts()
+    lacking = (
+        "expired; unknown to 1 of 2 servers that must say so; its Sequence is used, "
+        f"by what only ledgers {attempt.first} to {attempt.lls} show: name servers that keep them"
+    )
+    for _ in range(3):
         progress = world.cycle(worker)
         assert (progress.attempt and progress.attempt.note, len(world.attempts())) == (lacking, 1)
     world.nodes[1].available_from = 0
-    world.cycle(worker, 4, close=True)
+    world.cycle(worker, 6, close=True)
+    assert [attempt.state for attempt in world.attempts()] == ["EXPIRED"]
+    assert world.statuses() == ["CONFIRMED"]
+
+
+def forget(world: World) -> None:
+    """Every server keeps its newest ledger and drops all before."""
+    for node in world.nodes:
+        node.available_from = world.ledger.validated.index
+
+
+@pytest.mark.parametrize("cycles", [1, 2], ids=["never sent", "sent and lost"])
+def test_where_no_server_has_the_history_a_sequence_that_is_unused_afterwards_proves_that_it_is_dead(cycles: int) -> None:
+    """The worker was away for longer than its servers keep ledgers."""
+    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
+    world.wire.on["submit"] = ["engine:tesSUCCESS"]
+    world.cycle(world.worker(), cycles)
+    world.wire.on.clear()
+    closed(world, 9)
+    forget(world)
+    world.cycle(world.worker(), 5, close=True)
     assert [attempt.state for attempt in world.attempts()] == ["EXPIRED", "VALIDATED"]
     world.require_exactly_once([intent(0)])
+
+
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_an_unused_sequence_is_believed_only_when_so_many_servers_say_it(nodes: int) -> None:
+    """One says it although the transaction is on the ledger."""
+    world = world_with(1, nodes=nodes, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker, 2)
+    closed(world, 9)
+    forget(world)
+    with first_server_adds(world, "account_info", lambda result: result["account_data"].update(Sequence=1)):
+        world.cycle(worker, 4)
+    assert [attempt.state for attempt in world.attempts()] == ["MAYBE"]
+    for node in world.nodes:
+        node.available_from = 0
+    world.clock.advance(60)
+    world.cycle(worker)
+    world.require_exactly_once([intent(0)])
+
+
+def test_a_sequence_that_is_unused_in_a_ledger_that_a_transaction_can_still_follow_proves_nothing() -> None:
+    """The servers tell the account from before it was applied."""
+    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker, 2)
+    (attempt,) = world.attempts()
+    closed(world, 9)
+    forget(world)
+
+    def old(method: str, result: dict[str, Any]) -> None:
+        if method == "account_info":
+            result["account_data"]["Sequence"] = attempt.seq
+            result["ledger_index"] = attempt.lls
+
+    world.wire.alter = old
+    progress = world.cycle(worker, 3)
+    assert [one.state for one in world.attempts()] == ["MAYBE"]
+    assert progress.attempt is not None
+    assert progress.attempt.note == "expired; unknown to 0 of 2 servers that must say so"
+
+
+def test_an_account_that_is_gone_proves_nothing() -> None:
+    world = world_with(1, nodes=2, submission=SubmissionSettings(window=5))
+    worker = world.worker()
+    world.cycle(worker, 2)
+    closed(world, 9)
+    forget(world)
+    for node in world.nodes:
+        node.faults.add("account_info", *["error:actNotFound"] * 3)
+    world.cycle(worker, 3)
+    assert [attempt.state for attempt in world.attempts()] == ["MAYBE"]
 
 
 def test_why_a_transaction_was_refused_is_not_overwritten() -> None:
@@ -667,6 +805,7 @@ def test_why_a_transaction_was_refused_is_not_overwritten() -> None:
     worker = world.worker()
     world.wire.on["submit"] = ["engine:telINSUF_FEE_P"] * 2
     world.cycle(worker, 3, close=True)
+    world.spend()  # so that only the ledgers of that time tell by what
     closed(world, 20)
     world.nodes[1].available_from = world.ledger.validated.index
     world.cycle(worker, 2)
@@ -841,7 +980,7 @@ def test_a_sequence_that_somebody_else_used_frees_the_members_for_another_batch(
     world = world_with(2, submission=SubmissionSettings(window=5))
     worker = world.worker()
     world.cycle(worker)
-    spend(world)
+    world.spend()
     world.run()
     assert worker.status()["batches"] == {"CONFIRMED": {"batches": 1, "members": 2}, "SEQUENCE_TAKEN": {"batches": 1, "members": 2}}
     receipts = world.queue.replay("sha256:" + intent(0).intent_digest())
@@ -1025,6 +1164,39 @@ def test_a_server_with_another_time_is_not_asked_for_deadlines() -> None:
         world.cycle(worker)
 
 
+@pytest.mark.parametrize(
+    ("method", "place", "number"),
+    [
+        ("ledger", (), {"ledger_index": 2**40}),
+        ("ledger", (), {"ledger_index": 2**32 - 3}),
+        ("account_info", ("account_data",), {"Sequence": 2**32}),
+        ("account_info", ("account_data",), {"Sequence": "9" * 19}),
+        ("account_info", ("account_data",), {"Flags": 2**32}),
+        ("account_info", (), {"ledger_index": 2**40}),
+        ("server_info", ("info",), {"network_id": 2**40}),
+    ],
+    ids=["ledger", "ledger and window", "Sequence", "Sequence as text", "Flags", "ledger of an account", "network"],
+)
+def test_a_number_that_no_transaction_can_hold_ends_no_worker(method: str, place: tuple[str, ...], number: dict[str, object]) -> None:
+    world, lying = world_with(1), [True]
+
+    def alter(asked: str, result: dict[str, Any]) -> None:
+        if asked == method and lying:
+            for name in place:
+                result = result[name]
+            result.update(number)
+
+    world.wire.alter = alter
+    worker = world.worker()
+    with pytest.raises(LedgerUnavailable, match="no number"):
+        world.cycle(worker)
+    lying.clear()
+    world.clock.advance(60)
+    world.ledger.close()
+    world.cycle(worker, 5, close=True)
+    assert world.statuses() == ["CONFIRMED"]
+
+
 def test_an_account_that_does_not_exist_is_waited_for() -> None:
     world = world_with(1)
     stranger = LocalWalletSigner(key_of_seed(seed_of("stranger")))
@@ -1191,10 +1363,10 @@ def test_a_lease_from_before_the_clock_was_set_back_is_free() -> None:
 
 @pytest.mark.parametrize("ahead", [400, 3600])
 def test_a_worker_that_learns_nothing_keeps_the_account_from_nobody(ahead: int) -> None:
-    """Its clock is ahead: it believes no ledger, and takes every lease for one that ran out."""
+    """Its clock is ahead: it believes no ledger, and takes every lease for one that ran out; what the other one signed it sends."""
     world = world_with(1, lease=60)
     wrong, right = world.worker(clock=lambda: world.clock() + timedelta(seconds=ahead)), world.worker()
-    for _ in range(3):
+    for _ in range(2):
         with pytest.raises(LedgerUnavailable):
             world.cycle(wrong)
         assert world.cycle(right, close=True).leased

@@ -15,10 +15,14 @@ from typing import Any
 import pytest
 from cli_testing import ADAPTER, CommandLine, program
 from test_cli_cases import Desk, environment
+from xrpl_testing import Ledger as Single
+from xrpl_testing import Signer
 
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.queue import AttestationQueue
+from nexus_attest.attestation.worker import process_one_xrpl
 from nexus_attest.attestation.xrpl.batch_receipt import WitnessTransaction
+from nexus_attest.attestation.xrpl.client import TxStatusResult
 from nexus_attest.attestation.xrpl.recorder import ValidationRecorder
 from nexus_attest.attestation.xrpl.submission_store import SubmissionStore
 from nexus_attest.testledger import Clock, Faults, Ledger, Node, http_front, key_from_seed, seed_of
@@ -201,7 +205,7 @@ def test_where_votes_cannot_be_heard_it_says_so_and_goes_on(cli: Desk) -> None:
     line = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(cli.folder / "witness.toml")})
     nobody = {"lists": ["http://127.0.0.1:1"], "streams": ["ws://127.0.0.1:1"]}
     with network(cli.folder, **nobody) as net:
-        done = line.run("witness", "run", "--interval", "0.05", "--for", "1.5")
+        done = line.run("witness", "run", "--interval", "0.05", "--for", "3")
         assert net.node.requests
     assert done.code == 0, done
     for url in ("http://127.0.0.1:1", "ws://127.0.0.1:1"):
@@ -263,7 +267,7 @@ def test_ended_at_any_time_it_leaves_a_queue_that_the_next_run_goes_on_with(cli:
         told = [running.stderr.readline().decode() for _ in range(3)]
         assert "sent, tesSUCCESS" in told[-1]
         running.send_signal(number)
-        _, err = running.communicate(timeout=20)
+        _, err = running.communicate(timeout=60)
         assert running.returncode == (130 if number is signal.SIGINT else 0), (told, err)
         assert (b"Ended; batch 1 is under way, and the next `nexus-attest witness run` follows it" in err) == (number is signal.SIGINT)
         (batch,) = cli.json("witness", "status")["accounts"][0]["under_way"]
@@ -313,6 +317,42 @@ def test_what_another_account_has_under_way_is_not_forgotten_when_the_file_names
     assert f"Account {former} has batches under way, which only a run with its signer ends" in done.err
     assert told["elsewhere"] == [former]
     assert cli.json("witness", "status")["intents"] == {"CONFIRMED": 1, "PENDING": 1}
+
+
+def test_what_was_sent_alone_is_in_no_batch_and_is_told_with_what_to_do(cli: Desk) -> None:
+    """By the function for callers that have a loop of their own; no node answered for the first, one took the second."""
+    told = cli.json("witness", "enqueue", "--digests", digests(cli.folder, 3))
+    first, second, _ = [row["intent_digest"] for row in told["intents"]]
+    lost, unknown = Single(submitted=TimeoutError()), Single(found=TxStatusResult(False))
+    with AttestationQueue(cli.folder / "decisions.db") as queue:
+        for intent_digest, ledger in ((first, lost), (second, unknown)):
+            asyncio.run(process_one_xrpl(queue, ledger, Signer(), intent_digest=intent_digest))
+        storage = queue.storage
+        alone = storage.count_sent_alone()
+        queued = {intent_digest: (storage.get_intent(intent_digest) or {})["created_at"] for intent_digest in (first, second)}
+        assert (alone["intents"], alone["since"]) == (2, min(queued.values()))
+        assert queued[alone["oldest"]] == alone["since"]
+        assert [row["status"] for row in storage.count_by_status(alone=False)] == ["PENDING"]
+    with network(cli.folder) as net, net.closing():
+        done = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(net.file)}).run(*RUN)
+    assert done.code == 0
+    assert "2 intents sent by process_one_xrpl, which no batch takes" in done.err
+    status = cli.json("witness", "status")
+    assert (status["intents"], status["waiting"], status["alone"]) == ({"CONFIRMED": 1, "DEFERRED": 2}, 0, 2)
+    assert f"Alone    2 sent by process_one_xrpl, which no batch takes; the oldest is {alone['oldest']}" in cli("witness", "status")
+    assert cli.json("witness", "status", first)["alone"] == [{"tx_hash": "HASH1", "told": "unanswered"}]
+    shown = cli("witness", "status", first)
+    assert "alone    transaction HASH1: no node answered for it" in shown
+    assert "process_one_xrpl(..., intent_digest=...) sends another one" in shown
+    assert cli.json("witness", "status", second)["alone"] == [{"tx_hash": "HASH1", "told": "taken"}]
+    assert "process_one_xrpl(..., intent_digest=..., resubmit=True) sends" in cli("witness", "status", second)
+    with AttestationQueue(cli.folder / "decisions.db") as queue:
+        with queue.claimed(second, "a process that ends"):
+            assert queue.storage.note_sending(second, "a process that ends", "HASH9", None)
+        asyncio.run(process_one_xrpl(queue, Single(), Signer(), intent_digest=first))
+    assert cli.json("witness", "status")["alone"] == 1
+    assert "alone    transaction HASH9: signed, perhaps sent, by a process that then ended" in cli("witness", "status", second)
+    assert cli.json("witness", "status", first)["alone"] == []
 
 
 def test_servers_of_another_network_sign_nothing(cli: Desk) -> None:
@@ -376,7 +416,7 @@ def test_two_runs_at_once_witness_everything_once(cli: Desk) -> None:
     line = CommandLine(cli.folder, extra={"LEDGER_SEED": SEED, "NEXUS_ATTEST_WITNESS": str(cli.folder / "witness.toml")})
     with network(cli.folder, max_members=10) as net, net.closing():
         both = [line.start(*RUN, "--json") for _ in range(2)]
-        told = [json.loads(one.communicate(timeout=60)[0]) for one in both]
+        told = [json.loads(one.communicate(timeout=120)[0]) for one in both]
     assert sum(one["receipts"] for one in told) == 20
     assert len(net.witnesses()) == 2
     assert cli.json("witness", "status")["intents"] == {"CONFIRMED": 20}

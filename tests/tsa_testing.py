@@ -147,7 +147,7 @@ class LocalAuthority:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         """The program in the folder of the authority, with its configuration."""
         environment = {**os.environ, "OPENSSL_CONF": "openssl.cnf"}
-        done = subprocess.run([openssl(), *arguments], cwd=self.folder, env=environment, capture_output=True, timeout=60, check=False)
+        done = subprocess.run([openssl(), *arguments], cwd=self.folder, env=environment, capture_output=True, timeout=200, check=False)
         assert done.returncode == 0, done.stderr.decode()
         return done
 

@@ -17,7 +17,7 @@ from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
 from nexus_attest.attestation.xrpl.signer import LocalWalletSigner
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings
 from nexus_attest.attestation.xrpl.submission_store import Attempt, SubmissionStore
-from nexus_attest.testledger import Clock, Faults, Ledger, Lost, Node, key_from_seed, seed_of
+from nexus_attest.testledger import Clock, Faults, Ledger, Lost, Node, key_from_seed, seed_of, sign_transaction
 
 SEED = seed_of("witness")
 ACCOUNT = key_from_seed(SEED).address
@@ -97,7 +97,7 @@ class World:
         drops: int = 100_000_000,
     ) -> None:
         self.clock = Clock()
-        self.account = key_from_seed(seed).address
+        self.account, self.seed = key_from_seed(seed).address, seed
         self.ledger = Ledger({self.account: drops}, clock=self.clock, network_id=network_id, first_index=100)
         self.nodes = [Node(self.ledger, Faults()) for _ in range(nodes)]
         self.requests, self.commits = Script(requests), Script(commits)
@@ -186,6 +186,16 @@ class World:
         """The blobs that reached a server, in order."""
         return [params["tx_blob"] for node in self.nodes for method, params in node.requests if method == "submit"]
 
+    def spend(self) -> None:
+        """Somebody else uses the account's next Sequence."""
+        fields: dict[str, Any] = {"TransactionType": "AccountSet", "Account": self.account, "Fee": "10"}
+        fields["Sequence"] = self.ledger.pool.next_sequence(self.account)
+        self.ledger.take(sign_transaction(key_from_seed(self.seed), fields))
+
+    def spent(self) -> int:
+        """How many transactions of the account are somebody else's."""
+        return sum("Memos" not in entry.transaction.fields for _, entry in self.ledger.history(self.account))
+
     def statuses(self) -> list[str]:
         with self.queue.storage.database.reading() as connection:
             return [row["status"] for row in connection.execute("SELECT status FROM attestation_intents")]
@@ -216,7 +226,7 @@ class World:
             (receipt,) = self.confirmed(item)
             found[receipt.proof["tx_hash"]].check(receipt, item)
         state = self.ledger.validated.state[self.account]
-        assert state.sequence == 1 + len(found)
+        assert state.sequence == 1 + len(found) + self.spent()
 
 
 def _unchanged(_method: str, _result: dict[str, Any]) -> None:

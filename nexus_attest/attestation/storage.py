@@ -345,9 +345,6 @@ _SELECT_PENDING = f"""
     WHERE status NOT IN ('CONFIRMED', 'FAILED', 'SUBMITTED') AND +status IN ('PENDING', 'DEFERRED') {_IN_ORDER}"""
 """In the words of the index that has the order; by the one of `status` all that wait would be sorted for the first of them."""
 _SELECT_UNCONFIRMED = f"SELECT {_INTENT} FROM attestation_intents WHERE status = 'SUBMITTED' {_IN_ORDER}"
-_COUNT_BY_STATUS = """
-    SELECT status, COUNT(*) AS intents, queue_id AS oldest, MIN(updated_at) AS since FROM attestation_intents
-    GROUP BY status ORDER BY status"""  # of one MIN, SQLite gives the other columns from the row that has it
 _IS_DUE = """
     (last_attempt <= 8 OR :now IS NULL OR COALESCE(ABS(strftime('%s', :now) - strftime('%s', updated_at)), 3600)
       >= MIN(3600, 1 << MIN(last_attempt - 8, 12)))"""
@@ -359,15 +356,23 @@ _SELECT_DUE = f"""
         SELECT 1 FROM attestation_receipts AS r
         WHERE r.intent_digest = attestation_intents.intent_digest AND json_type(r.receipt_json, '$.proof.tx_hash') = 'text')))
     {_ON_ITS_OWN} ORDER BY updated_at, intent_digest LIMIT :limit"""
-_SELECT_SUBMITTED = f"""
-    SELECT {_INTENT} FROM attestation_intents
-    WHERE {_IS_DUE} AND (status IN ('PENDING', 'SUBMITTED', 'DEFERRED') AND queue_id IN (
-        SELECT queue_id FROM attestation_sendings UNION ALL SELECT queue_id FROM attestation_unanswered)
-      OR status IN ('SUBMITTED', 'DEFERRED') AND EXISTS (
+_SENT_ALONE = f"""
+    status NOT IN ('CONFIRMED', 'FAILED') AND (
+      queue_id IN (SELECT queue_id FROM attestation_sendings UNION ALL SELECT queue_id FROM attestation_unanswered)
+      OR EXISTS (
         SELECT 1 FROM attestation_receipts AS r
         WHERE r.intent_digest = attestation_intents.intent_digest AND json_type(r.receipt_json, '$.proof.tx_hash') = 'text'
           AND json_extract(r.receipt_json, '$.proof.type') IS NULL))
-    {_ON_ITS_OWN} ORDER BY updated_at, intent_digest LIMIT :limit"""
+    {_ON_ITS_OWN}"""
+"""An intent that is not decided, and of which a transaction of its own may be on the ledger: whatever waits of these, no batch takes."""
+_COUNT_BY_STATUS = f"""
+    SELECT status, COUNT(*) AS intents, queue_id AS oldest, MIN(updated_at) AS since FROM attestation_intents
+    WHERE :alone OR NOT ({_SENT_ALONE}) GROUP BY status ORDER BY status"""
+"""Of one MIN, SQLite gives the other columns from the row that has it."""
+_COUNT_SENT_ALONE = f"""
+    SELECT COUNT(*) AS intents, queue_id AS oldest, MIN(created_at) AS since FROM attestation_intents WHERE {_SENT_ALONE}"""
+_SELECT_SUBMITTED = f"""
+    SELECT {_INTENT} FROM attestation_intents WHERE {_SENT_ALONE} AND {_IS_DUE} ORDER BY updated_at, intent_digest LIMIT :limit"""
 _SELECT_RECEIPTS = f"SELECT {_RECEIPT} FROM attestation_receipts WHERE intent_digest = :intent_digest ORDER BY attempt, rowid"
 
 
@@ -418,9 +423,16 @@ class AttestationStorage:
         """Rows that are SUBMITTED, in the same order."""
         return self._all(_SELECT_UNCONFIRMED, {"limit": _limit(limit)})
 
-    def count_by_status(self) -> list[dict[str, Any]]:
-        """Per status that intents have: `status`, `intents` (how many), `oldest` and `since` (an intent, and when it changed last)."""
-        return self._all(_COUNT_BY_STATUS, {})
+    def count_by_status(self, *, alone: bool = True) -> list[dict[str, Any]]:
+        """Per status that intents have: `status`, `intents` (how many), `oldest` and `since` (an intent, and when it changed last).
+
+        Without `alone`, of those that `count_sent_alone` does not count.
+        """
+        return self._all(_COUNT_BY_STATUS, {"alone": alone})
+
+    def count_sent_alone(self) -> dict[str, Any]:
+        """Of the intents that `list_submitted` lists: `intents` (how many), `oldest` and `since` (one, and when it was queued, or None)."""
+        return self._all(_COUNT_SENT_ALONE, {})[0]
 
     def list_submitted(self, limit: int = 10, *, now: str | None = None) -> list[dict[str, Any]]:
         """Rows of which a transaction of their own may be on the ledger, the one first that was looked at longest ago.

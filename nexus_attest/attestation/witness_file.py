@@ -17,7 +17,6 @@ named by its path. Values are never repeated in messages: somebody may have writ
 """
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from nexus_attest.attestation.xrpl.submission import SubmissionSettings
 from nexus_attest.attestation.xrpl.transport import HttpxTransport
 from nexus_attest.key_errors import TrustInvalid
 from nexus_attest.shapes import Key, Problems, Shape, boolean, integer, listing, number, read_table, shown, table_schema, text
+from nexus_attest.toml_data import parse_toml
 from nexus_attest.trust import Authority
 from nexus_attest.trust_file import pem_certificates
 from nexus_attest.urls import is_bare_url, is_private_way, same_server
@@ -131,16 +131,16 @@ NETWORK_KEYS = (
     Key(
         name="expiry_answers",
         shape=integer(1, 100),
-        default=2,
+        default=None,
         about="So many servers must know nothing of an expired transaction before another one is signed, and so many must tell where the "
-        "ledger and the account are before any is; never more than there are.",
+        "ledger and the account are before any is; never more than there are. Absent: most of them (both of two, 2 of 3, 3 of 5).",
     ),
     Key(
         name="confirm_answers",
         shape=integer(1, 100),
-        default=2,
+        default=None,
         about="So many servers must have a transaction validated before receipts are written; never more than there are. "
-        "With 1 a single server that lies writes receipts for what is on no ledger.",
+        "Absent: most of them. With 1 a single server that lies writes receipts for what is on no ledger.",
     ),
     Key(name="timeout_s", shape=number(0, 600, "seconds"), default=30.0, about="Seconds that a whole request may take."),
     Key(
@@ -302,7 +302,7 @@ def load_witness_file(path: str | Path) -> WitnessFile:
     """The networks of a file. Raises WitnessFileError."""
     file = Path(path).absolute()
     try:
-        data = tomllib.loads(read_file(file, _MAX_FILE_BYTES).decode())
+        data = parse_toml(read_file(file, _MAX_FILE_BYTES))
     except FileRefused as problem:
         raise WitnessFileError(str(problem)) from None
     except (ValueError, RecursionError) as problem:

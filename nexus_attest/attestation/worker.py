@@ -22,6 +22,7 @@ from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptError, R
 from nexus_attest.attestation.xrpl.adapter import XRPL_BACKEND, confirm, plan, submit
 from nexus_attest.attestation.xrpl.batch import BatchSettings, BatchWitness
 from nexus_attest.attestation.xrpl.client import XRPLClient
+from nexus_attest.attestation.xrpl.codec import transaction_id
 from nexus_attest.attestation.xrpl.jsonrpc_client import JsonRpcClient
 from nexus_attest.attestation.xrpl.memo import MemoCodec
 from nexus_attest.attestation.xrpl.node import LedgerNode, LedgerNodes
@@ -292,6 +293,9 @@ class _Cycle:
         tx_hash: object = getattr(signed, "tx_hash", None)  # foreign code may leave it out
         key_id: object = getattr(signed, "key_id", None)
         storage = self.queue.storage
+        if tx_hash is None:
+            with suppress(TypeError, ValueError):
+                tx_hash = transaction_id(bytes.fromhex(signed.signed_tx_blob_hex))
         if isinstance(tx_hash, str):
             mine = storage.note_sending(item.queue_id, self.claim, tx_hash, key_id if isinstance(key_id, str) else None)
         else:

@@ -20,7 +20,7 @@ from nexus_attest.attestation.storage import AttestationStorage
 from nexus_attest.operations.backup import runs_beside
 from nexus_attest.routers.run_records import RunRecords
 from nexus_attest.routers.run_store import FOREIGN_TABLES
-from nexus_control.errors import MalformedEvent, NexusError, StoreError
+from nexus_control.errors import MalformedEvent, NexusError, StoreError, StoreUnreadable
 from nexus_control.events import Clock, EventType, parse_time, utc_now
 from nexus_control.file_copy import Examination, examine_file, newest_time
 from nexus_control.sql_store import SqlStore
@@ -133,7 +133,8 @@ def _diagnosed(paths: Paths, *, quick: bool, now: datetime) -> Iterator[Finding]
         if "attestation_intents" in found.tables:
             yield from _queue(paths, now)
     except StoreError as error:
-        yield _unreadable(store, error, f"nexus-attest doctor{paths.options}")
+        following = "restore BACKUP --replace" if isinstance(error, StoreUnreadable) else "doctor"
+        yield _unreadable(store, error, f"nexus-attest {following}{paths.options}")
 
 
 def _served(paths: Paths, store: SqlStore, *, quick: bool, now: datetime) -> Iterator[Finding]:
@@ -345,10 +346,15 @@ def _executions(paths: Paths, store: SqlStore, now: datetime) -> Iterator[Findin
 
 
 def _unreadable_decisions(paths: Paths, store: SqlStore, executing: list[str]) -> Iterator[Finding]:
-    """Look at all decisions; those under execution are put into the list."""
+    """Look at all decisions; those under execution are put into the list. Raises StoreUnreadable when not even their list can be read."""
     tools = NexusControlTools(store)
     offset = 0
-    while requests := tools.list_requests(_PAGE, offset).data["requests"]:
+    while True:
+        page = tools.list_requests(_PAGE, offset)
+        if not page.success:
+            raise StoreUnreadable(page.error or "")
+        if not (requests := page.data["requests"]):
+            return
         offset += len(requests)
         for entry in requests:
             if entry["state"] == "executing":
@@ -419,7 +425,11 @@ def _forgotten(paths: Paths, store: SqlStore, records: RunRecords) -> Iterator[F
 
 def _queue(paths: Paths, now: datetime) -> Iterator[Finding]:
     with closing(AttestationStorage(paths.store)) as queue:
-        rows = queue.count_by_status()
+        rows, alone = queue.count_by_status(alone=False), queue.count_sent_alone()
+    if alone["intents"] and _is_old(alone["since"], now):
+        text = f"{_count(alone['intents'], 'intent')} sent alone, by process_one_xrpl, and not decided since: no batch takes what was"
+        asks = f"nexus-attest witness status {shlex.quote(alone['oldest'])}{paths.options}"
+        yield Finding(code="QUEUE_ALONE", severity="warning", subject=alone["oldest"], text=text, next=asks)
     for row in rows:
         following = f"nexus-attest narrative show {shlex.quote(row['oldest'])}{paths.options}"
         intents = _count(row["intents"], "intent")
@@ -436,6 +446,14 @@ def _queue(paths: Paths, now: datetime) -> Iterator[Finding]:
                 text = f"{intents} {row['status']}, the oldest unchanged since {row['since']}: no witness works on the queue"
                 waits = f"nexus-attest witness status{paths.options}"
                 yield Finding(code="QUEUE_STALLED", severity="warning", subject=row["oldest"], text=text, next=waits)
+
+
+def _is_old(created_at: str, now: datetime) -> bool:
+    """Whether it was long ago, or nobody knows when: the time is the caller's."""
+    try:
+        return now - parse_time(created_at) > _PATIENCE
+    except MalformedEvent:
+        return True
 
 
 # -- shared -----------------------------------------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def test_subscriber_hears_of_ledgers_transactions_and_validations(urls: Urls) ->
                     return heard
         raise AssertionError("the connection ended")
 
-    heard = asyncio.run(asyncio.wait_for(listen(), 20))
+    heard = asyncio.run(asyncio.wait_for(listen(), 60))
     item = decode(heard["validationReceived"]["data"])
     assert (item["LedgerHash"], str(item["LedgerSequence"])) == (
         heard["validationReceived"]["ledger_hash"],
@@ -493,7 +493,7 @@ def test_client_over_a_connection_sees_it_end(node: Node) -> None:
             async with AsyncWebsocketClient(urls.ws) as client:
                 with pytest.raises(asyncio.TimeoutError):
                     await client._request_impl(Tx(transaction="00" * 32), timeout=0.3)  # pyright: ignore[reportPrivateUsage]
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while client.is_open():
                         await asyncio.sleep(0.02)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nexus_attest.attestation.errors import InvalidAnchor
+from nexus_attest.attestation.errors import InvalidAnchor, LedgerUnavailable
 from nexus_attest.attestation.intent import AttestationIntent
 from nexus_attest.attestation.members import compact_utc
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptError, ReceiptErrorCode, ReceiptStatus
@@ -81,7 +81,8 @@ async def submit(
     """Sign and submit once. `before_sending` is told what was signed; when it raises, nothing was sent.
 
     SUBMITTED when the node took it; FAILED with REJECTED when it did not, or the signer raised; FAILED with BACKEND_UNAVAILABLE or
-    TIMEOUT when the node gave no answer: then nobody knows whether it has the transaction. `created_at` is now when None.
+    TIMEOUT when the node gave no answer: then nobody knows whether it has the transaction. BACKEND_UNAVAILABLE also when the signer
+    raised LedgerUnavailable, and nothing was sent. `created_at` is now when None.
     """
     when = compact_utc() if created_at is None else created_at
     evidence = {"memo_digest": anchor_plan.memo_digest}
@@ -93,7 +94,9 @@ async def submit(
         signed = signer.sign(anchor_plan.tx)
         blob, key_id = signed.signed_tx_blob_hex, signed.key_id  # here, where nothing is sent yet: foreign code may leave one out
     except Exception as problem:  # foreign code: whatever it raises, nothing was submitted
-        return receipt(ReceiptStatus.FAILED, error=ReceiptError(ReceiptErrorCode.REJECTED, _told(problem)))
+        unasked = isinstance(problem, LedgerUnavailable)  # of a signer that asks a node what the transaction lacks
+        code = classify_connection_error() if unasked else ReceiptErrorCode.REJECTED
+        return receipt(ReceiptStatus.FAILED, error=ReceiptError(code, _told(problem)))
     before_sending(signed)
     try:
         result = await client.submit(blob)

@@ -24,6 +24,15 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _RESULT = re.compile("[A-Za-z_]{3,64}")
 _DISABLE_MASTER = 0x00100000
 
+_MOST = 2**32 - 1
+"""Of a number in a transaction: Sequence, flags, network, the index of a ledger."""
+
+_MOST_DROPS = 10**17
+"""Of which there are no more."""
+
+_MOST_INDEX = 2**31
+"""In 270 years, with a ledger every 4 seconds; so there is a number for every ledger that one is waited for to follow."""
+
 _MOST_META_BYTES = 8 * 1024
 """Of the metadata of a transaction that changes one account: some hundred. The codec takes a second over so many, over a megabyte hours."""
 
@@ -51,11 +60,12 @@ class ValidatedLedger:
 
 @dataclass(frozen=True, slots=True)
 class AccountState:
-    """An account in the newest validated ledger: its next Sequence, and whose keys may sign for it."""
+    """An account in the newest validated ledger, which is `ledger_index`: its next Sequence, and whose keys may sign for it."""
 
     sequence: int
     regular_key: str | None
     master_disabled: bool
+    ledger_index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,8 @@ class Submission:
 class Found:
     """What a server knows of a transaction: validated when there is an `engine_result`.
 
-    `searched_all` is only ever true for one that is not there.
+    `searched_all` is only ever true for one that is not there. `unused`, where that was asked: whether a ledger after all that it can be
+    in has its Sequence still unused, so that it is in none of them either, although the server has dropped some.
     """
 
     engine_result: str | None = None
@@ -79,6 +90,12 @@ class Found:
     ledger_hash: str | None = None
     close_time: str | None = None
     searched_all: bool = False
+    unused: bool | None = None
+
+    @property
+    def absent(self) -> bool:
+        """Whether the server says that it is in none of the ledgers that it can be in."""
+        return self.searched_all or self.unused is True
 
 
 class LedgerNode:
@@ -114,10 +131,8 @@ class LedgerNode:
         if result.get("validated") is not True:
             raise LedgerUnavailable(f"{self.url}: no validated ledger")
         close_time = _number(_object(result.get("ledger")).get("close_time"), "close_time")
-        try:
-            return ValidatedLedger(_number(result.get("ledger_index"), "ledger_index"), _EPOCH + timedelta(seconds=close_time))
-        except OverflowError:
-            raise LedgerUnavailable(f"{self.url}: close_time is no time") from None
+        index = _number(result.get("ledger_index"), "ledger_index", _MOST_INDEX)
+        return ValidatedLedger(index, _EPOCH + timedelta(seconds=close_time))
 
     async def account(self, account: str) -> AccountState | None:
         """The account in the newest validated ledger; None when it does not exist."""
@@ -130,13 +145,16 @@ class LedgerNode:
         regular = data.get("RegularKey")
         flags = _number(data.get("Flags", 0), "Flags")
         return AccountState(
-            _number(data.get("Sequence"), "Sequence"), regular if isinstance(regular, str) else None, bool(flags & _DISABLE_MASTER)
+            _number(data.get("Sequence"), "Sequence"),
+            regular if isinstance(regular, str) else None,
+            bool(flags & _DISABLE_MASTER),
+            _number(result.get("ledger_index"), "ledger_index"),
         )
 
     async def fee(self) -> int:
         """Drops that get a transaction into the open ledger."""
         drops = _object((await self.request("fee")).get("drops"))
-        return max(_number(drops.get("base_fee"), "base_fee"), _number(drops.get("open_ledger_fee"), "open_ledger_fee"))
+        return max(_number(drops.get(name), name, _MOST_DROPS) for name in ("base_fee", "open_ledger_fee"))
 
     async def submit(self, blob: str) -> Submission:
         """Hand over a signed transaction, in hex."""
@@ -237,8 +255,8 @@ class LedgerNodes:
     ) -> list[T]:
         """Answers by `size`, the largest first: the one with number `count` is the most that so many servers tell at least.
 
-        Servers are asked until that one is no more than `near` from the largest, so where most are honest a liar moves it in neither
-        direction. Raises LedgerUnavailable when fewer than `least` answer.
+        Servers are asked until that one is no more than `near` from the largest, so where most are honest a liar moves it by no more
+        than that, in either direction. Raises LedgerUnavailable when fewer than `least` answer.
         """
         answers: list[T] = []
         last = "every other server is being left alone for a while"
@@ -341,12 +359,12 @@ def _object(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _number(value: object, name: str) -> int:
-    """A natural number of 64 bits; some servers write some of them as text."""
+def _number(value: object, name: str, most: int = _MOST) -> int:
+    """A natural number up to `most`; some servers write some of them as text."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         value = int(value)
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise LedgerUnavailable(f"{name} is no number")
+    if type(value) is not int or not 0 <= value <= most:
+        raise LedgerUnavailable(f"{name} is no number from 0 to {most}")
     return value
 
 

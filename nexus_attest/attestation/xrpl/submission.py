@@ -4,10 +4,10 @@
 
 * A transaction is stored before its first byte leaves, and only stored bytes are ever sent.
 * All transactions of a batch have one Sequence, so the ledger itself applies at most one of them.
-* A new one is signed only when the one before can never apply: it was not found in any ledger that it could be in.
+* A new one is signed only when the one before can never apply: it is in no ledger that it could be in, or these left its Sequence unused.
 * A batch is confirmed by its own bytes, validated with tesSUCCESS, never by a server's word about a hash.
 
-A server's "there is no such transaction" cannot be checked, therefore two servers are asked for it where there are two.
+A server's "there is no such transaction" cannot be checked, therefore most of the servers must say it.
 https://xrpl.org/docs/concepts/transactions/reliable-transaction-submission
 """
 
@@ -29,6 +29,7 @@ from nexus_attest.attestation.xrpl.codec import (
     verify_payload,
 )
 from nexus_attest.attestation.xrpl.node import AccountState, Found, LedgerNode, LedgerNodes, Submission, ValidatedLedger
+from nexus_attest.attestation.xrpl.sendings import Sendings
 from nexus_attest.attestation.xrpl.signer import SignResult, XRPLSigner
 from nexus_attest.attestation.xrpl.submission_store import Attempt, AttemptState, Batch, Slot, SlotState, SubmissionStore
 from nexus_attest.key_errors import SignerFailed
@@ -43,15 +44,13 @@ _FIRST_LISTED_NETWORK = 1025
 _LEAST_WINDOW = 3
 """So many ledgers a transaction has, at the least, whichever of the servers that tell where the ledger is are right."""
 
+_USUAL_LAG = 4
+"""So many ledgers one server tells later than another, both honest: some 16 seconds."""
+
 _MOST_BACK = 1000
 """More ledgers than a server is ever late: over an hour."""
 
-_NEVER = (0, 0)
-"""Sent after no ledger, and not once."""
-
 _Told = TypeVar("_Told", bound=Hashable)
-
-_KEY_REFUSED = frozenset({"tefBAD_AUTH", "tefBAD_AUTH_MASTER", "tefMASTER_DISABLED", "tefNOT_MULTI_SIGNING"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +65,8 @@ class SubmissionSettings:
     window: int = 15
     max_fee_drops: int = 5000
     clock_skew: float = 300.0
-    expiry_answers: int = 2
-    confirm_answers: int = 2
+    expiry_answers: int | None = None
+    confirm_answers: int | None = None
 
     def __post_init__(self) -> None:
         if type(self.window) is not int or not 5 <= self.window <= 20:
@@ -75,8 +74,9 @@ class SubmissionSettings:
         if type(self.max_fee_drops) is not int or not 1 <= self.max_fee_drops <= 2_000_000:
             raise InputError(f"max_fee_drops must be 1 to 2,000,000, got {self.max_fee_drops!r:.100}")
         for name in ("expiry_answers", "confirm_answers"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)!r:.100}")
+            count: object = getattr(self, name)
+            if count is not None and (type(count) is not int or count < 1):
+                raise InputError(f"{name} must be at least 1, got {count!r:.100}")
 
 
 class Submitter:
@@ -106,9 +106,7 @@ class Submitter:
         self._settings = SubmissionSettings() if settings is None else settings
         self._clock = clock
         self._network: int | None = None
-        self._sent: dict[str, tuple[int, int]] = {}  # by hash: the ledger after which it was last sent, and how many times it was
-        self._refusing: dict[str, set[str]] = {}  # by hash: the servers that refused it, as long as none took it
-        self._key_refusing: dict[str, set[str]] = {}  # by key: the servers that did not take it, since the ledger last did
+        self._sendings = Sendings(self._expiry_answers)
         self._key_refused: str | None = None  # the transaction for which the last of so many servers as must did not take the key
         self._taken: set[str] = set()  # attempts, by hash, whose Sequence looked taken when they were last asked about
 
@@ -116,7 +114,7 @@ class Submitter:
         """Do what can be done now; the state of the batch's slot after it, None while it has none.
 
         Raises LedgerUnavailable when nothing was learned, WrongNetwork, SignerFailed when the signer gives no good signature, and what
-        the signer raises; then nothing was changed, and a later call continues.
+        the signer raises; then nothing was decided, and a later call continues.
         """
         slot = self._store.slot(batch.batch_id)
         if slot is not None and slot.state is not SlotState.OPEN:
@@ -131,10 +129,14 @@ class Submitter:
         return None if slot is None else slot.state
 
     async def _follow(self, batch: Batch, slot: Slot, last: Attempt) -> None:
-        told = await self._ledgers(least=1)
+        unsent = last.state is AttemptState.PREPARED  # found nowhere, and to ask for it says nothing before it has expired
+        if unsent:
+            last = await self._send(last)  # first of all: to ask may take as long as it has, and a copy that comes late does no harm
+        told = await self._ledgers(least=1, lls=last.lls)
         index = told[-1] if len(told) < self._expiry_answers else told[self._expiry_answers - 1]
         expired = index > last.lls
-        unsent = last.state is AttemptState.PREPARED  # found nowhere, and to ask would cost time that it has to be sent in
+        if unsent:
+            self._sendings.sent_after(last, index)
         found, lacking = (None, None) if unsent and not expired else await self._find(last, expired=expired)
         if found is None:
             last = await self._maybe_send(last, index)
@@ -152,7 +154,7 @@ class Submitter:
     async def _find(self, attempt: Attempt, *, expired: bool) -> tuple[Found | None, str | None]:
         """How an attempt ended, None while that is open; and what is lacking where servers say something that decides nothing."""
         dead_at = self._expiry_answers
-        done_at = min(self._settings.confirm_answers, len(self._nodes))
+        done_at = self._answers(self._settings.confirm_answers)
 
         def verdict(answers: list[Found]) -> Found | None:
             ends = [answer for answer in answers if answer.engine_result is not None]
@@ -161,7 +163,7 @@ class Submitter:
                 ledger_hash = _agreed((answer.ledger_hash for answer in same), done_at)
                 return replace(same[0], ledger_hash=ledger_hash, close_time=_agreed((answer.close_time for answer in same), done_at))
             # A server that alone says "validated" may lie as well as one that says "unknown": more of those outvote it.
-            unknown = sum(answer.searched_all for answer in answers)
+            unknown = sum(answer.absent for answer in answers)
             dead = expired and len(ends) < done_at and unknown >= dead_at and unknown > len(ends)
             return Found(searched_all=True) if dead else None
 
@@ -172,16 +174,35 @@ class Submitter:
                 return not (expired or ends)
             return found.engine_result is not None or not ends  # where somebody says "validated", all are heard before it is dead
 
-        turn = self._turn(attempt)
-        answers = await self._nodes.ask_each(lambda node: node.find(attempt.blob, attempt.first, attempt.lls), enough, turn=turn)
+        answers = await self._nodes.ask_each(partial(self._look, attempt, expired), enough, turn=self._sendings.turn(attempt))
         found, ends = verdict(answers), [answer for answer in answers if answer.engine_result is not None]
         if found is not None or not (ends or expired):
             return found, None
         if not ends:
-            return None, f"expired; unknown to {sum(answer.searched_all for answer in answers)} of {dead_at} servers that must say so"
+            lacking = f"expired; unknown to {sum(answer.absent for answer in answers)} of {dead_at} servers that must say so"
+            if any(answer.unused is False for answer in answers):
+                lacking += (
+                    f"; its Sequence is used, by what only ledgers {attempt.first} to {attempt.lls} show: name servers that keep them"
+                )
+            return None, lacking
         if len(ends) < done_at:
             return None, f"validated by {len(ends)} of {done_at} servers that must say so"
         return None, f"validated; servers differ in {'the result' if len({end.engine_result for end in ends}) > 1 else 'where'}"
+
+    async def _look(self, attempt: Attempt, expired: bool, node: LedgerNode) -> Found:
+        """What a server knows of an attempt.
+
+        One that has dropped ledgers which it can be in is asked for the account after it has expired. Had the attempt been applied, with
+        whatever result, its Sequence would be used; and it never comes back, for an account that is deleted and made anew begins at the
+        number of a ledger, which is larger. So an unused one in a ledger after the last says as much as a search of all.
+        """
+        found = await node.find(attempt.blob, attempt.first, attempt.lls)
+        if not expired or found.engine_result is not None or found.searched_all:
+            return found
+        account = await node.account(self.account)
+        if account is None or account.ledger_index <= attempt.lls:
+            return found
+        return replace(found, unused=account.sequence <= attempt.seq)
 
     def _validated_as(self, slot: Slot, attempt: Attempt, found: Found) -> None:
         good = found.engine_result == "tesSUCCESS"
@@ -195,7 +216,6 @@ class Submitter:
             ledger_hash=found.ledger_hash,
             close_time=found.close_time,
         )
-        self._key_refusing.pop(attempt.key_id, None)
         if self._key_refused == attempt.hash:
             self.stopped, self.stalled = None, False  # the servers that did not take the key were wrong
         if not good:
@@ -219,57 +239,36 @@ class Submitter:
             self._finish(slot, attempt, AttemptState.EXPIRED, SlotState.REJECTED)
         elif self.stopped is None:
             await self._prepare(batch, slot.seq, account, n=attempt.n + 1)
+            self._sendings.forget(attempt, key_taken=False)
         else:
             self.stalled = True
 
     def _finish(self, slot: Slot, attempt: Attempt, state: AttemptState, slot_state: SlotState, **told: Any) -> None:
         self._store.finish(slot.batch_id, attempt.hash, state, slot_state, compact_utc(self._clock), **told)
-        self._sent.pop(attempt.hash, None)
-        self._refusing.pop(attempt.hash, None)
+        self._sendings.forget(attempt, key_taken=state is AttemptState.VALIDATED)
 
     # -- sending --------------------------------------------------------------------------------------------------------------
 
     async def _maybe_send(self, attempt: Attempt, index: int) -> Attempt:
-        """Send the stored bytes, once in each ledger as long as they can get into another one; the attempt as it then stands.
-
-        Each time, and for each attempt, another server is asked first: one that says "queued" and passes nothing on must not be the only
-        one that has them, nor one that refuses them the only one that looked, nor one that never answers the one that has all the time.
-        """
-        sent, times = self._sent.get(attempt.hash, _NEVER)
-        if attempt.state is AttemptState.REFUSED or index >= attempt.lls or sent == index:
+        """Send the stored bytes where that is due; the attempt as it then stands."""
+        if not self._sendings.is_due(attempt, index):
             return attempt
+        attempt = await self._send(attempt)
+        self._sendings.sent_after(attempt, index)
+        return attempt
+
+    async def _send(self, attempt: Attempt) -> Attempt:
+        """Send the stored bytes; stops once so many servers do not take the key as must know nothing of a dead transaction."""
         if attempt.state is AttemptState.PREPARED:
             # Before the first byte leaves: after a crash, "malformed" must not be taken for the verdict on a first copy.
             self._store.mark(attempt.hash, AttemptState.MAYBE, "sending")
-        url, answer = await self._nodes.ask(partial(_hand_over, attempt.blob), turn=self._turn(attempt))
-        self._sent[attempt.hash] = index, times + 1
-        state = AttemptState.REFUSED if self._is_refused(attempt, url, answer) else AttemptState.MAYBE
+        url, answer = await self._nodes.ask(partial(_hand_over, attempt.blob), turn=self._sendings.turn(attempt))
+        state = self._sendings.answered(attempt, url, answer)
         self._store.mark(attempt.hash, state, answer.engine_result)
-        if answer.engine_result in _KEY_REFUSED:
-            self._note_key_refused(attempt, url, answer)
-        return replace(attempt, state=state, note=answer.engine_result)
-
-    def _turn(self, attempt: Attempt) -> int:
-        return attempt.n - 1 + self._sent.get(attempt.hash, _NEVER)[1]
-
-    def _note_key_refused(self, attempt: Attempt, url: str, answer: Submission) -> None:
-        """Stop once so many servers do not take the key as must know nothing of a dead transaction: one alone may be wrong about it."""
-        refusing = self._key_refusing.setdefault(attempt.key_id, set())
-        refusing.add(url)
-        if len(refusing) >= self._expiry_answers:
+        if self._sendings.is_key_refused(attempt, url, answer):
             self._key_refused = attempt.hash
             self.stopped = f"the ledger does not take the key {attempt.key_id} for {self.account}: {answer.engine_result}"
-
-    def _is_refused(self, attempt: Attempt, url: str, answer: Submission) -> bool:
-        """Whether so many servers refuse a transaction as must know nothing of a dead one: one alone may be wrong about it."""
-        malformed = answer.engine_result.startswith("tem") and not answer.applied
-        unsent = attempt.state is AttemptState.PREPARED or attempt.hash in self._refusing  # by all that is known, nobody took it yet
-        if not answer.refused and not (malformed and unsent):
-            self._refusing.pop(attempt.hash, None)
-            return False
-        refusing = self._refusing.setdefault(attempt.hash, set())
-        refusing.add(url)
-        return len(refusing) >= self._expiry_answers
+        return replace(attempt, state=state, note=answer.engine_result)
 
     # -- signing --------------------------------------------------------------------------------------------------------------
 
@@ -333,9 +332,17 @@ class Submitter:
             raise LedgerUnavailable(f"servers differ in where the ledger is: {', '.join(map(str, told))}")
         return index
 
-    async def _ledgers(self, *, least: int) -> list[int]:
-        """The newest final ledgers that servers tell, at least so many of them, the largest first; see `LedgerNodes.ask_for_most`."""
-        told = await self._nodes.ask_for_most(self._fresh, lambda ledger: ledger.index, self._expiry_answers, least=least, near=1)
+    async def _ledgers(self, *, least: int, lls: int | None = None) -> list[int]:
+        """The newest final ledgers that servers tell, at least so many of them, the largest first; see `LedgerNodes.ask_for_most`.
+
+        Another server, which may be slow, is asked only when they differ by more than servers do, or in whether that one is past `lls`.
+        """
+
+        def size(ledger: ValidatedLedger) -> int:
+            return ledger.index + (_MOST_BACK if lls is not None and ledger.index > lls else 0)
+
+        near = min(_USUAL_LAG, self._settings.window - _LEAST_WINDOW)
+        told = await self._nodes.ask_for_most(self._fresh, size, self._expiry_answers, least=least, near=near)
         return [ledger.index for ledger in told]
 
     async def _fresh(self, node: LedgerNode) -> ValidatedLedger:
@@ -348,7 +355,11 @@ class Submitter:
 
     @property
     def _expiry_answers(self) -> int:
-        return min(self._settings.expiry_answers, len(self._nodes))
+        return self._answers(self._settings.expiry_answers)
+
+    def _answers(self, wanted: int | None) -> int:
+        servers = len(self._nodes)
+        return servers // 2 + 1 if wanted is None else min(wanted, servers)
 
     async def _account(self) -> "_Account":
         """The account with the largest Sequence that so many servers tell at least: after a larger one, its transactions wait for ever."""
