@@ -31,6 +31,7 @@ from nexus_control.sqlite import (
     open_file,
     open_memory,
     raise_named,
+    refuse_stand_ins,
     require_ours,
     switch_to_wal,
 )
@@ -193,6 +194,7 @@ class Database:
             # A file that is too new, or somebody else's, is left as it is, its journal mode too.
             self._schema.version(connection)
             require_ours(connection, self.path, self._schema.foreign_tables)
+            refuse_stand_ins(connection, self._schema.tables)
             if not read_only:
                 switch_to_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")

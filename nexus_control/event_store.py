@@ -12,10 +12,23 @@ from nexus_control.header import ImportOrigin
 from nexus_control.log_check import LogVerification
 from nexus_control.template import TemplateStore
 
-__all__ = ["EventItem", "EventStore", "History"]
+__all__ = ["End", "EventItem", "EventStore", "History"]
 
 EventItem: TypeAlias = tuple[EventType, Mapping[str, str], Mapping[str, Any]]
 """What is appended: type, actor, payload."""
+
+
+class End(NamedTuple):
+    """Where the newest generation of a decision ends, and the log of the whole store: the position of its last fact.
+
+    `chain_hash` is that of the last event (of the header where there is none) and covers all before it: equal ends, equal histories.
+    """
+
+    decision_id: str
+    generation: int
+    next_seq: int
+    chain_hash: str
+    position: int
 
 
 class History(NamedTuple):
@@ -27,6 +40,14 @@ class History(NamedTuple):
     generation: int
     imported: int
     position: int
+
+    @property
+    def end(self) -> End | None:
+        """Where it ends; None where that cannot be told from its events."""
+        if not self.events or (chain_hash := self.events[-1].chain_hash) is None:
+            return None
+        last = self.events[-1]
+        return End(last.decision_id, self.generation, last.seq + 1, chain_hash, self.position)
 
 
 class EventStore(Protocol):
@@ -52,7 +73,7 @@ class EventStore(Protocol):
         payload: Mapping[str, Any],
         *,
         expected_seq: int | None = None,
-        after: History | None = None,
+        after: End | None = None,
     ) -> StoredEvent: ...
     def append_events(
         self,
@@ -61,10 +82,11 @@ class EventStore(Protocol):
         *,
         expected_seq: int | None = None,
         create: bool = False,
-        after: History | None = None,
+        after: End | None = None,
     ) -> list[StoredEvent]: ...
     def get_events(self, decision_id: str, generation: int | None = None) -> list[StoredEvent]: ...
     def history(self, decision_id: str, *, chained: bool = False) -> History: ...
+    def end(self, decision_id: str) -> End: ...
     def latest_event(self, decision_id: str, event_type: EventType) -> StoredEvent | None: ...
     def get_events_of(self, decision_ids: Sequence[str]) -> dict[str, list[StoredEvent] | MalformedEvent]: ...
     def origin(self, decision_id: str) -> tuple[int, int]: ...

@@ -68,12 +68,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Claim:
-    """The right to run once; `position` identifies the EXECUTION_REQUESTED event in the store."""
+    """The right to run once. `requested` and `started` are the two events that say so."""
 
     decision_id: str
-    execution_id: str
-    seq: int
-    position: int | None
+    requested: StoredEvent
+    started: StoredEvent
     mode: ExecutionMode
     request: Mapping[str, Any]
     request_digest: str
@@ -156,15 +155,17 @@ def _claim(
     if store.in_transaction:
         raise InputError("nothing can be executed inside a transaction: the run would be real, its record could be undone; end it first")
     # The router is asked before the lock is taken: it may take its time. Whether the decision exists and has a policy is settled first,
-    # so that a router is never bothered for nothing.
-    if store.latest_event(decision_id, EventType.POLICY_ATTACHED) is None:
+    # so that a router is never bothered for nothing. What was read for that is judged, unless the decision has another end by then.
+    history = store.history(decision_id, chained=True)
+    if not any(event.event_type is EventType.POLICY_ATTACHED for event in history.events):
         raise NoPolicy
     if not callable(getattr(router, "run", None)) or not callable(getattr(router, "get_adapter_capabilities", None)):
         raise InvalidRouter("the router must have the methods run and get_adapter_capabilities")
     capabilities = _capabilities(router, adapter_id)
     with store.transaction():
-        now = store.clock()
-        history = store.history(decision_id, chained=True)
+        end, now = store.end(decision_id), store.clock()
+        if history.end is None or end.chain_hash != history.end.chain_hash:
+            history = store.history(decision_id, chained=True)
         events = history.events
         decision = Decision.replay(decision_id, without_later_approvals(events, now), as_of=now, trust=trust)
         decision.earlier = past_of(store, decision_id, history)
@@ -180,12 +181,12 @@ def _claim(
             (EventType.EXECUTION_REQUESTED, actor, {"adapter_id": adapter_id, "dry_run": mode == "dry_run", **identity.members()}),
             (EventType.EXECUTION_STARTED, EXECUTOR, {"router_request_digest": digest}),
         ]
-        requested = store.append_events(decision_id, items, after=history)[0]
+        requested, started = store.append_events(decision_id, items, after=end)
         # A reader judges at the instant that the event carries, which is a moment after `now`.
         at = requested.ts
         if without_later_approvals(events, at) != decision.events or decision.current_approvals(at) != decision.current_approvals(now):
             raise PolicyViolation("Policy validation failed: an approval expired at this moment, or the clock was set; try again")
-    return _Claim(decision_id, requested.event_id, requested.seq, requested.position, mode, request, digest)
+    return _Claim(decision_id, requested, started, mode, request, digest)
 
 
 def _dated_later(events: Sequence[StoredEvent], now: datetime) -> list[str]:
@@ -221,7 +222,7 @@ def _arguments(claim: _Claim, router: Any) -> dict[str, Any]:
         "require_capabilities": request.get("require_capabilities"),
     }
     if getattr(router, "accepts_execution_id", False):
-        arguments["execution_id"] = claim.execution_id
+        arguments["execution_id"] = claim.requested.event_id
     return arguments
 
 
@@ -316,14 +317,14 @@ def _record(store: EventStore, claim: _Claim, event_type: EventType, payload: Ma
     """
     try:
         with store.transaction():
-            requested = store.latest_event(claim.decision_id, EventType.EXECUTION_REQUESTED)
-            if requested is None or (requested.seq, requested.position) != (claim.seq, claim.position):
+            end = store.end(claim.decision_id)
+            if end.chain_hash != claim.started.chain_hash and not _is_latest(store, claim):
                 raise ExecutionSuperseded(
                     f"Run {payload['run_id']} ended, but its execution had been abandoned and another one was claimed since, or the "
                     f"decision was replaced; the decision does not get this outcome, only the router's record of the run has it: "
                     f"{dict(payload)}"
                 )
-            store.append_event(claim.decision_id, event_type, EXECUTOR, payload)
+            store.append_event(claim.decision_id, event_type, EXECUTOR, payload, after=end)
     except ExecutionSuperseded:
         raise
     except NexusError as error:
@@ -332,3 +333,9 @@ def _record(store: EventStore, claim: _Claim, event_type: EventType, payload: Ma
             f"Run {payload['run_id']} ended ({event_type.value}) but could not be recorded: {error}. "
             "A decision that is still there stays in EXECUTING; use recover_execution once the store works again",
         ) from error
+
+
+def _is_latest(store: EventStore, claim: _Claim) -> bool:
+    """Whether nobody has claimed an execution since, in whatever generation."""
+    latest = store.latest_event(claim.decision_id, EventType.EXECUTION_REQUESTED)
+    return latest is not None and (latest.seq, latest.position) == (claim.requested.seq, claim.requested.position)

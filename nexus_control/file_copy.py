@@ -14,7 +14,7 @@ from nexus_control.database import Database
 from nexus_control.errors import StoreError, StoreUnreadable
 from nexus_control.log_check import check_store
 from nexus_control.schema import SCHEMA
-from nexus_control.sqlite import FAULTS, Connection, limit_patience, open_file, raise_named, require_ours
+from nexus_control.sqlite import FAULTS, Connection, limit_patience, open_file, raise_named, refuse_stand_ins, require_ours
 
 __all__ = ["Examination", "LogHead", "copy_file", "examine_file", "newest_time", "only_user"]
 
@@ -96,9 +96,11 @@ def examine_file(path: Path, *, known: Collection[str] = (), facts: bool = True)
     with _opened(path, known) as connection:
         connection.execute("BEGIN")
         damage, tables = _damage(connection), _tables(connection)
-        if damage or "log" not in tables:
-            return Examination(damage=damage, tables=tables)
         before = SCHEMA.version(connection)
+        if not damage and before and "log" not in tables:
+            damage = ("the table log is missing",)
+        if damage or not before:
+            return Examination(damage=damage, tables=tables)
         # An older schema is brought up to date inside the transaction, which is then rolled back.
         database = Database.adopt(connection, SCHEMA)
         outdated = SCHEMA.version(connection) != before
@@ -138,6 +140,7 @@ def _opened(path: Path, known: Collection[str]) -> Generator[Connection]:
         connection, _ = open_file(str(path.absolute()), must_exist=True)
         try:
             require_ours(connection, str(path), known)
+            refuse_stand_ins(connection, SCHEMA.tables)
             yield connection
         finally:
             connection.close()  # and with it an open transaction

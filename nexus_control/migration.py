@@ -1,5 +1,6 @@
 """The versions of a file's schema, and how it gets from one to the next."""
 
+import re
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -10,6 +11,9 @@ from nexus_control.sqlite import Connection, begin, mark_ours, number, open_memo
 __all__ = ["Schema"]
 
 _OBJECTS = "SELECT type, name, sql, tbl_name FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name"
+
+
+_TABLE = re.compile(r"\s*CREATE TABLE (?:IF NOT EXISTS )?(\w+)")
 
 
 class Schema:
@@ -25,6 +29,7 @@ class Schema:
         self.foreign_tables = foreign_tables
         self._shift = 8 * slot
         self._migrations = migrations
+        self.tables = frozenset(found[1] for steps in migrations for step in steps if (found := _TABLE.match(step)))
 
     def apply(self, connection: Connection) -> None:
         """Bring the file to this schema. Raises SchemaTooNew when it was written by a newer release; then nothing changed."""

@@ -28,7 +28,7 @@ from nexus_control.event_rows import (
     stored_event,
     tip_of,
 )
-from nexus_control.event_store import EventItem, History
+from nexus_control.event_store import End, EventItem, History
 from nexus_control.events import (
     Clock,
     EventType,
@@ -182,7 +182,7 @@ class SqlStore:
         payload: Mapping[str, Any],
         *,
         expected_seq: int | None = None,
-        after: History | None = None,
+        after: End | None = None,
     ) -> StoredEvent:
         """Append one event; see `append_events`."""
         return self.append_events(decision_id, [(event_type, actor, payload)], expected_seq=expected_seq, after=after)[0]
@@ -194,18 +194,18 @@ class SqlStore:
         *,
         expected_seq: int | None = None,
         create: bool = False,
-        after: History | None = None,
+        after: End | None = None,
     ) -> list[StoredEvent]:
         """Append events, all or none, in one transaction. Any event may follow any other.
 
-        `expected_seq` is the seq that the first of them must get. With `create` the header is inserted with them. `after` is the decision's
-        `history` as it was read in the transaction that is open: where it ends need not be asked again. One that is older than the last
-        fact of the store is refused (StoreConflict; a log has no two entries of one position).
+        `expected_seq` is the seq that the first of them must get. With `create` the header is inserted with them. `after` is the `end` of
+        the decision, as it was read in the transaction that is open: it need not be asked again. One that is older than the last fact of
+        the store is refused (StoreConflict; a log has no two entries of one position).
         Raises DecisionNotFound (or DecisionExists with `create`), ConcurrencyError when `expected_seq` is taken or not reached yet,
         InputError for a wrong type, actor or payload (one that canonical JSON cannot express).
         """
         name = require_text(decision_id, "decision_id")
-        return self._append_alone(Append(name, prepare_all(items), expected_seq, create, _tip_after(after, name)))
+        return self._append_alone(Append(name, prepare_all(items), expected_seq, create, _tip_at(after, name)))
 
     def _append_alone(self, wanted: Append) -> list[StoredEvent]:
         with self._database.transaction() as connection:
@@ -337,6 +337,15 @@ class SqlStore:
             row = self._origin(connection, name)
         return History([], row["generation"], row["imported"], row["position"])
 
+    def end(self, decision_id: str) -> End:
+        """Where the newest generation ends, and the log. Raises DecisionNotFound."""
+        name = require_text(decision_id, "decision_id")
+        with self._database.reading() as connection:
+            tip = tip_of(connection, name)
+        if tip is None or not tip.live:
+            raise DecisionNotFound(name)
+        return End(name, tip.generation, tip.next_seq, tip.chain_hash, tip.position)
+
     def latest_event(self, decision_id: str, event_type: EventType) -> StoredEvent | None:
         """The last event of this type, None when there is none. Raises DecisionNotFound, and MalformedEvent when it cannot be read."""
         name = require_text(decision_id, "decision_id")
@@ -466,14 +475,12 @@ class SqlStore:
             return check_store(connection, damaged, self._dialect) if name is None else check_decision(connection, name, damaged)
 
 
-def _tip_after(history: History | None, decision_id: str) -> Tip | None:
-    """Where a decision ended when it was read, if that can be told."""
-    if history is None or not history.events:
+def _tip_at(end: End | None, decision_id: str) -> Tip | None:
+    if end is None:
         return None
-    last = history.events[-1]
-    if last.decision_id != decision_id or last.chain_hash is None:
-        raise InputError(f"this is no history of {decision_id}")
-    return Tip(history.generation, True, last.seq + 1, last.chain_hash, history.position)
+    if end.decision_id != decision_id:
+        raise InputError(f"this is no end of {decision_id}")
+    return Tip(end.generation, True, end.next_seq, end.chain_hash, end.position)
 
 
 def _uuid4() -> str:

@@ -6,6 +6,7 @@ The only module that imports `sqlite3`. Errors of SQLite leave the package as `S
 import json
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -42,14 +43,16 @@ __all__ = [
     "open_file",
     "open_memory",
     "raise_named",
+    "refuse_stand_ins",
     "require_ours",
     "switch_to_wal",
 ]
 
 Connection = sqlite3.Connection
 
-FAULTS = (sqlite3.Error, OverflowError)
-"""What a statement may raise, for `except`; `raise_named` gives each its name."""
+FAULTS = (sqlite3.Error, OverflowError, UnicodeDecodeError)
+"""What a statement may raise, for `except`; `raise_named` gives each its name. The driver cannot even tell an error about a damaged schema
+whose names are no UTF-8."""
 
 APPLICATION_ID = 0x4E415454
 """`PRAGMA application_id` of our files: "NATT"."""
@@ -120,18 +123,22 @@ _BY_CODE: dict[int, tuple[Callable[[str], StoreError], str]] = {
     11: (_SqliteUnreadable, "the file is damaged; restore a backup"),
     13: (_SqliteFull, _FREE_SPACE),
     14: (SqliteError, "check that the folder exists and may be written"),
+    18: (_SqliteUnreadable, _RESTORE),
     19: (_SqliteConflict, "read again what is stored; `nexus-attest log verify` tells whether it is sound"),
+    23: (_SqliteUnreadable, _RESTORE),
     26: (_SqliteUnreadable, "the file is no SQLite database"),
     4874: (_SqliteFull, _FREE_SPACE),  # SQLITE_IOERR_SHMSIZE: no space for the index of the log, which opening the file makes
 }
 
 
-def raise_named(error: sqlite3.Error | OverflowError, path: str) -> NoReturn:
+def raise_named(error: sqlite3.Error | OverflowError | UnicodeDecodeError, path: str) -> NoReturn:
     """Raise the store's own error for one of SQLite, or the same one where a caller must see it (misuse)."""
     if isinstance(error, StoreError):
         raise error
     if isinstance(error, OverflowError):  # by the driver, for a number beyond 64 bits: what is asked for is one past what is stored
         raise _SqliteUnreadable(f"{path}: a stored number is larger than any that a store writes ({_RESTORE})") from error
+    if isinstance(error, UnicodeDecodeError):
+        raise _SqliteUnreadable(f"{path}: it holds names that are no text ({_BY_CODE[11][1]})") from error
     code = getattr(error, "sqlite_errorcode", None)
     if code is None and isinstance(error, sqlite3.OperationalError):  # by the driver, for a TEXT value that is not UTF-8
         raise _SqliteUnreadable(f"{path}: {error!s:.300}") from error
@@ -157,8 +164,9 @@ def open_file(path: str, *, must_exist: bool, read_only: bool = False) -> tuple[
 
     Reading only is for whoever asks for it, a file or folder without write permission, or read-only media. There SQLite cannot make the
     index that its write-ahead log needs; a file that has no log left is then read as immutable
-    (https://www.sqlite.org/wal.html#read_only_databases).
+    (https://www.sqlite.org/wal.html#read_only_databases). Raises StoreUnreadable where SQLite's own file beside it is a pipe or a link.
     """
+    _require_own_files(path)
     if not must_exist and not read_only and not os.path.lexists(path):
         return _connect(path), False
     uri, log = Path(path).as_uri(), Path(path + "-wal")
@@ -173,6 +181,18 @@ def open_file(path: str, *, must_exist: bool, read_only: bool = False) -> tuple[
             raise
         connection = _connect(f"{uri}?immutable=1")
     return connection, True
+
+
+def _require_own_files(path: str) -> None:
+    """Raises StoreUnreadable where something else stands in the place of a file that SQLite keeps: it would wait for a pipe without end."""
+    whole = os.path.realpath(path)
+    for file in (Path(f"{whole}{end}") for end in ("-journal", "-wal", "-shm")):
+        try:
+            mode = file.lstat().st_mode
+        except OSError:  # it is not there, or whoever opens the store says what is wrong with its folder
+            continue
+        if not stat.S_ISREG(mode):
+            raise _SqliteUnreadable(f"{file}: it is no regular file, and not one of SQLite, which keeps a file there; remove it")
 
 
 class _OwnConnection(sqlite3.Connection):
@@ -261,6 +281,20 @@ def require_ours(connection: Connection, path: str, known: Collection[str] = ())
     """
     if not _is_marked_or_new(connection, known):
         raise _SqliteUnreadable(f"{path}: this SQLite file was not made by nexus-attest; name another file for the store")
+
+
+def refuse_stand_ins(connection: Connection, tables: Collection[str]) -> None:
+    """From here on, a statement that would read a view in the place of one of these tables is refused, and everything recursive is.
+
+    No schema of ours has either. Whoever made the file could keep whoever reads it waiting for ever by them.
+    """
+
+    def judge(action: int, _: str | None, __: str | None, ___: str | None, inside: str | None) -> int:
+        # `inside` is the view, trigger or common table expression in which the access stands.
+        refused = action == sqlite3.SQLITE_RECURSIVE or (inside is not None and inside.lower() in tables)
+        return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
+
+    connection.set_authorizer(judge)
 
 
 def mark_ours(connection: Connection, known: Collection[str] = ()) -> None:

@@ -15,7 +15,7 @@ from nexus_control import merkle
 from nexus_control.backend import Connection
 from nexus_control.errors import StoreUnreadable
 
-__all__ = ["TILE_LEAVES", "TILE_LEVEL", "fold_leaves", "read_tiles", "write_tiles"]
+__all__ = ["INSERT_TILE", "TILE_LEAVES", "TILE_LEVEL", "fold_leaves", "read_tiles", "write_tiles"]
 
 TILE_LEVEL = 8
 TILE_LEAVES = 1 << TILE_LEVEL
@@ -23,7 +23,7 @@ TILE_LEAVES = 1 << TILE_LEVEL
 
 _LEAVES = "SELECT leaf_hash FROM log WHERE position > ? AND position <= ? ORDER BY position"
 _TILES = "SELECT number, hash, seal FROM log_tiles WHERE number >= ? AND number < ?"
-_INSERT = "INSERT OR REPLACE INTO log_tiles (number, hash, seal) VALUES (?, ?, ?)"
+INSERT_TILE = "INSERT OR REPLACE INTO log_tiles (number, hash, seal) VALUES (?, ?, ?)"
 
 
 def read_tiles(connection: Connection, first: int, end: int) -> dict[int, bytes]:
@@ -41,7 +41,7 @@ def read_tiles(connection: Connection, first: int, end: int) -> dict[int, bytes]
 
 def write_tiles(connection: Connection, tiles: Mapping[int, bytes]) -> None:
     """Store hashes of tiles by number, in place of what is there (or beside it, where nothing may be replaced)."""
-    connection.executemany(_INSERT, [(number, value, _seal(number, value)) for number, value in tiles.items()])
+    connection.executemany(INSERT_TILE, [(number, value, _seal(number, value)) for number, value in tiles.items()])
 
 
 def fold_leaves(connection: Connection, level: int, index: int) -> bytes:

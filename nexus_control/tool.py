@@ -237,7 +237,7 @@ class NexusControlTools:
             judge_identity(decision, "approve", who, identity, now, self.trust)
             judge_approval(decision, who.id, now)
             decision.earlier = None  # what is told is what `status` tells
-            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_GRANTED, who, payload, after=history))
+            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_GRANTED, who, payload, after=history.end))
         return {**_standing(decision), "required_approvals": 0 if decision.policy is None else decision.policy.min_approvals}
 
     @_tool
@@ -266,7 +266,7 @@ class NexusControlTools:
             decision = Decision.replay(decision_id, history.events, as_of=now, trust=self.trust)
             judge_identity(decision, "revoke", who, identity, now, self.trust)
             judge_revocation(decision, who.id)
-            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_REVOKED, who, payload, after=history))
+            decision.apply_event(self.store.append_event(decision_id, EventType.APPROVAL_REVOKED, who, payload, after=history.end))
         return _standing(decision)
 
     @_tool

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from store_testing import ALICE, BOB, CAROL, NEXUS, T0, SetClock, foreign, new_store, raw_event
@@ -178,6 +178,41 @@ def test_an_unknown_decision_is_not_found_before_the_router_is_asked(tools: Nexu
             raise AssertionError(adapter_id)
 
     assert execute(tools, "nope", Untouchable()).code == "DECISION_NOT_FOUND"
+
+
+_Meanwhile: TypeAlias = Callable[[NexusControlTools, str], object]
+_WHILE_ASKED: list[tuple[_Meanwhile, str | None]] = [
+    (lambda tools, decision_id: tools.revoke_approval(decision_id, BOB), "POLICY_VALIDATION_FAILED"),
+    (lambda tools, decision_id: execute(tools, decision_id, Router()), "ALREADY_EXECUTED"),
+    (lambda tools, decision_id: tools.store.delete_decision(decision_id), "DECISION_NOT_FOUND"),
+    (lambda tools, decision_id: replace_by_its_own_export(tools, decision_id), "POLICY_VALIDATION_FAILED"),
+    (lambda tools, decision_id: tools.approve(decision_id, CAROL), None),
+    (lambda tools, _: approved(tools), None),
+]
+
+
+def replace_by_its_own_export(tools: NexusControlTools, decision_id: str) -> None:
+    bundle = tools.export_bundle(decision_id).data["bundle"]
+    assert tools.import_bundle(bundle, conflict_mode="overwrite").success
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "code"),
+    _WHILE_ASKED,
+    ids=["revoked", "executed", "deleted", "replaced", "approved once more", "another decision"],
+)
+def test_what_happens_while_the_router_is_asked_is_judged(tools: NexusControlTools, meanwhile: _Meanwhile, code: str | None) -> None:
+    decision_id = approved(tools)
+
+    class Slow(Router):
+        def get_adapter_capabilities(self, adapter_id: str) -> Any:
+            assert adapter_id == "ad"
+            meanwhile(tools, decision_id)
+
+    router = Slow()
+    assert execute(tools, decision_id, router).code == code
+    assert len(router.calls) == (code is None)
+    assert tools.store.verify_log().errors == []
 
 
 # -- the guard ----------------------------------------------------------------------------------------------------------------
@@ -611,6 +646,26 @@ def test_nothing_is_run_on_a_history_that_somebody_edited(tmp_path: Path, forger
         result = execute(tools, decision_id, router)
         assert (result.code, router.calls) == ("HISTORY_ALTERED", [])
         assert told in (result.error or "")
+
+
+def test_what_runs_is_what_was_approved_also_when_it_is_edited_while_the_router_is_asked(tmp_path: Path) -> None:
+    with new_store(tmp_path / "store.db") as store:
+        tools = NexusControlTools(store)
+        decision_id = approved(tools, plan="as approved")
+
+        class Slow(Router):
+            def get_adapter_capabilities(self, adapter_id: str) -> Any:
+                with closing(foreign(tmp_path / "store.db")) as other:
+                    other.executescript(
+                        _UNLOCK + "UPDATE decision_events SET payload = replace(payload, 'approved', 'edited') WHERE seq = 0"
+                    )
+                return super().get_adapter_capabilities(adapter_id)
+
+        router = Slow()
+        assert execute(tools, decision_id, router).success
+        assert [call["plan"] for call in router.calls] == ["as approved"]
+        assert execute(tools, decision_id, Router(), retry=True).code == "HISTORY_ALTERED"
+        assert not store.verify_log().ok
 
 
 def test_a_row_that_is_chained_but_not_in_the_log_runs_nothing(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_copy_is_of_one_moment_while_others_write_and_they_do_not_wait(tmp_pat
         def write(done: int, _total: int) -> None:  # between two pages of the copy, from another thread
             writer = threading.Thread(target=store.create_decision)
             writer.start()
-            writer.join(5)
+            writer.join(20)
             assert not writer.is_alive()
             steps.append(done)
 

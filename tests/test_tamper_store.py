@@ -593,24 +593,60 @@ def test_a_trigger_of_others_on_our_tables_is_a_finding(original: Path, table: s
 
 
 SWALLOW = "CREATE TRIGGER quiet BEFORE INSERT ON {} BEGIN SELECT RAISE(IGNORE); END"
-VIEW = """
-    ALTER TABLE {0} RENAME TO kept;
-    CREATE VIEW {0} AS SELECT * FROM kept;
-    CREATE TRIGGER quiet INSTEAD OF INSERT ON {0} BEGIN SELECT 1; END"""
 
 
-@pytest.mark.parametrize("script", [SWALLOW, VIEW], ids=["trigger", "view"])
 @pytest.mark.parametrize("table", ["decisions", "decision_events", "log"])
-def test_what_the_file_swallows_is_not_acknowledged(original: Path, table: str, script: str) -> None:
+def test_what_the_file_swallows_is_not_acknowledged(original: Path, table: str) -> None:
     copy = original.with_name("copy.db")
     shutil.copy(original, copy)
     with closing(foreign(copy)) as connection:
-        connection.executescript(script.format(table))
+        connection.executescript(SWALLOW.format(table))
     with DecisionStore(copy) as store:
         size, events = store.log_root(), len(store.get_events("full"))
         with pytest.raises(StoreUnreadable, match=r"the database dropped (1 of 1|2 of 2) new rows \(.*`nexus-attest log verify`"):
             store.append_events("new", [(EventType.DECISION_CREATED, ALICE, {})], create=True)
         assert (store.log_root(), len(store.get_events("full")), store.decision_exists("new")) == (size, events, False)
+
+
+KEPT = ", ".join(f"kept AS k{i}" for i in range(24))
+ENDLESS = "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n)"
+VIEWS = {"copy": "SELECT * FROM kept", "endless": f"{ENDLESS} SELECT kept.* FROM n, kept", "many": f"SELECT k0.* FROM {KEPT}"}
+
+
+@pytest.mark.parametrize("spelled", [str.lower, str.upper], ids=["lower", "upper"])
+@pytest.mark.parametrize("table", ["decisions", "decision_events", "log"])
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_a_view_in_the_place_of_a_table_is_named_and_never_read(
+    original: Path, table: str, view: str, spelled: Callable[[str], str]
+) -> None:
+    copy = original.with_name("copy.db")
+    shutil.copy(original, copy)
+    with closing(foreign(copy)) as connection:
+        connection.executescript(f"ALTER TABLE {table} RENAME TO kept; CREATE VIEW {spelled(table)} AS {view}")
+    with DecisionStore(copy) as store:
+        tools = NexusControlTools(store=store)
+        assert tools.approve("full", BOB).code == "STORE_UNREADABLE"
+        for result in (tools.status("full"), tools.export_bundle("full")):
+            assert result.code == ("STORE_UNREADABLE" if table != "log" else None)
+        listed = tools.list_requests()
+        assert listed.code == ("STORE_UNREADABLE" if table == "decisions" else None)
+        if table == "decision_events":
+            assert {entry["state"] for entry in listed.data["requests"]} == {"invalid"}
+        assert f"schema: the table {table} is missing or was changed" in store.verify_log().errors
+
+
+def test_a_trigger_that_never_ends_is_refused_and_nothing_is_written(original: Path) -> None:
+    copy = original.with_name("copy.db")
+    shutil.copy(original, copy)
+    with closing(foreign(copy)) as connection:
+        connection.execute(
+            f"CREATE TRIGGER quiet BEFORE INSERT ON decision_events WHEN ({ENDLESS} SELECT COUNT(*) FROM n) BEGIN SELECT 1; END"
+        )
+    with DecisionStore(copy) as store:
+        size = store.log_root()
+        with pytest.raises(StoreUnreadable, match="`nexus-attest log verify` tells more"):
+            store.append_events("new", [(EventType.DECISION_CREATED, ALICE, {})], create=True)
+        assert store.log_root() == size
 
 
 @pytest.mark.parametrize("table", ["templates", "template_events"])
