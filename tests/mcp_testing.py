@@ -132,7 +132,7 @@ def http_server(folder: Path, *options: str, db: str | None = None) -> Generator
             yield json.loads(first)["url"], process
         finally:
             process.terminate()
-            process.communicate(timeout=10)
+            process.communicate(timeout=60)
 
 
 @asynccontextmanager
@@ -213,7 +213,7 @@ class Lines:
         self.stdin.close()
         rest = self.stdout.read().decode()
         errors = self.stderr.read().decode()
-        return self.process.wait(10), [json.loads(line) for line in rest.splitlines()], errors
+        return self.process.wait(60), [json.loads(line) for line in rest.splitlines()], errors
 
 
 @contextmanager
@@ -223,7 +223,7 @@ def lines(folder: Path, *options: str, environment: dict[str, str] | None = None
         yield server
     finally:
         server.process.kill()
-        server.process.wait(10)
+        server.process.wait(60)
         for stream in (server.stdin, server.stdout, server.stderr):
             with suppress(BrokenPipeError):
                 stream.close()

@@ -85,7 +85,7 @@ async def cancel(client: Client, task_id: str) -> dict[str, Any]:
 
 async def finished(client: Client, task_id: str) -> dict[str, Any]:
     """The task when it has ended."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while (found := await get(client, task_id))["status"] not in ("completed", "failed", "cancelled"):
             await anyio.sleep(0.05)
     return found

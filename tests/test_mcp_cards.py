@@ -535,7 +535,7 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Generator[Browser]:
 
 def until(window: Browser, script: str) -> Any:
     """What a script returns as soon as it is something."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not (found := window.run(f"return {script}")):
         assert time.monotonic() < end, script
         time.sleep(0.05)
@@ -612,6 +612,7 @@ def test_what_the_card_says_to_its_host_satisfies_the_schemas_of_mcp_apps(window
         until(window, "document.querySelector('#yes') && !document.querySelector('#yes').disabled")
         window.click("#yes")
         window.leave()
+        until(window, "heard.some(one => one.method === 'ui/notifications/size-changed')")
         heard = until(window, "heard.some(one => one.method === 'ui/update-model-context') && heard")
     said = [{name: value for name, value in one.items() if name not in ("jsonrpc", "id")} for one in heard if one["method"] in of_method]
     methods = {one["method"] for one in said}

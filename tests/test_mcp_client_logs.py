@@ -43,6 +43,9 @@ async def test_who_asks_hears_of_each_request_and_its_outcome(connection: str, t
         await called(client, connection, "status", "warning", request_id="nobody")
         await called(client, connection, "template.list", "warning")
         await called(client, connection, "status", "error", request_id="nobody")
+        with anyio.move_on_after(60):
+            while sum(message.data["method"] == "tools/call" for message in heard) < 2:
+                await anyio.sleep(0.01)
         await anyio.wait_all_tasks_blocked()
     calls = [(message.level, message.data) for message in heard if message.data["method"] == "tools/call"]
     assert [(level, data["tool"], data["outcome"], data.get("code")) for level, data in calls] == [

@@ -10,6 +10,7 @@ import urllib.request
 from http import HTTPStatus
 from pathlib import Path
 
+import anyio.to_thread
 import httpx
 import pytest
 from mcp_testing import http_server
@@ -73,7 +74,8 @@ async def ask(app: Starlette, path: str = READY_PATH, method: str = "GET") -> tu
         return answer.status_code, answer.content
 
 
-def test_the_store_is_looked_at_once_a_second_whoever_asks() -> None:
+def test_the_store_is_looked_at_once_a_second_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_attest.server.health._PATIENCE_SECONDS", 60.0)
     store, clock = Store(), Time()
     app = Starlette(routes=health_routes(store.read, clock=clock))
 
@@ -95,7 +97,7 @@ def test_the_store_is_looked_at_once_a_second_whoever_asks() -> None:
 
 
 def test_a_store_that_hangs_is_told_and_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexus_attest.server.health._PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("nexus_attest.server.health._PATIENCE_SECONDS", 0.3)
     store = Store()
     store.answers.clear()
     app = Starlette(routes=health_routes(store.read))
@@ -109,6 +111,23 @@ def test_a_store_that_hangs_is_told_and_holds_nobody_up(monkeypatch: pytest.Monk
             await asyncio.sleep(0.05)
 
     asyncio.run(asyncio.wait_for(work(), 30))
+
+
+def test_a_look_that_found_no_thread_in_time_does_not_forbid_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_attest.server.health._PATIENCE_SECONDS", 0.3)
+    store = Store()
+    app = Starlette(routes=health_routes(store.read))
+
+    async def work() -> None:
+        threads = anyio.to_thread.current_default_thread_limiter()
+        threads.total_tokens, before = 0, threads.total_tokens
+        assert (await ask(app))[0] == 503
+        threads.total_tokens = before
+        while (await ask(app))[0] != 200:
+            await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(work(), 30))
+    assert store.reads == 1
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])

@@ -54,7 +54,7 @@ def ran(command: list[str], folder: Path, *, code: int = 0) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]

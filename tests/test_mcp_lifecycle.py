@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import anyio
@@ -20,6 +21,7 @@ import pytest
 from cli_testing import ROOT, program
 from mcp_testing import ADAPTER, ALICE, HELLO, events_of, http_server, lines, server_command, server_environment
 
+from nexus_attest.server import logs
 from nexus_attest.server.http import parse_address
 from nexus_attest.server.lifecycle import run_until_signal
 from nexus_attest.server.service import Service
@@ -30,8 +32,8 @@ SECONDS_TO_LEAVE = 0.1
 BUDGET = 1.3
 """Of processor time. The benchmark measures the time that a client waits, against a server that does nothing."""
 
-SLACK = 0.4
-"""For a machine that is busy with other tests; the benchmark measures without it."""
+SLACK = 5.0
+"""For a machine that is busy with other tests; the benchmark measures without it. What must not be waited for takes thirty, or for ever."""
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_a_signal_ends_a_server_on_standard_streams_at_once(tmp_path: Path, numb
         assert server.receive()["id"] == 1
         began = time.monotonic()
         server.process.send_signal(number)
-        assert server.process.wait(10) == code
+        assert server.process.wait(60) == code
         assert time.monotonic() - began < SECONDS_TO_LEAVE + SLACK
     assert not (tmp_path / "decisions.db-wal").exists()
     assert list(events_of(tmp_path).values()) == [["DECISION_CREATED", "POLICY_ATTACHED"]]
@@ -73,19 +75,25 @@ def test_a_signal_ends_a_server_on_http_at_once_although_clients_are_connected(t
         assert client.get(url, headers={"accept": "text/event-stream"}).status_code == 400
         began = time.monotonic()
         process.send_signal(number)
-        assert process.wait(10) == code
+        assert process.wait(60) == code
         assert time.monotonic() - began < SECONDS_TO_LEAVE + SLACK
     assert not (tmp_path / "decisions.db-wal").exists()
 
 
+LONG_MOMENT = "from nexus_attest.server import lifecycle; lifecycle._SECONDS = 30.0"
+"""A busy machine needs more than the moment in which an execution that was stopped can be recorded."""
+
+
 def test_a_signal_stops_the_program_of_an_execution_and_records_that_it_was_stopped(tmp_path: Path, approved: str) -> None:
     adapters = program(tmp_path, "time.sleep(60)")
-    with lines(tmp_path, "--adapters", str(adapters)) as server:
+    (tmp_path / "sitecustomize.py").write_text(LONG_MOMENT)
+    path = os.pathsep.join([str(tmp_path), server_environment(tmp_path)["PYTHONPATH"]])
+    with lines(tmp_path, "--adapters", str(adapters), environment={"PYTHONPATH": path}) as server:
         server.begin()
         server.call(1, "execute", request_id=approved, adapter_id=ADAPTER, actor=ALICE)
         pid = int(wait_for(tmp_path / "ran"))
         server.process.terminate()
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
     assert not running(pid)
     assert events_of(tmp_path)[approved][-1] == "EXECUTION_FAILED"
 
@@ -103,7 +111,7 @@ def test_neither_a_write_that_waits_nor_a_log_that_nobody_reads_delays_the_end(t
         assert server.receive()["id"] == 1_001
         began = time.monotonic()
         server.process.send_signal(number)
-        server.process.wait(10)
+        server.process.wait(60)
         assert time.monotonic() - began < SECONDS_TO_LEAVE + SLACK
     assert events_of(tmp_path) == {}
 
@@ -158,18 +166,21 @@ def test_a_client_that_leaves_during_an_execution_does_not_end_it(tmp_path: Path
 
 
 def test_an_execution_delays_no_other_call(tmp_path: Path, approved: str) -> None:
-    adapters = program(tmp_path, "time.sleep(1.5)")
+    go = tmp_path / "go"
+    adapters = program(tmp_path, f"while not os.path.exists({str(go)!r}): time.sleep(0.02)")
     with lines(tmp_path, "--adapters", str(adapters)) as server:
         server.begin()
         server.call(1, "execute", request_id=approved, adapter_id=ADAPTER, actor=ALICE)
         wait_for(tmp_path / "ran")
         server.call(2, "status", request_id=approved)
         server.call(3, "request", goal="g", actor=ALICE)
-        assert [server.receive()["id"] for _ in range(3)] == [2, 3, 1]
+        assert {server.receive()["id"] for _ in range(2)} == {2, 3}
+        go.touch()
+        assert server.receive()["id"] == 1
 
 
 def wait_for(path: Path) -> str:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (path.exists() and path.read_text().endswith("\n")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -265,6 +276,47 @@ def test_a_line_of_the_log_is_short_and_plain_whatever_a_client_sends(tmp_path: 
     assert requests[1]["request_id"] == f"{long[:960]} ... (5000000 characters)"
     assert requests[2]["request_id"] == escapes
     assert requests[3]["request_id"] == "an integer of 1329 bits"
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    yield reading, writing
+    os.close(reading)  # which ends a write that waits
+    os.close(writing)
+
+
+RECORD = logging.LogRecord("nexus_attest", logging.INFO, "", 0, "the last", None, None)
+
+
+def test_the_last_line_is_waited_for_where_somebody_reads_and_the_thread_has_no_turn(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(descriptor: int, data: bytes) -> int:
+        time.sleep(0.2)
+        return os.write(descriptor, data)
+
+    monkeypatch.setattr(logs, "os", SimpleNamespace(write=late))
+    monkeypatch.setattr(logs, "_BUSY_SECONDS", 60)
+    log = logs.StderrLog(pipe[1])
+    log.emit(RECORD)
+    log.flush(0.005)
+    assert json.loads(os.read(pipe[0], 10_000))["message"] == "the last"
+
+
+def test_nobody_is_waited_for_who_does_not_read_the_last_line(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = pipe
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while os.write(writing, b" " * 512):
+            pass
+    os.set_blocking(writing, True)
+    monkeypatch.setattr(logs, "_BUSY_SECONDS", 1_000)
+    log = logs.StderrLog(writing)
+    log.emit(RECORD)
+    log.flush(0.005)  # it returns
+    assert os.read(reading, 1_000_000).isspace()
 
 
 def test_nobody_needs_to_read_the_logs(tmp_path: Path) -> None:

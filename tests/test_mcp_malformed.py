@@ -97,7 +97,7 @@ async def test_a_thousand_calls_in_flight_are_all_answered_and_all_on_the_record
     async def look() -> None:
         seen.append((await answer(client, "status", request_id=known))["state"])
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(200):
         async with anyio.create_task_group() as tasks:
             for number in range(1_000):
                 if number % 5:
@@ -118,7 +118,7 @@ async def test_a_client_that_cancels_every_call_leaves_whole_decisions_only(serv
         with anyio.move_on_after(number % 40 / 4_000):
             answered.append((await answer(client, "request", goal=f"cancelled {number}", actor=ALICE))["request_id"])
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(200):
         for start in range(0, 300, 20):
             async with anyio.create_task_group() as tasks:
                 for number in range(start, start + 20):
@@ -229,7 +229,7 @@ def test_a_client_that_reads_nothing_any_more_ends_the_server_and_loses_nothing_
                 server.call(number, "request", goal="g", actor=ALICE)
             except BrokenPipeError:
                 break
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
     found = events_of(tmp_path)
     assert all(events == WHOLE for events in found.values())
 
@@ -241,7 +241,7 @@ def test_a_client_that_dies_with_calls_in_flight_leaves_whole_decisions(tmp_path
             server.call(number, "request", goal="g", actor=ALICE)
         server.stdin.close()
         server.stdout.close()
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
     assert all(events == WHOLE for events in events_of(tmp_path).values())
     assert not (tmp_path / "decisions.db-wal").exists()
 
@@ -252,7 +252,7 @@ def test_a_client_that_closes_its_end_and_does_not_read_is_not_waited_for(tmp_pa
         for number in range(1, 30):  # each answer is longer than half a pipe
             server.send({"id": number, "method": "tools/list"})
         server.stdin.close()
-        assert server.process.wait(10) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_a_server_that_is_killed_leaves_whole_decisions(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_server_that_is_killed_leaves_whole_decisions(tmp_path: Path) -> None:
             server.call(number, "request", goal="g", actor=ALICE)
         answered = {server.receive()["result"]["structuredContent"]["request_id"] for _ in range(50)}
         server.process.kill()
-        server.process.wait(10)
+        server.process.wait(60)
     found = events_of(tmp_path)
     assert answered <= set(found)
     assert all(events == WHOLE for events in found.values())
@@ -361,7 +361,7 @@ def sent_by_hand(url: str, *more: str, host: str | None = None) -> bytes:
         *(f"{key}: {value}" for key, value in {**LEGACY_HEADERS, "content-length": str(len(body))}.items()),
         *("connection: close", *more),
     ]
-    with socket.create_connection((address.hostname or "", address.port or 0), timeout=10) as client:
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=60) as client:
         client.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + body)
         return b"".join(iter(lambda: client.recv(65_536), b""))
 

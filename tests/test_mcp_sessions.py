@@ -79,10 +79,10 @@ async def test_a_run_goes_on_to_its_end_when_its_client_is_gone(tmp_path: Path, 
             head = "".join(f"{key}: {value}\r\n" for key, value in {"host": address.netloc, **headers}.items())
             with socket.create_connection((address.hostname or "", address.port or 0)) as gone:
                 gone.sendall(f"POST /mcp HTTP/1.1\r\n{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-                deadline = time.monotonic() + 10
+                deadline = time.monotonic() + 60
                 while "EXECUTION_STARTED" not in events_of(tmp_path)[request_id]:
                     assert time.monotonic() < deadline
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 while (await answer(client, "status", request_id=request_id))["state"] == "executing":
                     await anyio.sleep(0.05)
             assert (await answer(client, "status", request_id=request_id))["state"] == "completed"
@@ -148,6 +148,6 @@ async def test_a_second_request_with_an_id_that_is_being_answered_is_refused_and
                 tasks.start_soon(post)
         assert set(codes) <= {200, 400}
         assert 200 in codes
-        with anyio.fail_after(20):  # answered before, so free again: as soon as the server has put the last answer away
+        with anyio.fail_after(60):  # answered before, so free again: as soon as the server has put the last answer away
             while (await client.post(served.url, content=body)).status_code != 200:
                 await anyio.sleep(0.01)

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from cli_testing import CommandLine, program
 from mcp import Client, MCPError
 from mcp.client.context import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import ElicitRequestParams, ElicitResult
+from mcp.types import CallToolResult, ElicitRequestParams, ElicitResult
 from mcp_testing import (
     ADAPTER,
     ALICE,
@@ -51,11 +52,13 @@ from token_testing import AUDIENCE, ISSUER, Issuer
 
 from nexus_attest.server import decision_tasks
 from nexus_attest.server.app import build_server
+from nexus_attest.server.execution_tasks import PATIENCE
 from nexus_attest.server.humans import HumanAsker
 from nexus_attest.server.results import ERROR_KEY
 from nexus_attest.server.service import Service
 from nexus_attest.server.tasks import EXTENSION
 from nexus_control.errors import CannotApprove, StoreBusy
+from nexus_control.events import utc_now
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
@@ -117,6 +120,21 @@ async def executing(client: Client, folder: Path, after: str = "") -> tuple[str,
     approve(folder, request_id, "bob")
     go = held(folder, after)
     return request_id, await deferred(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE), go
+
+
+async def executed(client: Client, request_id: str) -> tuple[dict[str, Any], bool]:
+    """The result of an execution that ends by itself, and whether it became a task: which only one does that a busy machine made slow."""
+    arguments = {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE}
+    said = await client.session.call_tool("nexus-attest.execute", arguments, allow_claimed=True)
+    if isinstance(said, CallToolResult):
+        assert not said.is_error, said
+        return said.model_dump(by_alias=True, mode="json", exclude_none=True), False
+    done = await finished(client, said.model_dump(by_alias=True)["taskId"])
+    events = (await answer(client, "status", request_id=request_id, include_events=True))["events"]
+    began, *_, ended = (datetime.fromisoformat(event["ts"]) for event in events if event["event_type"].startswith("EXECUTION_"))
+    assert ended - began > timedelta(seconds=PATIENCE / 2), "it was quick, and is a task"
+    assert not done["result"].get("isError"), done
+    return done["result"], True
 
 
 # -- the extension ------------------------------------------------------------------------------------------------------------------
@@ -280,15 +298,16 @@ async def test_a_wait_for_one_more_approval_ends_when_the_action_is_executed_wit
     task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
     approve(folder, request_id, "dave")
     assert (await get(client, task_id))["status"] == "working", "it was approved before; this is about bob"
-    await answer(client, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
+    await executed(client, request_id)
     assert (await get(client, task_id))["result"]["_meta"][ERROR_KEY]["code"] == "CANNOT_APPROVE"
 
 
 async def test_a_wait_that_began_after_an_approval_had_expired_ends_when_others_approve_again(taken: Taken) -> None:
     client, _, folder = taken
     request_id = await requested(client)
-    with DecisionStore(folder / "decisions.db") as store:
-        soon = store.clock() + timedelta(seconds=0.3)
+    now = utc_now()
+    soon = now + timedelta(seconds=0.3)
+    with DecisionStore(folder / "decisions.db", clock=lambda: now) as store:  # for which it is not yet over, however long this takes
         assert NexusControlTools(store).approve(request_id, {"type": "human", "id": "carol"}, expires_at=soon).success
     await anyio.sleep(0.4)
     task_id = (await deferred(client, "approve", request_id=request_id, actor=BOB))["taskId"]
@@ -506,6 +525,9 @@ async def test_an_execution_that_takes_its_time_is_a_task(taken: Taken) -> None:
     client, _, folder = taken
     request_id, task, go = await executing(client, folder)
     assert (task["status"], task["pollIntervalMs"]) == ("working", 1_000)
+    with anyio.fail_after(60):
+        while task["statusMessage"].startswith(f"{ADAPTER}: starting"):  # for as long as the machine makes of it
+            task = await get(client, task["taskId"])
     assert task["statusMessage"].startswith(f"{ADAPTER}: step 1 of 1")
     assert (await get(client, task["taskId"]))["status"] == "working"
     assert await cancel(client, task["taskId"]) == {"resultType": "complete"}
@@ -570,9 +592,13 @@ async def test_the_end_of_an_execution_that_became_a_task_is_logged(tmp_path: Pa
                 await anyio.sleep(0.01)
         quick = await requested(client)
         approve(tmp_path, quick, "bob")
-        await answer(client, "execute", request_id=quick, adapter_id=ADAPTER, actor=ALICE)
-    (facts,) = [vars(record)["facts"] for record in caplog.records if record.message == "task ended"]
-    assert (facts["decision_id"], facts["outcome"], "code" in facts) == (request_id, "ok", False)
+        _, was_task = await executed(client, quick)
+    ended = {
+        facts["decision_id"]: facts for facts in (vars(record)["facts"] for record in caplog.records if record.message == "task ended")
+    }
+    assert was_task or quick not in ended
+    facts = ended[request_id]
+    assert (facts["outcome"], "code" in facts) == ("ok", False)
     assert facts["ms"] > 0
 
 
@@ -584,9 +610,9 @@ async def test_an_execution_that_is_quick_or_refused_is_answered_as_ever(taken: 
     assert (await error_of(client, "execute", **arguments))["code"] == "POLICY_VALIDATION_FAILED"
     approve(folder, request_id, "bob")
     assert (await error_of(client, "execute", **{**arguments, "adapter_id": "x"}))["code"] == "UNKNOWN_ADAPTER"
-    run = await answer(client, "execute", **arguments)
-    assert run["mode"] == "apply"
-    assert list((folder / "decisions.db.tasks").glob("*.lock")) == []
+    result, was_task = await executed(client, request_id)
+    assert result["structuredContent"]["mode"] == "apply"
+    assert was_task or list((folder / "decisions.db.tasks").glob("*.lock")) == []
 
 
 async def test_an_execution_whose_call_is_cancelled_before_it_has_a_thread_never_happens(tmp_path: Path) -> None:
@@ -598,10 +624,17 @@ async def test_an_execution_whose_call_is_cancelled_before_it_has_a_thread_never
             places = [object() for _ in range(int(service.run_threads.total_tokens))]
             for place in places:
                 service.run_threads.acquire_on_behalf_of_nowait(place)
-            with anyio.move_on_after(0.3) as call:
-                await client.session.call_tool("nexus-attest.execute", arguments, allow_claimed=True)
-            assert call.cancelled_caught
-            await anyio.sleep(0.1)
+
+            async def waiting(number: int) -> None:
+                with anyio.fail_after(60):
+                    while service.run_threads.statistics().tasks_waiting != number:
+                        await anyio.sleep(0.01)
+
+            async with anyio.create_task_group() as call:
+                call.start_soon(partial(client.session.call_tool, "nexus-attest.execute", arguments, allow_claimed=True))
+                await waiting(1)
+                call.cancel_scope.cancel()
+            await waiting(0)
             for place in places:
                 service.run_threads.release_on_behalf_of(place)
             await anyio.sleep(0.3)
@@ -634,8 +667,8 @@ async def test_the_result_of_a_task_is_what_the_call_would_have_answered(taken: 
     program(folder)
     request_id = await requested(client)
     approve(folder, request_id, "bob")
-    run = await client.call_tool("nexus-attest.execute", {"request_id": request_id, "adapter_id": ADAPTER, "actor": ALICE})
-    shown = run.structured_content
+    async with taking("memory-stateless", folder, extensions=[]) as other:
+        shown = await answer(other, "execute", request_id=request_id, adapter_id=ADAPTER, actor=ALICE)
     assert list(deferred_run["structuredContent"]) == list(shown)
     assert deferred_run["structuredContent"]["request_digest"] == shown["request_digest"]
     assert deferred_run["content"][0]["text"] == json.dumps(deferred_run["structuredContent"], separators=(",", ":"))
@@ -683,7 +716,7 @@ def test_after_a_kill_an_execution_is_said_to_have_an_unknown_outcome_and_stays_
         with lines(tmp_path, *options) as beside:
             assert beside.ask("tasks/get", META, taskId=task["taskId"])["status"] == "working", "it is under way in another process"
             os.kill(server.process.pid, signal.SIGKILL)
-            server.process.wait(10)
+            server.process.wait(60)
             lost = beside.ask("tasks/get", META, taskId=task["taskId"])
     error = lost["result"]["_meta"][ERROR_KEY]
     assert (lost["status"], lost["result"]["isError"], error["code"]) == ("completed", True, "EXECUTION_ABANDONED")
@@ -705,8 +738,8 @@ def test_a_server_that_ends_in_good_order_records_how_the_execution_of_a_task_en
         task = server.ask("tools/call", META, name="nexus-attest.execute", arguments=arguments)
         began = time.monotonic()
         server.process.terminate()
-        assert server.process.wait(10) == 0
-        assert time.monotonic() - began < 5
+        assert server.process.wait(60) == 0
+        assert time.monotonic() - began < 30
     with lines(tmp_path, *options) as server:
         done = server.ask("tasks/get", META, taskId=task["taskId"])
         assert (done["status"], done["result"]["isError"]) == ("completed", True)

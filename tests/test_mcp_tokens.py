@@ -311,10 +311,10 @@ async def test_an_endless_key_set_is_not_read_to_its_end(key_server: KeyServer, 
 async def test_a_source_that_never_comes_to_an_end_does_not_hold_everybody_up(
     key_server: KeyServer, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nexus_attest.server.tokens._FETCH_SECONDS", 0.3)
+    monkeypatch.setattr("nexus_attest.server.tokens._FETCH_SECONDS", 2.0)
     key_server.answers["/slow"] = 200, issuer.key_set().encode() + b" " * 100_000
     verifier = TokenAccess(ISSUER, AUDIENCE, KeySet(f"{key_server.url}/slow"))
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         assert await verifier.verify_token(issuer.token()) is None
         assert await verifier.verify_token(issuer.token()) is None
     assert key_server.asked == ["/slow"]
@@ -517,7 +517,7 @@ def opened_stream(running: Running, mode: str, token: dict[str, str]) -> Any:
 
 
 async def test_a_stream_ends_in_good_order_when_the_token_that_opened_it_expires(running: Running, mode: str) -> None:
-    expiry = int(utc_now().timestamp()) + 4
+    expiry = int(utc_now().timestamp()) + 6  # by when it must be open, on a busy machine too
     with opened_stream(running, mode, running.bearer(exp=expiry - LEEWAY)) as stream:
         assert stream.status_code == 200
         assert stream.headers["content-type"].startswith("text/event-stream")
@@ -606,7 +606,7 @@ def test_options_that_would_prove_nothing_are_refused(tmp_path: Path, issuer: Is
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 2

@@ -5,36 +5,30 @@ the store is asked. So nothing has to be carried over a restart, and nothing can
 folder of the tasks: that an approval is not waited for any more, as the caller cancelled, or the person said no or closed the question.
 
 Cancelling an approval ends the wait, in the transaction that finds it still open: approval or cancellation, whichever comes first, stays.
-Cancelling an execution stops nothing, as cancelling its call does not: what has begun may have had effects, and the task goes on to tell.
+What is so only of executions is in `execution_tasks`.
 """
 
-import logging
-import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.from_thread
 import anyio.to_thread
-from anyio.abc import TaskGroup
 from mcp import MCPError
 from mcp.server import ServerRequestContext
-from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, ElicitResult
+from mcp.types import INVALID_PARAMS, ElicitResult
 from pydantic import ValidationError
 
 from nexus_attest.server.actors import BoundActor
-from nexus_attest.server.callers import owner
-from nexus_attest.server.claims import on_claim
 from nexus_attest.server.errors import ApprovalPending, HumanDeclined, HumanRequired
+from nexus_attest.server.execution_tasks import PATIENCE, ExecutionTasks
 from nexus_attest.server.humans import HumanAsker, confirmed, form_answer, form_channel, form_request, shows_forms
-from nexus_attest.server.progress import RunProgress
-from nexus_attest.server.results import ERROR_KEY, protocol_error, refusal, safe_text
-from nexus_attest.server.task_folder import TTL, Ending, Handle, TaskFolder
-from nexus_attest.server.task_outcomes import Outcome, approval_outcome, execution_outcome, unknown_outcome
+from nexus_attest.server.results import ERROR_KEY, protocol_error, refusal
+from nexus_attest.server.task_folder import Ending, Handle, TaskFolder
+from nexus_attest.server.task_frame import TaskFrame
+from nexus_attest.server.task_outcomes import Outcome, approval_outcome
 from nexus_attest.server.tasks import Task, takes_tasks
 from nexus_control.errors import DecisionNotFound, NexusError, StoreError
 from nexus_control.markdown import printable
@@ -42,41 +36,9 @@ from nexus_control.markdown import printable
 if TYPE_CHECKING:
     from nexus_attest.server.service import Service
 
-__all__ = ["PATIENCE", "DecisionTasks"]
-
-PATIENCE = 1.0
-"""Seconds that a call waits for its execution: one that is quicker is answered as it always was."""
+__all__ = ["DecisionTasks"]
 
 _APPROVAL_POLL_MS = 5_000
-_EXECUTION_POLL_MS = 1_000
-_TTL_MS = TTL // timedelta(milliseconds=1)
-_NUMBER_BYTES = 16
-
-_log = logging.getLogger("nexus_attest.server")
-
-T = TypeVar("T")
-
-
-@dataclass(kw_only=True)
-class _Run:
-    """An execution of this process. `settled`: it was claimed, or is over; `handle` and `text` are there once it was claimed.
-
-    Made in the call's task, which the execution inherits its context from: that is how `RunProgress` gets to it.
-    """
-
-    number: str
-    owner: str
-    arguments: Mapping[str, Any]
-    answer: Callable[[Mapping[str, Any]], dict[str, Any]]
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    settled: anyio.Event = field(default_factory=anyio.Event)
-    over: anyio.Event = field(default_factory=anyio.Event)
-    progress: RunProgress = field(default_factory=RunProgress)
-    is_task: bool = False
-    handle: Handle | None = None
-    text: str | None = None
-    result: dict[str, Any] | None = None
-    bug: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,19 +58,18 @@ class DecisionTasks:
     def __init__(self, service: "Service", folder: TaskFolder, *, patience: float = PATIENCE) -> None:
         self._service = service
         self._folder = folder
-        self._patience = patience
-        self._groups: list[TaskGroup] = []
-        self._runs: dict[str, _Run] = {}
+        self._frame = TaskFrame(service)
+        self._executions = ExecutionTasks(service, folder, self._frame, patience=patience)
 
-    @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Executions may go on for longer than the calls that began them; the end of the block waits for them."""
-        async with anyio.create_task_group() as group:
-            self._groups.append(group)
-            try:
-                yield
-            finally:
-                self._groups.remove(group)
+        return self._executions.running()
+
+    async def executing(
+        self, context: ServerRequestContext[Any], arguments: Mapping[str, Any], answer: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        """The answer of an execution that is over soon or refused, a task for any other; None for a client that takes no tasks."""
+        return await self._executions.executing(context, arguments, answer)
 
     # -- an approval that is waited for -------------------------------------------------------------------------------------------
 
@@ -117,9 +78,9 @@ class DecisionTasks:
         if not takes_tasks(context) or shows_forms(context):
             return None
         try:
-            made = await anyio.to_thread.run_sync(self._new_wait, arguments, who, self._owner(), limiter=self._service.store_threads)
+            made = await anyio.to_thread.run_sync(self._new_wait, arguments, who, self._frame.owner(), limiter=self._service.store_threads)
         except StoreError as problem:
-            self._warn(problem)
+            self._frame.warn(problem)
             return None
         if made is None:
             return None
@@ -134,17 +95,17 @@ class DecisionTasks:
                 self._service.asker.question(arguments, who)  # nothing happened since the person was to be asked
             generation, events = store.origin(decision_id)[0], store.get_events(decision_id)
         facts = {"actor": dict(who.actor), **given, "generation": generation, "seen": len(events), "from": events[-1].chain_hash}
-        handle = self._handle("approve", decision_id, facts)
+        handle = self._frame.handle("approve", decision_id, facts)
         text = self._folder.handle_text(handle, owner)
         return None if text is None else (text, handle)
 
     async def _wait(self, context: ServerRequestContext[Any], text: str, handle: Handle) -> Task:
         """The task as it stands, after taking what was answered on the page meanwhile."""
-        outcome = await self._in_thread(self._approval_outcome, text, handle)
+        outcome = await self._frame.in_thread(self._approval_outcome, text, handle)
         if outcome is not None:
             self._withdraw(text)
-            return self._ended(text, handle, _APPROVAL_POLL_MS, outcome)
-        task = partial(self._task, text, handle, _APPROVAL_POLL_MS)
+            return self._frame.ended(text, handle, _APPROVAL_POLL_MS, outcome)
+        task = partial(self._frame.task, text, handle, _APPROVAL_POLL_MS)
         try:
             found = await self._open(context, handle)
         except NexusError as refused:  # such as by a trust policy that was changed; as long as it is, nobody is asked
@@ -199,14 +160,14 @@ class DecisionTasks:
         """Record what a person answered, also when whoever asked for the task is gone: nobody else will hear it again."""
         with anyio.CancelScope(shield=True):
             if said:
-                await self._in_thread(self._approve, text, handle, found, channel)
+                await self._frame.in_thread(self._approve, text, handle, found, channel)
                 self._service.changed()
                 return
             error: NexusError = HumanDeclined(f"{found.who.actor['id']} was asked and did not approve")
             if said is None:  # a client shows the question of a task once, so waiting for another answer would be for ever
                 command = found.asker.command(found.arguments, found.who)
                 error = HumanRequired("the question was closed without an answer; run", command)
-            await self._in_thread(self._end, text, handle, refusal(error))
+            await self._frame.in_thread(self._end, text, handle, refusal(error))
 
     def _approve(self, text: str, handle: Handle, found: _Open, channel: str) -> None:
         """Record a yes, unless the wait has ended: nothing is committed between the look and the approval.
@@ -241,105 +202,6 @@ class DecisionTasks:
                 self._folder.end(text, Ending(at=store.clock(), result=result))
         self._folder.tidy(store.clock())
 
-    # -- an execution under way ---------------------------------------------------------------------------------------------------
-
-    async def executing(
-        self, context: ServerRequestContext[Any], arguments: Mapping[str, Any], answer: Callable[[Mapping[str, Any]], dict[str, Any]]
-    ) -> dict[str, Any] | None:
-        """The answer of an execution that is over soon or refused, a task for any other; None for a client that takes no tasks."""
-        if not takes_tasks(context) or not self._groups:
-            return None
-        run = _Run(number=secrets.token_hex(_NUMBER_BYTES), owner=self._owner(), arguments=arguments, answer=answer)
-        self._runs[run.number] = run
-        async with anyio.create_task_group() as waiting:
-            waiting.start_soon(run.progress.report, context, arguments["adapter_id"])
-            self._groups[-1].start_soon(self._carry_out, run)
-            try:
-                await run.settled.wait()  # which takes as long as other executions have all the threads
-            except anyio.get_cancelled_exc_class():
-                run.scope.cancel()  # which reaches it before it has a thread, or not at all
-                raise
-            with anyio.move_on_after(self._patience):
-                await run.over.wait()
-            waiting.cancel_scope.cancel()
-        if not run.over.is_set() and run.text is not None and run.handle is not None:
-            run.is_task = True
-            return self._under_way(run.text, run.handle).created()
-        if run.bug is not None:
-            raise run.bug
-        if run.result is None:
-            raise MCPError(INTERNAL_ERROR, "The server is about to end; nothing was begun")
-        return run.result
-
-    async def _carry_out(self, run: _Run) -> None:
-        began = anyio.current_time()
-        try:
-            with run.scope:
-                run.result = await anyio.to_thread.run_sync(self._perform, run, limiter=self._service.run_threads)
-        except Exception as bug:  # it belongs to the call, and must not end the server; when the call is over, only the log can tell
-            run.bug = bug
-            _log.exception("bug in an execution", extra={"facts": {"decision_id": run.arguments["request_id"]}})
-        finally:
-            if run.is_task and run.result is not None:
-                _log_end(run, anyio.current_time() - began)
-            del self._runs[run.number]
-            run.over.set()
-            run.settled.set()
-            self._service.changed()
-
-    def _perform(self, run: _Run) -> dict[str, Any]:
-        """Execute, in a thread. Where no lock can be had there is no task, and the call waits for the end as it always did."""
-        with ExitStack() as held:
-            try:
-                held.enter_context(self._folder.lock(run.number))
-            except NexusError as problem:
-                self._warn(problem)
-            else:
-                on_claim.set(partial(self._claimed, run))
-                self._folder.tidy(self._service.tools.store.clock())
-            return run.answer(run.arguments)
-
-    def _claimed(self, run: _Run, execution_id: str) -> None:
-        """From here on there is something to tell. In the thread of the execution, and before the router is called."""
-        decision_id = run.arguments["request_id"]
-        try:
-            store = self._service.tools.store
-            with store.snapshot():
-                generation, events = store.origin(decision_id)[0], store.get_events(decision_id)
-            begun = next((event.chain_hash for event in events if event.event_id == execution_id), None)
-            if begun is not None:  # it is there, unless an import took the place of the decision in this moment
-                facts = {"execution": execution_id, "generation": generation, "from": begun}
-                run.handle = self._handle("execute", decision_id, facts, run.number)
-                run.text = self._folder.handle_text(run.handle, run.owner)
-        except NexusError as problem:
-            self._warn(problem)
-        if run.text is not None:
-            anyio.from_thread.run_sync(run.settled.set)
-
-    async def _execution(self, text: str, handle: Handle) -> Task:
-        outcome = await self._in_thread(self._execution_outcome, handle)
-        return self._under_way(text, handle) if outcome is None else self._ended(text, handle, _EXECUTION_POLL_MS, outcome)
-
-    def _execution_outcome(self, handle: Handle) -> Outcome | None:
-        found = self._recorded(handle)
-        # Of its own executions this process knows without a lock, whose file may be gone.
-        if found is not None or handle.number in self._runs or self._folder.is_under_way(handle.number):
-            return found
-        # Nobody holds the lock, so whoever did has recorded what there was to record: before, or a moment ago.
-        return self._recorded(handle) or unknown_outcome(handle.created_at)
-
-    def _recorded(self, handle: Handle) -> Outcome | None:
-        events = self._service.tools.store.get_events(handle.decision_id, handle.facts["generation"])
-        return execution_outcome(handle.decision_id, events, handle.facts["execution"])
-
-    def _under_way(self, text: str, handle: Handle) -> Task:
-        run = self._runs.get(handle.number)
-        message = "an execution is under way"
-        if run is not None:
-            seconds = (self._service.tools.store.clock() - handle.created_at) // timedelta(seconds=1)
-            message = run.progress.message(run.arguments["adapter_id"], seconds)
-        return self._task(text, handle, _EXECUTION_POLL_MS, status="working", message=message)
-
     # -- for clients --------------------------------------------------------------------------------------------------------------
 
     async def get(self, context: ServerRequestContext[Any], task_id: str) -> Task | None:
@@ -347,7 +209,7 @@ class DecisionTasks:
         handle = await self._read(task_id)
         if handle is None:
             return None
-        return await (self._wait(context, task_id, handle) if handle.kind == "approve" else self._execution(task_id, handle))
+        return await (self._wait(context, task_id, handle) if handle.kind == "approve" else self._executions.as_it_stands(task_id, handle))
 
     async def update(self, context: ServerRequestContext[Any], task_id: str, responses: Mapping[str, Any]) -> bool:
         """Take the answer to the question that this caller was shown.
@@ -359,7 +221,7 @@ class DecisionTasks:
         handle = await self._read(task_id)
         if handle is None or handle.kind == "execute":
             return handle is not None
-        if not responses or await self._in_thread(self._approval_outcome, task_id, handle) is not None:
+        if not responses or await self._frame.in_thread(self._approval_outcome, task_id, handle) is not None:
             return True
         try:
             found = await self._open(context, handle)
@@ -380,12 +242,12 @@ class DecisionTasks:
         """End the wait for an approval; an execution goes on."""
         handle = await self._read(task_id)
         if handle is not None and handle.kind == "approve":
-            await self._in_thread(self._end, task_id, handle, None)
+            await self._frame.in_thread(self._end, task_id, handle, None)
             self._withdraw(task_id)
         return handle is not None
 
     async def _read(self, text: str) -> Handle | None:
-        return await self._in_thread(self._known, text, self._owner())
+        return await self._frame.in_thread(self._known, text, self._frame.owner())
 
     def _known(self, text: str, owner: str) -> Handle | None:
         """What a handle stands for; None also in another store that took the place of the one that it was made for.
@@ -401,47 +263,3 @@ class DecisionTasks:
         except DecisionNotFound:
             return None
         return handle if any(event.chain_hash == handle.facts.get("from") for event in events) else None
-
-    def _owner(self) -> str:
-        return owner(needed=self._service.needs_token)
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do what reads or writes files. Raises MCPError for what the store cannot do at the moment."""
-        try:
-            return await anyio.to_thread.run_sync(work, *arguments, limiter=self._service.store_threads)
-        except NexusError as error:
-            raise protocol_error(error.code, error.describe()) from None
-
-    @staticmethod
-    def _warn(problem: NexusError) -> None:
-        _log.warning("tasks cannot be kept", extra={"facts": {"code": problem.code, "problem": safe_text(str(problem))}})
-
-    # -- shapes -------------------------------------------------------------------------------------------------------------------
-
-    def _handle(self, kind: Any, decision_id: str, facts: Mapping[str, Any], number: str | None = None) -> Handle:
-        now = self._service.tools.store.clock()
-        number = secrets.token_hex(_NUMBER_BYTES) if number is None else number
-        return Handle(kind=kind, decision_id=decision_id, created_at=_to_milliseconds(now), number=number, facts=facts)
-
-    @staticmethod
-    def _task(text: str, handle: Handle, poll_ms: int, *, at: datetime | None = None, **facts: Any) -> Task:
-        since = handle.created_at
-        return Task(task_id=text, created_at=since, updated_at=at or since, ttl_ms=_TTL_MS, poll_ms=poll_ms, **facts)
-
-    def _ended(self, text: str, handle: Handle, poll_ms: int, end: Outcome | Ending) -> Task:
-        if end.result is None:
-            message = "it is not waited for any more; status tells whether it was approved since"
-            return self._task(text, handle, poll_ms, at=end.at, status="cancelled", message=message)
-        return self._task(text, handle, poll_ms, at=end.at, status="completed", result=end.result)
-
-
-def _log_end(run: _Run, seconds: float) -> None:
-    """One line for an execution whose call was logged as answered long ago, with the id of that call."""
-    code = (run.result or {}).get("_meta", {}).get(ERROR_KEY, {}).get("code")
-    facts = {"decision_id": run.arguments["request_id"], "ms": round(seconds * 1000, 3), "outcome": "ok" if code is None else "error"}
-    _log.info("task ended", extra={"facts": facts if code is None else {**facts, "code": code}})
-
-
-def _to_milliseconds(time: datetime) -> datetime:
-    """As precise as a handle tells it."""
-    return time.replace(microsecond=time.microsecond // 1000 * 1000)

@@ -64,12 +64,12 @@ class _Readiness:
                     return self._ok
                 if self._looking:  # still, since somebody's patience ended: no further thread for a disk that hangs
                     return False
-                self._looking = True
                 ok = await anyio.to_thread.run_sync(self._look, abandon_on_cancel=True)
                 self._asked, self._ok = self._clock(), ok
         return ok
 
     def _look(self) -> bool:
+        self._looking = True  # not sooner: a look whose patience ends before a thread has begun it never happens
         try:
             self._read()
         except NexusError:

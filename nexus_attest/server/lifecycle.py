@@ -1,9 +1,10 @@
 """Start and end of a serving process.
 
 Ctrl-C and SIGTERM end it at once: no new call begins, the programs of executions under way are stopped, what works on the store gets a
-moment to commit, then the store is closed and the log written. Whoever holds a lock or does not read, waiting for them shares one
-deadline; only the closing, which waits for the disk alone, has one of its own. A call that works on the store for longer keeps it open:
-the file is as sound without. An execution that cannot be recorded in that moment stays EXECUTING: `recover` is for it.
+moment to commit, then the store is closed and the log written. Whoever holds a lock or does not read, waiting for them shares one deadline;
+only the closing, which waits for the disk alone, and last lines that are read have one of their own. A call that works on the store for
+longer keeps it open: the file is as sound without. An execution that cannot be recorded in that moment stays EXECUTING: `recover` is for
+it.
 """
 
 import logging

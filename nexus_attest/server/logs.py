@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import queue
+import select
 import threading
+import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
@@ -19,6 +21,9 @@ LogLevel = str
 
 _MOST_WAITING = 10_000
 _FLUSH_SECONDS = 0.05
+_BUSY_SECONDS = 1.0
+"""So long the thread is waited for when standard error has room: on a busy machine it gets no turn for a while."""
+
 _MOST_CHARACTERS = 1_000
 _SHOWN_CHARACTERS = 960
 """Of a text that has more: with what is said of it, still no more than the most."""
@@ -94,10 +99,19 @@ class StderrLog(logging.Handler):
         return json.dumps(line)
 
     def flush(self, seconds: float = _FLUSH_SECONDS) -> None:
-        """Give the thread a moment to write what waits; returns anyway when nobody reads."""
+        """Give the thread a moment to write what waits, and the time that it needs where somebody reads."""
         done = threading.Event()
         threading.Thread(target=lambda: (self._lines.join(), done.set()), daemon=True).start()
-        done.wait(seconds)
+        end = time.monotonic() + _BUSY_SECONDS
+        while not done.wait(seconds) and self._can_be_written() and time.monotonic() < end:
+            pass
+
+    def _can_be_written(self) -> bool:
+        """Whether there is room in the pipe: then it is not the reader who is waited for."""
+        try:
+            return bool(select.select([], [self._descriptor], [], 0)[1])
+        except (OSError, ValueError):  # nothing that can be asked
+            return False
 
     def _write_all(self) -> None:
         while True:
