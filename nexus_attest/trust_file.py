@@ -49,7 +49,6 @@ A file of at most 1 MiB is understood completely or refused: TrustInvalid names 
 """
 
 import re
-import tomllib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -58,6 +57,7 @@ from typing import Any, TypeVar, cast
 
 from nexus_attest import ed25519
 from nexus_attest.key_errors import TrustInvalid
+from nexus_attest.toml_data import parse_toml
 from nexus_attest.trust import (
     POLICY_VERSION,
     ActorName,
@@ -98,7 +98,7 @@ H = TypeVar("H", bound=Hashable)
 def load_trust(path: str | Path) -> TrustPolicy:
     """The trust policy of a file. Raises TrustInvalid."""
     try:
-        data = tomllib.loads(read_file(Path(path), _MAX_FILE_BYTES).decode())
+        data = parse_toml(read_file(Path(path), _MAX_FILE_BYTES))
     except FileRefused as problem:
         raise TrustInvalid([str(problem)]) from None
     except (ValueError, RecursionError) as problem:

@@ -62,7 +62,7 @@ class CommandLine:
             cwd=self.folder,
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())

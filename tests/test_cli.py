@@ -26,7 +26,7 @@ def cli(tmp_path: Path) -> CommandLine:
 
 def wait_for(path: Path, what: str = "") -> str:
     """The text of a file, once it is there and holds `what`."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         if path.exists() and what in (text := path.read_text()) and text:
             return text
@@ -162,7 +162,7 @@ def test_of_two_racing_executes_exactly_one_runs_the_program(cli: CommandLine) -
     program(cli.folder, "time.sleep(0.5)")
     request_id = cli.approved()
     racers = [cli.start("execute", request_id, ADAPTER, "--adapters", "adapters.toml", "--json") for _ in range(2)]
-    outputs = [json.loads(racer.communicate(timeout=60)[0]) for racer in racers]
+    outputs = [json.loads(racer.communicate(timeout=120)[0]) for racer in racers]
     assert sorted(racer.returncode for racer in racers) == [0, 2]
     (refused,) = (output for output in outputs if not output["success"])
     assert refused["code"] in {"EXECUTION_IN_PROGRESS", "ALREADY_EXECUTED"}
@@ -215,7 +215,7 @@ def test_an_execute_that_is_stopped_kills_its_program_and_records_the_failure(
     process = cli.start("execute", request_id, ADAPTER, "--adapters", "adapters.toml")
     tool = int(wait_for(cli.folder / "ran", "\n"))
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, b"")
     assert told in err.decode()
     assert "Traceback" not in err.decode()
@@ -241,7 +241,7 @@ def test_a_reader_that_leaves_early_is_no_reason_to_complain(cli: CommandLine) -
         process = cli.start(*arguments)
         assert process.stdout is not None
         process.stdout.close()
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (1, b"")
 
 

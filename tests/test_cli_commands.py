@@ -136,7 +136,9 @@ def test_an_option_wins_over_the_environment_and_that_over_the_configuration(cli
 
 
 @pytest.mark.parametrize(
-    "text", ["actors = 'x'", "actor = 3", "actor = ''", "[actor]", "actor = ", "\x00", "actor = 'x'\nactor = 'y'", "db = ['x']"]
+    "text",
+    ["actors = 'x'", "actor = 3", "actor = ''", "[actor]", "actor = ", "\x00", "actor = 'x'\nactor = 'y'", "db = ['x']", "a" + ".a" * 9000],
+    ids=["key", "number", "empty", "table", "open", "zero byte", "twice", "list", "a key of 9,000 names"],
 )
 def test_a_configuration_is_understood_completely_or_refused(cli: Here, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.delenv("NEXUS_ATTEST_ACTOR")
@@ -287,6 +289,14 @@ def test_a_folder_in_the_place_of_a_store_is_a_wrong_argument(cli: Here, command
     assert list(cli.db.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", [["list"], ["request", "x"], ["doctor"], ["migrate", "decisions.db", "b.db"]], ids=" ".join)
+def test_a_pipe_in_the_place_of_a_store_is_a_wrong_argument(cli: Here, command: list[str]) -> None:
+    os.mkfifo(cli.db)
+    assert cli.refused(*command) == "STORE_NOT_A_FILE"
+    assert "name another path" in cli.err
+    assert cli.db.is_fifo()
+
+
 def test_commands_in_an_error_can_be_read(cli: Here) -> None:
     cli.request()
     cli("status", "`nexus-attest list`", code=2)
@@ -401,6 +411,24 @@ def test_a_list_in_80_columns_keeps_every_id_whole_and_every_goal(cli: Here, mon
     assert "Created" in cli("list")
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_a_list_of_runs_keeps_every_id_whole_and_each_value_under_its_name(cli: Here, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    adapters = program(cli.folder)
+    request_id = cli.request("--mode", "apply", "--plan", '[{"tool": "t", "method": "m"}]')
+    cli("approve", request_id)
+    run_id = cli.json("execute", request_id, ADAPTER, "--adapters", str(adapters))["run_id"]
+    (run,) = cli.json("runs", "list")["runs"]
+    monkeypatch.setenv("COLUMNS", str(width))
+    names, _, values = cli("runs", "list").splitlines()[:3]
+    assert max(len(names), len(values)) <= width
+    told = {name: values[names.index(name) :].split("   ")[0].strip() for name in names.split()}
+    created = run["created_at"][:19].replace("T", " ") + "Z"
+    whole = {"Run": run_id, "Status": "completed", "Mode": "apply", "Steps": "1/1", "Created": created, "Adapter": ADAPTER, "Goal": "Do it"}
+    assert told == {name: whole[name] for name in told}
+    assert list(told)[:3] == ["Run", "Status", "Mode"]
+    assert ("Created" in told, "Adapter" in told) == (width >= 120, width >= 100)
+
+
 def test_execute_wants_an_adapter_file_that_knows_the_adapter(cli: Here) -> None:
     request_id = cli.request()
     assert cli.refused("execute", request_id, "subprocess:x") == "ADAPTERS_MISSING"
@@ -506,6 +534,44 @@ def test_a_bundle_is_imported_as_asked(cli: Here) -> None:
     Path("latin.json").write_bytes(b"\xe9")
     assert cli.refused("bundle", "import", "latin.json") == "FILE_NOT_READABLE"
     assert cli.refused("bundle", "import", "-", stdin="{}") == "BUNDLE_INVALID_SCHEMA"
+
+
+def test_people_are_told_that_imported_approvals_make_nothing_run_and_what_does(cli: Here) -> None:
+    adapters = program(cli.folder)
+    request_id = cli.request("--mode", "apply", "--min-approvals", "2", "--plan", '[{"tool": "t", "method": "m"}]')
+    for name in ("bob", "carol"):
+        cli("approve", request_id, "--actor", name)
+    cli("bundle", "export", request_id)
+    here = ("--db", "other.db")
+    told = cli("bundle", "import", "decision-bundle.json", *here)
+    next_command = f"nexus-attest approve {request_id} --actor NAME --db other.db"
+    refused = f"to execute it here, 0 of 2 approvals count; not those of bob, carol (IMPORTED_APPROVAL): {next_command}"
+    assert told.startswith(f"Imported {request_id} (4 events)\n")
+    assert refused in told
+    for command in ("status", "inspect"):
+        assert refused in cli(command, request_id, *here)
+        assert "to execute" not in cli(command, request_id)
+        assert "to execute it" not in json.dumps(cli.json(command, request_id, *here))
+    assert cli.refused("execute", request_id, ADAPTER, "--adapters", str(adapters), *here) == "POLICY_VALIDATION_FAILED"
+    assert "`nexus-attest status ID` shows what is missing" in cli.err
+
+    assert cli("approve", request_id, "--actor", "dave", *here).startswith("Approved: 3 of 2 approvals; to execute it here, 1 of 2 ")
+    assert cli("revoke", request_id, "--actor", "bob", *here).startswith("Revoked: 2 approvals left; to execute it here, 1 of 2 ")
+    done = cli("approve", request_id, "--actor", "bob", *here)
+    assert done == "Approved: 3 of 2 approvals; to execute it here, 2 of 2 approvals count; not those of carol (IMPORTED_APPROVAL)\n"
+    cli("execute", request_id, ADAPTER, "--adapters", str(adapters), *here)
+    assert "to execute it" not in cli("status", request_id, *here)
+
+
+def test_an_import_that_cannot_be_replayed_is_told_as_imported(cli: Here) -> None:
+    request_id = cli.request()
+    cli("bundle", "export", request_id)
+    bundle = json.loads(Path("decision-bundle.json").read_text())
+    bundle["events"][1]["payload"]["min_approvals"] = "many"
+    Path("odd.json").write_text(json.dumps(bundle))
+    told = cli("bundle", "import", "odd.json", "--no-verify-digest", "--no-replay", "--db", "other.db")
+    assert told == f"Imported {request_id} (2 events)\n"
+    assert cli.refused("status", request_id, "--db", "other.db") == "EVENT_UNREADABLE"
 
 
 # -- files ------------------------------------------------------------------------------------------------------------------------

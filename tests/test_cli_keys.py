@@ -58,7 +58,7 @@ def at_a_terminal(cli: CommandLine, typed: str, *arguments: str) -> tuple[bytes,
             assert process.stderr is not None
             prompt = process.stderr.read(len("Passphrase: "))  # what is typed before it is thrown away
             os.write(ours, f"{typed}\n".encode())
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=200)
         finally:
             process.kill()
             os.close(ours)

@@ -82,7 +82,7 @@ def test_looking_at_runs_closes_none(cli: CommandLine) -> None:
     program(cli.folder, "time.sleep(60)")
     request_id = cli.approved()
     process = cli.start("execute", request_id, ADAPTER, "--adapters", "adapters.toml")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (cli.folder / "ran").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -91,7 +91,7 @@ def test_looking_at_runs_closes_none(cli: CommandLine) -> None:
     # Whoever thinks that it is dead is wrong, and told so.
     assert cli.json("recover", request_id, code=2)["code"] == "RUN_NOT_FINISHED"
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"Run {run['run_id']} is recorded as failed" in err.decode()
     (run,) = cli.json("runs", "list")["runs"]
@@ -106,8 +106,8 @@ def test_a_run_ends_when_the_time_for_it_is_over(cli: CommandLine) -> None:
     program(cli.folder, "time.sleep(60)")
     request_id = cli.approved()
     began = time.monotonic()
-    assert cli.json("execute", request_id, ADAPTER, "--adapters", "adapters.toml", "--timeout", "0.5", code=2)["code"] == "TIMEOUT"
-    assert time.monotonic() - began < 20
+    assert cli.json("execute", request_id, ADAPTER, "--adapters", "adapters.toml", "--timeout", "2", code=2)["code"] == "TIMEOUT"
+    assert time.monotonic() - began < 50
     assert cli.run("execute", request_id, ADAPTER, "--timeout", "0").code == 2
 
 
@@ -115,13 +115,13 @@ def test_a_recovery_can_be_forced_without_looking_at_the_run(cli: CommandLine) -
     program(cli.folder, "time.sleep(60)")
     request_id = cli.approved()
     process = cli.start("execute", request_id, ADAPTER, "--adapters", "adapters.toml")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (cli.folder / "ran").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert cli.json("recover", request_id, "--force")["state"] == "failed"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
 
 
 def test_a_long_run_shows_each_call_while_it_is_under_way() -> None:
@@ -184,11 +184,11 @@ def test_on_a_terminal_each_call_is_shown_before_it_ends(cli: CommandLine) -> No
         while not told.endswith(b" ... "):
             told += os.read(screen, 1000)
         assert told.decode() == "  s1  t/m ... "
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (cli.folder / "ran").exists():
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=60) == 130
         assert "CANCELLED, outcome unknown\r\n" in os.read(screen, 10_000).decode()
     os.close(screen)

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from nexus_attest.attestation import AttestationIntent
 from nexus_attest.attestation.queue import AttestationQueue
 from nexus_attest.cli.app import app
 from nexus_attest.operations import (
+    Backup,
     BackupExists,
     BackupUnsound,
     Finding,
@@ -34,6 +36,7 @@ from nexus_attest.operations import (
     diagnose,
     restore,
 )
+from nexus_attest.routers.event_ids import event_ids
 from nexus_attest.routers.run_store import RunRecorder, RunStore
 from nexus_control.errors import FileRefused, StoreUnreadable
 from nexus_control.events import Actor, EventType
@@ -72,7 +75,7 @@ def make_older(path: Path) -> None:
 def runs_file(path: Path, execution_id: str | None = None) -> Path:
     """A file of run records with one run that ended."""
     store = RunStore(path)
-    recorder = RunRecorder(store, "run-1", clock=lambda: NOON, new_id=iter("abcdefgh").__next__)
+    recorder = RunRecorder(store, "run-1", clock=lambda: NOON, new_id=event_ids())
     recorder.begin("apply", "goal", ("REQUEST_RECORDED", {"execution_id": execution_id or "evt_d0_1"}))
     recorder.end(("RUN_COMPLETED", {"outcome": "ok"}))
     store.close()
@@ -202,8 +205,13 @@ def test_a_backup_of_a_store_under_load_verifies_and_no_writer_is_refused(tmp_pa
     writers = [threading.Thread(target=write, args=(number,)) for number in range(2)]
     for writer in writers:
         writer.start()
+    made: list[Backup] = []
     try:
-        made = [back_up(path, tmp_path / f"b{number}.db") for number in range(3)]
+        with DecisionStore(path) as store:
+            for number in range(3):
+                while store.log_root()[0] <= (made[-1].head.size if made else 0):
+                    time.sleep(0.001)
+                made.append(back_up(path, tmp_path / f"b{number}.db"))
     finally:
         end.set()
         for writer in writers:
@@ -356,7 +364,7 @@ def test_run_records_are_put_only_where_there_are_none(tmp_path: Path) -> None:
     runs_file(tmp_path / "s.db.runs")
     back_up(tmp_path / "s.db", tmp_path / "b.db")
     with closing(RunStore(tmp_path / "s.db.runs")) as runs:
-        RunRecorder(runs, "run-2", clock=lambda: NOON, new_id=iter("xyz").__next__).begin("apply", "later")
+        RunRecorder(runs, "run-2", clock=lambda: NOON, new_id=event_ids()).begin("apply", "later")
     assert restore(tmp_path / "b.db", tmp_path / "s.db", replace=True).runs is None
     with closing(RunStore(tmp_path / "s.db.runs")) as runs:
         assert len(runs.runs(limit=9)) == 2
@@ -435,6 +443,28 @@ def test_an_old_schema_is_told_and_left_alone(tmp_path: Path) -> None:
     assert "backup" in found(path)["SCHEMA_OUTDATED"].next
 
 
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("times", [1, 24])
+@pytest.mark.parametrize("table", ["decisions", "decision_events", "log"])
+def test_a_store_with_a_view_in_the_place_of_a_table_is_told_to_be_restored(tmp_path: Path, table: str, times: int, quick: bool) -> None:
+    path = tmp_path / "s.db"
+    fill(path)
+    kept = ", ".join(f"kept AS k{number}" for number in range(times))
+    edit(path, f"ALTER TABLE {table} RENAME TO kept", f"CREATE VIEW {table} AS SELECT k0.* FROM {kept}")
+    codes = found(path, quick=quick)
+    assert set(codes) <= {"STORE_UNREADABLE", "STORE_DAMAGED", "LOG_VERIFICATION_FAILED"}
+    assert any("restore BACKUP --replace" in finding.next for finding in codes.values())
+    with pytest.raises((BackupUnsound, FileRefused, StoreUnreadable)):
+        back_up(path, tmp_path / "b.db")
+    assert names(tmp_path) == ["s.db"]
+
+
+def test_a_store_without_its_log_is_damaged_and_no_other_kind_of_file(tmp_path: Path) -> None:
+    fill(tmp_path / "s.db")
+    edit(tmp_path / "s.db", "DROP TABLE log")
+    assert severities(found(tmp_path / "s.db")) == {"STORE_DAMAGED": "error"}
+
+
 def test_facts_that_changed_are_found_unless_it_has_to_be_quick(tmp_path: Path) -> None:
     fill(tmp_path / "s.db")
     tamper(tmp_path / "s.db")
@@ -507,7 +537,7 @@ def test_without_run_records_an_execution_is_stuck_after_an_hour(tmp_path: Path)
 def test_the_run_record_tells_a_dead_execution_from_a_living_one_and_from_one_that_ended(tmp_path: Path) -> None:
     decision_id = executing(tmp_path / "s.db", NOON)
     runs = RunStore(tmp_path / "s.db.runs")
-    recorder = RunRecorder(runs, "run-1", clock=lambda: NOON, new_id=iter("abcdefgh").__next__)
+    recorder = RunRecorder(runs, "run-1", clock=lambda: NOON, new_id=event_ids())
     with runs.lock("run-1"):
         recorder.begin("apply", "goal", ("REQUEST_RECORDED", {"execution_id": f"evt_{decision_id}_3"}))
         assert severities(found(tmp_path / "s.db", now=NOON)) == {"EXECUTION_UNDER_WAY": "note"}
@@ -566,6 +596,19 @@ def test_a_queue_that_nobody_works_on_is_a_warning_and_so_is_one_that_failed(tmp
     later = diagnose(Paths(store=path), clock=lambda: NOON + timedelta(minutes=61))
     stalled = [(finding.severity, finding.subject) for finding in later if finding.code == "QUEUE_STALLED"]
     assert stalled == [("warning", ids[0]), ("warning", ids[3])]
+
+
+@pytest.mark.parametrize(("queued_at", "alone"), [("2026-03-01T12:00:00Z", True), ("2026-03-01T12:30:00Z", False), ("some day", True)])
+def test_an_intent_that_was_sent_alone_long_ago_is_a_warning_of_its_own(tmp_path: Path, queued_at: str, alone: bool) -> None:
+    path = tmp_path / "s.db"
+    with DecisionStore(path, clock=lambda: NOON) as store:
+        store.append_events("d", [(EventType.DECISION_CREATED, ALICE, {})], create=True)
+    with AttestationQueue(path, clock=lambda: NOON) as queue:
+        queue_id = queue.enqueue(AttestationIntent("nexus.audit_package", f"sha256:{0:064x}"), created_at=queued_at)
+        with queue.claimed(queue_id, "a process"):
+            queue.storage.note_sending(queue_id, "a process", "AB" * 32, None)
+    told = {"QUEUE_ALONE": "warning"} if alone else {}
+    assert severities(found(path, now=NOON + timedelta(minutes=61), quick=True)) == told
 
 
 def test_many_findings_of_one_kind_are_counted(tmp_path: Path) -> None:
@@ -641,6 +684,26 @@ def test_the_doctor_tells_programs_and_people_the_same_and_ends_with_1_when_some
     assert cli.err == ""
     assert "error  LOG_VERIFICATION_FAILED" in out
     assert "  $ nexus-attest log verify\n" in out
+
+
+def test_commands_in_what_the_doctor_tells_can_be_read(cli: Here) -> None:
+    fill(cli.db)
+    edit(cli.db, "ALTER TABLE decisions RENAME TO kept", "CREATE VIEW decisions AS SELECT * FROM kept")
+    out = cli("doctor", code=1)
+    assert "`nexus-attest log verify` tells more" in out
+    assert r"\x60" not in out
+
+
+def test_a_pipe_is_told_as_what_it_is_where_a_backup_is_looked_for(cli: Here) -> None:
+    os.mkfifo("pipe")
+    told = cli.json("restore", "pipe", code=2)
+    assert (told["code"], told["error"]) == ("FILE_NOT_READABLE", "FILE_NOT_READABLE: pipe is no regular file")
+
+
+def test_a_policy_that_cannot_be_read_is_told_also_where_the_log_has_no_signature(cli: Here) -> None:
+    fill(cli.db)
+    assert cli.json("log", "verify")["ok"] is True
+    assert cli.json("log", "verify", "--trust", "absent.toml", code=2)["code"] == "TRUST_INVALID"
 
 
 def test_a_hostile_name_reaches_no_terminal_and_no_shell(cli: Here) -> None:

@@ -410,6 +410,8 @@ UNREADABLE: dict[str, bytes | None] = {
     "no TOML": b"version = ",
     "no UTF-8": b"version = 1\nname = '\xff'",
     "too deep": b"x = " + b"[" * 10_000,
+    "a key of 500,000 names": b"a" + b".a" * 500_000 + b" = 1",
+    "a key of 300,000 names after a string": b'x = ["""\n""", {a' + b".a" * 300_000 + b" = 1}]",
     "too large": b"#" * (1024 * 1024 + 1),
     "a key twice": b"version = 1\nversion = 1",
 }

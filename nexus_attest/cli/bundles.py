@@ -1,7 +1,8 @@
 """Commands that carry decisions from store to store: bundle export, bundle import."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -50,6 +51,12 @@ def _import(
     text = read_text(file)
     session.allow_new_store()
     data = session.data(session.tools.import_bundle(text, verify_digest, conflict, replay))
-    session.show(
-        data, lambda: session.screen.line("Imported", data["imported"]["decision_id"], f"{data['imported']['events_imported']} events")
-    )
+    session.show(data, lambda: _told(session, data["imported"]))
+
+
+def _told(session: "Session", imported: Mapping[str, Any]) -> None:
+    from nexus_attest.cli.counted import uncounted  # the engine
+
+    session.screen.line("Imported", imported["decision_id"], f"{imported['events_imported']} events")
+    if (doubt := uncounted(session, imported["decision_id"])) is not None:
+        session.say(f"  {doubt}")

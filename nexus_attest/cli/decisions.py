@@ -120,7 +120,7 @@ def _approve(
     given = claim(session, actor, sign, envelope, comment, expires_at)
     signature = signed_command(session, given, "approve", request_id)
     data = session.data(session.tools.approve(request_id, given.actor, given.comment, given.expires_at, channel="cli", signature=signature))
-    session.show(data, f"Approved: {data['current_approvals']} of {data['required_approvals']} approvals, {_standing(data)}")
+    session.show(data, lambda: _told(session, f"Approved: {data['current_approvals']} of {data['required_approvals']} approvals", data))
 
 
 def _revoke(
@@ -137,11 +137,16 @@ def _revoke(
     given = claim(session, actor, sign, envelope, reason)
     signature = signed_command(session, given, "revoke", request_id)
     data = session.data(session.tools.revoke_approval(request_id, given.actor, given.comment or "", channel="cli", signature=signature))
-    session.show(data, f"Revoked: {_approvals(data['current_approvals'])} left, {_standing(data)}")
+    session.show(data, lambda: _told(session, f"Revoked: {_approvals(data['current_approvals'])} left", data))
 
 
-def _standing(data: dict[str, Any]) -> str:
-    return "ready to execute" if data["is_approved"] else "not ready yet"
+def _told(session: "Session", done: str, data: dict[str, Any]) -> None:
+    from nexus_attest.cli.counted import uncounted  # the engine
+
+    if (doubt := uncounted(session, data["request_id"])) is not None:
+        session.say(f"{done}; {doubt}")
+    else:
+        session.say(f"{done}, {'ready to execute' if data['is_approved'] else 'not ready yet'}")
 
 
 def _approvals(number: int) -> str:

@@ -24,7 +24,7 @@ __all__ = [
     "StoreNotAFile",
     "WitnessMissing",
     "exit_code",
-    "require_no_folder",
+    "require_file_or_nothing",
 ]
 
 
@@ -53,15 +53,17 @@ class StoreMovedAside(StoreMissing):
 
 
 class StoreNotAFile(InputError):
-    """What was named as the store is a folder; or it is on a server, and the command works on files."""
+    """What was named as the store is a folder, or a device or pipe; or it is on a server, and the command works on files."""
 
     code = "STORE_NOT_A_FILE"
 
 
-def require_no_folder(store: Path) -> None:
-    """Raises StoreNotAFile where a store is looked for and a folder stands."""
+def require_file_or_nothing(store: Path) -> None:
+    """Raises StoreNotAFile where a store is looked for and something else stands."""
     if store.is_dir():
         raise StoreNotAFile(f"{store} is a folder, a store is a file: name one in it, for example {store / 'decisions.db'}")
+    if store.exists() and not store.is_file():
+        raise StoreNotAFile(f"{store} is a device, a pipe or a socket, a store is a file: name another path")
 
 
 class RunsMissing(InputError):

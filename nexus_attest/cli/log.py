@@ -45,6 +45,7 @@ def _verify(
     """
     from nexus_attest.cli.checkpoints import compared, read_checkpoint, signature_problems  # the engine
 
+    _ = session.trust  # one that cannot be read is told, also where no checkpoint has a signature to check
     kept = [(path, read_checkpoint(path)) for path in checkpoint or ()]
     with session.store.snapshot():
         found = session.store.verify_log(decision_id)

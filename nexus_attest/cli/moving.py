@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from nexus_attest.cli.errors import StoreMissing, require_no_folder
+from nexus_attest.cli.errors import StoreMissing, require_file_or_nothing
 from nexus_attest.cli.session import Session
 from nexus_attest.postgres.address import is_address, shown
 from nexus_control.copying import copy_store
@@ -65,7 +65,7 @@ def _store(place: str, *, must_exist: bool) -> SqlStore:
 
         return PostgresStore(place, create=not must_exist)
     path = Path(place).absolute()
-    require_no_folder(path)
+    require_file_or_nothing(path)
     if must_exist and not path.exists():
         raise StoreMissing(f"there is no store at {path}")
     return DecisionStore(path)

@@ -48,13 +48,13 @@ def _doctor(
 
 
 def _say_findings(session: "Session", findings: "list[Finding]", conclusion: str) -> None:
-    from nexus_control.markdown import escape, printable
+    from nexus_control.markdown import printable
 
     for finding in findings:
         session.say(
-            f"{finding.severity}  {finding.code}  {escape(finding.subject)}\n  {escape(finding.text)}\n  $ {printable(finding.next)}"
+            f"{finding.severity}  {finding.code}  {printable(finding.subject)}\n  {printable(finding.text)}\n  $ {printable(finding.next)}"
         )
-    session.say(escape(conclusion))
+    session.say(printable(conclusion))
 
 
 def _backup(

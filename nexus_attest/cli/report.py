@@ -23,9 +23,10 @@ _ADVICE = {
     "FILE_EXISTS": "--force replaces it.",
     "KEY_NOT_FOUND": "`nexus-attest keys list` shows the keys; `nexus-attest keys new NAME` makes one.",
     "PASSPHRASE_MISSING": "Set NEXUS_ATTEST_PASSPHRASE, or call it from a terminal.",
+    "POLICY_VALIDATION_FAILED": "`nexus-attest status ID` shows what is missing.",
     "STORE_MOVED_ASIDE": "The same `nexus-attest restore`, once more, brings the backup; renaming that file brings the old store back; "
     "where it is in another folder, a new store may begin.",
-    "STORE_NOT_FOUND": "`nexus-attest request` creates one.",
+    "STORE_NOT_FOUND": "--db chooses the store; `nexus-attest request` creates one.",
     "TEMPLATE_NOT_FOUND": "`nexus-attest template list` shows the names.",
     "WITNESS_MISSING": "`nexus-attest witness init` writes one to start from.",
     "VERIFIER_MISSING": "--trust FILE names the trust policy with the keys; `nexus-attest trust check FILE` checks it.",

@@ -25,8 +25,11 @@ __all__ = ["Screen", "checks_table", "shown", "verdict"]
 _WIDTH_IN_FILES = 120
 """Columns when the output is no terminal and COLUMNS does not say otherwise."""
 
-_ROOM_FOR_TIMES = 100
-"""From this width on a list of decisions shows when they were made."""
+_ROOM_FOR_MORE = 100
+"""From this width on a list of decisions shows when they were made, a list of runs how far they came and by which adapter."""
+
+_ROOM_FOR_ALL = 120
+"""From this width on a list of runs shows when they were made as well."""
 
 _STYLES = {
     "DRAFT": "dim",
@@ -111,20 +114,20 @@ class Screen:
 
     # -- decisions ------------------------------------------------------------------------------------------------------------
 
-    def status(self, data: Mapping[str, Any]) -> None:
-        """Where a decision stands: `inspect` data as panel and timeline."""
-        self.print(self._panel(data, ()), "", self._timeline(data))
+    def status(self, data: Mapping[str, Any], uncounted: str | None) -> None:
+        """Where a decision stands: `inspect` data as panel and timeline; `uncounted` says, escaped, which approvals make nothing run."""
+        self.print(self._panel(data, (), uncounted), "", self._timeline(data))
 
-    def inspection(self, data: Mapping[str, Any]) -> None:
-        """Everything about a decision: the panel with policy and digests, its approvals, its timeline."""
-        self.print(self._panel(data, [*_policy_rows(data), *_execution_rows(data["execution"])]))
+    def inspection(self, data: Mapping[str, Any], uncounted: str | None) -> None:
+        """Everything about a decision: the panel with policy and digests, its approvals, its timeline; `uncounted` as for `status`."""
+        self.print(self._panel(data, [*_policy_rows(data), *_execution_rows(data["execution"])], uncounted))
         if data["approval"]["approvers"]:
             self.print("", _approvers(data["approval"]["approvers"]))
         self.print("", self._timeline(data))
 
     def decisions(self, data: Mapping[str, Any]) -> None:
         """A page of decisions."""
-        columns = ("Id", "State", "Created", "Goal") if self.console.width >= _ROOM_FOR_TIMES else ("Id", "State", "Goal")
+        columns = ("Id", "State", "Created", "Goal") if self.console.width >= _ROOM_FOR_MORE else ("Id", "State", "Goal")
         table = _table(columns, whole=columns[:-1])
         for entry in data["requests"]:
             state = str(entry["state"]).upper()
@@ -133,7 +136,7 @@ class Screen:
             table.add_row(shown(entry["request_id"]), Text(state.lower(), _STYLES.get(state, "")), *times, shown(goal))
         self._page(table, data, "decision")
 
-    def _panel(self, data: Mapping[str, Any], more: Iterable[tuple[str, RenderableType]]) -> Panel:
+    def _panel(self, data: Mapping[str, Any], more: Iterable[tuple[str, RenderableType]], uncounted: str | None) -> Panel:
         decision, lifecycle, progress = data["decision"], data["lifecycle"], data["lifecycle"]["progress"]
         status = str(decision["status"])
         rows: list[tuple[str, RenderableType]] = [
@@ -146,12 +149,14 @@ class Screen:
         ]
         for reason in lifecycle["blocking_reasons"] if status != "EXECUTED" else ():
             rows.append(("Blocked", Text(f"{reason['code']}: {escape(reason['message'])}", "yellow")))
+        if uncounted is not None:
+            rows.append(("But", Text(uncounted, "yellow")))
         for twins in alike(approver["actor"] for approver in data["approval"]["approvers"]):
             rows.append(("Look alike", Text(f"{', '.join(map(ascii, twins))} are different ids", "yellow")))
         style, name = _STYLES.get(status, ""), status.replace("_", " ").lower()
         if status == "EXECUTED" and data["execution"]["dry_run"]:
             name = "executed (dry run)"
-        if lifecycle["is_blocked"] and status == "APPROVED":
+        if status == "APPROVED" and (lifecycle["is_blocked"] or uncounted is not None):
             style = "yellow"
         return _panel(rows, Text(name, f"bold {style}"), style)
 
@@ -200,15 +205,15 @@ class Screen:
     # -- runs -----------------------------------------------------------------------------------------------------------------
 
     def runs(self, data: Mapping[str, Any]) -> None:
-        """A page of runs."""
-        table = _table(
-            ("Run", "Status", "Mode", "Steps", "Adapter", "Created", "Goal"), whole=("Run", "Status", "Mode", "Steps", "Created")
-        )
+        """A page of runs, with as much of each as there is room for: its id is needed whole."""
+        width = self.console.width
+        middle = () if width < _ROOM_FOR_MORE else ("Steps", "Adapter") if width < _ROOM_FOR_ALL else ("Steps", "Created", "Adapter")
+        table = _table(("Run", "Status", "Mode", *middle, "Goal"), whole=("Run", "Status", "Mode", "Steps", "Created"))
         for run in data["runs"]:
             status = Text(str(run["status"]).lower(), _STYLES.get(run["status"], ""))
             steps = f"{run['steps_executed']}/{run['steps_planned']}"
-            created, goal = _time(run["created_at"]), shown(run["goal"])
-            table.add_row(shown(run["run_id"]), status, shown(run["mode"]), steps, created, shown(run["adapter_id"]), goal)
+            values = {"Steps": steps, "Created": _time(run["created_at"]), "Adapter": shown(run["adapter_id"])}
+            table.add_row(shown(run["run_id"]), status, shown(run["mode"]), *(values[name] for name in middle), shown(run["goal"]))
         self._page(table, data, "run")
 
     def run(self, data: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import typer
 
 from nexus_attest.cli import settings
-from nexus_attest.cli.errors import Failure, StoreMissing, StoreMovedAside, StoreNotAFile, require_no_folder
+from nexus_attest.cli.errors import Failure, StoreMissing, StoreMovedAside, StoreNotAFile, require_file_or_nothing
 from nexus_attest.cli.report import print_json
 from nexus_attest.postgres.address import is_address, shown
 from nexus_control.errors import NexusError
@@ -58,7 +58,7 @@ class Session:
         place = settings.store_place(self._db)[0]
         if isinstance(place, str):
             return settings.data_folder() / f"postgresql-{sha256(shown(place).encode()).hexdigest()[:16]}.db"
-        require_no_folder(place)
+        require_file_or_nothing(place)
         return place.absolute()
 
     @cached_property

@@ -25,11 +25,11 @@ XDG_CONFIG_HOME and XDG_DATA_HOME are respected on all of them, as the XDG Base 
 
 import os
 import sys
-import tomllib
 from pathlib import Path
 
 from nexus_attest.cli.errors import ActorMissing, ConfigError, WitnessMissing
 from nexus_attest.postgres.address import is_address
+from nexus_attest.toml_data import parse_toml
 from nexus_control.errors import FileRefused, InvalidActor
 from nexus_control.events import Actor, parse_actor
 from nexus_control.files import read_file
@@ -160,7 +160,7 @@ def _config() -> dict[str, str]:
     path = config_path()
     try:
         path.stat()
-        data: dict[str, object] = tomllib.loads(read_file(path, _MAX_CONFIG_BYTES).decode())
+        data: dict[str, object] = parse_toml(read_file(path, _MAX_CONFIG_BYTES))
     except FileNotFoundError:
         return {}
     except FileRefused as problem:

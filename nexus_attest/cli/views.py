@@ -26,7 +26,9 @@ def _status(session: "Session", request_id: RequestId, events: EventsOption = Fa
     if session.as_json:
         session.show(session.data(session.tools.status(request_id, events)), "")
     else:
-        session.screen.status(session.data(session.tools.inspect(request_id, render=False)))
+        from nexus_attest.cli.counted import uncounted  # the engine
+
+        session.screen.status(session.data(session.tools.inspect(request_id, render=False)), uncounted(session, request_id))
 
 
 def _inspect(
@@ -40,7 +42,16 @@ def _inspect(
     That is its approvals, policy, execution, digests and timeline.
     """
     data = session.data(session.tools.inspect(decision_id, render=markdown or session.as_json, include_events=events))
-    session.show(data, data["rendered"].rstrip("\n") if markdown else lambda: session.screen.inspection(data))
+    if markdown and not session.as_json:
+        session.say(data["rendered"].rstrip("\n"))
+        return
+
+    def shown() -> None:
+        from nexus_attest.cli.counted import uncounted  # the engine
+
+        session.screen.inspection(data, uncounted(session, decision_id))
+
+    session.show(data, shown)
 
 
 def _list(session: "Session", limit: Limit = 100, offset: Offset = 0) -> None:

@@ -62,6 +62,8 @@ def witness_queue(session: Session, network: Network, order: Order, *, besides: 
         elsewhere = _elsewhere(SubmissionStore(queue.storage), signer.account)
         for account in elsewhere:
             teller.say(f"Account {escape(account)} has batches under way, which only a run with its signer ends")
+        if alone := queue.storage.count_sent_alone()["intents"]:
+            teller.say(f"{_intents(alone)} sent by process_one_xrpl, which no batch takes: `nexus-attest witness status` names one")
 
         async def stamped() -> int:
             written = [await one.besides() for one in stamping]
@@ -298,9 +300,14 @@ def queue_report(session: Session, queue: AttestationQueue) -> None:
     store = SubmissionStore(queue.storage)
     statuses = {row["status"]: row["intents"] for row in queue.storage.count_by_status()}
     accounts = [_account_data(store, StampStore(queue.storage), lane) for lane in store.lanes()]
-    data: dict[str, Any] = {"intents": statuses, "waiting": store.count_waiting(now=utc_now().timestamp()), "accounts": accounts}
+    waiting, alone = store.count_waiting(now=utc_now().timestamp()), queue.storage.count_sent_alone()
+    data: dict[str, Any] = {"intents": statuses, "waiting": waiting, "alone": alone["intents"], "accounts": accounts}
     lines = ["Intents  " + (", ".join(f"{count:,} {status}" for status, count in statuses.items()) or "none")]
-    lines.append(f"Waiting  {data['waiting']:,} for the next batch")
+    lines.append(f"Waiting  {waiting:,} for the next batch")
+    if alone["intents"]:
+        lines.append(
+            f"Alone    {alone['intents']:,} sent by process_one_xrpl, which no batch takes; the oldest is {escape(alone['oldest'])}"
+        )
     for account in accounts:
         lines.append(f"Account  {escape(account['account'])}, network {account['network_id']}")
         lines += [f"  {entry['batches']:,} {state}, {_intents(entry['members'])}" for state, entry in account["batches"].items()]
@@ -365,14 +372,37 @@ def intent_report(session: Session, queue: AttestationQueue, intent_digest: str)
         **status,
         "receipts": len(receipts),
         "batch": None if batch is None else _batch_data(store, StampStore(queue.storage), batch),
+        "alone": [] if confirmed else _sent_alone(queue, intent_digest, receipts),
         "receipt": confirmed[-1].to_dict() if confirmed else None,
     }
     error = f" ({escape(status['last_error_code'])})" if status["last_error_code"] else ""
     lines = [escape(intent_digest), f"  status   {escape(status['status'])}{error}, attempt {status['last_attempt']}"]
     if data["batch"] is not None:
         lines.append(f"  batch    {_under_way_line(data['batch'])}")
+    lines += [f"  alone    transaction {escape(sent['tx_hash'])}: {_TOLD_OF_ALONE[sent['told']]}" for sent in data["alone"]]
+    if data["alone"] and status["status"] != ReceiptStatus.FAILED:
+        resubmit = "" if all(sent["told"] == "unanswered" for sent in data["alone"]) else ", resubmit=True"
+        lines.append(
+            f"  next     run_worker asks for it; once it is dead, process_one_xrpl(..., intent_digest=...{resubmit}) sends another one"
+        )
     lines += [f"  witness  {_witness_line(receipt)}" for receipt in confirmed]
     session.show(data, "\n".join(lines))
+
+
+_TOLD_OF_ALONE = {
+    "taken": "a node took it, and no ledger is known to have it",
+    "unanswered": "no node answered for it",
+    "noted": "signed, perhaps sent, by a process that then ended",
+}
+
+
+def _sent_alone(queue: AttestationQueue, intent_digest: str, receipts: Sequence[AttestationReceipt]) -> list[dict[str, str]]:
+    """The transactions of its own that an intent was sent with, `tx_hash`, and what is `told` of each."""
+    sending, unanswered = queue.storage.sending(intent_digest), queue.storage.unanswered(intent_digest)
+    sent = {str(receipt.proof["tx_hash"]): "taken" for receipt in receipts if "tx_hash" in receipt.proof and "type" not in receipt.proof}
+    sent |= {row["tx_hash"]: "unanswered" for row in unanswered if row["tx_hash"] not in sent}
+    sent |= {} if sending is None else {sending["tx_hash"]: "noted"}
+    return [{"tx_hash": tx_hash, "told": told} for tx_hash, told in sent.items()]
 
 
 def _witness_line(receipt: AttestationReceipt) -> str:

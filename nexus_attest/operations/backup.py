@@ -94,7 +94,7 @@ def back_up(
         _require_free(place, of=target)
     with _copied(source, target.parent, progress) as (copy, head, found):
         if head is None:
-            raise FileRefused(f"{source} holds no decisions, so it is no store")
+            raise FileRefused(f"{source} holds no log of decisions, so it is no store, or a damaged one; `nexus-attest doctor` tells which")
         return _kept(str(source), (copy, head, found), target, records, keep_unsound, progress)
 
 
@@ -193,7 +193,7 @@ def _verified(backup: Path, folder: Path, progress: Progress | None) -> Generato
     """A copy of a backup that verifies, in a private folder inside `folder`. Raises FileRefused, BackupUnsound."""
     with _copied(backup, folder, progress) as (copy, head, found):
         if head is None:
-            raise FileRefused(f"{backup} holds no decisions, so it is no backup of a store")
+            raise FileRefused(f"{backup} holds no log of decisions, so it is no backup of a store")
         if findings := _findings(found, head):
             raise BackupUnsound(f"{backup} does not verify: {findings[0]}; nothing was changed", findings)
         yield copy, head
@@ -269,7 +269,7 @@ def _put_aside(store: Path, aside: Path) -> LogHead | None:
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise FileRefused(f"there is no file {path}")
+        raise FileRefused(f"{path} is no regular file" if path.exists() else f"there is no file {path}")
 
 
 def _require_free(path: Path, *, of: Path) -> None:
