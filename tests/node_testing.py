@@ -3,12 +3,14 @@
 Without Node or a network these tests are skipped, or fail where they are required.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,19 +64,20 @@ def npm_folder(folder: Path) -> Path:
     """`node_modules` of a folder with package.json and package-lock.json, installed as the lock says; kept until the lock changes."""
     program, modules = node(), folder / "node_modules"
     mark, lock = modules / ".lock-digest", sha256((folder / "package-lock.json").read_bytes()).hexdigest()
-    if not mark.is_file() or mark.read_text() != lock:
-        with tempfile.TemporaryDirectory() as cache:
-            install = ["ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts"]
-            environment = {
-                **os.environ,
-                "HOME": cache,
-                "npm_config_cache": cache,
-                "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
-            }
-            done = subprocess.run([*_npm(program), *install], env=environment, capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode != 0:
-            unavailable(f"npm cannot install what {folder.name} needs: {done.stderr[-500:]}")
-        mark.write_text(lock)
+    with _alone(f"npm {folder.name}"):
+        if not mark.is_file() or mark.read_text() != lock:
+            with tempfile.TemporaryDirectory() as cache:
+                install = ["ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts"]
+                environment = {
+                    **os.environ,
+                    "HOME": cache,
+                    "npm_config_cache": cache,
+                    "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+                }
+                done = subprocess.run([*_npm(program), *install], env=environment, capture_output=True, text=True, timeout=300, check=False)
+            if done.returncode != 0:
+                unavailable(f"npm cannot install what {folder.name} needs: {done.stderr[-500:]}")
+            mark.write_text(lock)
     return modules
 
 
@@ -82,16 +85,17 @@ def python_folder(name: str, *requirements: str) -> Path:
     """The interpreter of an environment of its own below build/python, with these packages from the index; kept for the next time."""
     home = ROOT / "build" / "python" / name
     program, mark = home / "bin" / "python", home / ".requirements"
-    if not mark.is_file() or mark.read_text() != "\n".join(requirements):
-        shutil.rmtree(home, ignore_errors=True)
-        install = [str(program), "-m", "pip", "install", "--quiet", *requirements]
-        with tempfile.TemporaryDirectory() as nobody:
-            for command in ([sys.executable, "-m", "venv", str(home)], install):
-                environment = {**os.environ, "HOME": nobody}
-                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-                if done.returncode != 0:
-                    unavailable(f"pip cannot install {' '.join(requirements)}: {done.stderr[-500:]}")
-        mark.write_text("\n".join(requirements))
+    with _alone(f"python {name}"):
+        if not mark.is_file() or mark.read_text() != "\n".join(requirements):
+            shutil.rmtree(home, ignore_errors=True)
+            install = [str(program), "-m", "pip", "install", "--quiet", *requirements]
+            with tempfile.TemporaryDirectory() as nobody:
+                for command in ([sys.executable, "-m", "venv", str(home)], install):
+                    environment = {**os.environ, "HOME": nobody}
+                    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+                    if done.returncode != 0:
+                        unavailable(f"pip cannot install {' '.join(requirements)}: {done.stderr[-500:]}")
+            mark.write_text("\n".join(requirements))
     return program
 
 
@@ -99,14 +103,25 @@ def python_wheel(name: str, version: str, *, python: str) -> Path:
     """A wheel from the index, below build/wheels, not installed: to read what it carries. `python` is a release that it is made for."""
     folder = ROOT / "build" / "wheels"
     pattern = f"{name.replace('-', '_')}-{version}-*.whl"
-    if not list(folder.glob(pattern)):
-        options = ["--quiet", "--no-deps", "--only-binary=:all:", "--python-version", python, "--dest", str(folder)]
-        command = [sys.executable, "-m", "pip", "download", *options, f"{name}=={version}"]
-        with tempfile.TemporaryDirectory() as nobody:
-            done = subprocess.run(command, env={**os.environ, "HOME": nobody}, capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode != 0:
-            unavailable(f"pip cannot download {name}: {done.stderr[-500:]}")
+    with _alone(f"wheel {name}"):
+        if not list(folder.glob(pattern)):
+            options = ["--quiet", "--no-deps", "--only-binary=:all:", "--python-version", python, "--dest", str(folder)]
+            command = [sys.executable, "-m", "pip", "download", *options, f"{name}=={version}"]
+            with tempfile.TemporaryDirectory() as nobody:
+                done = subprocess.run(command, env={**os.environ, "HOME": nobody}, capture_output=True, text=True, timeout=300, check=False)
+            if done.returncode != 0:
+                unavailable(f"pip cannot download {name}: {done.stderr[-500:]}")
     return next(folder.glob(pattern))
+
+
+@contextmanager
+def _alone(name: str) -> Generator[None]:
+    """One process of the tests installs something, the others wait for it."""
+    path = ROOT / "build" / "locks" / name.replace("/", "+")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+        yield
 
 
 def unavailable(reason: str) -> NoReturn:

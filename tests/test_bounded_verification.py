@@ -64,7 +64,7 @@ def test_a_file_that_is_deep_or_huge_is_refused_in_little_memory(folder: Path, n
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=250,
     )
     assert done.returncode == 2, done
     assert "Traceback" not in done.stderr, done.stderr
@@ -85,6 +85,6 @@ def test_what_there_is_no_memory_for_is_refused_by_name(monkeypatch: pytest.Monk
 def test_a_reader_that_needed_more_would_be_noticed(folder: Path) -> None:
     (folder / "greedy.py").write_text("bytearray(1_000_000_000)")
     done = subprocess.run(
-        [sys.executable, "-c", _LIMITED, str(LIMIT), "greedy"], cwd=folder, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", _LIMITED, str(LIMIT), "greedy"], cwd=folder, capture_output=True, text=True, check=False, timeout=200
     )
     assert (done.returncode, "MemoryError" in done.stderr) == (1, True)

@@ -106,7 +106,7 @@ def run_commands(block: Block, where: str) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=250,
             check=False,
         )
         told = f"{where}: $ {match['command']}\n{done.stdout}"

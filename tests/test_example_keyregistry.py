@@ -31,11 +31,13 @@ FINGERPRINT = "sha256:" + "ab" * 32
 PUBLISH = {"name": "release.example", "fingerprint": FINGERPRINT}
 
 SERVE = """
-import sys
+import socket, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+import uvicorn
 from server import build
-build(Path(sys.argv[2])).run("streamable-http", host="127.0.0.1", port=int(sys.argv[3]))
+app = build(Path(sys.argv[2])).streamable_http_app()
+uvicorn.Server(uvicorn.Config(app)).run(sockets=[socket.socket(fileno=int(sys.argv[3]))])
 """
 
 
@@ -64,20 +66,13 @@ def behind(url: str, **keys: object) -> McpAdapter:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The example behind a URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    """The example behind a URL. It is given a socket that listens already, so nobody comes too early and nobody else gets the port."""
     registry = tmp_path_factory.mktemp("registry") / "registry.json"
-    command = [sys.executable, "-c", SERVE, str(EXAMPLE), str(registry), str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port, number = listener.getsockname()[1], listener.fileno()
+        command = [sys.executable, "-c", SERVE, str(EXAMPLE), str(registry), str(number)]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=[number])
     try:
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                time.sleep(0.05)
         yield f"http://127.0.0.1:{port}/mcp"
     finally:
         server.terminate()
@@ -122,7 +117,7 @@ def test_the_same_server_behind_a_url_answers_the_same(url: str) -> None:
 
 
 def test_the_pin_of_a_server_does_not_depend_on_how_it_is_reached(url: str, tmp_path: Path) -> None:
-    until = CallLimit(time.monotonic() + 30)
+    until = CallLimit(time.monotonic() + 100)
     digest = started(tmp_path).survey(until).details["tools_digest"]
     behind(url, tools_digest=digest).open([step("registry", "lookup")], until).close()
     with pytest.raises(CallRefused) as caught:
@@ -149,7 +144,7 @@ def test_a_survey_tells_an_operator_what_to_pin_and_what_the_tools_say(tmp_path:
     assert not (tmp_path / "registry.json").exists()
 
 
-def failure(adapter: McpAdapter, seconds: float = 10.0) -> CallFailed:
+def failure(adapter: McpAdapter, seconds: float = 60.0) -> CallFailed:
     with pytest.raises(CallFailed) as caught:
         adapter.open([step("registry", "lookup")], CallLimit(time.monotonic() + seconds))
     assert caught.value.outcome == CallOutcome.NOT_SENT
@@ -179,7 +174,7 @@ def test_a_server_that_drips_is_given_up_at_the_start_limit() -> None:
     with service(drip) as found:
         began = time.monotonic()
         assert failure(behind(found.url, start_timeout_s=0.5)).code == "TIMEOUT"
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 40
 
 
 def test_a_server_that_is_not_there_or_not_allowed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -192,7 +193,13 @@ def test_a_run_that_is_interrupted_ends_its_spans(collected: Collected, tools: N
     decision_id = tools.request("g", ALICE, "apply", '[{"tool": "t", "method": "m"}]').data["request_id"]
     tools.approve(decision_id, ALICE)
     with engine(tmp_path, collected, "time.sleep(30)") as router:
-        threading.Timer(0.3, router.cancel_all).start()
+
+        def cancel() -> None:
+            while not (tmp_path / "ran").exists():
+                time.sleep(0.01)
+            router.cancel_all()
+
+        threading.Thread(target=cancel).start()
         assert not tools.execute(decision_id, ADAPTER, ALICE, router).success
     assert [span.name for span in collected.spans[2:]] == ["nexus_attest.call", "nexus_attest.run", "nexus_attest.tool execute"]
 

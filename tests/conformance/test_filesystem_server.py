@@ -63,7 +63,7 @@ def test_a_refusal_of_the_server_is_a_certain_failure_and_stops_the_run(program:
 
 
 def test_the_tools_are_pinned_by_their_definitions(program: tuple[str, str], tmp_path: Path) -> None:
-    until = CallLimit(time.monotonic() + 60)
+    until = CallLimit(time.monotonic() + 200)
     survey = adapter(program, tmp_path).survey(until)
     assert sorted(survey.definitions) == ["list_directory", "read_text_file", "write_file"]
     digest = survey.details["tools_digest"]

@@ -48,7 +48,7 @@ def ledger() -> Ledger:
 def check(package: Path, dumped: dict[str, Any]) -> dict[str, Any]:
     """What the package finds in a dump."""
     command = [str(node()), str(HERE / "check_ledger.js"), str(package)]
-    done = subprocess.run(command, input=json.dumps(dumped), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, input=json.dumps(dumped), capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -90,7 +90,7 @@ def test_another_client_submits_and_waits(package: Path) -> None:
     ledger = Ledger({ALICE.address: 100_000_000}, first_index=1000)
     command = [str(node()), str(HERE / "submit_with_xrpl_js.js"), str(package)]
     with serving(Node(ledger)) as urls, closing(ledger, every=0.5):
-        done = subprocess.run([*command, urls.ws, seed_of("alice")], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run([*command, urls.ws, seed_of("alice")], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     found = ledger.find(answer["hash"])

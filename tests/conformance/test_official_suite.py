@@ -38,7 +38,7 @@ def judged(url: str, revision: str, folder: Path, *options: str) -> dict[str, di
     command = [*suite, "server", "--url", url, "--requirements", revision, "-o", str(folder / "out"), *options]
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False, stdin=subprocess.DEVNULL
     )
     found: dict[str, dict[str, str]] = {}
     for path in (folder / "out").rglob("checks.json"):

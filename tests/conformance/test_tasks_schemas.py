@@ -51,7 +51,7 @@ def judged(values: list[tuple[str, Any]]) -> list[str]:
     """What the schemas make of each: its status, or their complaints."""
     command = [str(node()), "--input-type=module", "--eval", JUDGE]
     folder = npm_folder(ROOT / "tests" / "interop").parent
-    done = subprocess.run(command, input=json.dumps(values), cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, input=json.dumps(values), cwd=folder, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found: list[str] = json.loads(done.stdout)
     return found

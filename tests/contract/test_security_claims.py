@@ -313,6 +313,8 @@ SHOWN_BY = {
             "test_a_dead_transaction_is_signed_anew_with_the_same_sequence",
             "test_two_servers_are_asked_before_a_transaction_is_dead",
             "test_one_server_of_two_that_lies_confirms_what_is_on_no_ledger_only_where_one_answer_is_enough",
+            "test_two_servers_of_five_that_lie_have_nothing_witnessed_twice",
+            "test_two_servers_of_five_that_lie_confirm_nothing_that_is_on_no_ledger",
             "test_a_sequence_that_looks_taken_is_looked_at_twice",
             "test_a_server_that_says_validated_of_something_else_is_not_believed",
             "test_an_answer_that_does_not_fit_confirms_nothing",
@@ -328,6 +330,7 @@ SHOWN_BY = {
         "test_attestation_xrpl_exactly_once": [
             "test_one_server_that_fails_and_workers_that_die",
             "test_two_servers_of_which_one_may_lie",
+            "test_servers_that_keep_few_ledgers_and_lag_while_fewer_than_half_lie_of_the_account_and_somebody_else_uses_it",
         ],
         "test_attestation_xrpl_proof": [
             "test_every_byte_of_a_proof_counts_and_the_check_that_refuses_it_has_a_name",

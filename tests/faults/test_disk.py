@@ -315,7 +315,7 @@ def under_strace(folder: Path, name: str, inject: str) -> subprocess.CompletedPr
     trace = ("strace", "-f", "-o", "trace", "-e", f"trace={calls}", "-e", f"inject={inject}")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [*trace, sys.executable, "-c", DRIVER, name]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200)
 
 
 def failures(place: Path, name: str, inject: str) -> Iterator[tuple[Path, subprocess.CompletedProcess[str], int]]:

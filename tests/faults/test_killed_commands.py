@@ -519,7 +519,7 @@ def test_a_restore_that_replaces_and_is_killed_has_lost_neither_store(place: Pat
 
 # -- on a server --------------------------------------------------------------------------------------------------------------------
 
-_PATIENCE_SECONDS = 30
+_PATIENCE_SECONDS = 120
 """A server notices a moment later that a client died."""
 
 

@@ -356,7 +356,8 @@ def test_nonsense_in_any_word_of_a_command_is_answered_or_refused(
             given += [option.opts[0]] if option.is_flag else [option.opts[0], source.choice(WORDS)]
         told = ask(*command, *given, *(["--json"] if number % 2 else []), "--", *words)
         require_clean(told, (command, given, words), codes=(0, 1, 2))
-        assert told.code != 1 or re.search("STORE_|IO_ERROR", told.err + told.out), (command, given, words, told)
+        # `doctor` names what came in with damaged bundles whose checks were switched off.
+        assert told.code != 1 or re.search("STORE_|IO_ERROR|needs? attention", told.err + told.out), (command, given, words, told)
 
 
 # -- tools of the MCP server --------------------------------------------------------------------------------------------------------
