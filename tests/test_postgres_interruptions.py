@@ -20,7 +20,8 @@ from nexus_attest.postgres.driver import PgConnection
 from nexus_control.errors import CommitUnknown, InputError, StoreBusy, StoreUnreachable
 
 _LOOKS = ("JUMP_BACKWARD", "CALL", "POP_JUMP_BACKWARD")
-"""Instructions, by how they begin, after which an interruption may be raised. Before the first step of a function it may be as well."""
+"""Instructions, by how they begin, after which an interruption may be raised, unless they raised something themselves. Before the first step
+of a function it may be as well."""
 
 _ERRORS = {"fails": StoreBusy, "refuses": InputError}
 
@@ -43,6 +44,8 @@ def _interrupting(number: int, *modules: ModuleType) -> tuple[Callable[[FrameTyp
             previous, before[id(frame)] = before.get(id(frame), ""), name
             if previous.startswith(_LOOKS):
                 look()
+        elif event == "exception":
+            before.pop(id(frame), None)
         return inside
 
     def outside(frame: FrameType, _event: str, _argument: object) -> Any:
