@@ -20,8 +20,8 @@ from nexus_attest.postgres.driver import PgConnection
 from nexus_control.errors import CommitUnknown, InputError, StoreBusy, StoreUnreachable
 
 _LOOKS = ("JUMP_BACKWARD", "CALL", "POP_JUMP_BACKWARD")
-"""Instructions, by how they begin, after which an interruption may be raised, unless they raised something themselves. Before the first step
-of a function it may be as well."""
+"""Instructions, by how they begin, after which an interruption may be raised, unless they raised something themselves. Before the first
+step of a function it may be as well."""
 
 _ERRORS = {"fails": StoreBusy, "refuses": InputError}
 
@@ -195,6 +195,39 @@ def test_a_forked_child_begins_anew_before_any_of_its_threads_appends() -> None:
     scene.threads[0].join(60)
     assert told == [True, ["child"]]
     assert scene.told == {"first": ["first"]}
+
+
+def _answers_when_the_block_vanishes(step: int) -> list[bool]:
+    """What is told from this step on of somebody's `is_gone` whose block vanishes then; nothing when there are fewer steps."""
+    standing = [type("Block", (), {})()]
+    turn = writer.Turn(standing[0])
+    answers: list[bool] = []
+    steps = 0
+
+    def look(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        if steps >= step:
+            standing.clear()
+            answers.append(turn.is_gone())
+        return look
+
+    assert not turn.is_gone()
+    traced = sys.gettrace()
+    sys.settrace(look)
+    try:
+        turn.is_gone()
+    finally:
+        sys.settrace(traced)
+    return answers
+
+
+def test_a_thread_that_looks_whether_a_block_is_gone_never_keeps_it() -> None:
+    told = [_answers_when_the_block_vanishes(step) for step in range(1, 60)]
+    assert len(told[0]) > 5
+    assert told[-1] == []
+    assert all(all(answers) for answers in told)
 
 
 class _Server:

@@ -13,7 +13,6 @@ its own savepoint, and commits for all of them. Nobody is told of success before
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager
 from types import TracebackType
@@ -361,7 +360,7 @@ class _Block:
     def __init__(self, database: PostgresDatabase, *, writing: bool) -> None:
         self._database = database
         self._writing = writing
-        self._turn = Turn(block=weakref.ref(self))
+        self._turn = Turn(self)
 
     def __enter__(self) -> Connection:
         try:

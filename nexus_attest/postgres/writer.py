@@ -12,7 +12,6 @@ after it the transaction is committed at once, and for ten times as long every b
 import threading
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -36,19 +35,22 @@ _WARY_TIMES, _WARY_SECONDS = 10, 30
 """So many times as long as a slow block took, and at most so long, none waits for another."""
 
 
-@dataclass(eq=False, kw_only=True)
 class Turn(Sleeper):
-    """A block that writes, which `has_left` when it has ended. `block` is what ends it, and stands as long as somebody may.
+    """A block that writes, which `has_left` when it has ended. `block` is the object that ends it, and is not kept.
 
     `is_at_work`: what the transaction holds of it may be half done.
     """
 
-    block: weakref.ref[object]
-    is_at_work: bool = False
+    def __init__(self, block: object) -> None:
+        super().__init__()
+        self._vanished: list[object] = []
+        # Never asked for its object: who has that, be it for one step, keeps it, and another thread would take the block to be there.
+        self._block = weakref.ref(block, self._vanished.append)
+        self.is_at_work = False
 
     def is_gone(self) -> bool:
         """Whether it ended, or cannot any more: an interruption may come before the first step of the `__exit__` that would."""
-        return self.has_left or self.block() is None
+        return self.has_left or bool(self._vanished)
 
 
 class _Group:
