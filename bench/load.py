@@ -3,6 +3,7 @@
     python -m bench.load                                          one client, then 8 processes, on a file beside the repository
     python -m bench.load --postgres --clients 4                   the same on a PostgreSQL server that is started for it
     python -m bench.load --processes 4 --clients 8 --db postgresql://...
+    python -m bench.load --postgres --processes 1 --clients 32 --bound     the process on one processor
     python -m bench.load --grow 1000000                           cost of an append and memory as the store grows
 
 Every client is a thread with a place of its own to write to (`append`, `approve`, `execute`) or makes new ones (`request`, `flow`). All of
@@ -43,6 +44,9 @@ from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
 _ROOT = Path(__file__).resolve().parent.parent
+CAN_BIND = hasattr(os, "sched_setaffinity")
+"""Whether the system can bind a process to one processor."""
+
 _PREPARED_AT_ONCE = 20
 _MOST_SAMPLES = 200_000
 """Latencies kept per client: of more, a random choice."""
@@ -127,14 +131,17 @@ def open_store(db: str) -> SqlStore:
     return DecisionStore(db)
 
 
-def measure(db: str, operation: str, *, processes: int, clients: int, seconds: float) -> dict[str, Any]:
-    """Run one kind of call from `processes` times `clients` clients for so long; one row of the report."""
+def measure(db: str, operation: str, *, processes: int, clients: int, seconds: float, bound: bool = False) -> dict[str, Any]:
+    """Run one kind of call from `processes` times `clients` clients for so long; one row of the report.
+
+    `bound`: each process runs on one processor, where the system can bind it.
+    """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes * clients)
     results: multiprocessing.Queue[list[_Client]] = context.Queue()
     open_store(db).close()  # the tables are there before anybody hurries
     workers = [
-        context.Process(target=_process, args=(db, operation, clients, seconds, number * clients, barrier, results))
+        context.Process(target=_process, args=(db, operation, clients, seconds, number * clients, barrier, results, bound))
         for number in range(processes)
     ]
     for worker in workers:
@@ -145,7 +152,7 @@ def measure(db: str, operation: str, *, processes: int, clients: int, seconds: f
         for worker in workers:
             worker.terminate()
             worker.join()
-    return _row(operation, processes, clients, found)
+    return {**_row(operation, processes, clients, found), "bound": bound and CAN_BIND}
 
 
 def _next_result(results: "multiprocessing.Queue[list[_Client]]", workers: Sequence[BaseProcess]) -> list[_Client]:
@@ -158,8 +165,18 @@ def _next_result(results: "multiprocessing.Queue[list[_Client]]", workers: Seque
 
 
 def _process(
-    db: str, operation: str, clients: int, seconds: float, first: int, barrier: Barrier, results: "multiprocessing.Queue[list[_Client]]"
+    db: str,
+    operation: str,
+    clients: int,
+    seconds: float,
+    first: int,
+    barrier: Barrier,
+    results: "multiprocessing.Queue[list[_Client]]",
+    bound: bool,
 ) -> None:
+    if bound and CAN_BIND:
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processors[(first // clients) % len(processors)]})
     found: list[_Client] = []
     with open_store(db) as store:
         tools = NexusControlTools(store)
@@ -299,7 +316,7 @@ def main() -> int:
         report["load"] = rows
         for processes, clients in options.shapes:
             for operation in options.operation or _OPERATIONS:
-                row = measure(db, operation, processes=processes, clients=clients, seconds=options.seconds)
+                row = measure(db, operation, processes=processes, clients=clients, seconds=options.seconds, bound=options.bound)
                 rows.append(row)
                 _say(options, row)
         return _end(options, report, rows)
@@ -342,6 +359,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dir", type=Path, default=_ROOT.parent, help="where that new file is; default: beside the repository")
     parser.add_argument("--processes", type=int, metavar="N", help="how many processes; default: 1, then 8")
     parser.add_argument("--clients", type=int, default=1, metavar="N", help="threads per process; default: 1")
+    parser.add_argument("--bound", action="store_true", help="each process on one processor, where the system can bind it")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each measurement takes; default: 5")
     parser.add_argument("--operation", action="append", choices=list(_OPERATIONS), help="one of: %(choices)s; default: all")
     parser.add_argument("--grow", type=int, metavar="EVENTS", help="instead: fill the store to so many events")

@@ -1,16 +1,19 @@
 """What the store on PostgreSQL costs, against a server that is started for it. Skipped where none is installed."""
 
 import hashlib
+import os
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from itertools import cycle
+from statistics import median
 from time import perf_counter
+from typing import Any
 
 import psycopg
 import pytest
 
 from bench.harness import Result, Settings, ratio
-from bench.load import measure
+from bench.load import CAN_BIND, measure
 from bench.workload import ALICE, request
 from nexus_attest.postgres import PostgresStore
 from nexus_control.events import EventType
@@ -85,20 +88,45 @@ def appends(settings: Settings) -> Iterator[Result]:
 
 
 def group_commit(settings: Settings) -> Iterator[Result]:
-    """32 clients of one process: the time per event, against the floor of one connection before and after."""
-    seconds = settings.size(4.0, 0.2)
-    name = f"postgres, {_CLIENTS} clients"
+    """32 clients of one process: the time per event, against the floor of one connection, by turns; medians.
+
+    The threads of a process run one at a time. On one processor each of them follows the one before it at once; on several they wake on all
+    of them, wait for each other there, and take the server's. So the goal is for a process that is bound to one, as docs/postgres.md
+    advises. The floor is measured both ways, and the faster one counts.
+    """
+    seconds = settings.size(2.0, 0.2)
+    names = {False: f"postgres, {_CLIENTS} clients, any processor", True: f"postgres, {_CLIENTS} clients, one processor"}
+    goals = {False: None, True: 0.1}
     with started_server() as server:
-        if server is None:
-            yield Result(name=name, unit="x floor", goal=0.1, detail="no PostgreSQL server is installed")
+        if server is None or not CAN_BIND:
+            why = "no PostgreSQL server is installed" if server is None else "this system binds no process to a processor"
+            yield from (Result(name=names[bound], unit="x floor", goal=goals[bound], detail=why) for bound in names)
             return
         address = server.new_database()
+        found: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+        floors: dict[bool, list[float]] = {False: [], True: []}
         with closing(ChainedFloor(server.new_database())) as floor:
-            before = floor.rate(seconds / 2)
-            found = measure(address, "append", processes=1, clients=_CLIENTS, seconds=seconds)
-            least = (before + floor.rate(seconds / 2)) / 2
-        detail = f"{found['per_second']:,.0f} events/s, floor {least:,.0f}/s; p99 {found['p99_ms']:.1f} ms"
-        yield Result(name=name, unit="x floor", value=least / found["per_second"], goal=0.1, detail=detail)
+            for _ in range(settings.size(5, 1)):
+                for bound, rows in found.items():
+                    with _bound() if bound else nullcontext():
+                        floors[bound].append(floor.rate(seconds / 2))
+                    rows.append(measure(address, "append", processes=1, clients=_CLIENTS, seconds=seconds, bound=bound))
+        least = max(median(rates) for rates in floors.values())
+        for bound, rows in found.items():
+            rate, p99 = (median([row[key] for row in rows]) for key in ("per_second", "p99_ms"))
+            detail = f"{rate:,.0f} events/s, floor {least:,.0f}/s; p99 {p99:.1f} ms"
+            yield Result(name=names[bound], unit="x floor", value=least / rate, goal=goals[bound], detail=detail)
+
+
+@contextmanager
+def _bound() -> Generator[None]:
+    """This thread on one processor."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextmanager

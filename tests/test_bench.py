@@ -2,6 +2,8 @@
 
 import json
 import math
+import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench import load as bench_load
 from bench.harness import Outcome, Result, Settings, by_turns
 from bench.syncs import counted
 from nexus_control.store import DecisionStore
@@ -103,6 +106,25 @@ def test_load_from_several_processes_and_clients_is_counted_whole(tmp_path: Path
             len(store.get_events(f"{decision_id}")) - 1 for decision_id, _ in store.list_decisions(10_000) if "load-" in decision_id
         )
         assert written == report["load"][0]["calls"] + 4
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to a processor")
+def test_a_process_of_the_load_can_be_bound_to_one_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound: list[set[int]] = []
+
+    def bind(_: int, processors: set[int]) -> None:
+        bound.append(processors)
+
+    monkeypatch.setattr(os, "sched_setaffinity", bind)
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(1), context.Queue()
+    for first in (0, 1, 2):
+        bench_load._process(str(tmp_path / "load.db"), "append", 1, 0.01, first, barrier, results, bound=True)  # pyright: ignore[reportPrivateUsage]
+        results.get(timeout=60)
+    processors = sorted(os.sched_getaffinity(0))
+    assert bound == [{processors[number % len(processors)]} for number in range(3)]
+    assert load("--dir", str(tmp_path), "--processes", "1", "--seconds", "0.1", "--operation", "append", "--bound")["load"][0]["bound"]
+    assert not load("--dir", str(tmp_path), "--processes", "1", "--seconds", "0.1", "--operation", "append")["load"][0]["bound"]
 
 
 def test_growth_is_measured_at_ten_sizes(tmp_path: Path) -> None:
