@@ -1,6 +1,7 @@
 """Threads whose work is committed together, when one of them is interrupted: at each place where CPython looks at signals."""
 
 import dis
+import itertools
 import os
 import sys
 import threading
@@ -10,9 +11,11 @@ from types import FrameType, ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from postgres_testing import PostgresServer
+from store_contract import append
 from store_testing import in_child
 
-from nexus_attest.postgres import appends, database, sleeping, writer
+from nexus_attest.postgres import PostgresStore, appends, batch, database, driver, exchange, sleeping, writer
 from nexus_attest.postgres.appends import AppendQueue
 from nexus_attest.postgres.batch import Wanted
 from nexus_attest.postgres.database import PostgresDatabase
@@ -22,6 +25,8 @@ from nexus_control.errors import CommitUnknown, InputError, StoreBusy, StoreUnre
 _LOOKS = ("JUMP_BACKWARD", "CALL", "POP_JUMP_BACKWARD")
 """Instructions, by how they begin, after which an interruption may be raised, unless they raised something themselves. Before the first
 step of a function it may be as well."""
+
+_numbers = itertools.count()
 
 _ERRORS = {"fails": StoreBusy, "refuses": InputError}
 
@@ -387,3 +392,97 @@ def test_an_interruption_at_any_place_of_a_block_takes_no_turn_along_and_tells_n
         undone += told.get("first") is StoreUnreachable
     assert number > 60
     assert undone < 0.4 * number  # who is interrupted while it waits takes nothing of others along
+
+
+# -- on a real server -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def schema(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of a store with a decision `d`, and another one that has an event."""
+    monkeypatch.setattr(driver, "_POOL_TIMEOUT_SECONDS", 2)
+    monkeypatch.setattr(sleeping, "LOOK_SECONDS", 0.01)
+    name = f"interruptions_{next(_numbers)}"
+    with PostgresStore(postgres_server.address(), schema=name) as store:
+        store.create_decision("d")
+        store.create_decision("other")
+        append(store, "other")
+    return name
+
+
+_COME: dict[str, Callable[[PostgresStore], object]] = {
+    "to append": lambda store: append(store, "d"),
+    "to read": lambda store: store.get_events("d"),
+    "to read from a snapshot": lambda store: store.verify_log(),
+}
+
+
+@pytest.mark.parametrize("come", _COME)
+def test_a_block_that_could_not_end_holds_up_nobody_after_the_next_use_of_its_store(
+    postgres_server: PostgresServer, schema: str, come: str
+) -> None:
+    address = postgres_server.address()
+    with PostgresStore(address, schema=schema) as store, PostgresStore(address, schema=schema) as other:
+        block = store.backend.transaction()
+        block.__enter__()
+        append(store, "d")
+        del block  # as an interruption leaves it that comes before the first step of its `__exit__`
+        _COME[come](store)
+        append(other, "d")
+        assert [event.seq for event in other.get_events("d")] == ([0, 1] if come == "to append" else [0])
+
+
+def test_connections_that_interruptions_took_are_replaced(postgres_server: PostgresServer, schema: str) -> None:
+    with PostgresStore(postgres_server.address(), schema=schema, pool_size=2) as store:
+        database = cast("PostgresDatabase", store.backend)
+        held, lost = [database.lend()], [database.lend()]
+        with pytest.raises(StoreBusy, match="all 2 connections of this process are in use"):
+            database.lend()
+        lost.clear()
+        assert store.get_events("d") == []
+        assert append(store, "d").seq == 0
+        database.take_back(held.pop())
+        again = [database.lend(), database.lend()]
+        with pytest.raises(StoreBusy, match="all 2 connections of this process are in use"):
+            database.lend()
+        for connection in again:
+            database.take_back(connection)
+
+
+_DOES: dict[str, Callable[[PostgresStore], object]] = {
+    "appends": lambda store: append(store, "d"),
+    "reads": lambda store: store.get_events("other"),
+    "commits a block": lambda store: _in_a_block(store),
+}
+
+
+def _in_a_block(store: PostgresStore) -> None:
+    with store.transaction():
+        append(store, "d")
+
+
+@pytest.mark.parametrize("does", _DOES)
+def test_an_interruption_at_any_place_leaves_the_store_to_those_who_come_after(
+    postgres_server: PostgresServer, schema: str, does: str
+) -> None:
+    address = postgres_server.address()
+    with PostgresStore(address, schema=schema, pool_size=2) as store, PostgresStore(address, schema=schema) as other:
+        known = append(store, "d").seq
+        number, came = 0, True
+        while came:
+            number += 1
+            trace, was_reached = _interrupting(number, appends, batch, database, driver, exchange, sleeping, writer)
+            traced = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                _DOES[does](store)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(traced)
+            came = was_reached()
+            known = append(store, "d").seq
+            assert append(other, "d").seq == known + 1
+        assert number > 30
+        assert [event.seq for event in other.get_events("d")] == list(range(known + 2))
+        assert other.verify_log().errors == []

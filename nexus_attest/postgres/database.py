@@ -13,6 +13,7 @@ its own savepoint, and commits for all of them. Nobody is told of success before
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager
 from types import TracebackType
@@ -76,6 +77,7 @@ class PostgresDatabase:
         self._local = threading.local()
         self._guard = threading.Lock()
         self._pool: Pool | None = None
+        self._made: list[weakref.ref[Raw]] = []
         self.commits = 0
         self._writer = Writer(self, tables.take_lock(self._schema))
 
@@ -119,18 +121,21 @@ class PostgresDatabase:
 
         Raises StoreClosed, StoreUnreachable, StoreBusy when all of them are in use.
         """
+        self._writer.free()
         pool = self._open_pool()
         try:
             if before_waiting is not None:
                 try:
                     return PgConnection(pool.getconn(_AT_ONCE_SECONDS), pool)
-                except faults():  # for a moment only: what is the matter shows when it is waited for
+                except faults() as error:  # for a moment only: what is the matter shows when it is waited for
+                    _break_cycle(error)
                     before_waiting()
             return PgConnection(pool.getconn(), pool)
         except faults() as error:
+            _break_cycle(error)
             if self._closed:
                 raise StoreClosed(_CLOSED) from None
-            if pool.get_stats().get("pool_size", 0) >= self._pool_size:
+            if pool.get_stats().get("pool_size", 0) >= self._pool_size and not self._lost_connections():
                 raise StoreBusy(f"{self.path}: all {self._pool_size} connections of this process are in use; try again") from error
         # A pool that could not connect waits longer from try to try. So ask the server itself, which names the reason, or is there again.
         self.connect().close()
@@ -140,12 +145,18 @@ class PostgresDatabase:
         except faults() as error:
             raise_named(error, self.path, lost=True)
 
+    def _lost_connections(self) -> bool:
+        """Whether an interruption took some, between the pool and who returns them to it, which counts them on: they are not there now."""
+        made = [made() for made in [*self._made]]
+        return sum(raw is not None and not raw.closed for raw in made) < self._pool_size
+
     def _open_pool(self, *, instead_of: Pool | None = None) -> Pool:
         with self._guard:
             if self._closed:
                 raise StoreClosed(_CLOSED)
             if self._pool is None or self._pool is instead_of:
-                self._pool = open_pool(self._address, self._schema, self._pool_size)
+                self._made = made = list[weakref.ref[Raw]]()
+                self._pool = open_pool(self._address, self._schema, self._pool_size, lambda raw: made.append(weakref.ref(raw, made.remove)))
             pool = self._pool
         if instead_of is not None:
             instead_of.close()
@@ -153,10 +164,12 @@ class PostgresDatabase:
 
     def lend_at_once(self) -> PgConnection | None:
         """As `lend`, where one is there that nobody has to wait for. Raises StoreClosed."""
+        self._writer.free()
         pool = self._open_pool()
         try:
             return PgConnection(pool.getconn(_AT_ONCE_SECONDS), pool)
-        except faults():
+        except faults() as error:
+            _break_cycle(error)
             return None
 
     def take_back(self, connection: PgConnection) -> None:
@@ -324,6 +337,12 @@ class PostgresDatabase:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open store cannot be copied or pickled; open another one on the same database")
+
+
+def _break_cycle(error: BaseException | None) -> None:
+    """The pool keeps its errors in what their frames hold, and these their callers': a connection among them would outlive its last use."""
+    while error is not None:
+        error.__traceback__, error = None, error.__context__
 
 
 _inherited: list[object] = []

@@ -270,9 +270,16 @@ def connect(address: str, schema: str) -> Raw:
     return raw
 
 
-def open_pool(address: str, schema: str, size: int) -> Pool:
-    """A pool of up to `size` connections, opened as they are needed, and tried before use where the server has said something."""
+def open_pool(address: str, schema: str, size: int, when_made: Callable[[Raw], object] = lambda _: None) -> Pool:
+    """A pool of up to `size` connections, opened as they are needed, and tried before use where the server has said something.
+
+    `when_made` is told of each that was opened.
+    """
     import psycopg_pool
+
+    def configure(raw: Raw) -> None:
+        _set_up(raw, schema)
+        when_made(raw)
 
     logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())  # what it would print to standard error is in our errors
     return psycopg_pool.ConnectionPool(
@@ -280,7 +287,7 @@ def open_pool(address: str, schema: str, size: int) -> Pool:
         min_size=0,
         max_size=size,
         timeout=_POOL_TIMEOUT_SECONDS,
-        configure=lambda raw: _set_up(raw, schema),
+        configure=configure,
         check=_require_alive,
         open=True,
         name="nexus-attest",

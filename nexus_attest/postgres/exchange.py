@@ -126,7 +126,8 @@ def _wait(socket: int, *, writing: bool = False) -> bool:
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(socket, select.POLLIN | (select.POLLOUT if writing else 0))
-        return any(event & ~select.POLLOUT for _, event in poll.poll())
+        [(_, event)] = poll.poll()
+        return bool(event & ~select.POLLOUT)
     return bool(select.select([socket], [socket] if writing else [], [])[0])
 
 

@@ -202,6 +202,12 @@ class Writer:
         finally:
             own.has_left = True
 
+    def free(self) -> None:
+        """Undo what a block left behind that can end no more: its transaction holds the store's lock. For whoever wants a connection."""
+        holder = self._holder
+        if holder is not None and holder.is_gone():
+            self.abandon(Turn(self))
+
     def _undo(self, group: _Group, leaf: tuple[int, bytes] | None) -> None:
         """What the block did that has the turn, and nothing of the others."""
         connection = _connection_of(group)
