@@ -3,12 +3,12 @@
     PYTHONPATH=.:tests python tests/soak.py --minutes 10
     PYTHONPATH=.:tests python tests/soak.py --minutes 10 --postgres
 
-Commands of all kinds go to stores that stay open. Between them other processes work on the same store and are killed at a random step, the
-files are copied in the middle of things, the clock is set, stores are closed and opened again, and moved to another one. With `--postgres`
-the store is a database on a server that is started for it, which is killed in the middle of commands and started again. Again and again the
-whole log is verified, and nothing that was acknowledged may be missing. At the end the process must not have grown: its memory and its open
-files are measured when everything has happened a few times, and then until the end; and a store that was closed must leave no connection to
-the server behind.
+Commands of all kinds go to stores that stay open, and appends of several threads at once. Between them other processes work on the same
+store and are killed at a random step, the files are copied in the middle of things, the clock is set, stores are closed and opened again,
+and moved to another one. With `--postgres` the store is a database on a server that is started for it, which is killed in the middle of
+commands and started again. Again and again the whole log is verified, and nothing that was acknowledged may be missing. At the end the
+process must not have grown: its memory and its open files are measured when everything has happened a few times, and then until the end;
+and a store that was closed must leave no connection to the server behind.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -26,9 +27,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from append_testing import Appends, check
 from fault_testing import in_process, library
 from postgres_testing import PostgresServer
 from store_testing import ALICE, BOB, CAROL, SetClock
@@ -42,6 +44,8 @@ from nexus_control.sql_store import SqlStore
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools, ToolResult
 
+T = TypeVar("T")
+
 FACTS_PER_STORE = 1500
 """Then a new file is begun, so that verifying the whole log costs about the same all the time."""
 
@@ -50,7 +54,10 @@ GROWTH_MB = 12.0
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _POOL_SIZE = 4
-_PATIENCE_SECONDS = 20
+APPENDED = ["shared", *(f"own-{number}" for number in range(8))]
+"""Decisions that threads append to together: each to one of its own, and all of them to the first one."""
+
+_PATIENCE_SECONDS = 60
 """A server notices a moment later that a process was killed."""
 
 
@@ -139,16 +146,22 @@ class ADatabase(Place):
 
     def lose_power(self, here: "Soak") -> None:
         """The server is killed at some moment of a command, and started again."""
-        delay = here.source.random() * 0.02
-        with ThreadPoolExecutor(1) as beside:
-            acting = beside.submit(here.act, here.tools, here.decision())
-            time.sleep(delay)
-            self.server.kill()
-            self.server.start()  # here, as it ends with the thread that started it
-            name, result = acting.result(60)
+        if here.source.random() < 0.5:
+            self._kill_in(here, here.append_together)
+            return
+        name, result = self._kill_in(here, lambda: here.act(here.tools, here.decision()))
         if result.success:
             here.note(name)
         here.recover(name)
+
+    def _kill_in(self, here: "Soak", work: Callable[[], T]) -> T:
+        delay = here.source.random() * 0.02
+        with ThreadPoolExecutor(1) as beside:
+            acting = beside.submit(work)
+            time.sleep(delay)
+            self.server.kill()
+            self.server.start()  # here, as it ends with the thread that started it
+            return acting.result(60)
 
     def end(self) -> None:
         if self.address is not None:
@@ -182,7 +195,10 @@ class Soak:
         self.place.begin(self.at)
         self.acknowledged: dict[str, int] = {}
         self.queued: list[str] = []
+        self.appends = Appends()
         self.open()
+        for name in APPENDED:
+            self.store.create_decision(name)
 
     def open(self) -> None:
         self.store = self.place.open(self.clock)
@@ -208,9 +224,8 @@ class Soak:
                 self.begin()
 
     def verify(self) -> None:
-        """The log, that everything acknowledged is there, and that no execution ran twice."""
-        verification = self.store.verify_log()
-        assert verification.ok, verification.errors
+        """The log, that everything acknowledged is there, nothing that was refused, and that no execution ran twice."""
+        check(self.store, APPENDED, self.appends)
         self.facts += self.store.log_root()[0]
         for name, events in self.acknowledged.items():
             assert len(self.store.get_events(name)) >= events, f"{name} has lost events"
@@ -245,6 +260,19 @@ class Soak:
         name, result = self.act(self.tools, self.decision())
         if result.success:
             self.note(name)
+
+    def append_together(self) -> None:
+        """Threads append at the same time, by turns to a decision of their own and to one that they share."""
+        all_there = threading.Barrier(len(APPENDED) - 1)
+
+        def work(own: str) -> None:
+            all_there.wait(_PATIENCE_SECONDS)
+            for name in (own, APPENDED[0]) * 2:
+                self.appends.append(self.store, name)
+
+        with ThreadPoolExecutor(len(APPENDED) - 1) as threads:
+            for each in [threads.submit(work, own) for own in APPENDED[1:]]:
+                each.result()
 
     def template(self) -> None:
         name = f"t{self.source.randrange(10_000)}"
@@ -318,6 +346,7 @@ class Soak:
 
 _THINGS: dict[str, tuple[float, Callable[[Soak], None]]] = {
     "command": (40, Soak.write),
+    "appends": (2, Soak.append_together),
     "template": (2, Soak.template),
     "look": (15, Soak.look),
     "travel": (3, Soak.travel),
@@ -329,6 +358,12 @@ _THINGS: dict[str, tuple[float, Callable[[Soak], None]]] = {
     "move": (1, Soak.move),
     "process": (4, Soak.another_process),
 }
+
+
+def measured(here: Soak) -> tuple[float, int]:
+    """The `resources` when many threads have used the store: SQLite keeps files of those that have ended, for the next ones."""
+    here.append_together()
+    return resources()
 
 
 def resources() -> tuple[float, int]:
@@ -346,7 +381,7 @@ def soak(seconds: float, seed: int, folder: Path, place: Place | None = None) ->
     while (elapsed := time.monotonic() - started) < seconds:
         here.step()
         if baseline is None and time.monotonic() - started > seconds / 4:  # after the step, which may be the only one
-            baseline = resources()
+            baseline = measured(here)
         if time.monotonic() - told > 10:
             told = time.monotonic()
             memory, files = resources()
@@ -358,7 +393,7 @@ def soak(seconds: float, seed: int, folder: Path, place: Place | None = None) ->
                 flush=True,
             )
     here.verify()
-    end = resources()
+    end = measured(here)
     here.close()
     here.place.end()
     before = baseline or end

@@ -47,11 +47,13 @@ def test_so_does_a_store_on_a_server_that_is_killed_now_and_then() -> None:
         for _ in range(2):
             here.place.lose_power(here)
             here.another_process()
+            here.append_together()
         here.verify()
         here.close()
         here.place.end()
     assert here.done["command"] > 10
     assert here.facts > 20
+    assert here.appends.acknowledged
 
 
 def test_a_connection_that_a_closed_store_leaves_behind_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,8 +70,16 @@ def test_a_connection_that_a_closed_store_leaves_behind_ends_the_run(monkeypatch
 def test_an_event_that_was_acknowledged_and_is_not_there_ends_the_run(here: soak.Soak) -> None:
     here.verify()
     name = next(iter(here.acknowledged))
-    here.acknowledged[name] += 1
+    here.acknowledged[name] = len(here.store.get_events(name)) + 1
     with pytest.raises(AssertionError, match="has lost events"):
+        here.verify()
+
+
+def test_an_append_that_was_acknowledged_to_a_thread_and_is_not_there_ends_the_run(here: soak.Soak) -> None:
+    here.append_together()
+    here.verify()
+    here.appends.acknowledged["never stored"] = "shared", 0
+    with pytest.raises(AssertionError, match=r"acknowledged, and not stored there: .*never stored"):
         here.verify()
 
 
