@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ TIMEOUT_SECONDS = 120
 
 CONFIG = """\
 [cosmic-ray]
-module-path = "nexus_control/{module}.py"
+module-path = {modules}
 timeout = {timeout}
 excluded-modules = []
 test-command = "{python} -m pytest -x -q -p no:cacheprovider -p scripts.mutants_profile {tests}"
@@ -95,7 +96,7 @@ def survivors(module: str, folder: Path) -> tuple[int, list[Survivor]]:
             work.mkdir(parents=True, exist_ok=True)
             copy(ROOT / name, work / name)
         tests = " ".join(f"tests/{name}.py" for name in TESTS[module])
-        config.write_text(CONFIG.format(module=module, timeout=TIMEOUT_SECONDS, python=sys.executable, tests=tests))
+        config.write_text(_config([Path("nexus_control", f"{module}.py")], tests), encoding="utf-8")
         _cosmic_ray(work, "baseline", config.name)
         _cosmic_ray(work, "init", config.name, session.name)
     _cosmic_ray(work, "exec", config.name, session.name)
@@ -103,6 +104,21 @@ def survivors(module: str, folder: Path) -> tuple[int, list[Survivor]]:
     if not results or any(result is None for result in results):
         raise RuntimeError(f"{module}: the run is not complete")
     return len(results), [_survivor(result["diff"]) for result in results if result and result["test_outcome"] == "survived"]
+
+
+def changes(folder: Path) -> dict[str, int]:
+    """How many changes there are to make to the present code of each module. Makes none, works in `folder`, takes seconds."""
+    config, session = folder / "mutants-config.toml", folder / "mutants.sqlite"
+    config.write_text(_config([ROOT / "nexus_control" / f"{module}.py" for module in TESTS], ""), encoding="utf-8")
+    _cosmic_ray(folder, "init", config.name, session.name)
+    items = (json.loads(line)[0] for line in _cosmic_ray(folder, "dump", session.name).splitlines())
+    counted = Counter(Path(mutation["module_path"]).stem for item in items for mutation in item["mutations"])
+    return {module: counted[module] for module in TESTS}
+
+
+def _config(modules: list[Path], tests: str) -> str:
+    paths = json.dumps([str(path) for path in modules])
+    return CONFIG.format(modules=paths, timeout=TIMEOUT_SECONDS, python=sys.executable, tests=tests)
 
 
 def _results(dump: str) -> Iterator[dict[str, Any] | None]:

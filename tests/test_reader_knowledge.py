@@ -177,6 +177,14 @@ def test_nobody_knows_when_an_envelope_was_signed_with_a_key_that_has_an_end(key
     assert any(gap.what.startswith("whether the key of bot was still valid") for gap in layer.gaps)
 
 
+def test_an_envelope_tells_the_execution_and_the_binding_digest_of_the_case_in_it() -> None:
+    report = examine(sealed(("k1", BOT)), knowledge_of(policy()))
+    assert report.kind == "sealed_case"
+    assert report.layer(LayerName.EXECUTION).outcome is Outcome.PASS
+    assert report.story is not None
+    assert report.story.binding_digest == "sha256:d4c9a1ff3aec8defaae549951ef260fadceefaec0471acb8b182a568f8f1854a"
+
+
 # -- how often
 
 

@@ -1,11 +1,12 @@
 """What scripts/mutants.py is told about the code still holds; the run itself takes hours (`make mutants`)."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from scripts.mutants import EQUIVALENT, ROOT, TESTS, Survivor, report
+from scripts.mutants import EQUIVALENT, ROOT, TESTS, Survivor, changes, report
 
 LISTED: dict[str, list[dict[str, str]]] = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))
 
@@ -40,3 +41,9 @@ def test_a_change_that_nobody_notices_fails_unless_it_is_listed_and_so_does_a_li
 def test_the_quality_page_names_every_module_that_is_changed() -> None:
     page = (Path(ROOT) / "docs" / "quality.md").read_text(encoding="utf-8")
     assert [module for module in TESTS if f"| `{module}` |" not in page] == []
+
+
+def test_the_quality_page_states_how_many_changes_there_are_to_make_to_the_present_code(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+    stated = {module: int(count) for module, count in re.findall(r"^\| `(\w+)` \| (\d+) \|", page, re.MULTILINE)}
+    assert stated == changes(tmp_path)
