@@ -5,6 +5,7 @@ row (`INSERT OR REPLACE` deletes without firing delete triggers unless the conne
 Each table has no other key than the ones that the triggers look at: a hidden rowid would be one.
 """
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -188,10 +189,11 @@ class _Sqlite:
         return SCHEMA.problems(connection)
 
     def identity(self, connection: Connection) -> object:
-        file = next(row[2] for row in connection.execute("PRAGMA database_list") if row[1] == "main")
+        # As bytes: the name of a file need not be text.
+        (file,) = connection.execute("SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'").fetchone()
         if not file:  # in memory, each for itself
             return object()
-        found = Path(file).stat()
+        found = Path(os.fsdecode(file)).stat()
         return found.st_dev, found.st_ino
 
     def stream(self, connection: Connection, sql: str) -> Generator[Any]:

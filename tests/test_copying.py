@@ -1,5 +1,6 @@
 """Copies of whole stores: the same rows, roots and checkpoints, however often the copy was interrupted."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -52,6 +53,15 @@ def test_a_copy_has_every_row_and_the_same_root(monkeypatch: pytest.MonkeyPatch,
         assert target.origin("imported") == source.origin("imported") == (1, 1)
         assert target.get_template_store().list_templates() == source.get_template_store().list_templates()
         assert target.verify_log().errors == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_store_whose_name_is_no_utf8_is_copied_like_any_other(folder: Path) -> None:
+    with DecisionStore(folder / "a\udcff.db") as source, DecisionStore(folder / "b\udcff.db") as target:
+        fill(source, 1)
+        assert copy_store(source, target).root == source.log_root()[1]
+        with DecisionStore(folder / "a\udcff.db") as same, pytest.raises(InputError, match="are the same store"):
+            copy_store(source, same)
 
 
 def test_a_copy_goes_on_where_it_ended_and_brings_what_came_later(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
