@@ -197,6 +197,8 @@ async def test_why_a_token_was_refused_is_logged_and_the_token_is_not(
         '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}',
         '{"keys": [{"kty": "EC", "d": "x"}]}',
         '{"keys": [{"kty": "RSA", "use": "enc"}]}',
+        '{"keys": [{"kty": ["RSA"]}]}',
+        '{"keys": [{"kty": {}}]}',
         "[" * 100_000,
     ],
     ids=lambda text: text[:30],

@@ -139,7 +139,7 @@ def _usable_keys(text: bytes) -> list[dict[str, Any]]:
     keys = [cast("dict[str, Any]", key) for key in cast("list[object]", found) if isinstance(key, dict)]
     if any(key.get("kty") == "oct" or "d" in key for key in keys):
         raise ServerConfigError("the key set holds a secret or private key; a server that verifies must not have it")
-    usable = [key for key in keys if key.get("kty") in _ALGORITHMS and key.get("use") in (None, "sig")]
+    usable = [key for key in keys if isinstance(kind := key.get("kty"), str) and kind in _ALGORITHMS and key.get("use") in (None, "sig")]
     if not usable:
         raise ServerConfigError("the key set has no key for signatures")
     return usable
