@@ -333,6 +333,7 @@ def test_nobody_needs_to_read_the_logs(tmp_path: Path) -> None:
         (["--http", "8731"], "is no address"),
         (["--http", "127.0.0.1:port"], "is no address"),
         (["--http", "127.0.0.1:70000"], "is no address"),
+        pytest.param(["--http", "127.0.0.1:" + "9" * 5000], "is no address", id="more digits than int() reads"),
         (["--http", "::1:8731"], "is no address"),
         (["--http", "0.0.0.0:0"], "can be reached from outside"),
         (["--http", "[::]:0"], "can be reached from outside"),

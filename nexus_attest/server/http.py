@@ -76,7 +76,7 @@ def parse_address(text: str) -> HttpAddress:
         host = host[1:-1]
     elif ":" in host:
         host = ""
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+    if not colon or not host or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65_535:
         raise ServerConfigError(f"{text!r:.100} is no address; write HOST:PORT, such as 127.0.0.1:8731 or [::1]:8731")
     return HttpAddress(host, int(port))
 
