@@ -1,6 +1,7 @@
 """Narratives: what they say of sound evidence, and which check names each thing that was tampered with."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, replace
@@ -327,6 +328,19 @@ def test_secrets_in_bodies_and_error_texts_are_redacted_unless_not_wanted(queue:
     assert shown.to_json().count(seed) == 2
     assert [check.status.value for check in verify_narrative(hidden)][6:] == ["SKIP"]
     assert [check.status.value for check in verify_narrative(shown)][6:] == ["PASS"]
+
+
+@pytest.mark.parametrize("kind", ["mkfifo", "mkdir"])
+def test_what_is_no_file_in_the_place_of_a_body_is_none(tmp_path: Path, kind: str) -> None:
+    if not hasattr(os, kind):
+        pytest.skip("this system has no pipes with names")
+    with ExchangeStore(tmp_path / "exchanges.db", tmp_path / "bodies") as store:
+        store.put(TX, request_body=REQUEST, response_body=RESPONSE)
+        (body,) = (path for path in (tmp_path / "bodies").rglob("*") if path.is_file() and path.read_bytes() == REQUEST)
+        body.unlink()
+        getattr(os, kind)(body)
+        assert (store.get_body(TX.request_digest), store.body_exists(TX.request_digest)) == (None, False)
+        assert store.get_body(TX.response_digest) == RESPONSE
 
 
 def test_digests_under_which_no_body_can_be_are_no_errors(queue: AttestationQueue, tmp_path: Path) -> None:
