@@ -130,6 +130,17 @@ def test_a_file_that_nexus_router_made_is_read(foreign: Path) -> None:
     assert [(event["seq"], event["payload"]) for event in events] == [(0, {"mode": "apply"}), (1, {"adapter_id": "a"})]
 
 
+@pytest.mark.parametrize("status", ["RUNNING", "COMPLETED"])
+def test_a_run_without_an_id_hinders_no_other(foreign: Path, status: str) -> None:
+    with closing(sqlite3.connect(foreign)) as connection:
+        connection.execute("INSERT INTO runs VALUES (NULL, 'apply', 'g', ?, 't')", (status,))
+        connection.commit()
+    with RunEngine([FakeAdapter()], db_path=foreign) as engine:
+        assert engine.recovered == ()
+    with RunRecords(foreign) as records:
+        assert {run.run["run_id"]: run.error_code for run in records.runs()} == {"r": None, None: "STORE_UNREADABLE"}
+
+
 @pytest.mark.parametrize(
     "statement",
     [

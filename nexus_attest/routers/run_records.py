@@ -89,8 +89,8 @@ class RunRecords:
         """A run that cannot be read does not hide the others."""
         try:
             return RunSummary.of(*self._store.read(run["run_id"]))
-        except StoreUnreadable as problem:
-            return replace(RunSummary.of(run, []), error_code=problem.code)
+        except (StoreUnreadable, RunNotFound):  # in a damaged file an id that was listed may lead to no run
+            return replace(RunSummary.of(run, []), error_code=StoreUnreadable.code)
 
     def show(self, run_id: str) -> tuple[RunSummary, list[RunEvent]]:
         """A run as it stands, with its events. Raises RunNotFound."""

@@ -401,7 +401,7 @@ def event_row(event: RunEvent) -> EventRow:
 def _read(connection: Connection, run_id: str) -> tuple[Run, list[RunEvent]]:
     row = connection.execute(_SELECT_RUN, {"run_id": run_id}).fetchone()
     if row is None:
-        raise RunNotFound(f"Run not found: {run_id:.200}")
+        raise RunNotFound(f"Run not found: {run_id!s:.200}")
     return _run(row), [event_of(EventRow(*event)) for event in connection.execute(_SELECT_EVENTS, {"run_id": run_id})]
 
 
@@ -412,7 +412,7 @@ def event_of(row: EventRow) -> RunEvent:
     except (TypeError, ValueError, RecursionError):
         payload = None
     if not isinstance(payload, dict):
-        raise StoreUnreadable(f"event {row.seq} of run {row.run_id:.200} cannot be read")
+        raise StoreUnreadable(f"event {row.seq} of run {row.run_id!s:.200} cannot be read")
     return RunEvent(
         event_id=row.event_id, run_id=row.run_id, seq=row.seq, type=row.type, payload=cast("dict[str, Any]", payload), ts=row.ts
     )
