@@ -175,7 +175,7 @@ def open_file(path: str, *, must_exist: bool, read_only: bool = False) -> tuple[
     connection = _connect(f"{uri}?mode=ro")
     try:
         connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         connection.close()
         if error.sqlite_errorcode & 0xFF not in (_READ_ONLY, _CANNOT_OPEN) or (log.exists() and log.stat().st_size):
             raise

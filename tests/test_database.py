@@ -432,6 +432,19 @@ def test_processes_that_open_a_fresh_file_at_once_migrate_it_once(tmp_path: Path
 
 
 @needs_proc
+@pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\x00" + b"\xff" * 8176], ids=["other", "damaged"])
+def test_a_file_that_cannot_be_read_is_not_left_open_by_who_only_reads(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.db").write_bytes(content)
+    gc.disable()
+    try:
+        with pytest.raises(StoreUnreadable) as caught:
+            Database(tmp_path / "x.db", SCHEMA, read_only=True)
+        assert open_descriptors(tmp_path / "x.db") == 0, caught
+    finally:
+        gc.enable()
+
+
+@needs_proc
 def test_a_database_that_is_garbage_closes_its_connections_in_any_order(path: Path) -> None:
     database = Database(path, SCHEMA)
     vars(database)["itself"] = database  # so the garbage collector finds all of it at once, the connection perhaps first
