@@ -137,6 +137,7 @@ def _survivor(diff: str) -> Survivor:
 def _cosmic_ray(work: Path, *arguments: str) -> str:
     # No plugins but the ones named: each takes a part of a second, a thousand times.
     env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(work)}
+    env["XDG_CACHE_HOME"] = str(work / ".cache")  # it keeps a list of its own plugins, else in the home folder
     command = [str(Path(sys.executable).with_name("cosmic-ray")), *arguments]
     return subprocess.run(command, cwd=work, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
 

@@ -44,8 +44,9 @@ STEPS = frozenset(
 `open` is none, because most of what is opened is read, and how often depends on the machine; a file that it made is there at the next step.
 """
 
-_HARMLESS = (str, bytes, bytearray, list, set, dict, deque, type(Lock()), type(RLock()), io.BufferedReader)
-"""Methods of these change nothing outside, whatever their names."""
+_HARMLESS = (str, bytes, bytearray, list, set, dict, deque, type(Lock()), type(RLock()), io.BufferedReader, Generator)
+"""Methods of these change nothing outside, whatever their names. How often psycopg's generator that connects is sent something depends on
+how many parts the server's answer comes in."""
 
 _EXCHANGES = {"wait": "psycopg.connection", "_answers": "nexus_attest.postgres.exchange"}
 """The functions in Python, by name, and their modules, that send what is to be sent to PostgreSQL and wait for the answer. What they call

@@ -95,7 +95,7 @@ def deaths(
 
 
 def of_messages(steps: Steps) -> set[int]:
-    """Some of the steps that are messages to PostgreSQL: nothing of them is seen in the folder."""
+    """Some of the steps that are messages to PostgreSQL, of which nothing is seen in the folder, and the very last step."""
     numbers = [number for number, (name, _) in enumerate(steps) if name.endswith((":wait", ":_answers"))]
     assert numbers, "no message to the server was seen"
-    return {*numbers[:: max(1, len(numbers) // _MESSAGES)], *numbers[-2:]}
+    return {*numbers[:: max(1, len(numbers) // _MESSAGES)], *numbers[-2:], len(steps) - 1}
