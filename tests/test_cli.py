@@ -254,6 +254,22 @@ def test_a_full_disk_behind_standard_output_is_one_line_and_exit_code_1(cli: Com
     assert done.stderr.decode() == "nexus-attest: IO_ERROR: No space left on device\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder that a process works in cannot be removed there")
+@pytest.mark.parametrize("arguments", [["list"], ["request", "x"], ["doctor"]])
+def test_a_working_folder_that_is_gone_is_said_to_be_gone(cli: CommandLine, arguments: list[str]) -> None:
+    gone = cli.folder / "gone"
+    command = [
+        "/bin/sh",
+        "-c",
+        'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"',
+        str(gone),
+        *cli.argv(*arguments, "--db", "decisions.db"),
+    ]
+    done = subprocess.run(command, env=cli.env, cwd=cli.folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "nexus-attest: IO_ERROR: the folder that this command was started in is gone; start it in one that is there\n"
+
+
 def test_the_default_store_gets_a_folder_for_its_user_alone_on_the_first_write(cli: CommandLine) -> None:
     cli.extra["NEXUS_ATTEST_DB"] = ""
     missing = cli.run("list")

@@ -66,6 +66,8 @@ def _explained(error: Exception) -> tuple[str, str]:
     """Code and text of an error."""
     if isinstance(error, NexusError):
         return error.code, error.describe()
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # os.getcwd is the one that names no file
+        return "IO_ERROR", "IO_ERROR: the folder that this command was started in is gone; start it in one that is there"
     if isinstance(error, OSError):
         where = "" if error.filename is None else f"{error.filename}: "
         return "IO_ERROR", f"IO_ERROR: {where}{error.strerror or error}"
