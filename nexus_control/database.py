@@ -26,14 +26,15 @@ from nexus_control.sqlite import (
     SqliteSchemaMissing,
     be_patient,
     begin,
+    end,
     limit_patience,
-    number,
     open_file,
     open_memory,
     raise_named,
     refuse_stand_ins,
     require_ours,
     switch_to_wal,
+    write_anything,
 )
 
 __all__ = ["Database"]
@@ -82,7 +83,10 @@ class _Session:
             if not failed:
                 if self.doomed:
                     raise RuntimeError("a block inside this transaction failed; nothing of it may be committed")
-                self.connection.execute(self._commit)
+                if self.writing:
+                    end(self.connection, self._commit)
+                else:
+                    self.connection.execute(self._commit)
         except BaseException:
             failed = True
             raise
@@ -355,7 +359,7 @@ class Database:
                     return
                 # The first commit of a log that starts over syncs its header as well. Make it this one: the same version number again.
                 connection.execute("BEGIN IMMEDIATE")
-                connection.execute(f"PRAGMA user_version = {number(connection, 'user_version')}")
+                write_anything(connection)
                 connection.execute("COMMIT")
             finally:
                 self._may_begin.set()

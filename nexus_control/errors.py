@@ -24,7 +24,8 @@
     |-- LogRewritten                         the log is not what its own checkpoint says
     `-- StoreError                           the database cannot do it now
         |-- StoreBusy  StoreFull  StoreConflict  StoreReadOnly  StoreUnreadable  StoreClosed  SchemaTooNew
-        `-- StoreUnreachable  CommitUnknown  SchemaMissing     a database on a server
+        |-- CommitUnknown                    it broke off in a commit
+        `-- StoreUnreachable  SchemaMissing  a database on a server
 
 A text may change between releases, a code may not. The tool boundary (`nexus_control.tool`) turns these, and nothing else, into
 results; any other exception is a bug and surfaces as one.
@@ -446,7 +447,7 @@ class StoreUnreachable(StoreError):
 
 
 class CommitUnknown(StoreError):
-    """The connection was lost during a commit, and whether it happened could not be learned. Read again before repeating it."""
+    """A lost connection or a failing disk ended a commit, and whether it happened could not be learned. Read again before repeating it."""
 
     code = "COMMIT_UNKNOWN"
 

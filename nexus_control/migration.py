@@ -6,7 +6,7 @@ from contextlib import closing
 
 from nexus_control import backend
 from nexus_control.errors import SchemaTooNew, brief
-from nexus_control.sqlite import Connection, begin, mark_ours, number, open_memory
+from nexus_control.sqlite import Connection, begin, end, mark_ours, number, open_memory
 
 __all__ = ["Schema"]
 
@@ -43,7 +43,7 @@ class Schema:
                 for statement in statements:
                     connection.execute(statement)
                 self._set_version(connection, version)
-            connection.execute(commit)
+            end(connection, commit)
         except BaseException:
             if connection.in_transaction:
                 connection.execute(undo)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nexus_control.errors import (
+    CommitUnknown,
     DecisionExists,
     SchemaMissing,
     StoreBusy,
@@ -37,6 +38,7 @@ __all__ = [
     "SqliteTemplateExists",
     "be_patient",
     "begin",
+    "end",
     "limit_patience",
     "mark_ours",
     "number",
@@ -46,6 +48,7 @@ __all__ = [
     "refuse_stand_ins",
     "require_ours",
     "switch_to_wal",
+    "write_anything",
 ]
 
 Connection = sqlite3.Connection
@@ -63,7 +66,7 @@ _LOOK_EVERY_MS = 1
 """How often a connection looks whether a lock is free. SQLite itself looks less and less often, in the end every 100 ms, so that writers
 without a pause would keep all others out for seconds; and telling it before each transaction takes as long as beginning one."""
 
-_BUSY, _READ_ONLY, _CANNOT_OPEN = 5, 8, 14
+_BUSY, _READ_ONLY, _FULL, _CANNOT_OPEN = 5, 8, 13, 14
 _BUSY_SNAPSHOT = 517
 _RESTORE = "the file was changed by others; `nexus-attest log verify` tells more, a backup brings it back"
 
@@ -81,6 +84,10 @@ class _SqliteBusy(StoreBusy, sqlite3.OperationalError):
 
 
 class _SqliteConflict(StoreConflict, sqlite3.IntegrityError):
+    pass
+
+
+class _SqliteCommitUnknown(CommitUnknown, sqlite3.OperationalError):
     pass
 
 
@@ -329,3 +336,33 @@ def begin(connection: Connection, statement: str, *, joins: bool) -> tuple[str, 
         connection.execute("ROLLBACK")
     connection.execute(statement)
     return "COMMIT", "ROLLBACK"
+
+
+def end(connection: Connection, statement: str) -> None:
+    """End a transaction that writes with the first statement that `begin` gave, so that what is refused here is not stored.
+
+    When the sync of a commit fails, all of it is in the write-ahead log already: nobody reads it there, but who opens the file after its
+    last user died takes it for a commit that was made (https://www.sqlite.org/fileformat2.html#walformat). The next commit is written
+    over it. So one that changes nothing is made here. Raises CommitUnknown where that is refused too.
+    """
+    try:
+        connection.execute(statement)
+    except (sqlite3.Error, MemoryError) as refused:
+        if connection.in_transaction or getattr(refused, "sqlite_errorcode", None) == _FULL:  # of which not all is in the log
+            raise
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            write_anything(connection)
+            connection.execute("COMMIT")
+        except (sqlite3.Error, MemoryError) as again:
+            path = connection.execute("PRAGMA database_list").fetchone()[2]
+            raise _SqliteCommitUnknown(
+                f"{path}: {refused}, and what was refused could not be taken back for certain: {again} "
+                "(check the disk, then read again what is stored)"
+            ) from refused
+        raise
+
+
+def write_anything(connection: Connection) -> None:
+    """Write a page into the open transaction that says what it said."""
+    connection.execute(f"PRAGMA user_version = {number(connection, 'user_version')}")

@@ -5,6 +5,7 @@ skipped. Errors of the device, and a kill inside a write, are made by strace in 
 """
 
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -291,8 +292,8 @@ def test_an_outcome_that_finds_the_store_locked_is_said_to_be_unrecorded(place: 
 
 # -- failing ------------------------------------------------------------------------------------------------------------------------
 
-DRIVER = """
-import sys
+EXECUTE = """
+import os, sys
 from nexus_control.errors import NexusError
 from nexus_control.tool import NexusControlTools
 class Router:
@@ -307,23 +308,41 @@ try:
     print("acknowledged" if result.success else f"{result.code}: {result.error}", flush=True)
 except NexusError as error:
     print(error.describe(), flush=True)
+os._exit(0)  # as if killed: who closes the file would clear away what a refused commit left in it
+"""
+
+APPROVE = """
+import os, sys
+from nexus_control.errors import NexusError
+from nexus_control.tool import NexusControlTools
+try:
+    result = NexusControlTools(db_path="decisions.db").approve(sys.argv[1], {"type": "human", "id": "carol"})
+    print("acknowledged" if result.success else f"{result.code}: {result.error}", flush=True)
+except NexusError as error:
+    print(error.describe(), flush=True)
+os._exit(0)
 """
 
 
-def under_strace(folder: Path, name: str, inject: str) -> subprocess.CompletedProcess[str]:
+def under_strace(folder: Path, name: str, inject: str, driver: str = EXECUTE) -> subprocess.CompletedProcess[str]:
     calls = inject.partition(":")[0]
     trace = ("strace", "-f", "-o", "trace", "-e", f"trace={calls}", "-e", f"inject={inject}")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [*trace, sys.executable, "-c", DRIVER, name]
+    command = [*trace, sys.executable, "-c", driver, name]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200)
 
 
-def failures(place: Path, name: str, inject: str) -> Iterator[tuple[Path, subprocess.CompletedProcess[str], int]]:
-    """An execution in fresh copies of the folder, with the first, second ... of some system calls failing, until none is left."""
+def failures(
+    place: Path, name: str, inject: str, driver: str = EXECUTE, *, on: str = "", every: int = 4
+) -> Iterator[tuple[Path, subprocess.CompletedProcess[str], int]]:
+    """A call in fresh copies of the folder, with the first, second ... of some system calls failing, until none is left.
+
+    With `on="+"` those after it fail as well. Unless all are asked for, one of `every` is tried.
+    """
     for number, copy in enumerate(snapshots(place), 1):
-        if number > 3 and not EVERY_STEP and number % 4:
+        if number > 3 and not EVERY_STEP and number % every:
             continue
-        done = under_strace(copy, name, f"{inject}:when={number}")
+        done = under_strace(copy, name, f"{inject}:when={number}{on}", driver)
         trace = (copy / "trace").read_text()
         if "ptrace" in done.stderr or "PTRACE" in done.stderr:
             pytest.skip(f"strace may not trace here: {done.stderr[-200:]}")
@@ -372,5 +391,33 @@ def test_a_write_that_the_device_refuses_is_named_and_leaves_all_or_nothing(plac
         codes.add(told)
         assert told in ("acknowledged", "STORE_ERROR", "STORE_FULL", "OUTCOME_NOT_RECORDED"), where
         assert told == "acknowledged" or "check the disk" in done.stdout or "free some space" in done.stdout, where
+        assert state_of(copy / "decisions.db").facts - before == {"acknowledged": 3, "OUTCOME_NOT_RECORDED": 2}.get(told, 0), where
         require_sound(copy, name, before, done.stdout, where)
     assert codes - {"acknowledged"}
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("call", "error", "on"),
+    [("fdatasync", "EIO", ""), ("fdatasync", "ENOSPC", "+"), ("pwrite64", "ENOSPC", "")]
+    if not EVERY_STEP
+    else itertools.product(("pwrite64", "fdatasync"), ("EIO", "ENOSPC"), ("", "+")),
+)
+def test_an_approval_that_was_refused_because_of_the_disk_does_not_come_back_with_the_next_process(
+    place: Path, call: str, error: str, on: str
+) -> None:
+    name = prepared(place)
+    before = state_of(place / "decisions.db")
+    codes: set[str] = set()
+    for copy, done, number in failures(place, name, f"{call}:error={error}", APPROVE, on=on, every=1):
+        where = f"{error} in {call} {number}{on}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0, where
+        told = done.stdout.partition(":")[0].strip()
+        codes.add(told)
+        found = state_of(copy / "decisions.db")
+        added = found.facts - before.facts
+        assert found.decisions[name].count(EventType.APPROVAL_GRANTED) == before.decisions[name].count(EventType.APPROVAL_GRANTED) + added
+        possible = {"acknowledged": {1}, "STORE_ERROR": {0}, "STORE_FULL": {0}, "COMMIT_UNKNOWN": {0, 1}}
+        assert added in possible[told], where
+    assert codes - {"acknowledged"}
+    assert ("COMMIT_UNKNOWN" in codes) == (call == "fdatasync" and on == "+"), codes
