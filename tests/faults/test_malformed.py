@@ -575,7 +575,7 @@ def test_a_damaged_file_is_answered_or_refused_by_name(made: Desk, which: str) -
     answers = set[int]()
     codes = (0, 1, 2) if which in DATABASES else (0, 2)
     try:
-        for number in range(DAMAGES if EVERY_STEP or which not in DATABASES else DAMAGES // 2):
+        for number in range(DAMAGES // 3 if which in DATABASES else DAMAGES):
             content_now = damaged(content, source)
             for turn, reader in enumerate(readers, number):
                 words = made.words(reader)
