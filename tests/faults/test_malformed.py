@@ -473,6 +473,12 @@ DATABASES = {"store", "backup", "run records", "exchange store"}
 """A database that cannot do its work is exit code 1, as a disk is; `doctor` ends with it when it found something."""
 
 
+STAYS = {"migrate": {"moved.db"}, "backup": {"copy.db"}}
+"""What a refused command leaves: what was copied until then, with which `migrate` goes on, and a sound store without its damaged runs."""
+
+DATABASE_REFUSED = "STORE_|SCHEMA_MISSING|IO_ERROR|ATTENTION_NEEDED|needs? attention"
+"""What exit code 1 comes with, where it is no bug."""
+
 SAME_EVERYWHERE = {
     **dict.fromkeys(("db", "trust", "runs"), "opened by the session of every command"),
     **dict.fromkeys(("adapters", "envelope", "sign", "key", "log_key"), "read by one function for every command"),
@@ -580,30 +586,27 @@ def test_a_damaged_file_is_answered_or_refused_by_name(made: Desk, which: str) -
             for turn, reader in enumerate(readers, number):
                 words = made.words(reader)
                 for arguments in (words, [*words, "--json"]) if EVERY_STEP else ([*words, *(["--json"] if turn % 2 else [])],):
+                    path.unlink(missing_ok=True)  # for each a file of its own, whatever this process still has open
                     path.write_bytes(content_now)
                     path.chmod(0o600)
                     before, files = made.rows(), files_in(made.folder)
                     told = ask(*arguments)
                     require_clean(told, (which, number, arguments), codes=codes)
-                    assert told.code != 1 or re.search("STORE_|IO_ERROR|ATTENTION_NEEDED|needs? attention", told.err + told.out), (
-                        which,
-                        told,
-                    )
+                    assert told.code != 1 or re.search(DATABASE_REFUSED, told.err + told.out), (which, number, arguments, told)
                     if arguments[-1] == "--json" and "serve" not in arguments and not (ENGINE in arguments and told.err):
                         assert type(json.loads(told.out)) is dict, (which, number, reader)
                     answers.add(told.code)
                     written = files_in(made.folder) - files
                     if told.code:
                         assert made.rows() == before, (which, number, reader)
-                        # What `migrate` copied before it was refused stays: the source as it once was, with which it goes on.
-                        assert written <= ({made.folder / "moved.db"} if reader[0] == "migrate" else set()), (which, number, reader, told)
+                        assert {file.name for file in written} <= STAYS.get(words[0], set()), (which, number, reader, told)
                         assert told.err or told.out, (which, number, reader)
-                    for extra in written:
-                        shutil.rmtree(extra) if extra.is_dir() else extra.unlink(missing_ok=True)
-                    for suffix in ("-wal", "-shm", "-journal"):
-                        path.with_name(path.name + suffix).unlink(missing_ok=True)
+                    for extra in (path, *written):
+                        for suffix in ("", "-wal", "-shm", "-journal") if not extra.is_dir() else ():
+                            extra.with_name(extra.name + suffix).unlink(missing_ok=True)
+                        shutil.rmtree(extra, ignore_errors=True)
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
     assert answers & {1, 2}
 
 
