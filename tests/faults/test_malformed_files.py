@@ -156,7 +156,7 @@ READERS: dict[str, tuple[str, tuple[Reader, ...]]] = {
     "proof of a ledger transaction": ("xpop.json", ((*PROVE, "damaged"),)),
     "key set of an issuer": ("keys.jwks", ((*TOKENS, "--jwks", "damaged"),)),
     "store": (
-        "decisions.db",
+        "store.db",
         (
             ("list", "--db", "damaged"),
             ("status", "{id}", "--db", "damaged"),
@@ -169,7 +169,7 @@ READERS: dict[str, tuple[str, tuple[Reader, ...]]] = {
             ("serve", "--read-only", "--db", "damaged"),
         ),
     ),
-    "backup": ("decisions.db", (("restore", "damaged", "--db", "restored.db"),)),
+    "backup": ("store.db", (("restore", "damaged", "--db", "restored.db"),)),
     "run records": (
         "decisions.db.runs",
         (
@@ -177,8 +177,8 @@ READERS: dict[str, tuple[str, tuple[Reader, ...]]] = {
             ("runs", "show", "{run}", "--runs", "damaged"),
             ("runs", "export", "{run}", "--runs", "damaged", "-o", "-"),
             ("audit", "export", "{run_id}", "--embed", "--runs", "damaged", "-o", "-"),
-            ("doctor", "--runs", "damaged"),
-            ("backup", "copy.db", "--runs", "damaged"),
+            ("doctor", "--runs", "damaged", "--db", "store.db"),
+            ("backup", "copy.db", "--runs", "damaged", "--db", "store.db"),
         ),
     ),
     "exchange store": (
