@@ -9,7 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, cast
@@ -146,6 +146,7 @@ class Database:
         self._local = threading.local()
         self._sessions: weakref.WeakSet[_Session] = weakref.WeakSet()
         self._opening = threading.Lock()  # held while a connection is opened, and by a fork
+        self._is_put_away = False  # whether it is a fork that holds it
         self._asleep: list[_Session] = []
         self._checkpointer: threading.Thread | None = None
         self._may_begin = _set_event()
@@ -253,23 +254,26 @@ class Database:
     def before_fork(self) -> None:
         """Close the connections to a file, but for those in use, and let nobody open or use one until `after_fork`."""
         self._opening.acquire()
+        self._is_put_away = True
         for session in [] if self._in_memory else list(self._sessions):
             if session.in_use.acquire(blocking=False):
                 self._asleep.append(session)
                 if not session.depth:
                     session.close()
-        if self._checkpointer is not None:
-            self._checkpointer.join()
+        self._wait_for_checkpoint()
 
     def after_fork(self, *, in_child: bool) -> None:
         """Go on. In the child nothing of the parent's is used any more; what is in memory was copied, so it is the child's own."""
         if not in_child:
             while self._asleep:
                 self._asleep.pop().in_use.release()
-            self._opening.release()
+            if self._is_put_away:
+                self._is_put_away = False
+                self._opening.release()
             return
         inherited = [session for session in self._sessions if not session.closed]
         self._opening, self._may_begin, self._checkpointer, self._asleep = threading.Lock(), _set_event(), None, []
+        self._is_put_away = False
         if self._shared is None:
             if inherited:
                 _unusable[self.path] = inherited  # and keep them from being closed
@@ -340,10 +344,15 @@ class Database:
         self._commits += 1
         if self._in_memory or self._commits % _COMMITS_PER_CHECKPOINT:
             return
-        with self._opening:  # a fork, which waits for the thread, must not find one that was not started
+        with self._opening:  # a fork, which waits for the thread, must not come between its making and its start
             if self._checkpointer is None or not self._checkpointer.is_alive():
                 self._checkpointer = threading.Thread(target=self._checkpoint, name="nexus-checkpoint", daemon=True)
-                self._checkpointer.start()
+                with suppress(RuntimeError):  # the system gives no more threads; the commit was made, and a later one tries again
+                    self._checkpointer.start()
+
+    def _wait_for_checkpoint(self) -> None:
+        if self._checkpointer is not None and self._checkpointer.is_alive():  # else it has ended, or could not be started
+            self._checkpointer.join()
 
     def _checkpoint(self) -> None:
         try:
@@ -373,8 +382,7 @@ class Database:
         """Close every connection of this process, once the calls that use them have ended. Closing again does nothing."""
         self._closed = True
         fork.unregister(self)
-        if self._checkpointer is not None:
-            self._checkpointer.join()
+        self._wait_for_checkpoint()
         with self._opening:
             sessions = list(self._sessions)
         for session in sessions:

@@ -3,6 +3,7 @@
 import os
 import threading
 import weakref
+from contextlib import ExitStack
 from typing import Protocol
 
 __all__ = ["Forkable", "register", "unregister"]
@@ -16,7 +17,7 @@ class Forkable(Protocol):
         ...
 
     def after_fork(self, *, in_child: bool) -> None:
-        """Take it up again."""
+        """Take it up again: as much of it as was put away, for `before_fork` may have been interrupted."""
         ...
 
 
@@ -37,19 +38,23 @@ def unregister(member: Forkable) -> None:
         _members.discard(member)
 
 
+# Python forks whatever these raise, and tells only of the exception. So each member is told, also when another one failed; and what it has
+# put away it takes up again, also when it failed while it did so.
+
+
 def _before_fork() -> None:
     _registering.acquire()
-    for member in list(_members):
-        member.before_fork()
-        _waiting.append(member)
+    with ExitStack() as told:
+        for member in list(_members):
+            _waiting.append(member)
+            told.callback(member.before_fork)
 
 
 def _after_fork(*, in_child: bool) -> None:
-    try:
+    with ExitStack() as told:
+        told.callback(_registering.release)
         while _waiting:
-            _waiting.pop().after_fork(in_child=in_child)
-    finally:
-        _registering.release()
+            told.callback(_waiting.pop().after_fork, in_child=in_child)
 
 
 if hasattr(os, "register_at_fork"):

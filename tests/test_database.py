@@ -742,6 +742,122 @@ def test_children_of_children_use_the_file_too(file_db: Database) -> None:
     assert numbers(file_db) == [1, 2]
 
 
+FORKED = """
+import os, sys, threading
+from contextlib import closing
+from nexus_control import fork
+from nexus_control.database import Database
+from test_database import SCHEMA, add, no_thread, numbers, open_descriptors
+
+START = threading.Thread.start
+
+def forked(work):
+    # How a child ended that did this.
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def in_thread(work):
+    # In a thread of this process, which has no connection yet.
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+"""
+
+
+def told_by(script: str, path: Path) -> str:
+    """What a program prints that forks and goes on: in a process of its own, which is given up when it hangs."""
+    command = [sys.executable, "-W", "error", "-c", FORKED + textwrap.dedent(script), str(path)]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    return ended.stdout + ended.stderr
+
+
+@needs_fork
+def test_a_fork_of_a_process_that_gets_no_more_threads_holds_nobody_up(path: Path) -> None:
+    script = """
+        with closing(Database(sys.argv[1], SCHEMA)) as db:
+            threading.Thread.start = no_thread
+            for n in range(128):
+                try:
+                    add(db, n)
+                except RuntimeError as problem:
+                    print(problem)
+            threading.Thread.start = START
+            print(forked(lambda: add(db, 128)))
+            in_thread(lambda: add(db, 129))
+            print(numbers(db) == list(range(130)))
+    """
+    assert told_by(script, path) == "0\nTrue\n"
+
+
+@needs_fork
+@needs_proc
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_one_who_fails_before_a_fork_keeps_no_other_from_being_told_of_it(path: Path, first: bool) -> None:
+    script = """
+        class Failing:
+            def before_fork(self):
+                raise RuntimeError("before")
+
+            def after_fork(self, *, in_child):
+                raise RuntimeError("after")
+
+        ignored = []
+        sys.unraisablehook = lambda what: ignored.append(str(what.exc_value))
+        failing, databases = Failing(), [Database(f"{sys.argv[1]}{number}", SCHEMA) for number in range(8)]
+        fork._members = [failing, *databases] if FIRST else [*databases, failing]  # of a set nobody knows the order
+
+        def child():
+            assert [open_descriptors(db.path) for db in databases] == [0] * 8
+            for db in databases:
+                add(db, 1)
+
+        print(forked(child))
+        for db in databases:
+            in_thread(lambda: add(db, 2))
+            print(numbers(db))
+        print(ignored)
+    """
+    script = textwrap.dedent(script).replace("FIRST", str(first))
+    assert told_by(script, path) == "0\n" + "[1, 2]\n" * 8 + "['before', 'after']\n"
+
+
+@needs_fork
+def test_a_fork_that_is_interrupted_before_it_took_a_lock_leaves_that_lock_to_its_owner(path: Path) -> None:
+    script = """
+        class Interrupted:
+            # The lock that is held while a connection is opened, where somebody presses Ctrl-C who waits for it.
+            def __init__(self, lock):
+                self.lock = lock
+
+            def acquire(self):
+                self.lock.acquire()
+                self.lock.release()
+                raise KeyboardInterrupt
+
+            def release(self):
+                self.lock.release()
+
+        ignored = []
+        sys.unraisablehook = lambda what: ignored.append(type(what.exc_value).__name__)
+        db = Database(sys.argv[1], SCHEMA)
+        lock = db._opening
+        db._opening = Interrupted(lock)
+        print(forked(lambda: None))
+        db._opening = lock
+        print(lock.locked(), ignored)
+        in_thread(lambda: add(db, 1))
+        print(numbers(db))
+    """
+    assert told_by(script, path) == "0\nFalse ['KeyboardInterrupt']\n[1]\n"
+
+
 # -- busy, full, read-only
 
 
@@ -1121,6 +1237,49 @@ def test_a_checkpoint_that_fails_costs_nobody_anything(path: Path, monkeypatch: 
 
 def fail(_: sqlite3.Connection) -> None:
     raise sqlite3.OperationalError("no")
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_checkpoint_that_gets_no_thread_costs_nobody_anything_and_a_later_commit_begins_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = Database(path, SCHEMA)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        for n in range(128):
+            add(db, n)
+        assert numbers(db) == list(range(128))
+    begun: list[str] = []
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        begun.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    for n in range(128, 255):
+        add(db, n)
+    assert begun == []
+    add(db, 255)
+    assert begun == ["nexus-checkpoint"]
+    db.close()
+    assert not Path(f"{path}-wal").exists()
+    with closing(Database(path, SCHEMA)) as other:
+        assert numbers(other) == list(range(256))
+
+
+def test_a_database_is_closed_whose_checkpoint_got_no_thread(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = Database(path, SCHEMA)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    for n in range(128):
+        add(db, n)
+    db.close()
+    assert not Path(f"{path}-wal").exists()
+    with closing(Database(path, SCHEMA)) as other:
+        assert numbers(other) == list(range(128))
 
 
 def test_a_reader_that_stays_does_not_stop_the_writers(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Execution: who gets through, what is recorded of every outcome, and that it happens at most once."""
 
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -743,3 +744,31 @@ def test_a_policy_that_appears_after_the_first_look_is_not_judged_without_capabi
     router = Router(capabilities=set[str]())
     assert execute(tools, decision_id, router, dry_run=True).code == "NO_POLICY"
     assert router.calls == []
+
+
+@pytest.mark.parametrize("command", ["request", "execute"])
+def test_a_command_is_done_whose_commit_is_the_one_that_no_thread_is_to_be_had_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """After each 128th commit a thread is begun, which copies the log of SQLite into the file."""
+    failed: list[str] = []
+
+    def no_thread(thread: threading.Thread) -> None:
+        failed.append(thread.name)
+        raise RuntimeError("can't start new thread")
+
+    with new_store(tmp_path / "store.db") as store:
+        tools = NexusControlTools(store)
+        decision_id = approved(tools)  # two commits
+        for _ in range(125):
+            requested(tools)
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        router = Router()
+        if command == "request":
+            assert tools.request("g", ALICE, mode="apply", min_approvals=1).success
+            assert len(store.list_decisions(1000)) == 127
+        else:
+            assert execute(tools, decision_id, router).success
+            assert len(router.calls) == 1
+            assert types(tools, decision_id)[-2:] == ["EXECUTION_STARTED", "EXECUTION_COMPLETED"]
+        assert failed == ["nexus-checkpoint"]
