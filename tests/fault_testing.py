@@ -27,9 +27,10 @@ from types import FrameType
 from typing import Any
 
 from nexus_control.events import EventType
+from nexus_control.sql_store import SqlStore
 from nexus_control.store import DecisionStore
 
-__all__ = ["Ended", "State", "in_process", "library", "lines_of", "snapshots", "state_of", "steps_of"]
+__all__ = ["Ended", "State", "in_process", "library", "lines_of", "snapshots", "state_in", "state_of", "steps_of"]
 
 STEPS = frozenset(
     {
@@ -322,11 +323,16 @@ def state_of(path: Path) -> State:
     if not path.exists():
         return State(0, {}, (), 0)
     with DecisionStore(path) as store:
-        verification = store.verify_log()
-        assert verification.ok, verification.errors
-        decisions = {name: tuple(event.event_type for event in store.get_events(name)) for name, _ in store.list_decisions(1_000_000)}
-        templates = tuple(template.name for template in store.get_template_store().list_templates(1_000_000))
-        return State(store.log_root()[0], decisions, templates, len(store.checkpoints()))
+        return state_in(store)
+
+
+def state_in(store: SqlStore) -> State:
+    """As `state_of`, for a store that is open."""
+    verification = store.verify_log()
+    assert verification.ok, verification.errors
+    decisions = {name: tuple(event.event_type for event in store.get_events(name)) for name, _ in store.list_decisions(1_000_000)}
+    templates = tuple(template.name for template in store.get_template_store().list_templates(1_000_000))
+    return State(store.log_root()[0], decisions, templates, len(store.checkpoints()))
 
 
 def lines_of(path: Path) -> list[str]:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -41,20 +42,23 @@ log_min_messages = warning
 
 
 class PostgresServer:
-    """A server with the superuser `nexus`. `settings` are added to its configuration file."""
+    """A server with the superuser `nexus`.
 
-    def __init__(self, settings: str = "") -> None:
+    `settings` are added to its configuration file. `data` is where it keeps everything, in its own folder unless it is given, and `initdb`
+    what initdb is told besides; both may name places that were handed over (`hand_over`).
+    """
+
+    def __init__(self, settings: str = "", *, data: Path | None = None, initdb: Sequence[str] = ()) -> None:
         self._binaries = _installed()
         self._owner = _unprivileged()
         # Short, because the path of a socket is at most some 100 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="nexus-pg-", dir="/tmp" if os.access("/tmp", os.W_OK) else None))
-        self._data = self.folder / "data"
+        self._data = data or self.folder / "data"
         self._process: subprocess.Popen[Any] | None = None
         self._numbers = itertools.count(1)
-        if "user" in self._owner:
-            os.chown(self.folder, self._owner["user"], self._owner["group"])
+        hand_over(self.folder)
         try:
-            self._run("initdb", "-D", str(self._data), "-U", "nexus", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+            self._run("initdb", "-D", str(self._data), "-U", "nexus", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", *initdb)
             with (self._data / "postgresql.conf").open("a") as file:
                 file.write(f"{_SETTINGS}unix_socket_directories = '{self.folder}'\n{settings}\n")
             self.start()
@@ -121,6 +125,10 @@ class PostgresServer:
                 raise AssertionError(f"the server did not start: {(self.folder / 'server.log').read_text()[-2000:]}")
             time.sleep(0.02)
 
+    def has_ended(self) -> bool:
+        """Whether it ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it: SIGINT breaks every connection and shuts down in order, SIGQUIT at once and with recovery at the next start."""
         if self._process is not None:
@@ -174,6 +182,19 @@ class PostgresServer:
         )
         assert done.returncode == 0, f"{program}: {done.stderr[-2000:]}"
         return done.stdout
+
+
+def require_server() -> None:
+    """Skips the test where no server can run, or fails where one is required."""
+    _installed()
+    _unprivileged()
+
+
+def hand_over(path: Path) -> None:
+    """Give a file or folder to the user whom servers run as."""
+    owner = _unprivileged()
+    if "user" in owner:
+        os.chown(path, owner["user"], owner["group"])
 
 
 def _installed() -> Path:

@@ -4,14 +4,13 @@ The full and the read-only disk are real file systems, mounted for one process; 
 skipped. Errors of the device, and a kill inside a write, are made by strace in its system calls.
 """
 
-import ctypes
 import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 from fault_testing import Ended, in_process, lines_of, snapshots, state_of
+from mount_testing import fill, make_read_only, on_a_disk_of_its_own
 from store_testing import ALICE, BOB, foreign
 
 from nexus_attest.cli.app import run
@@ -31,9 +31,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="file systems ar
 
 EVERY_STEP = "NEXUS_EVERY_STEP" in os.environ
 """Else a few of the system calls; `make faults` fails each of them."""
-
-_NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000  # unshare(2)
-_READ_ONLY, _REMOUNT, _RECURSIVE, _PRIVATE = 1, 32, 16384, 1 << 18  # mount(2)
 
 PLAN = '[{"tool": "t", "method": "m"}]'
 
@@ -61,60 +58,6 @@ def person(folder: Path, *arguments: str) -> Ended:
 def code_of(ended: Ended) -> str:
     """The code that a person reads; empty for a success."""
     return next((line.split(": ")[1] for line in ended.err.splitlines() if line.startswith("nexus-attest: ")), "")
-
-
-def mount(target: Path, flags: int, options: str) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"tmpfs", os.fsencode(target), b"tmpfs", flags, options.encode()):
-        raise OSError(ctypes.get_errno(), "mount")
-
-
-def own_mounts() -> None:
-    """From here on this process may mount what only it and its children see."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    user, group = os.getuid(), os.getgid()
-    if libc.unshare(_NEW_MOUNTS | (_NEW_USER if user else 0)):
-        raise OSError(ctypes.get_errno(), "unshare")
-    if user:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-        Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-    if libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None):
-        raise OSError(ctypes.get_errno(), "mount")
-
-
-def on_a_disk_of_its_own(place: Path, size: str, work: Callable[[Path], object]) -> None:
-    """Do `work` in a process that has a small disk at `place`. Skips the test where nobody may mount one."""
-
-    def mounted() -> int:
-        try:
-            own_mounts()
-            mount(place, 0, f"size={size}")
-        except OSError as problem:
-            print(problem, flush=True)
-            return 77
-        os.chdir(place)
-        work(place)
-        print("done", flush=True)
-        return 0
-
-    ended = in_process(place, mounted)
-    if ended.code == 77:
-        pytest.skip(f"no disk can be mounted here: {ended.out}")
-    assert (ended.code, ended.out) == (0, "done\n"), ended.err
-
-
-def fill(folder: Path) -> Path:
-    """Take all the space that is left; the file that has it."""
-    path = folder / "filler"
-    with path.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
-    return path
 
 
 def prepared(folder: Path, script: str = "") -> str:
@@ -216,7 +159,7 @@ def test_on_a_read_only_disk_what_reads_works_and_what_writes_says_why_not(place
     def work(folder: Path) -> None:
         name = prepared(folder)
         before = state_of(folder / "decisions.db")
-        mount(folder, _REMOUNT | _READ_ONLY, "")
+        make_read_only(folder)
         for which, arguments in WRITING.items():
             refused = person(folder, *words(arguments, name))
             told = "may be written" if which == "execute" else "make the file and its folder writable"  # of the run records, a new file

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from command_testing import ACTS, Router, requested
 from postgres_testing import PostgresServer
-from store_testing import ALICE, BOB, CAROL
+from store_testing import ALICE, CAROL
 
 from nexus_attest.postgres import PostgresStore, driver
 from nexus_control.errors import NexusError, StoreUnreachable
 from nexus_control.events import EventType
-from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools, ToolResult
 
 EVERY_STEP = "NEXUS_EVERY_STEP" in os.environ
@@ -100,49 +100,11 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresSer
         yield found
 
 
-class Router:
-    def __init__(self) -> None:
-        self.runs = 0
-
-    def get_adapter_capabilities(self, adapter_id: str) -> set[str] | None:
-        return {adapter_id}
-
-    def run(self, **_: Any) -> dict[str, Any]:
-        self.runs += 1
-        return {"run_id": f"run-{self.runs}", "steps_executed": 1}
-
-
 def facts(store: PostgresStore) -> int:
     """How many facts there are, after all of them were verified."""
     verification = store.verify_log()
     assert verification.ok, verification.errors
     return store.log_root()[0]
-
-
-def requested(store: PostgresStore, approvals: int = 1) -> str:
-    tools = NexusControlTools(store)
-    name: str = tools.request("g", ALICE, mode="apply").data["request_id"]
-    for actor in (ALICE, BOB)[:approvals]:
-        assert tools.approve(name, actor).success
-    return name
-
-
-def bundle() -> dict[str, Any]:
-    with DecisionStore() as store:
-        tools = NexusControlTools(store)
-        return tools.export_bundle(tools.request("imported", ALICE).data["request_id"]).data["bundle"]
-
-
-Act = Callable[[NexusControlTools, str, Router], ToolResult]
-
-ACTS: dict[str, tuple[Act, tuple[int, ...]]] = {
-    "request": (lambda tools, _, __: tools.request("another", BOB), (0, 3)),
-    "approve": (lambda tools, name, _: tools.approve(name, CAROL), (0, 1)),
-    "revoke": (lambda tools, name, _: tools.revoke_approval(name, ALICE), (0, 1)),
-    "template create": (lambda tools, _, __: tools.template_create(os.urandom(8).hex(), ALICE), (0, 1)),
-    "bundle import": (lambda tools, _, __: tools.import_bundle(bundle()), (0, 3)),
-    "execute": (lambda tools, name, router: tools.execute(name, "ad", CAROL, router), (0, 2, 3)),
-}
 
 
 @pytest.mark.parametrize("cut", ["before", "after"])

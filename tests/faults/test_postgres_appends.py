@@ -11,13 +11,13 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from append_testing import Appends, check
+from append_testing import PATIENCE_SECONDS, SHARED, Appends, Load, check
 from postgres_testing import PostgresServer
 
 from nexus_attest.postgres import PostgresStore
@@ -27,59 +27,8 @@ EVERY_STEP = "NEXUS_EVERY_STEP" in os.environ
 """Else fewer rounds; `make faults` takes more."""
 
 ROUNDS = 24 if EVERY_STEP else 3
-THREADS = 24
 BURST = 4
 """So many appends of somebody else."""
-
-SHARED = ["shared-0", "shared-1"]
-PATIENCE_SECONDS = 60
-
-
-class Load:
-    """Threads that append without a pause, by turns to a decision of their own and to one that they share."""
-
-    def __init__(self, store: PostgresStore) -> None:
-        self.appends = Appends()
-        self.names = [*SHARED, *(f"own-{number}" for number in range(THREADS))]
-        for name in self.names:
-            store.create_decision(name)
-        self._store = store
-        self._strange: list[str] = []
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._append, args=(number,)) for number in range(THREADS)]
-
-    def _append(self, number: int) -> None:
-        try:
-            while not self._ended.is_set():
-                self.appends.append(self._store, f"own-{number}")
-                self.appends.append(self._store, SHARED[number % 2])
-        except BaseException:
-            self._strange.append(traceback.format_exc())
-
-    def wait_for(self, fact: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not fact():
-            assert not self._strange, self._strange[0]
-            assert time.monotonic() < deadline, f"waited in vain: {self.appends.told()} were told"
-            time.sleep(0.001)
-
-    def wait_for_more(self, number: int = 100) -> None:
-        """Until so many more have been acknowledged."""
-        target = len(self.appends.acknowledged) + number
-        self.wait_for(lambda: len(self.appends.acknowledged) >= target)
-
-    @contextmanager
-    def running(self) -> Generator[None]:
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set()
-            for thread in self._threads:
-                thread.join(PATIENCE_SECONDS)
-        assert not self._strange, self._strange[0]
-        assert not any(thread.is_alive() for thread in self._threads)
 
 
 MOMENTS = ("before it is sent", "behind it", "when it is answered, and the answer is lost")
