@@ -1,8 +1,8 @@
 """PostgreSQL that is killed, and connections that are cut: what was told is so, and what is not known is not called done.
 
 A proxy stands between the store and the server. It counts the store's messages, and at one of them cuts the connection: before the server
-gets it, or after the server has answered and before the answer comes back. Or it holds the message back while somebody else does all of
-their work, so that one command falls into another one at every message.
+gets it, or after the server has answered and before the answer comes back, or with other words in its place. Or it holds the message back
+while somebody else does all of their work, so that one command falls into another one at every message.
 """
 
 import multiprocessing
@@ -28,7 +28,10 @@ from nexus_control.tool import NexusControlTools, ToolResult
 EVERY_STEP = "NEXUS_EVERY_STEP" in os.environ
 """Else only every third message, and fewer rounds; `make faults` takes all."""
 
-Cut = Literal["before", "after"]
+Cut = Literal["before", "after", "panic"]
+
+PANIC = b"SPANIC\0VPANIC\0C53100\0Mcould not write to file: No space left on device\0\0"
+"""What a server says whose write-ahead log finds no room: the commit that it was asked for may be there none the less."""
 
 
 class Proxy:
@@ -81,6 +84,8 @@ class Proxy:
                     else:
                         lost.set()
                 elif not watched and lost.is_set():
+                    if self.cut == "panic":
+                        target.sendall(b"E" + (4 + len(PANIC)).to_bytes(4, "big") + PANIC)
                     break  # the server has answered, and nobody hears it
                 target.sendall(data)
         for end in (source, target):
@@ -107,7 +112,7 @@ def facts(store: PostgresStore) -> int:
     return store.log_root()[0]
 
 
-@pytest.mark.parametrize("cut", ["before", "after"])
+@pytest.mark.parametrize("cut", ["before", "after", "panic"])
 @pytest.mark.parametrize("which", ACTS)
 def test_a_connection_that_is_cut_at_any_message_leaves_what_was_told(
     proxy: Proxy, postgres_server: PostgresServer, which: str, cut: Cut
