@@ -48,7 +48,8 @@ class LogHead:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examination:
-    """What a file is worth. `damage`: what SQLite finds wrong with its structure; `problems`: which facts are not as they were written.
+    """What a file is worth. `damage`: what SQLite finds wrong with its structure; `problems`: which facts, and which of the tables and
+    triggers that guard them, are not as they were written.
 
     `head` is that of the stored leaves, None for a file without decisions and for a damaged one. `outdated`: the file has an older schema
     than this release; opening it as a store would bring it up to date. `newest`: the latest time among the last events that were recorded
@@ -88,7 +89,8 @@ def copy_file(source: Path, target: Path, *, known: Collection[str] = (), progre
 
 
 def examine_file(path: Path, *, known: Collection[str] = (), facts: bool = True) -> Examination:
-    """Check a file of ours, at one moment: its structure, and unless `facts` is off every digest, chain, leaf, checkpoint and tile.
+    """Check a file of ours, at one moment: its structure, its schema, and unless `facts` is off every digest, chain, leaf, checkpoint and
+    tile.
 
     Takes time in proportion to the file and little memory. Raises StoreUnreadable for what is no file of ours or not readable at all,
     SchemaTooNew for one of a newer release.
@@ -104,10 +106,8 @@ def examine_file(path: Path, *, known: Collection[str] = (), facts: bool = True)
         # An older schema is brought up to date inside the transaction, which is then rolled back.
         database = Database.adopt(connection, SCHEMA)
         outdated = SCHEMA.version(connection) != before
-        problems: tuple[str, ...] = ()
-        if facts:
-            with database.lenient_snapshot() as (view, damaged):
-                problems = tuple(check_store(view, damaged).errors)
+        with database.lenient_snapshot() as (view, damaged):
+            problems = tuple(check_store(view, damaged).errors if facts else SCHEMA.problems(view))
         newest = newest_time(connection)
         return Examination(problems=problems, head=_head(connection), outdated=outdated, newest=newest, tables=tables)
 

@@ -121,7 +121,9 @@ def test_what_is_not_as_it_was_written_is_a_problem_and_no_damage(tmp_path: Path
     assert not found.damage
     assert not found.sound
     assert any("decision d0 generation 1 event 0" in problem for problem in found.problems)
-    assert examine_file(path, facts=False).sound
+    guards = "schema: the trigger decision_events_refuse_update is missing or was changed"
+    assert found.problems[0] == guards
+    assert examine_file(path, facts=False).problems == (guards,)
 
 
 def test_rows_that_belong_to_nothing_are_damage(tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def edit(path: Path, *statements: str) -> None:
         connection.commit()
 
 
-def tamper(path: Path) -> None:
-    edit(path, "DROP TRIGGER decision_events_refuse_update", "UPDATE decision_events SET actor_id = 'mallory'")
+def tamper(path: Path, *afterwards: str) -> None:
+    edit(path, "DROP TRIGGER decision_events_refuse_update", "UPDATE decision_events SET actor_id = 'mallory'", *afterwards)
 
 
 def make_older(path: Path) -> None:
@@ -467,9 +467,32 @@ def test_a_store_without_its_log_is_damaged_and_no_other_kind_of_file(tmp_path: 
 
 def test_facts_that_changed_are_found_unless_it_has_to_be_quick(tmp_path: Path) -> None:
     fill(tmp_path / "s.db")
-    tamper(tmp_path / "s.db")
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        (trigger,) = connection.execute("SELECT sql FROM sqlite_schema WHERE name = 'decision_events_refuse_update'").fetchone()
+    tamper(tmp_path / "s.db", trigger)
     assert severities(found(tmp_path / "s.db")) == {"LOG_VERIFICATION_FAILED": "error"}
     assert found(tmp_path / "s.db", quick=True) == {}
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("DROP TRIGGER log_refuse_update", "the trigger log_refuse_update is missing or was changed"),
+        (
+            "CREATE TRIGGER other BEFORE INSERT ON log BEGIN SELECT RAISE(IGNORE); END",
+            "the trigger 'other' on log is not of this schema",
+        ),
+    ],
+)
+def test_what_guards_the_rows_of_a_file_is_looked_at_also_when_it_has_to_be_quick(
+    tmp_path: Path, statement: str, problem: str, quick: bool
+) -> None:
+    fill(tmp_path / "s.db")
+    edit(tmp_path / "s.db", statement)
+    altered = found(tmp_path / "s.db", quick=quick)
+    assert severities(altered) == {"LOG_VERIFICATION_FAILED": "error"}
+    assert altered["LOG_VERIFICATION_FAILED"].text == f"1 fact not as written, the first: schema: {problem}"
 
 
 def test_damage_is_found_also_when_it_has_to_be_quick(tmp_path: Path) -> None:

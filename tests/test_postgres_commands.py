@@ -2,6 +2,7 @@
 
 import re
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from test_copying import fill
 from test_docs import run
 
 from nexus_attest.postgres import PostgresStore
+from nexus_attest.postgres.address import shown
 from nexus_control import copying
 from nexus_control.copying import copy_store
 from nexus_control.errors import StoresDiffer
@@ -171,6 +173,27 @@ def test_the_doctor_looks_at_facts_executions_and_what_is_kept_on_this_machine(c
     assert found["DECISION_UNREADABLE"] == ("error", "strange")
     assert found["LOG_VERIFICATION_FAILED"] == ("error", told["store"])
     assert "LOG_VERIFICATION_FAILED" not in {finding["code"] for finding in cli.json("doctor", "--quick", code=1)["findings"]}
+
+
+def test_what_guards_the_rows_is_looked_at_also_by_a_quick_doctor(cli: CommandLine, postgres_server: PostgresServer) -> None:
+    def told(*options: str) -> list[tuple[str, str, str]]:
+        # Without what every store on this server has: it is not durable, and nobody signed the log.
+        found = [finding for finding in cli.json("doctor", *options, code=1)["findings"] if finding["code"] == "LOG_VERIFICATION_FAILED"]
+        return [(finding["severity"], finding["subject"], finding["text"]) for finding in found]
+
+    def altered(number: int, first: str) -> list[tuple[str, str, str]]:
+        facts = "1 fact" if number == 1 else f"{number} facts"
+        return [("error", shown(address), f"{facts} not as written, the first: schema: {first}")]
+
+    address = address_of(cli)
+    cli.json("db", "init")
+    assert told("--quick") == told() == []
+    with suppress(AssertionError):  # roles belong to the whole server
+        postgres_server.psql("CREATE ROLE governance LOGIN IN ROLE nexus_writer")
+    postgres_server.psql("GRANT UPDATE ON nexus_attest.decision_events TO governance", address)
+    assert told("--quick") == told() == altered(1, "governance may UPDATE on decision_events")
+    postgres_server.psql("DROP TRIGGER log_refuse_change ON nexus_attest.log", address)
+    assert told("--quick") == told() == altered(2, "the trigger log_refuse_change is missing or was changed")
 
 
 def test_the_doctor_judges_the_clock_by_what_was_recorded_here_last(cli: CommandLine) -> None:

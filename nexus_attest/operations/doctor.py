@@ -86,7 +86,8 @@ class Finding:
 
 
 def diagnose(paths: Paths, *, store: SqlStore | None = None, quick: bool = False, clock: Clock = utc_now) -> list[Finding]:
-    """Everything that is wrong, the worst first. With `quick` the facts of the log are not recomputed.
+    """Everything that is wrong, the worst first. With `quick` the facts of the log are not recomputed; tables, triggers and rights are
+    looked at all the same.
 
     `store` is one on a server, already open; without it the file is looked at that `paths` names.
     """
@@ -140,7 +141,7 @@ def _diagnosed(paths: Paths, *, quick: bool, now: datetime) -> Iterator[Finding]
 def _served(paths: Paths, store: SqlStore, *, quick: bool, now: datetime) -> Iterator[Finding]:
     """A store on a server, whose disk, permissions and backups are the server's business."""
     try:
-        if not quick and (problems := store.verify_log().errors):
+        if problems := _weaknesses(store) if quick else store.verify_log().errors:
             yield _altered(paths, problems)
         yield from _durability(paths, store)
         with store.backend.reading() as connection:
@@ -153,6 +154,12 @@ def _served(paths: Paths, store: SqlStore, *, quick: bool, now: datetime) -> Ite
             yield from _queue(paths, now)
     except NexusError as error:
         yield _unreadable(paths.subject, error, f"nexus-attest doctor{paths.options}")
+
+
+def _weaknesses(store: SqlStore) -> list[str]:
+    """What guards the rows and is not as it was made, in a few questions to the catalog."""
+    with store.backend.snapshot() as connection:
+        return store.dialect.problems(connection)
 
 
 def _durability(paths: Paths, store: SqlStore) -> Iterator[Finding]:
