@@ -16,6 +16,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="nexus-mutants-") as private:
         for module in options.modules or TESTS:
             known = {Survivor(entry["before"], entry["after"]) for entry in listed.get(module, ())}
-            bad += report(module, known, *survivors(module, options.keep or Path(private)))
+            bad += report(f"{module} ({code_digest(module)})", known, *survivors(module, options.keep or Path(private)))
     return int(bad > 0)
 
 
@@ -84,6 +85,11 @@ def report(module: str, known: set[Survivor], made: int, found: list[Survivor]) 
     for survivor in stale:
         print(f"  listed as one that means the same, but noticed or never made\n    - {survivor.before}\n    + {survivor.after}")
     return len(alive) + len(stale)
+
+
+def code_digest(module: str) -> str:
+    """Which code it is: the beginning of the SHA-256 digest of its file."""
+    return sha256((ROOT / "nexus_control" / f"{module}.py").read_bytes()).hexdigest()[:12]
 
 
 def survivors(module: str, folder: Path) -> tuple[int, list[Survivor]]:
