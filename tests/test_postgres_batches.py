@@ -4,7 +4,8 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -14,10 +15,12 @@ from postgres_testing import PostgresServer, round_trips
 from store_contract import append, created
 from store_testing import ALICE, in_child, ticking_clock
 
-from nexus_attest.postgres import PostgresStore
+from nexus_attest.postgres import PostgresStore, appends, driver
 from nexus_attest.postgres import batch as batches
+from nexus_attest.postgres.batch import Wanted
 from nexus_attest.postgres.database import PostgresDatabase
-from nexus_control.errors import CommitUnknown, ConcurrencyError, StoreBusy, StoreClosed, StoreError
+from nexus_attest.postgres.schema import take_lock
+from nexus_control.errors import CommitUnknown, ConcurrencyError, InputError, NexusError, StoreBusy, StoreClosed, StoreError
 from nexus_control.events import EventType
 
 _numbers = itertools.count()
@@ -73,6 +76,13 @@ def test_a_tile_is_not_stored_without_the_leaves_that_fill_it(
     assert store.verify_log().errors == []
 
 
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 class Behind:
     """Three appends, one after the other, of which the last is prepared while the second is on its way.
 
@@ -102,12 +112,6 @@ class Behind:
         def counted() -> datetime:
             self.judged += 1
             return clock()
-
-        def until(condition: Callable[[], bool]) -> None:
-            deadline = time.monotonic() + 60
-            while not condition():
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
 
         with self.monkeypatch.context() as patched:
             patched.setattr(batches, "exchange", exchanged)
@@ -357,3 +361,120 @@ def test_a_connection_is_lent_at_once_or_not_at_all(postgres_server: PostgresSer
         database.take_back(only)
     with pytest.raises(StoreClosed):
         database.lend_at_once()
+
+
+class Crowd:
+    """Appends to `d` of more threads than one batch takes, of which the first batch is sent when all the others wait behind it.
+
+    `begins` is told who waits when a batch is to be sent, and `fails` is called when it was not stored. `batches` are what each of them
+    appends; `told` how each thread's append ended: by its seq, or with the code of an error.
+    """
+
+    def __init__(self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        store.create_decision("d")
+        self.store, self.number = store, number
+        self.batches: list[list[Wanted]] = []
+        self.told: dict[str, object] = {}
+        self.begins: Callable[[Sequence[Any]], object] = lambda _: None
+        self.fails: Callable[[], object] = lambda: None
+        self._queue = cast("Any", store)._queue
+        self._together = self._queue._together
+        monkeypatch.setattr(self._queue, "_together", self._appended)
+
+    def _appended(self, batch: list[Wanted], before_waiting: Callable[[], None]) -> None:
+        self.batches.append([*batch])
+        if len(self.batches) == 1:
+            until(lambda: len(batch) + len(self._queue._waiting) == self.number)
+        self.begins(self._queue._waiting)
+        try:
+            self._together(batch, before_waiting)
+        except BaseException:
+            self.fails()
+            raise
+
+    def _append(self, name: str, payload: dict[str, Any]) -> None:
+        try:
+            self.told[name] = self.store.append_event("d", EventType.DECISION_CREATED, ALICE, {"goal": name, **payload}).seq
+        except NexusError as error:
+            self.told[name] = error.code
+
+    def play(self, **payload: Any) -> None:
+        names = [f"append-{number}" for number in range(self.number)]
+        threads = [threading.Thread(target=self._append, args=(name, payload), daemon=True) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(100)
+        assert {*self.told} == {*names}
+        stored = {event.payload["goal"]: event.seq for event in self.store.get_events("d")}
+        assert stored == {name: seq for name, seq in self.told.items() if isinstance(seq, int)}
+        assert self.store.verify_log().errors == []
+
+
+def test_who_waited_for_a_lock_behind_others_waits_no_second_time_for_it(
+    postgres_server: PostgresServer, store: PostgresStore, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (driver, appends):
+        monkeypatch.setattr(module, "LOCK_TIMEOUT_SECONDS", 1)
+    crowd = Crowd(store, monkeypatch, 150)
+    with psycopg.connect(postgres_server.address()) as other:
+        other.execute(take_lock(schema))  # pyright: ignore
+        crowd.play()
+    assert len(crowd.batches) == 1
+    assert Counter(crowd.told.values()) == {"STORE_BUSY": 150}
+    assert append(store, "d").seq == 0
+
+
+def test_who_came_behind_others_that_could_not_wait_longer_is_stored_when_the_lock_is_free(
+    postgres_server: PostgresServer, store: PostgresStore, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second one of those behind came long before."""
+    monkeypatch.setattr(driver, "LOCK_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(appends, "LOCK_TIMEOUT_SECONDS", 3600)
+    crowd = Crowd(store, monkeypatch, 150)
+    early: list[str] = []
+
+    def begin(waiting: Sequence[Any]) -> None:
+        if len(crowd.batches) > 1:
+            return
+        for each in waiting[::2]:
+            each.arrived -= 1800
+            early.append(each.append.prepared[0][3]["goal"])
+
+    with psycopg.connect(postgres_server.address()) as other:
+        other.execute(take_lock(schema))  # pyright: ignore
+        crowd.begins, crowd.fails = begin, other.rollback
+        crowd.play()
+    refused = {*early, *(cast("Any", each.append).prepared[0][3]["goal"] for each in crowd.batches[0])}
+    assert {name for name, told in crowd.told.items() if told == "STORE_BUSY"} == refused
+    assert sorted(seq for seq in crowd.told.values() if isinstance(seq, int)) == list(range(150 - len(refused)))
+    assert 0 < len(early) < len(refused) < 150
+
+
+def test_who_is_appended_alone_after_one_that_waited_for_a_lock_in_vain_does_not_wait_as_well(
+    postgres_server: PostgresServer, store: PostgresStore, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a batch that was refused because of one of those in it."""
+    for module in (driver, appends):
+        monkeypatch.setattr(module, "LOCK_TIMEOUT_SECONDS", 1)
+    crowd, queue, tried = Crowd(store, monkeypatch, 150), cast("Any", store)._queue, list[object]()
+    alone = queue._alone
+
+    def counted(wanted: object) -> Any:
+        tried.append(wanted)
+        return alone(wanted)
+
+    monkeypatch.setattr(queue, "_alone", counted)
+    with psycopg.connect(postgres_server.address()) as other:
+
+        def begin(_: object) -> None:
+            if len(crowd.batches) == 2:
+                other.execute(take_lock(schema))  # pyright: ignore
+                raise InputError("one of them cannot be stored")
+
+        crowd.begins = begin
+        crowd.play()
+    first = len(crowd.batches[0])
+    assert len(crowd.batches) == 2
+    assert len(tried) == 1
+    assert Counter(map(str, crowd.told.values())) == {"STORE_BUSY": 150 - first, **{str(seq): 1 for seq in range(first)}}

@@ -13,13 +13,13 @@ Who leads a batch sends the prepared one as soon as its own is answered, and lea
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeAlias
 
 from nexus_attest.postgres import sleeping
 from nexus_attest.postgres.batch import Wanted
-from nexus_attest.postgres.driver import faults, raise_named
+from nexus_attest.postgres.driver import LOCK_TIMEOUT_SECONDS, faults, raise_named
 from nexus_attest.postgres.sleeping import Sleeper
 from nexus_control import fork
 from nexus_control.errors import CommitUnknown, NexusError, StoreBusy, StoreClosed, StoreUnreachable
@@ -39,10 +39,11 @@ _Together: TypeAlias = Callable[[Sequence[Wanted], Callable[[], None]], None]
 
 @dataclass(eq=False)
 class _Waiting(Sleeper, Wanted):
-    """`stored` and `error` hold when `is_answered`. `leader` is who took it out of what waits."""
+    """`stored` and `error` hold when `is_answered`. `leader` is who took it out of what waits, since it `arrived`."""
 
     leader: "_Waiting | None" = None
     is_answered: bool = False
+    arrived: float = field(default_factory=perf_counter)
 
 
 class AppendQueue:
@@ -188,7 +189,7 @@ class AppendQueue:
                 del self._waiting[: len(batch)]
         began = perf_counter()
         try:
-            self._answer(batch)
+            self._answer(batch, own)
             self._send_prepared()
         finally:
             with self._guard:
@@ -230,7 +231,7 @@ class AppendQueue:
             with self._guard:
                 self._gathering = None
 
-    def _answer(self, batch: list[_Waiting]) -> None:
+    def _answer(self, batch: list[_Waiting], own: _Waiting) -> None:
         """Have the batch appended; whoever is not answered when this raises learns of that by itself."""
         try:
             try:
@@ -240,15 +241,34 @@ class AppendQueue:
             finally:
                 self._wake_answered()
         except (StoreUnreachable, StoreBusy, StoreClosed, CommitUnknown) as error:
-            for each in batch:
-                each.stored, each.error = None, type(error)(str(error))
-                each.is_answered = True
+            self._refuse(batch, error, own)
         except NexusError:  # of one of them, an id that is too long for instance: the others are not to suffer
-            for each in batch:
+            for number, each in enumerate(batch, 1):
                 self._answer_alone(each)
+                if isinstance(each.error, StoreBusy):
+                    self._refuse(batch[number:], each.error, own)
+                    break
         else:
             for each in batch:
                 each.is_answered = True
+
+    def _refuse(self, batch: list[_Waiting], error: NexusError, own: _Waiting) -> None:
+        """Answer all of them with the error. With StoreBusy also who waits behind them, and did so half as long as the lock is waited for:
+        the next batch may wait for it as long as this one.
+        """
+        late: list[_Waiting] = []
+        if isinstance(error, StoreBusy):
+            with self._guard:
+                latest = perf_counter() - LOCK_TIMEOUT_SECONDS / 2
+                late = [each for each in self._waiting if each.arrived <= latest]
+                rest = [each for each in self._waiting if each.arrived > latest]
+                for each in late:
+                    each.leader = own
+                self._waiting = rest
+        for each in [*batch, *late]:
+            each.stored, each.error = None, type(error)(str(error))
+            each.is_answered = True
+        self._answered.extend(late)
 
     def _answer_alone(self, each: _Waiting) -> None:
         each.stored = each.error = None
