@@ -478,3 +478,15 @@ def test_who_is_appended_alone_after_one_that_waited_for_a_lock_in_vain_does_not
     assert len(crowd.batches) == 2
     assert len(tried) == 1
     assert Counter(map(str, crowd.told.values())) == {"STORE_BUSY": 150 - first, **{str(seq): 1 for seq in range(first)}}
+
+
+def test_a_batch_takes_no_more_than_the_server_reads_in_one_message_and_one_append_is_always_taken(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appends, "_MOST_CHARACTERS", 10_000)
+    crowd = Crowd(store, monkeypatch, 60)
+    crowd.play(comment="x" * 2800)
+    assert max(len(batch) for batch in crowd.batches) == 3
+    assert {type(told) for told in crowd.told.values()} == {int}
+    monkeypatch.setattr(appends, "_MOST_CHARACTERS", 10)
+    assert append(store, "d").seq == 60

@@ -31,6 +31,9 @@ __all__ = ["AppendQueue"]
 _MOST = 128
 """Appends in one transaction."""
 
+_MOST_CHARACTERS = 16_000_000
+"""What is appended in one transaction by more than one. The server closes the connection at a message of a gigabyte."""
+
 _LONGEST_WAIT = 0.005
 """Seconds that a batch waits for more, at most; never longer than the one before it took."""
 
@@ -39,8 +42,9 @@ _Together: TypeAlias = Callable[[Sequence[Wanted], Callable[[], None]], None]
 
 @dataclass(eq=False)
 class _Waiting(Sleeper, Wanted):
-    """`stored` and `error` hold when `is_answered`. `leader` is who took it out of what waits, since it `arrived`."""
+    """`stored` and `error` hold when `is_answered`. `leader` is who took it out of what waits, since it `arrived`. `size` in characters."""
 
+    size: int = 0
     leader: "_Waiting | None" = None
     is_answered: bool = False
     arrived: float = field(default_factory=perf_counter)
@@ -50,7 +54,7 @@ class AppendQueue:
     """The appends of a process. `together` appends a batch and answers each of it; before it waits for anything, it calls its second
     argument. `alone` appends one as every store does. `prepare` is told, while a batch is on its way, which will be the next one, and does
     for it what can be done now; whether there was anything. `send` is told when `together` will be called with that one next, and may send
-    it already. `path` is where the store is, for messages.
+    it already. `size` says how much there is to send of an append, in characters. `path` is where the store is, for messages.
     """
 
     def __init__(
@@ -60,12 +64,14 @@ class AppendQueue:
         alone: Callable[[Append], list[StoredEvent]],
         prepare: Callable[[Sequence[Wanted]], bool] = lambda _: False,
         send: Callable[[Sequence[Wanted]], None] = lambda _: None,
+        size: Callable[[Append], int] = lambda _: 0,
     ) -> None:
         self._path = path
         self._together = together
         self._alone = alone
         self._prepare = prepare
         self._send = send
+        self._size = size
         self._begin()
         fork.register(self)
 
@@ -91,7 +97,7 @@ class AppendQueue:
 
     def append(self, wanted: Append) -> list[StoredEvent]:
         """Append, alone or together with others. Raises what refuses this one, or what kept all of them from being committed."""
-        own = _Waiting(wanted)
+        own = _Waiting(wanted, size=self._size(wanted))
         try:
             with self._guard:
                 self._waiting.append(own)
@@ -122,8 +128,18 @@ class AppendQueue:
                 self._gathering.wake()
                 self._gathering = None
         elif self._leader is not own and len(self._waiting) == self._enough:
-            return self._waiting[:_MOST]
+            return self._first_ones()
         return []
+
+    def _first_ones(self) -> list[_Waiting]:
+        """Those who wait first, as far as they go into one transaction. Under the guard."""
+        batch = self._waiting[:_MOST]
+        size = 0
+        for number, each in enumerate(batch):
+            size += each.size
+            if number and size > _MOST_CHARACTERS:
+                return batch[:number]
+        return batch
 
     def _prepare_next(self, batch: list[_Waiting]) -> None:
         """Do now what can be done, unless somebody has begun with them; who leads them waits for it."""
@@ -183,7 +199,7 @@ class AppendQueue:
         if not batch:
             self._gather(own)
             with self._preparing, self._guard:
-                batch = self._prepared_ones() or self._waiting[:_MOST]
+                batch = self._prepared_ones() or self._first_ones()
                 for each in batch:
                     each.leader = own
                 del self._waiting[: len(batch)]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from nexus_attest.postgres.database import PostgresDatabase
 
-__all__ = ["Batch", "Wanted"]
+__all__ = ["Batch", "Wanted", "size"]
 
 Chain = Callable[[ChainWriter, Append], list[StoredEvent]]
 """Turns what is wanted into stored events by a writer, or refuses it."""
@@ -62,6 +62,16 @@ class Wanted:
     append: Append
     stored: list[StoredEvent] | None = None
     error: BaseException | None = None
+
+
+_EVENT_CHARACTERS = 300
+"""What is sent of an event besides its texts, about: digest, hashes, numbers, time."""
+
+
+def size(append: Append) -> int:
+    """About how many characters are sent for an append."""
+    each = _EVENT_CHARACTERS + len(append.decision_id)
+    return sum([each + len(payload_json) + len(actor["id"]) for _, _, actor, _, payload_json, _ in append.prepared])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from nexus_attest.postgres import schema as tables
 from nexus_attest.postgres.appends import AppendQueue
-from nexus_attest.postgres.batch import Batch
+from nexus_attest.postgres.batch import Batch, size
 from nexus_attest.postgres.database import PostgresDatabase
 from nexus_control.event_rows import prepare_all
 from nexus_control.event_store import End, EventItem
@@ -44,7 +44,7 @@ class PostgresStore(SqlStore):
         super().__init__(database, tables.POSTGRES, clock=clock, new_id=new_id)
         self._is_inside_block = database.is_inside_block
         batch = Batch(database, tables.take_lock(schema), self._chained)
-        self._queue = AppendQueue(database.path, batch.append, self._append_alone, batch.prepare, batch.send)
+        self._queue = AppendQueue(database.path, batch.append, self._append_alone, batch.prepare, batch.send, size)
 
     def append_events(
         self,
