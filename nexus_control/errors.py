@@ -453,7 +453,7 @@ class CommitUnknown(StoreError):
 
 
 class SchemaMissing(StoreError):
-    """The database has no store, or one of an older release, and it may not be made or migrated here."""
+    """The database has no store, or one of an older release, and it may not be made or migrated here; or this role has no rights in it."""
 
     code = "SCHEMA_MISSING"
 

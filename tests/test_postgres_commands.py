@@ -1,6 +1,7 @@
 """The command line on PostgreSQL: the same commands, `db init`, and `migrate` either way."""
 
 import re
+import shlex
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -235,6 +236,37 @@ def test_a_store_on_a_server_is_backed_up_to_a_verified_file_and_restored_into_a
     cli.json("request", "later", "--db", other)
     assert cli.json("restore", "monday.db", "--db", other, code=2)["code"] == "STORE_EXISTS"
     assert cli.json("log", "verify", "--db", other)["size"] == 10
+
+
+def test_who_fills_an_empty_database_is_told_to_give_the_roles_of_programs_their_rights(
+    cli: CommandLine, postgres_server: PostgresServer
+) -> None:
+    def told(*arguments: str) -> list[str]:
+        return cli.run(*arguments).out.splitlines()[-2:]
+
+    def db_init(address: str) -> list[str]:
+        return [
+            "The roles of programs have no rights in this database yet; have its owner give them:",
+            f"  $ nexus-attest db init --db '{shown(address)}'",
+        ]
+
+    cli.json("db", "init")
+    with suppress(AssertionError):  # roles belong to the whole server
+        postgres_server.psql("CREATE ROLE service LOGIN IN ROLE nexus_writer")
+    cli.json("request", "do it")
+    cli.json("backup", "b.db")
+    restored, moved = postgres_server.new_database(), postgres_server.new_database()
+    for address, words in ((restored, ("restore", "b.db", "--db", restored)), (moved, ("migrate", "b.db", moved))):
+        assert told(*words) == db_init(address)
+        assert cli.json(*words)["roles"] == []
+        as_a_member = address.replace("nexus@", "service@")
+        assert "have the database's owner run `nexus-attest db init`" in cli.json("list", "--db", as_a_member, code=1)["error"]
+        cli.run(*shlex.split(db_init(address)[1])[2:])
+        assert len(cli.json("list", "--db", as_a_member)["requests"]) == 1
+        assert told(*words) != db_init(address)
+        assert cli.json(*words)["roles"] == ["nexus_reader", "nexus_writer"]
+    assert [cli.json(*words)["roles"] for words in (("restore", "b.db", "--db", "c.db"), ("migrate", "b.db", "d.db"))] == [[], []]
+    assert "db init" not in cli.run("migrate", "b.db", "d.db").out + cli.run("restore", "b.db", "--db", "e.db").out
 
 
 def test_a_backup_from_a_server_or_to_it_that_does_not_verify_is_refused(cli: CommandLine, postgres_server: PostgresServer) -> None:

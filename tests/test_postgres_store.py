@@ -547,6 +547,28 @@ def test_who_may_make_nothing_is_told_who_can(postgres_server: PostgresServer, s
         initialize(address)
 
 
+def test_a_member_of_the_roles_is_told_to_have_them_set_up_and_nobody_else_is(postgres_server: PostgresServer, shared: str) -> None:  # noqa: ARG001
+    address = postgres_server.new_database()
+    PostgresStore(address).close()  # as `restore` and `migrate` do it: tables, and no rights of roles
+    with suppress(AssertionError):
+        postgres_server.psql("CREATE ROLE nobody LOGIN")
+    for role in ("app_writer", "app_reader"):
+        with pytest.raises(SchemaMissing) as refused:
+            PostgresStore(address.replace("nexus@", f"{role}@"))
+        assert str(refused.value) == (
+            f"this role is a member of nexus_{role[4:]}, which has no rights in the schema nexus_attest yet; "
+            "have the database's owner run `nexus-attest db init`"
+        )
+    connect_otherwise = "this role may not use the schema nexus_attest; connect as a member of nexus_writer or nexus_reader"
+    with pytest.raises(SchemaMissing, match=connect_otherwise):
+        PostgresStore(address.replace("nexus@", "nobody@"))
+    initialize(address)
+    for role in ("app_writer", "app_reader"):
+        PostgresStore(address.replace("nexus@", f"{role}@")).close()
+    with pytest.raises(SchemaMissing, match=connect_otherwise):
+        PostgresStore(address.replace("nexus@", "nobody@"))
+
+
 # -- writers at once
 
 

@@ -4,7 +4,7 @@ import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nexus_attest.cli.errors import StoreMissing, require_file_or_nothing
 from nexus_attest.cli.session import Session
@@ -14,7 +14,10 @@ from nexus_control.markdown import printable
 from nexus_control.sql_store import SqlStore
 from nexus_control.store import DecisionStore
 
-__all__ = ["move"]
+if TYPE_CHECKING:
+    from nexus_attest.postgres import PostgresStore
+
+__all__ = ["move", "roles_of"]
 
 
 def move(session: Session, source: str, target: str) -> None:
@@ -27,6 +30,8 @@ def move(session: Session, source: str, target: str) -> None:
             copied = copy_store(old, new, watch)
         finally:
             watch.end()
+        place = shown(target) if is_address(target) else target
+        roles, about_roles = roles_of(new, f" --db {shlex.quote(place)}")
     data: dict[str, Any] = {
         "ok": not copied.found,
         "source": old.path,
@@ -36,13 +41,14 @@ def move(session: Session, source: str, target: str) -> None:
         "copied": copied.facts,
         "checkpoints": copied.checkpoints,
         "errors": list(copied.found),
+        "roles": roles,
     }
-    place = shown(target) if is_address(target) else target
     lines = [
         f"{printable(new.path)} holds the {copied.size} entries of {printable(old.path)} ({copied.facts} of them new)",
         f"  root  {copied.root}, the same in both; every row compared",
         "Use it from now on, once nobody writes to the other one any more:",
         f"  $ nexus-attest log verify --db {printable(shlex.quote(place))}",
+        *about_roles,
     ]
     if not copied.found:
         session.show(data, "\n".join(lines))
@@ -57,6 +63,20 @@ def move(session: Session, source: str, target: str) -> None:
         data,
         lambda: session.say("\n".join(lines)),
     )
+
+
+def roles_of(store: SqlStore, options: str) -> tuple[list[str], list[str]]:
+    """The roles of programs that have rights in a store that was just filled, and what people are told when there are none on a server.
+
+    `options` lead a command to the store.
+    """
+    if not is_address(store.path):
+        return [], []
+    roles = cast("PostgresStore", store).roles()
+    return roles, [] if roles else [
+        "The roles of programs have no rights in this database yet; have its owner give them:",
+        f"  $ nexus-attest db init{printable(options)}",
+    ]
 
 
 def _store(place: str, *, must_exist: bool) -> SqlStore:

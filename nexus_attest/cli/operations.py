@@ -107,12 +107,14 @@ def _restore(
     executed since can be executed again: `doctor` compares with the run records, which are never replaced.
     """
     from nexus_attest.cli.errors import StoreNotAFile
+    from nexus_attest.cli.moving import roles_of
     from nexus_attest.operations import restore, restore_store  # the engine
     from nexus_attest.operations.backup import runs_beside
     from nexus_attest.postgres.address import shown
     from nexus_control.markdown import escape, printable
 
     session.allow_new_store()
+    roles, about_roles = list[str](), list[str]()
     if session.store_address is None:
         done = restore(file, session.store_file, replace=replace)
     else:
@@ -121,6 +123,7 @@ def _restore(
         if runs_beside(file).exists():
             session.make_local_folder()
         done = restore_store(file, session.store, runs=runs_beside(session.store_path))
+        roles, about_roles = roles_of(session.store, session.same_store)
     data: dict[str, Any] = {
         "store": str(done.store),
         "size": done.head.size,
@@ -128,6 +131,7 @@ def _restore(
         "runs": None if done.runs is None else str(done.runs),
         "kept": None if done.kept is None else str(done.kept),
         "undone": done.undone,
+        "roles": roles,
     }
     lines = [f"Restored {escape(done.store)} ({done.head.size} entries, verified)", f"  root  {done.head.root}"]
     if done.runs is not None:
@@ -141,5 +145,6 @@ def _restore(
         f"  $ nexus-attest log verify --checkpoint FILE{printable(session.same_store)}",
         "What was executed since could be executed again; compare with the run records:",
         f"  $ nexus-attest doctor{printable(session.same_store)}",
+        *about_roles,
     ]
     session.show(data, "\n".join(lines))

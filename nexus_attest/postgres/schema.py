@@ -230,8 +230,11 @@ def script(schema: str, *, with_roles: bool) -> str:
     return "\n".join(["BEGIN;", _ddl(schema), *([_roles() + _grants(schema)] if with_roles else []), "COMMIT;", ""])
 
 
-_STORED_SCHEMA = """
-    SELECT has_schema_privilege(n.oid, 'USAGE') AS usable, c.oid AS versions
+_STORED_SCHEMA = f"""
+    SELECT has_schema_privilege(n.oid, 'USAGE') AS usable, c.oid AS versions, (
+        SELECT r.rolname FROM pg_roles AS r
+        WHERE r.rolname IN ('{WRITER}', '{READER}') AND pg_has_role(r.oid, 'MEMBER') AND NOT has_schema_privilege(r.oid, n.oid, 'USAGE')
+        ORDER BY r.rolname LIMIT 1) AS unready
     FROM pg_namespace AS n LEFT JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'schema_versions' WHERE n.nspname = ?"""
 
 
@@ -246,6 +249,11 @@ def version(connection: PgConnection, schema: str) -> int:
     """Which version the schema has, 0 when there is none. Raises SchemaTooNew, SchemaMissing where this role may not even look."""
     # Asked of the catalog's tables: functions like to_regclass may still say what was there before this transaction waited for the lock.
     row = connection.execute(_STORED_SCHEMA, (schema,)).fetchone()
+    if row is not None and not row["usable"] and row["unready"] is not None:
+        raise SchemaMissing(
+            f"this role is a member of {row['unready']}, which has no rights in the schema {schema} yet; "
+            "have the database's owner run `nexus-attest db init`"
+        )
     if row is not None and not row["usable"]:
         raise SchemaMissing(f"this role may not use the schema {schema}; connect as a member of {WRITER} or {READER}")
     if row is None or row["versions"] is None:

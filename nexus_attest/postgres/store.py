@@ -15,6 +15,9 @@ __all__ = ["PostgresStore"]
 
 # https://www.postgresql.org/docs/current/runtime-config-wal.html
 _RISKY = "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name"
+_READY_ROLES = f"""
+    SELECT rolname FROM pg_roles
+    WHERE rolname IN ('{tables.WRITER}', '{tables.READER}') AND has_schema_privilege(oid, current_schema(), 'USAGE') ORDER BY rolname"""
 
 
 class PostgresStore(SqlStore):
@@ -60,6 +63,11 @@ class PostgresStore(SqlStore):
             return super().append_events(decision_id, items, expected_seq=expected_seq, create=create, after=after)
         name = require_text(decision_id, "decision_id")
         return self._queue.append(Append(name, prepare_all(items), expected_seq, create))
+
+    def roles(self) -> list[str]:
+        """The roles of programs that have their rights in this store: both, or none before `nexus-attest db init`."""
+        with self.backend.reading() as connection:
+            return [row[0] for row in connection.execute(_READY_ROLES)]
 
     def risky_settings(self) -> list[str]:
         """What the server has off of the settings without which a failure of its machine may take what was acknowledged."""
