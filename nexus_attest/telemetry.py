@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -95,8 +96,9 @@ def export_to(exporter: Exporter) -> tuple["Telemetry", Callable[[float], None]]
         # A collector that does not answer must not hold up whoever wants to end.
         for provider in (tracing, metering):
             thread = threading.Thread(target=provider.shutdown, name="telemetry", daemon=True)
-            thread.start()
-            thread.join(seconds)
+            with suppress(RuntimeError):  # the system gives no more threads; what was to be told of has been done all the same
+                thread.start()
+                thread.join(seconds)
 
     return Telemetry(tracing, metering), finish
 

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -152,6 +153,35 @@ def test_grace_and_last_words_share_one_deadline(writes: bool, monkeypatch: pyte
     assert closed == ([] if writes else [True]), "not under a thread that uses the store"
     assert 0.004 < allowed[0] <= (0.005 if writes else 0.07)
     assert took >= 0.07 if writes else took < 0.07 + SLACK
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_signal_ends_a_server_for_which_no_thread_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[float] = []
+    left: list[int] = []
+
+    class Log(logging.Handler):
+        def flush(self, seconds: float = 0) -> None:
+            flushed.append(seconds)
+
+    def leave(code: int) -> None:
+        left.append(code)
+        raise _Left
+
+    async def serve() -> None:
+        await anyio.sleep(0.1)  # until signals are waited for
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with DecisionStore() as store, pytest.raises(BaseExceptionGroup) as caught:
+        run_until_signal(Service(tools=NexusControlTools(store)), serve, cast("Any", Log()), lambda: None)
+    assert caught.group_contains(_Left)
+    assert (left, len(flushed)) == ([0], 1)
 
 
 def test_a_client_that_leaves_during_an_execution_does_not_end_it(tmp_path: Path, approved: str) -> None:
@@ -302,6 +332,14 @@ def test_the_last_line_is_waited_for_where_somebody_reads_and_the_thread_has_no_
     log = logs.StderrLog(pipe[1])
     log.emit(RECORD)
     log.flush(0.005)
+    assert json.loads(os.read(pipe[0], 10_000))["message"] == "the last"
+
+
+def test_the_last_line_is_waited_for_where_no_thread_is_to_be_had(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    log = logs.StderrLog(pipe[1])
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    log.emit(RECORD)
+    log.flush(60)
     assert json.loads(os.read(pipe[0], 10_000))["message"] == "the last"
 
 

@@ -98,6 +98,34 @@ def test_a_store_that_cannot_be_read_for_a_while_ends_neither_the_server_nor_a_s
         assert server.end()[0] == 0
 
 
+async def test_a_moment_without_threads_ends_neither_the_server_nor_a_subscription(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard, asked = anyio.Event(), anyio.Event()
+
+    async def takes(_: str) -> None:
+        heard.set()
+
+    async def no_thread(*_: object, **__: object) -> None:
+        asked.set()
+        raise RuntimeError("can't start new thread")
+
+    with in_process(tmp_path) as service:
+        request_id = service.tools.request(goal="g", actor=ALICE).data["request_id"]
+        watch = Watch(service)
+        async with AsyncExitStack() as stack, watch.running():
+            await watch.subscribe(subscriber(stack, takes), SubscribeRequestParams(uri=f"nexus://decisions/{request_id}"))
+            with monkeypatch.context() as patch, anyio.fail_after(60):
+                patch.setattr(anyio.to_thread, "run_sync", no_thread)
+                watch.look_now()
+                await asked.wait()
+            assert service.tools.approve(request_id, {"type": "human", "id": "bob"}).success
+            with anyio.fail_after(60):
+                await heard.wait()
+    (warning,) = [record for record in caplog.records if record.message == "subscribers cannot be told of changes"]
+    assert warning.__dict__["facts"] == {"code": "RuntimeError", "problem": "can't start new thread"}
+
+
 async def test_nobody_can_watch_more_than_the_store_can_be_asked_for(tmp_path: Path) -> None:
     with in_process(tmp_path) as service:
         async with Client(build_server(service)) as client:

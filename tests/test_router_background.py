@@ -116,6 +116,25 @@ def test_the_end_cancels_what_another_thread_waits_for(background: Background) -
     assert ends == [CancelledError]
 
 
+def test_without_a_thread_nothing_was_sent_and_no_loop_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[asyncio.AbstractEventLoop] = []
+    new = asyncio.new_event_loop
+
+    def noted() -> asyncio.AbstractEventLoop:
+        made.append(new())
+        return made[0]
+
+    def no_thread(_: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio, "new_event_loop", noted)
+    monkeypatch.setattr(Thread, "start", no_thread)
+    with pytest.raises(CallFailed, match=r"^No thread for the calls: can't start new thread$") as failed:
+        Background("test")
+    assert (failed.value.code, failed.value.outcome) == ("OS_ERROR", CallOutcome.NOT_SENT)
+    assert [loop.is_closed() for loop in made] == [True]
+
+
 def test_after_the_end_nothing_is_begun(background: Background) -> None:
     background.close()
     begun = Event()

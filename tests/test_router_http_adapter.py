@@ -307,6 +307,24 @@ def test_private_addresses_may_be_allowed(monkeypatch: pytest.MonkeyPatch) -> No
     assert problem.code == "CONNECTION_FAILED"
 
 
+def test_a_call_is_known_not_to_be_sent_where_no_thread_can_look_up_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def no_resolver(thread: threading.Thread) -> None:
+        if thread.name == "nexus-attest resolver":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", no_resolver)
+    with RunEngine([http("https://service.example")]) as engine:
+        with pytest.raises(RunFailed, match=r"The host service\.example cannot be looked up: can't start new thread") as caught:
+            engine.run(goal="g", adapter_id="http:service", dry_run=False, plan='[{"tool": "a", "method": "b"}]')
+        assert caught.value.run_id is not None
+        events = engine.flight_record(caught.value.run_id)["events"]
+    assert caught.value.code == "OS_ERROR"
+    assert [event["payload"]["outcome"] for event in events if event["type"] == "TOOL_CALL_FAILED"] == ["not_sent"]
+
+
 def test_a_name_without_an_address_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     def getaddrinfo(*_: object, **__: object) -> list[Any]:
         raise socket.gaierror(-2, "Name or service not known")

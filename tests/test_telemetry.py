@@ -221,6 +221,21 @@ def test_nothing_is_loaded_where_nobody_asked() -> None:
 # -- command line -----------------------------------------------------------------------------------------------------------------
 
 
+def test_without_a_thread_the_rest_is_not_sent_and_the_command_ends_as_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def not_set(_: object) -> None:
+        """Which would be for the whole process."""
+
+    monkeypatch.setattr("opentelemetry.trace.set_tracer_provider", not_set)
+    _, finish = export_to("console")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        finish(60)
+    finish(60)
+
+
 def test_a_command_logs_json_lines_on_standard_error_without_what_users_wrote(tmp_path: Path) -> None:
     cli = CommandLine(tmp_path, extra={"NEXUS_ATTEST_LOG": "info"})
     ended = cli.run("request", f"goal {SECRET}", "--json")

@@ -39,7 +39,8 @@ async def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
     """The addresses of a host that a connection may go to, at least one.
 
     All of them with `allow_private`, loopback ones for a host that is written as loopback, else public ones. Raises CallFailed with
-    CONNECTION_FAILED when the host has no address, ADDRESS_NOT_ALLOWED when it has none of those; nothing was sent.
+    CONNECTION_FAILED when the host has no address, ADDRESS_NOT_ALLOWED when it has none of those, OS_ERROR when it cannot be looked up
+    for want of a thread; nothing was sent.
     """
     addresses = await _lookup(host, port)
     if not addresses:
@@ -63,7 +64,12 @@ async def _lookup(host: str, port: int) -> list[str]:
     except ValueError:
         loop = asyncio.get_running_loop()
         found: asyncio.Future[list[str]] = loop.create_future()
-        threading.Thread(target=_ask_resolver, args=(host, port, loop, found), name="nexus-attest resolver", daemon=True).start()
+        resolver = threading.Thread(target=_ask_resolver, args=(host, port, loop, found), name="nexus-attest resolver", daemon=True)
+        try:
+            resolver.start()
+        except RuntimeError as problem:
+            message = f"The host {host:.200} cannot be looked up: {problem}"
+            raise CallFailed("OS_ERROR", message, outcome=CallOutcome.NOT_SENT) from None
         return await found
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from nexus_attest.routers.adapter import CallLimit
-from nexus_attest.routers.errors import CallOutcome
+from nexus_attest.routers.errors import CallFailed, CallOutcome
 
 __all__ = ["Background"]
 
@@ -22,12 +22,16 @@ _UNWIND_SECONDS = 1.0
 
 
 class Background:
-    """Started when it is made; `close` ends it and cancels what is left."""
+    """Started when it is made; `close` ends it and cancels what is left. Raises CallFailed with OS_ERROR where no thread is to be had."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as problem:
+            self._loop.close()
+            raise CallFailed("OS_ERROR", f"No thread for the calls: {problem}", outcome=CallOutcome.NOT_SENT) from None
 
     def run(self, work: Coroutine[Any, Any, T], limit: CallLimit, outcome: Callable[[], CallOutcome]) -> T:
         """The result of some work, or what it raised.

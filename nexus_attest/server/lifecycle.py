@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import anyio
 
@@ -61,8 +62,9 @@ async def _leave_on_signal(service: Service, serving: anyio.CancelScope, log: St
             if not service.store_threads.borrowed_tokens and not service.run_threads.borrowed_tokens:
                 # Which must not happen under a thread that uses the store; the file is as sound without. In a thread: it may wait.
                 closing = threading.Thread(target=close, name="close", daemon=True)
-                closing.start()
-                closing.join(_CLOSING_SECONDS)
+                with suppress(RuntimeError):  # the system gives no more threads
+                    closing.start()
+                    closing.join(_CLOSING_SECONDS)
             log.flush(max(end - anyio.current_time(), _LAST_LINE_SECONDS))
             # A thread that runs an execution cannot be ended, and the interpreter would wait for it.
             os._exit(128 + number if number == signal.SIGINT else 0)

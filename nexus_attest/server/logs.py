@@ -100,11 +100,14 @@ class StderrLog(logging.Handler):
 
     def flush(self, seconds: float = _FLUSH_SECONDS) -> None:
         """Give the thread a moment to write what waits, and the time that it needs where somebody reads."""
-        done = threading.Event()
-        threading.Thread(target=lambda: (self._lines.join(), done.set()), daemon=True).start()
         end = time.monotonic() + _BUSY_SECONDS
-        while not done.wait(seconds) and self._can_be_written() and time.monotonic() < end:
-            pass
+        # As `queue.Queue.join`, with a limit, and not in a thread, which may not be to be had.
+        with (done := self._lines.all_tasks_done):
+            while not done.wait_for(self._is_all_written, seconds) and self._can_be_written() and time.monotonic() < end:
+                pass
+
+    def _is_all_written(self) -> bool:
+        return not self._lines.unfinished_tasks
 
     def _can_be_written(self) -> bool:
         """Whether there is room in the pipe: then it is not the reader who is waited for."""

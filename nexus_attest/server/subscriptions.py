@@ -169,9 +169,10 @@ class Watch:
                 try:
                     await self._look()
                     failed = False
-                except NexusError as error:  # such as a store that is locked, or being replaced
+                except (NexusError, RuntimeError) as error:  # a store that is locked, or being replaced; a system without more threads
                     if not failed:
-                        _log.warning("subscribers cannot be told of changes", extra={"facts": {"code": error.code, "problem": str(error)}})
+                        code = error.code if isinstance(error, NexusError) else type(error).__name__
+                        _log.warning("subscribers cannot be told of changes", extra={"facts": {"code": code, "problem": str(error)}})
                     failed = True
         finally:
             self._wakes.discard(wake)
