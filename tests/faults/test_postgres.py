@@ -7,7 +7,9 @@ while somebody else does all of their work, so that one command falls into anoth
 
 import multiprocessing
 import os
+import shutil
 import socket
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -37,9 +39,9 @@ PANIC = b"SPANIC\0VPANIC\0C53100\0Mcould not write to file: No space left on dev
 class Proxy:
     """A server for one store: passes everything on to PostgreSQL, until the message of number `at`, or one with `on` in it, comes."""
 
-    def __init__(self, folder: Path, server: PostgresServer) -> None:
-        folder.mkdir()
-        self.folder = folder
+    def __init__(self, server: PostgresServer) -> None:
+        # As short as the server's, because the path of a socket is at most some 100 bytes.
+        self.folder = Path(tempfile.mkdtemp(prefix="nexus-px-", dir="/tmp" if os.access("/tmp", os.W_OK) else None))
         self.at: int | None = None
         self.on: bytes | None = None
         self.cut: Cut = "before"
@@ -47,8 +49,12 @@ class Proxy:
         self.count = 0
         self._to = str(server.folder / ".s.PGSQL.5432")
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(folder / ".s.PGSQL.5432"))
-        self._listener.listen()
+        try:
+            self._listener.bind(str(self.folder / ".s.PGSQL.5432"))
+            self._listener.listen()
+        except BaseException:
+            self.close()
+            raise
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -97,11 +103,12 @@ class Proxy:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        shutil.rmtree(self.folder)
 
 
 @pytest.fixture
-def proxy(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[Proxy]:
-    with closing(Proxy(Path(tmp_path_factory.mktemp("p", numbered=True)) / "s", postgres_server)) as found:
+def proxy(postgres_server: PostgresServer) -> Iterator[Proxy]:
+    with closing(Proxy(postgres_server)) as found:
         yield found
 
 
