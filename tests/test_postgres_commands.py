@@ -15,7 +15,9 @@ from test_copying import fill
 from test_docs import run
 
 from nexus_attest.postgres import PostgresStore
+from nexus_attest.postgres import schema as schemas
 from nexus_attest.postgres.address import shown
+from nexus_attest.postgres.schema import script
 from nexus_control import copying
 from nexus_control.copying import copy_store
 from nexus_control.errors import StoresDiffer
@@ -80,6 +82,55 @@ def test_the_printed_script_makes_the_same_database(cli: CommandLine, postgres_s
     postgres_server.psql(sql, address)
     assert cli.json("log", "verify", "--db", address)["ok"] is True
     assert postgres_server.dump(address) == (cli.json("db", "init"), postgres_server.dump(address_of(cli)))[1]
+
+
+def test_the_printed_script_brings_the_tables_of_an_older_version_to_this_one_and_no_others(
+    cli: CommandLine, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = cli.run("db", "init", "--print").out
+    upgrade = cli.run("db", "init", "--print", "--from", "1").out
+    roles_alone = cli.run("db", "init", "--print", "--from", "2").out
+    assert cli.json("db", "init", "--print", "--from", "1")["sql"] == upgrade
+    assert "ROLE" not in cli.run("db", "init", "--print", "--from", "1", "--without-roles").out
+    with monkeypatch.context() as older:
+        older.setattr(schemas, "_MIGRATIONS", schemas._MIGRATIONS[:1])  # pyright: ignore[reportPrivateUsage]
+        first = script("nexus_attest", with_roles=True)
+    postgres_server.psql(first, address_of(cli))
+    before = postgres_server.dump(address_of(cli))
+    for wrong, why in (
+        (fresh, 'relation "schema_versions" already exists'),
+        (roles_alone, "the schema nexus_attest has version 1, this script is for version 2"),
+    ):
+        with pytest.raises(AssertionError, match=why):
+            postgres_server.psql(wrong, address_of(cli))
+        assert postgres_server.dump(address_of(cli)) == before
+    postgres_server.psql(upgrade, address_of(cli))
+    assert cli.json("db", "init")["from"] == 2
+    assert cli.json("log", "verify")["ok"] is True
+    with pytest.raises(AssertionError, match="the schema nexus_attest has version 2, this script is for version 1"):
+        postgres_server.psql(upgrade, address_of(cli))
+
+    made = postgres_server.new_database()
+    postgres_server.psql(fresh, made)
+    assert postgres_server.dump(made) == postgres_server.dump(address_of(cli))
+    alone = postgres_server.new_database()
+    postgres_server.psql(cli.run("db", "init", "--print", "--without-roles").out, alone)
+    assert postgres_server.dump(alone) != postgres_server.dump(made)
+    postgres_server.psql(roles_alone, alone)
+    assert postgres_server.dump(alone) == postgres_server.dump(made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--print", "--from", "3"), "there is no version 3 of the tables: this release brings those of the versions 1 to 2 to version 2"),
+        (("--print", "--from", "0"), "there is no version 0 of the tables: this release brings those of the versions 1 to 2 to version 2"),
+        (("--from", "1"), "--from is for --print; without it `db init` looks which version there is"),
+    ],
+)
+def test_a_version_that_no_script_begins_with_is_refused(cli: CommandLine, arguments: tuple[str, ...], why: str) -> None:
+    refused = cli.json("db", "init", *arguments, code=2)
+    assert (refused["code"], refused["error"]) == ("INVALID_ARGUMENT", f"INVALID_ARGUMENT: {why}")
 
 
 def test_a_store_moves_to_postgres_and_back_with_every_row(cli: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,12 @@ def _init(
     print_only: Annotated[
         bool, typer.Option("--print", help="Only show the SQL for PostgreSQL, tables and roles; connect to nothing.")
     ] = False,
+    since: Annotated[
+        int | None,
+        typer.Option(
+            "--from", metavar="VERSION", help="With --print: the SQL for tables of this version, of an older release.", show_default=False
+        ),
+    ] = None,
     without_roles: Annotated[bool, typer.Option("--without-roles", help="PostgreSQL: make no roles, and change no rights.")] = False,
 ) -> None:
     """Make the store's tables, or bring those of an older release to this one; on PostgreSQL the roles nexus_writer and nexus_reader too.
@@ -35,9 +41,13 @@ def _init(
     if print_only:
         from nexus_attest.postgres.schema import DEFAULT_SCHEMA, script
 
-        text = script(DEFAULT_SCHEMA, with_roles=not without_roles)
+        text = script(DEFAULT_SCHEMA, with_roles=not without_roles, since=since)
         session.show({"sql": text}, text.rstrip("\n"))
         return
+    if since is not None:
+        from nexus_control.errors import InputError
+
+        raise InputError("--from is for --print; without it `db init` looks which version there is")
     if session.store_address is None:
         session.allow_new_store()
         data: dict[str, Any] = {"store": session.store.path, "roles": []}

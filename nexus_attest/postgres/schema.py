@@ -225,9 +225,31 @@ def _grants(schema: str) -> str:
     )
 
 
-def script(schema: str, *, with_roles: bool) -> str:
-    """What an owner runs with psql to set up a new database, all or nothing."""
-    return "\n".join(["BEGIN;", _ddl(schema), *([_roles() + _grants(schema)] if with_roles else []), "COMMIT;", ""])
+def _require_version(schema: str, since: int) -> str:
+    """The statement that ends a script, and undoes what it did, where the schema has another version; until the end nobody else writes."""
+    return f"""DO $nexus$
+DECLARE
+    found integer;
+BEGIN
+    {take_lock(schema).replace("SELECT", "PERFORM")};
+    SELECT COALESCE(max(version), 0) INTO found FROM {schema}.schema_versions;
+    IF found <> {since} THEN
+        RAISE EXCEPTION 'the schema {schema} has version %, this script is for version {since}', found;
+    END IF;
+END $nexus$;"""
+
+
+def script(schema: str, *, with_roles: bool, since: int | None = None) -> str:
+    """What an owner runs with psql to set up a new database, or one with the tables of version `since`, all or nothing.
+
+    Raises InputError for a version that this release does not know.
+    """
+    if since is not None and not 1 <= since <= newest():
+        raise InputError(
+            f"there is no version {since} of the tables: this release brings those of the versions 1 to {newest()} to version {newest()}"
+        )
+    parts = [] if since is None else [_require_version(schema, since)]
+    return "\n".join(["BEGIN;", *parts, _ddl(schema, since or 0), *([_roles() + _grants(schema)] if with_roles else []), "COMMIT;", ""])
 
 
 _STORED_SCHEMA = f"""
