@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,9 +91,29 @@ def test_an_execution_that_ran_twice_ends_the_run(here: soak.Soak) -> None:
         here.verify()
 
 
-@pytest.mark.parametrize(("memory", "files", "what"), [(100.0, 0, "memory grew"), (0.0, 9, "open files grew")])
-def test_a_process_that_grows_ends_the_run(monkeypatch: pytest.MonkeyPatch, memory: float, files: int, what: str) -> None:
-    measured = iter([(50.0, 10), (50.0 + memory, 10 + files)])
+@pytest.mark.parametrize(
+    ("memory", "files", "what"),
+    [(100.0, {}, "memory grew"), (0.0, {"s.db": 1}, r"\{'s.db': 1\}"), (0.0, {"socket": 4, "pipe": 1}, r"\{'socket': 4, 'pipe': 1\}")],
+)
+def test_a_process_that_grows_ends_the_run(monkeypatch: pytest.MonkeyPatch, memory: float, files: dict[str, int], what: str) -> None:
+    before = Counter({"/dev/null": 3, "s.db": 2})
+    measured = iter([(50.0, before), (50.0 + memory, before + Counter(files))])
     monkeypatch.setattr(soak, "resources", lambda: next(measured))
     with quick_folder() as folder, pytest.raises(AssertionError, match=what):
         soak.soak(0.2, 1, folder)
+
+
+def test_connections_may_become_as_many_as_the_pool_takes() -> None:
+    assert soak.ADatabase.connections["socket"] == 3  # of four, one is always there
+    assert Counter(socket=5) - Counter(socket=1) - soak.ADatabase.connections == Counter(socket=1)
+    assert soak.AFile.connections == Counter()
+
+
+def test_what_is_measured_does_not_depend_on_what_was_used_since_the_last_fork(here: soak.Soak) -> None:
+    here.another_process()
+    _, before = soak.measured(here)
+    here.attest()
+    _, after = soak.measured(here)
+    names = ("s.db", "s.db-wal", "s.db-shm")
+    assert [after[name] - before[name] for name in names] == [0, 0, 0]
+    assert all(before[name] for name in names)
