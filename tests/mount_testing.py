@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from fault_testing import in_process
 
-__all__ = ["fill", "make_read_only", "on_a_disk_of_its_own"]
+__all__ = ["REQUIRED", "fill", "make_read_only", "on_a_disk_of_its_own"]
+
+REQUIRED = "NEXUS_ATTEST_REQUIRE_MOUNTS"
+"""Set to 1, as the build does, a system where no disk can be mounted is a failure."""
+
+_REQUIRED = os.environ.get(REQUIRED) == "1"
+"""Read when this is imported: within tests, variables of this project are not set."""
 
 _NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000  # unshare(2)
 _READ_ONLY, _REMOUNT, _RECURSIVE, _PRIVATE = 1, 32, 16384, 1 << 18  # mount(2)
@@ -35,7 +41,7 @@ def _own_mounts() -> None:
 
 
 def on_a_disk_of_its_own(place: Path, size: str, work: Callable[[Path], object]) -> None:
-    """Do `work` in a process that has a small disk at `place`. Skips the test where nobody may mount one."""
+    """Do `work` in a process that has a small disk at `place`. Where nobody may mount one it skips the test, or fails it (`REQUIRED`)."""
 
     def mounted() -> int:
         try:
@@ -51,7 +57,10 @@ def on_a_disk_of_its_own(place: Path, size: str, work: Callable[[Path], object])
 
     ended = in_process(place, mounted)
     if ended.code == 77:
-        pytest.skip(f"no disk can be mounted here: {ended.out}")
+        reason = f"no disk can be mounted here: {ended.out}"
+        if _REQUIRED:
+            pytest.fail(f"{REQUIRED} is set, but {reason}")
+        pytest.skip(reason)
     assert (ended.code, ended.out) == (0, "done\n"), ended.err
 
 

@@ -1,7 +1,8 @@
 """Disks and files that do not do what was asked: full, read-only, failing, locked by another process.
 
 The full and the read-only disk are real file systems, mounted for one process; where the system does not allow that, these tests are
-skipped. Errors of the device, and a kill inside a write, are made by strace in its system calls.
+skipped, or fail where they are required. Errors of the device, and a kill inside a write, are made by strace in its system calls; without
+it, or where it may not trace, these tests are skipped.
 """
 
 import itertools
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mount_testing
 import pytest
 from fault_testing import Ended, in_process, lines_of, snapshots, state_of
 from mount_testing import fill, make_read_only, on_a_disk_of_its_own
@@ -91,6 +93,26 @@ READING = {
 
 def words(arguments: tuple[str, ...], name: str) -> list[str]:
     return [argument.format(id=name) for argument in arguments]
+
+
+@pytest.mark.parametrize(
+    ("required", "outcome"),
+    [
+        (False, "no disk can be mounted here: not allowed\n"),
+        (True, "NEXUS_ATTEST_REQUIRE_MOUNTS is set, but no disk can be mounted here: not allowed\n"),
+    ],
+)
+def test_a_disk_that_cannot_be_mounted_is_a_failure_where_it_is_required(
+    place: Path, monkeypatch: pytest.MonkeyPatch, required: bool, outcome: str
+) -> None:
+    def not_allowed() -> None:
+        raise OSError("not allowed")
+
+    monkeypatch.setattr(mount_testing, "_own_mounts", not_allowed)
+    monkeypatch.setattr(mount_testing, "_REQUIRED", required)
+    with pytest.raises((pytest.fail.Exception, pytest.skip.Exception)) as ended:
+        on_a_disk_of_its_own(place, "1m", lambda _: None)
+    assert (ended.type is pytest.fail.Exception, ended.value.msg) == (required, outcome)
 
 
 @pytest.mark.parametrize("which", [*WRITING, *INTO_FILES])
