@@ -221,7 +221,7 @@ def test_nothing_is_loaded_where_nobody_asked() -> None:
 # -- command line -----------------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_thread_the_rest_is_not_sent_and_the_command_ends_as_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_ends_without_an_error_where_no_thread_is_to_be_had_for_what_is_left_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_thread(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
