@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import NoReturn, cast
 
 from nexus_control import fork
-from nexus_control.errors import InputError, StoreError
+from nexus_control.errors import CommitUnknown, InputError, StoreError
 from nexus_control.migration import Schema
 from nexus_control.sqlite import (
     BUSY_TIMEOUT_SECONDS,
@@ -34,7 +34,7 @@ from nexus_control.sqlite import (
     refuse_stand_ins,
     require_ours,
     switch_to_wal,
-    write_anything,
+    write_over,
 )
 
 __all__ = ["Database"]
@@ -51,10 +51,11 @@ _CHECKPOINT_PATIENCE_MS = 100
 class _Session:
     """One open connection, and how deep its user stands in blocks of `transaction` or `snapshot`."""
 
-    __slots__ = ("__weakref__", "_commit", "_undo", "closed", "connection", "depth", "doomed", "in_use", "owned", "writing")
+    __slots__ = ("__weakref__", "_commit", "_undo", "closed", "connection", "depth", "doomed", "in_use", "owned", "path", "writing")
 
-    def __init__(self, connection: Connection, *, owned: bool) -> None:
+    def __init__(self, connection: Connection, path: str, *, owned: bool) -> None:
         self.connection = connection
+        self.path = path
         self.owned = owned
         self.closed = False
         self.in_use = threading.RLock()  # held by whoever uses the connection, and by a fork that closed it
@@ -84,9 +85,11 @@ class _Session:
                 if self.doomed:
                     raise RuntimeError("a block inside this transaction failed; nothing of it may be committed")
                 if self.writing:
-                    end(self.connection, self._commit)
+                    end(self.connection, self._commit, self.path)
                 else:
                     self.connection.execute(self._commit)
+        except CommitUnknown:  # `end` undid what it could; an error of one more attempt must not take the place of this one
+            raise
         except BaseException:
             failed = True
             raise
@@ -154,8 +157,8 @@ class Database:
         self._identity: tuple[int, int] | None = None
         self._shared: _Session | None = None
         if adopted is not None:
-            self._schema.apply(adopted)
-            self._shared = _Session(adopted, owned=False)
+            self._schema.apply(adopted, self.path)
+            self._shared = _Session(adopted, self.path, owned=False)
             return
         fork.register(self)
         session = self._open()
@@ -178,14 +181,14 @@ class Database:
                         f"{self.path}: there is no store of this release in this file, and nothing may be written here; "
                         "a command that records makes one, or brings an older one to this release"
                     )
-                self._schema.apply(connection)
+                self._schema.apply(connection, self.path)
             except BaseException as error:
                 if connection is not None:
                     connection.close()
                 if isinstance(error, FAULTS):
                     raise_named(error, self.path)
                 raise
-            session = _Session(connection, owned=True)
+            session = _Session(connection, self.path, owned=True)
             self._sessions.add(session)
         self._local.session = session
         return session
@@ -279,7 +282,7 @@ class Database:
                 _unusable[self.path] = inherited  # and keep them from being closed
             self._local, self._sessions = threading.local(), weakref.WeakSet()
         else:
-            self._shared = _Session(self._shared.connection, owned=True)
+            self._shared = _Session(self._shared.connection, self.path, owned=True)
             self._sessions = weakref.WeakSet([self._shared])
             _copied.append(inherited)
             if self._shared.connection.in_transaction:  # of another thread, which is not here
@@ -367,9 +370,7 @@ class Database:
                 if connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]:
                     return
                 # The first commit of a log that starts over syncs its header as well. Make it this one: the same version number again.
-                connection.execute("BEGIN IMMEDIATE")
-                write_anything(connection)
-                connection.execute("COMMIT")
+                write_over(connection)
             finally:
                 self._may_begin.set()
                 connection.close()

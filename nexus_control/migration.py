@@ -31,8 +31,8 @@ class Schema:
         self._migrations = migrations
         self.tables = frozenset(found[1] for steps in migrations for step in steps if (found := _TABLE.match(step)))
 
-    def apply(self, connection: Connection) -> None:
-        """Bring the file to this schema. Raises SchemaTooNew when it was written by a newer release; then nothing changed."""
+    def apply(self, connection: Connection, path: str) -> None:
+        """Bring the file, `path` in errors, to this schema. Raises SchemaTooNew when a newer release wrote it; then nothing changed."""
         if self.is_in(connection):
             return
         commit, undo = begin(connection, "BEGIN IMMEDIATE", joins=connection.in_transaction)
@@ -43,7 +43,7 @@ class Schema:
                 for statement in statements:
                     connection.execute(statement)
                 self._set_version(connection, version)
-            end(connection, commit)
+            end(connection, commit, path)
         except BaseException:
             if connection.in_transaction:
                 connection.execute(undo)
@@ -69,7 +69,7 @@ class Schema:
         Rows are only as sound as these.
         """
         with closing(open_memory()) as pristine:
-            self.apply(pristine)
+            self.apply(pristine, ":memory:")
             wanted = {(kind, name): sql for kind, name, sql, _ in pristine.execute(_OBJECTS)}
         tables = {name for kind, name in wanted if kind == "table"}
         stored: dict[tuple[str, str], str] = {}

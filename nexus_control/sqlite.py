@@ -48,7 +48,7 @@ __all__ = [
     "refuse_stand_ins",
     "require_ours",
     "switch_to_wal",
-    "write_anything",
+    "write_over",
 ]
 
 Connection = sqlite3.Connection
@@ -338,7 +338,7 @@ def begin(connection: Connection, statement: str, *, joins: bool) -> tuple[str, 
     return "COMMIT", "ROLLBACK"
 
 
-def end(connection: Connection, statement: str) -> None:
+def end(connection: Connection, statement: str, path: str) -> None:
     """End a transaction that writes with the first statement that `begin` gave, so that what is refused here is not stored.
 
     When the sync of a commit fails, all of it is in the write-ahead log already: nobody reads it there, but who opens the file after its
@@ -351,11 +351,8 @@ def end(connection: Connection, statement: str) -> None:
         if connection.in_transaction or getattr(refused, "sqlite_errorcode", None) == _FULL:  # of which not all is in the log
             raise
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            write_anything(connection)
-            connection.execute("COMMIT")
-        except (sqlite3.Error, MemoryError) as again:
-            path = connection.execute("PRAGMA database_list").fetchone()[2]
+            write_over(connection)
+        except Exception as again:
             raise _SqliteCommitUnknown(
                 f"{path}: {refused}, and what was refused could not be taken back for certain: {again} "
                 "(check the disk, then read again what is stored)"
@@ -363,6 +360,13 @@ def end(connection: Connection, statement: str) -> None:
         raise
 
 
-def write_anything(connection: Connection) -> None:
-    """Write a page into the open transaction that says what it said."""
-    connection.execute(f"PRAGMA user_version = {number(connection, 'user_version')}")
+def write_over(connection: Connection) -> None:
+    """Commit a page that says what it said, at the end of what the write-ahead log holds for its readers."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(f"PRAGMA user_version = {number(connection, 'user_version')}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

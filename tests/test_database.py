@@ -23,6 +23,7 @@ from store_testing import environment, foreign, in_child, quick_folder
 
 from nexus_control.database import Database
 from nexus_control.errors import (
+    CommitUnknown,
     InputError,
     SchemaTooNew,
     StoreBusy,
@@ -1145,6 +1146,37 @@ def test_a_transaction_that_was_left_open_is_not_joined_but_ended(db: Database) 
     with db.reading() as connection:
         assert not connection.in_transaction
     assert numbers(db) == [2]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [sqlite3.OperationalError("disk I/O error"), OverflowError("too large"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no")],
+    ids=["refused", "overflow", "no text"],
+)
+def test_a_commit_whose_outcome_is_unknown_says_so_whatever_the_connection_raises_after_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, again: Exception
+) -> None:
+    execute = sqlite3.Connection.execute
+
+    def broken(connection: sqlite3.Connection, sql: str) -> sqlite3.Cursor:
+        if connection.in_transaction and sql == "COMMIT":
+            execute(connection, "ROLLBACK")
+            raise sqlite3.OperationalError("disk I/O error")
+        if sql != "BEGIN IMMEDIATE":
+            raise again
+        return execute(connection, sql)
+
+    with closing(Database(path, SCHEMA)) as db:
+        add(db, 1)
+        with pytest.raises(CommitUnknown) as caught, db.transaction() as connection:  # noqa: PT012
+            connection.execute(INSERT, (2, ""))
+            monkeypatch.setattr("nexus_control.sqlite._OwnConnection.execute", broken)
+        monkeypatch.undo()
+        assert str(caught.value).startswith(f"{path}: disk I/O error, and what was refused could not be taken back for certain: ")
+        assert isinstance(caught.value, sqlite3.OperationalError)
+        assert numbers(db) == [1]
+        add(db, 3)
+        assert numbers(db) == [1, 3]
 
 
 # -- connections of others
