@@ -34,6 +34,7 @@ from nexus_control.sqlite import (
     refuse_stand_ins,
     require_ours,
     switch_to_wal,
+    take_back,
     write_over,
 )
 
@@ -154,6 +155,8 @@ class Database:
         self._checkpointer: threading.Thread | None = None
         self._may_begin = _set_event()
         self._commits = 0
+        self.in_doubt: set[object] = set()
+        """One for each commit of unknown outcome that is still to be taken back."""
         self._identity: tuple[int, int] | None = None
         self._shared: _Session | None = None
         if adopted is not None:
@@ -335,6 +338,26 @@ class Database:
             finally:
                 connection.text_factory = str
 
+    # -- commits of unknown outcome -------------------------------------------------------------------------------------------
+    #
+    # Nobody sees such a commit as long as a program has the file open, and each commit that succeeds, of any program, is written over it.
+    # But a command that only looks, and is refused for what it saw, commits nothing: after a crash what it did not see could be there. So
+    # one is made before the next block that writes begins. A block that began earlier comes before the commit that nobody knows of.
+
+    def take_back(self, session: _Session) -> None:
+        """Before a transaction while commits are in doubt. Raises CommitUnknown while the disk refuses it, StoreBusy."""
+        if not session.owned and session.connection.in_transaction:
+            return  # the owner's commit will be written over them
+        doubts = self.in_doubt.copy()  # other threads may add to it meanwhile
+        take_back(session.connection, self.path)
+        self.in_doubt.difference_update(doubts)
+
+    def _take_back_at_last(self, session: _Session) -> None:
+        """Before a connection is closed. Without waiting for another program that writes: its commit does the same."""
+        be_patient(session.connection, patient=False)
+        with suppress(Exception):
+            self.take_back(session)
+
     # -- write-ahead log ------------------------------------------------------------------------------------------------------
 
     def wait_for_log(self) -> None:
@@ -389,8 +412,12 @@ class Database:
         for session in sessions:
             # One that is never given back (its thread is gone, in the middle of a block) is left to the garbage collector.
             if session.in_use.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-                session.close()
-                session.in_use.release()
+                try:
+                    if self.in_doubt:
+                        self._take_back_at_last(session)
+                finally:
+                    session.close()
+                    session.in_use.release()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open store cannot be copied or pickled; open another one on the same file")
@@ -447,6 +474,8 @@ class _Block(_Use):
         try:
             if self._writing and not session.depth:
                 self._database.wait_for_log()
+                if self._database.in_doubt:
+                    self._database.take_back(session)
             session.enter(writing=self._writing)
         except BaseException as error:
             super().__exit__(type(error), error, None)
@@ -461,6 +490,8 @@ class _Block(_Use):
                 self._database.keep_wal_short()
         except BaseException as problem:
             error = problem
+            if self._writing and (isinstance(problem, CommitUnknown) or not isinstance(problem, Exception)):  # or it was interrupted
+                self._database.in_doubt.add(object())
             raise
         finally:
             super().__exit__(kind, error, trace)

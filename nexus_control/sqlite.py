@@ -48,6 +48,7 @@ __all__ = [
     "refuse_stand_ins",
     "require_ours",
     "switch_to_wal",
+    "take_back",
     "write_over",
 ]
 
@@ -343,7 +344,7 @@ def end(connection: Connection, statement: str, path: str) -> None:
 
     When the sync of a commit fails, all of it is in the write-ahead log already: nobody reads it there, but who opens the file after its
     last user died takes it for a commit that was made (https://www.sqlite.org/fileformat2.html#walformat). The next commit is written
-    over it. So one that changes nothing is made here. Raises CommitUnknown where that is refused too.
+    over it. So one that changes nothing is made here. Raises CommitUnknown where that is refused too; `take_back` tries again.
     """
     try:
         connection.execute(statement)
@@ -360,9 +361,25 @@ def end(connection: Connection, statement: str, path: str) -> None:
         raise
 
 
+def take_back(connection: Connection, path: str) -> None:
+    """Try again what `end` could not do. No harm where another commit was written over it already, or where the file now shows it.
+
+    Raises CommitUnknown where it is refused again; SQLite's own error while another connection writes, who does the same.
+    """
+    try:
+        write_over(connection)
+    except Exception as again:
+        if isinstance(again, sqlite3.Error) and _is_locked(again):
+            raise
+        raise _SqliteCommitUnknown(
+            f"{path}: nothing of this call was written, because an earlier commit could not be taken back for certain: {again} "
+            "(check the disk, then repeat the call)"
+        ) from again
+
+
 def write_over(connection: Connection) -> None:
     """Commit a page that says what it said, at the end of what the write-ahead log holds for its readers."""
-    connection.execute("BEGIN IMMEDIATE")
+    begin(connection, "BEGIN IMMEDIATE", joins=False)
     try:
         connection.execute(f"PRAGMA user_version = {number(connection, 'user_version')}")
         connection.execute("COMMIT")

@@ -14,8 +14,8 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ from nexus_control.errors import (
     StoreUnreadable,
 )
 from nexus_control.migration import Schema
-from nexus_control.sqlite import APPLICATION_ID, limit_patience, open_file
+from nexus_control.sqlite import APPLICATION_ID, limit_patience, open_file, take_back
 
 TABLE = "CREATE TABLE IF NOT EXISTS t (n INTEGER NOT NULL UNIQUE, text TEXT) STRICT"
 SCHEMA = Schema("test", slot=0, migrations=((TABLE,),))
@@ -1179,6 +1179,168 @@ def test_a_commit_whose_outcome_is_unknown_says_so_whatever_the_connection_raise
         assert numbers(db) == [1, 3]
 
 
+@contextmanager
+def no_room_behind(log: Path) -> Generator[None]:
+    """The system refuses to make the file longer: neither a commit nor what takes it back can be written."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def code_of(work: Callable[[], object]) -> str:
+    """The code of the error that this ends with; "ok" if it does not, the name of the class for others."""
+    try:
+        work()
+    except StoreError as error:
+        return error.code
+    except Exception as error:
+        return type(error).__name__
+    return "ok"
+
+
+def look(db: Database) -> None:
+    """A transaction that judges and writes nothing."""
+    with db.transaction():
+        raise LookupError
+
+
+@needs_fork
+def test_after_a_commit_of_unknown_outcome_every_thread_can_read_and_nothing_is_judged_until_it_is_taken_back(path: Path) -> None:
+    def child() -> list[object]:
+        log, told = Path(f"{path}-wal"), list[object]()
+        with closing(Database(path, SCHEMA)) as db:
+            add(db, 1)
+            with no_room_behind(log):
+                told.append(code_of(lambda: add(db, 2)))
+                told.append(code_of(lambda: add(db, 3)))
+                told.append(code_of(lambda: look(db)))
+                run_in_thread(lambda: told.append(code_of(lambda: look(db))))
+                run_in_thread(lambda: told.append(numbers(db)))
+                with db.snapshot():
+                    told.append(numbers(db))
+            sizes = [log.stat().st_size]
+            told.append(code_of(lambda: look(db)))  # takes it back before
+            sizes.append(log.stat().st_size)
+            with no_room_behind(log):
+                told.append(code_of(lambda: look(db)))  # nothing is to be taken back any more
+            add(db, 4)
+            return [*told, numbers(db), sizes[1] - sizes[0]]
+
+    unknown = "COMMIT_UNKNOWN"
+    assert in_child(child) == [unknown, unknown, unknown, unknown, [1], [1], "LookupError", "LookupError", [1, 4], 24 + 4096]
+
+
+@needs_fork
+def test_a_commit_of_unknown_outcome_is_not_forgotten_when_an_earlier_one_is_taken_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def child() -> list[object]:
+        log, told = Path(f"{path}-wal"), list[object]()
+
+        def another() -> None:
+            with db.transaction() as connection:
+                connection.execute(INSERT, (3, ""))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+        def meanwhile(connection: sqlite3.Connection, path: str) -> None:
+            take_back(connection, path)
+            monkeypatch.undo()
+            run_in_thread(lambda: told.append(code_of(another)))
+
+        with closing(Database(path, SCHEMA)) as db:
+            add(db, 1)
+            with no_room_behind(log):
+                told.append(code_of(lambda: add(db, 2)))
+            monkeypatch.setattr("nexus_control.database.take_back", meanwhile)
+            told.append(code_of(lambda: look(db)))
+            told.append(code_of(lambda: look(db)))
+            return told
+
+    assert in_child(child) == ["COMMIT_UNKNOWN", "COMMIT_UNKNOWN", "LookupError", "COMMIT_UNKNOWN"]
+
+
+@needs_fork
+def test_what_is_to_be_taken_back_waits_while_another_program_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_control.sqlite.BUSY_TIMEOUT_SECONDS", 0.1)
+
+    def child() -> list[object]:
+        told: list[object] = []
+        with closing(Database(path, SCHEMA)) as db, closing(foreign(path)) as other:
+            add(db, 1)
+            with no_room_behind(Path(f"{path}-wal")):
+                told.append(code_of(lambda: add(db, 2)))
+            other.execute("BEGIN IMMEDIATE")
+            told.append(code_of(lambda: look(db)))
+            other.execute(INSERT, (3, ""))
+            other.execute("COMMIT")  # which is written over it as well
+            told.append(code_of(lambda: look(db)))
+            return [*told, numbers(db)]
+
+    assert in_child(child) == ["COMMIT_UNKNOWN", "STORE_BUSY", "LookupError", [1, 3]]
+
+
+@needs_fork
+@pytest.mark.parametrize("mended", [True, False])
+def test_closing_tries_once_more_to_take_back_a_commit_of_unknown_outcome_and_says_nothing(path: Path, mended: bool) -> None:
+    def child() -> list[object]:
+        log = Path(f"{path}-wal")
+        with closing(foreign(path)) as other:
+            db = Database(path, SCHEMA)
+            add(db, 1)
+            assert other.execute("SELECT COUNT(*) FROM t").fetchone()[0] == 1  # has the file open from here on, and keeps the log
+            size = log.stat().st_size
+            with no_room_behind(log):
+                told = [code_of(lambda: add(db, 2))]
+                if not mended:
+                    told.append(code_of(db.close))
+            if mended:
+                told.append(code_of(db.close))
+            return [*told, log.stat().st_size - size, other.execute("SELECT COUNT(*) FROM t").fetchone()[0]]
+
+    assert in_child(child) == ["COMMIT_UNKNOWN", "ok", 24 + 4096 if mended else 0, 1]
+
+
+@needs_fork
+def test_closing_waits_for_no_other_program_to_take_back_a_commit_of_unknown_outcome(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_control.sqlite.BUSY_TIMEOUT_SECONDS", 3600)
+
+    def child() -> list[object]:
+        with closing(foreign(path)) as other:
+            db = Database(path, SCHEMA)
+            add(db, 1)
+            with no_room_behind(Path(f"{path}-wal")):
+                told = code_of(lambda: add(db, 2))
+            other.execute("BEGIN IMMEDIATE")
+            return [told, code_of(db.close)]
+
+    assert in_child(child) == ["COMMIT_UNKNOWN", "ok"]
+
+
+@needs_fork
+def test_a_commit_that_was_interrupted_is_taken_for_one_of_unknown_outcome(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: sqlite3.Connection) -> None:
+        raise KeyboardInterrupt
+
+    def child() -> list[object]:
+        log, told = Path(f"{path}-wal"), list[object]()
+        with closing(Database(path, SCHEMA)) as db:
+            add(db, 1)
+            with no_room_behind(log):
+                with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+                    patch.setattr("nexus_control.sqlite.write_over", interrupted)
+                    add(db, 2)
+                told.append(code_of(lambda: look(db)))
+            told.append(code_of(lambda: look(db)))
+            with no_room_behind(log):
+                told.append(code_of(lambda: look(db)))
+            return [*told, numbers(db)]
+
+    assert in_child(child) == ["COMMIT_UNKNOWN", "LookupError", "LookupError", [1]]
+
+
 # -- connections of others
 
 
@@ -1231,6 +1393,25 @@ def test_the_schema_is_made_inside_a_transaction_of_the_owner(connection: sqlite
     connection.rollback()
     assert connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0] == 0
     assert connection.execute("PRAGMA user_version").fetchone()[0] == 0
+
+
+@needs_fork
+def test_a_commit_of_unknown_outcome_on_an_adopted_connection_leaves_a_later_transaction_of_the_owner_alone(path: Path) -> None:
+    def child() -> list[object]:
+        with closing(sqlite3.connect(path, isolation_level=None)) as owner:
+            owner.row_factory = sqlite3.Row
+            owner.execute("PRAGMA journal_mode = WAL")
+            db = Database.adopt(owner, SCHEMA)
+            with no_room_behind(Path(f"{path}-wal")):
+                told = [code_of(lambda: add(db, 1)), code_of(lambda: look(db))]
+            owner.execute("BEGIN")
+            owner.execute(INSERT, (2, ""))
+            add(db, 3)
+            told.append(code_of(db.close))
+            owner.execute("COMMIT")
+            return [*told, [row["n"] for row in owner.execute("SELECT n FROM t ORDER BY n")]]
+
+    assert in_child(child) == ["COMMIT_UNKNOWN", "COMMIT_UNKNOWN", "ok", [2, 3]]
 
 
 def test_a_newer_schema_is_refused_on_an_adopted_connection_as_well(connection: sqlite3.Connection) -> None:

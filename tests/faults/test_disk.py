@@ -290,11 +290,18 @@ os._exit(0)
 
 
 def under_strace(folder: Path, name: str, inject: str, driver: str = EXECUTE) -> subprocess.CompletedProcess[str]:
-    calls = inject.partition(":")[0]
-    trace = ("strace", "-f", "-o", "trace", "-e", f"trace={calls}", "-e", f"inject={inject}")
+    return traced(folder, driver, name, inject.partition(":")[0], inject)
+
+
+def traced(folder: Path, driver: str, argument: str, calls: str, *inject: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with these system calls noted in the file `trace`, and some of them failing."""
+    failing = [word for one in inject for word in ("-e", f"inject={one}")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [*trace, sys.executable, "-c", driver, name]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    command = ["strace", "-f", "-o", "trace", "-e", f"trace={calls}", *failing, sys.executable, "-c", driver, argument]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    if "ptrace" in done.stderr or "PTRACE" in done.stderr:
+        pytest.skip(f"strace may not trace here: {done.stderr[-200:]}")
+    return done
 
 
 def failures(
@@ -309,8 +316,6 @@ def failures(
             continue
         done = under_strace(copy, name, f"{inject}:when={number}{on}", driver)
         trace = (copy / "trace").read_text()
-        if "ptrace" in done.stderr or "PTRACE" in done.stderr:
-            pytest.skip(f"strace may not trace here: {done.stderr[-200:]}")
         if "INJECTED" not in trace and "SIGKILL" not in trace:
             assert number > 4
             return
@@ -387,3 +392,57 @@ def test_an_approval_that_was_refused_because_of_the_disk_does_not_come_back_wit
     assert codes - {"acknowledged"}
     # A page for which there was no room is not there, and a commit is not whole without it. Of one that failed otherwise nobody knows.
     assert ("COMMIT_UNKNOWN" in codes) == (on == "+" and (call, error) != ("pwrite64", "ENOSPC")), codes
+
+
+IN_DOUBT = """
+import os, signal, sys
+from nexus_control.store import DecisionStore
+from nexus_control.tool import NexusControlTools
+name, log, then = sys.argv[1].split(",")
+other = DecisionStore("decisions.db")
+assert len(other.list_decisions()) == 1  # from here on it keeps the write-ahead log in use, also when the first store is closed
+tools = NexusControlTools(db_path="decisions.db")
+if log == "in use":
+    assert tools.request("Another", {"type": "human", "id": "alice"}).success
+def approve(who):
+    result = tools.approve(name, {"type": "human", "id": who})
+    assert tools.status(name).success
+    os.write(1, (result.code or "acknowledged").encode() + b" ")
+approve("carol")
+if then == "close":
+    tools.store.close()
+else:
+    for _ in range(3):
+        approve("bob")  # who has approved: refused for what was read, so nothing is written
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@needs_strace
+@pytest.mark.parametrize("log", ["empty", "in use"])
+@pytest.mark.parametrize(
+    ("then", "again", "told", "stored"),
+    [
+        ("go on", "", ["COMMIT_UNKNOWN", "ALREADY_APPROVED", "ALREADY_APPROVED", "ALREADY_APPROVED"], 0),
+        ("go on", "+", ["COMMIT_UNKNOWN", "COMMIT_UNKNOWN", "COMMIT_UNKNOWN", "COMMIT_UNKNOWN"], 1),
+        ("close", "", ["COMMIT_UNKNOWN"], 0),
+        ("close", "+", ["COMMIT_UNKNOWN"], 1),
+    ],
+)
+def test_a_commit_of_unknown_outcome_is_taken_back_before_anything_else_is_refused_or_the_store_is_closed(
+    place: Path, log: str, then: str, again: str, told: list[str], stored: int
+) -> None:
+    """`stored`: whether the approval is there after a kill, when its sync failed, and then one write, or (`+`) all that followed."""
+    name = prepared(place)
+    before = state_of(place / "decisions.db").decisions[name].count(EventType.APPROVAL_GRANTED)
+    copies = snapshots(place)
+    survey = next(copies)
+    assert traced(survey, IN_DOUBT, f"{name},{log},{then}", "pwrite64,fdatasync,write").stdout.startswith("acknowledged ")
+    until = (survey / "trace").read_text().partition("write(1,")[0]
+    synced, written = until.count("fdatasync("), until.count("pwrite64(")
+    copy = next(copies)
+    failing = (f"fdatasync:error=EIO:when={synced}", f"pwrite64:error=EIO:when={written + 1}{again}")
+    done = traced(copy, IN_DOUBT, f"{name},{log},{then}", "pwrite64,fdatasync", *failing)
+    assert done.stdout.split() == told, done
+    assert state_of(copy / "decisions.db").decisions[name].count(EventType.APPROVAL_GRANTED) - before == stored
+    copies.close()
