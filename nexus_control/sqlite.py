@@ -349,7 +349,10 @@ def end(connection: Connection, statement: str, path: str) -> None:
     try:
         connection.execute(statement)
     except (sqlite3.Error, MemoryError) as refused:
-        if connection.in_transaction or getattr(refused, "sqlite_errorcode", None) == _FULL:  # of which not all is in the log
+        # Of SQLITE_FULL not all is in the log: the last frame, which makes a commit of the others, is written last, and none behind it
+        # (powersafe overwrite is on, as by default). After EFBIG, EDQUOT and EROFS that is so too. But SQLite calls them SQLITE_IOERR_WRITE
+        # as it does EIO, after which a write may have reached the disk, and the driver does not tell one from the other.
+        if connection.in_transaction or getattr(refused, "sqlite_errorcode", None) == _FULL:
             raise
         try:
             write_over(connection)
