@@ -18,8 +18,9 @@ from itertools import zip_longest
 from typing import Any, cast
 
 from nexus_control.audit_package import AuditPackage
+from nexus_control.bundle_checks import stray_findings
 from nexus_control.errors import MalformedBundle, NexusError
-from nexus_control.flight_record import NAMING_THE_ADAPTER, NO_ADAPTER, provenance_digest, results_of
+from nexus_control.flight_record import NAMING_THE_ADAPTER, NO_ADAPTER, RECORD_MEMBERS, RECORDED_BY, provenance_digest, results_of
 from nexus_control.flight_shape import misplaced_events, unfounded_results
 from nexus_control.flight_subject import Lacking, Malformed, Subject
 from nexus_control.integrity import content_digest, digests_equal, prefixed
@@ -180,6 +181,20 @@ def _seq(subject: Subject) -> Iterator[Finding]:
 
 def _shape(subject: Subject) -> Iterator[Finding]:
     yield from misplaced_events(subject.events)
+    yield from _stray_members(subject)
+
+
+def _stray_members(subject: Subject) -> Iterator[Finding]:
+    """What a record of our own router has beside the members that it is made of: no digest covers it, so anybody could have put it there.
+
+    Records of other routers may have more, as nexus-router allows; who began the run is under the digest of its events.
+    """
+    if not subject.events or subject.events[0]["payload"].get("recorded_by") != RECORDED_BY:
+        return
+    for path, known in RECORD_MEMBERS.items():
+        part: object = subject.record.get(path) if path else subject.record
+        if isinstance(part, dict):
+            yield from stray_findings(f"the record.{path}" if path else "the record", cast("dict[str, object]", part), known)
 
 
 def _row(subject: Subject) -> Iterator[Finding]:

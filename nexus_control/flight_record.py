@@ -16,6 +16,7 @@ __all__ = [
     "NO_ADAPTER",
     "PROVENANCE_METHOD_ID",
     "RECORDED_BY",
+    "RECORD_MEMBERS",
     "REPEATED_AFTER",
     "Run",
     "RunEvent",
@@ -34,6 +35,14 @@ PROVENANCE_METHOD_ID = "nexus-router.provenance.record_v0_1"
 
 RECORDED_BY = "nexus-attest"
 """What `recorded_by` of RUN_STARTED says in the runs of our own router. nexus-router writes no such member."""
+
+RECORD_MEMBERS = {
+    "": frozenset({"bundle_version", "exported_at", "run", "events", "digests", "run_id", "response", "integrity", "provenance"}),
+    "digests": frozenset({"sha256"}),
+    "integrity": frozenset({"alg", "canonical_digest"}),
+}
+"""The members of a record of our own router, and of its parts that no digest covers. A `provenance` is of nexus-router's format, which may
+add one; it is outside as every other, and we write none."""
 
 REPEATED_AFTER = frozenset({"TIMEOUT", "CONNECTION_FAILED", "CONNECTION_LOST", "HTTP_ERROR"})
 """Failures after which a call may be made once more, on an idempotent adapter, unless it is certain that the tool refused it."""

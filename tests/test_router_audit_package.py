@@ -11,7 +11,9 @@ from router_testing import FakeAdapter, shell_tool
 
 from nexus_attest.routers import RunEngine, RunNotFound, RunRecords
 from nexus_control.audit_package import verify_audit_package
-from nexus_control.flight_checks import verify_flight_record
+from nexus_control.evidence import examine
+from nexus_control.flight_checks import FlightOutcome, verify_flight_record
+from nexus_control.layers import LayerName
 from nexus_control.tool import NexusControlTools
 
 ALICE = {"type": "human", "id": "alice"}
@@ -94,6 +96,43 @@ def test_a_forged_record_does_not_verify(tools: NexusControlTools, engine: RunEn
         bundle["digests"]["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     result = verify_audit_package(package)
     assert [check.name for check in result.checks if not check.ok] == ["router_digest"]
+
+
+RECORD_MEMBERS = ["bundle_version", "digests", "events", "exported_at", "integrity", "response", "run", "run_id"]
+ADDED: list[tuple[list[str], str, list[str]]] = [
+    ([], "note", ["shape"]),
+    ([], "approved_by", ["shape"]),
+    (["digests"], "sha512", ["shape"]),
+    (["integrity"], "signed_by", ["shape"]),
+    (["run"], "note", ["run_digest", "response_binds_run"]),
+    (["response"], "note", ["response_digest"]),
+    (["events", "0"], "note", ["run_digest", "response_binds_run"]),
+    # Of nexus-router's format, and outside by design as every `provenance`.
+    ([], "provenance", []),
+]
+
+
+@pytest.mark.parametrize(("path", "member", "failed"), ADDED)
+def test_nothing_but_a_provenance_can_be_added_to_a_record_of_our_own_router(
+    tools: NexusControlTools, engine: RunEngine, path: list[str], member: str, failed: list[str]
+) -> None:
+    request_id = approved(tools)
+    record = engine.flight_record(tools.execute(request_id, "subprocess:tool", ALICE, engine).data["run_id"])
+    assert sorted(record) == RECORD_MEMBERS
+    package = tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record).data["package"]
+    assert verify_flight_record(package, strict=True).ok
+    target: Any = package["router"]["bundle"]
+    for key in path:
+        target = target[int(key) if key.isdigit() else key]
+    target[member] = {"by": "the board"}
+    report = verify_flight_record(package)
+    assert [check.name for check in report.checks if check.outcome is not FlightOutcome.PASS] == failed
+    execution = examine(package).layer(LayerName.EXECUTION)
+    assert execution.outcome.value == ("FAIL" if failed else "PASS")
+    if failed == ["shape"]:
+        (shape,) = (check for check in report.checks if check.name == "shape")
+        where = ".".join(["the record", *path])
+        assert shape.detail == f"{where} has a member '{member}', which the format does not have and no digest covers"
 
 
 def test_the_record_of_another_run_cannot_be_embedded(tools: NexusControlTools, engine: RunEngine) -> None:

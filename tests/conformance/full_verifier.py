@@ -1208,8 +1208,20 @@ def shape(e: Evidence) -> Verdicts:
     yield not failed if kinds[-1] == "RUN_COMPLETED" else kinds[-1] != "RUN_FAILED" or failed or "reason" in events[-1]["payload"]
     started = [None, *(payload.get("step_id") for payload in e.payloads("STEP_STARTED"))]
     yield e.flight[-1]["payload"].get("step_id", started[-1]) == started[-1]
-    yield e.flight[0]["payload"].get("recorded_by") != "nexus-attest" or "REQUEST_RECORDED" in kinds
+    ours = e.flight[0]["payload"].get("recorded_by") == "nexus-attest"
+    yield not ours or "REQUEST_RECORDED" in kinds
+    yield not ours or all(set(part) <= set(known) for part, known in ((e.record, RECORD), *parts_of(e.record)))
     yield from walk_steps(events, all(payload.get("idempotent", True) is True for payload in e.payloads("REQUEST_RECORDED")))
+
+
+RECORD = ("bundle_version", "exported_at", "run", "events", "digests", "run_id", "response", "integrity", "provenance")
+
+
+def parts_of(record: Json) -> Iterator[tuple[Json, tuple[str, ...]]]:
+    """What no digest covers, where it is an object, and which members it has."""
+    for name, known in (("digests", ("sha256",)), ("integrity", ("alg", "canonical_digest"))):
+        if is_a(record.get(name), dict):
+            yield record[name], known
 
 
 def too_long(event: Json) -> bool:

@@ -508,6 +508,15 @@ def test_records_of_every_end_of_a_run_are_judged_alike_whatever_is_cut_or_doubl
             require_agreement(tampered.consistent(package), what, ("none",))
 
 
+@pytest.mark.parametrize("name", sorted(tampered.RECORDS))
+def test_members_that_are_added_to_records_are_judged_alike(name: str) -> None:
+    genuine = tampered.RECORDS[name]
+    ours = genuine["router"]["bundle"]["events"][0]["payload"].get("recorded_by") == "nexus-attest"
+    for place in ("note", "digests.note", "integrity.note", "provenance"):
+        judged = require_agreement(edited(genuine, f"router.bundle.{place}", {"by": "the board"}), place, ("none",))
+        assert (judged["execution"] == "FAIL") is (ours and place != "provenance"), place
+
+
 @pytest.mark.parametrize("reason", ["interrupted", "bug_error"])
 @pytest.mark.parametrize("last", range(3, 12))
 def test_records_of_nexus_router_that_break_off_anywhere_are_judged_alike(last: int, reason: str) -> None:
