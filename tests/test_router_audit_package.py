@@ -1,10 +1,11 @@
 """From a request to a package that a stranger verifies: decision, real program, flight record."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from router_testing import FakeAdapter, shell_tool
@@ -277,3 +278,65 @@ def test_reading_runs_makes_no_file(tmp_path: Path) -> None:
     with pytest.raises(RunNotFound, match="there is no file of runs"):
         RunRecords(tmp_path / "runs.db")
     assert list(tmp_path.iterdir()) == []
+
+
+DECLARED_OUTSIDE = ("meta", "provenance")
+REMOVABLE = {
+    # Read as what they say.
+    "package_version",
+    "control_bundle.bundle_version",
+    "control_bundle.template_snapshot",
+    "control_bundle.template_snapshot.present",
+    "control_bundle.integrity.alg",
+    "integrity.alg",
+    "router.bundle.integrity.alg",
+    # Made again from the events.
+    "control_bundle.policy",
+    "control_bundle.approvals",
+    # Of nexus-router's format, in which no digest covers them.
+    "router.bundle.bundle_version",
+    "router.bundle.exported_at",
+}
+"""What may be missing in a package whose decision has no template, apart from `meta` and `provenance`."""
+
+
+def members(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], object]]:
+    """Every object, list and leaf with its path, from the outermost on."""
+    yield path, value
+    if isinstance(value, dict):
+        for key, member in cast("dict[str, object]", value).items():
+            yield from members(member, (*path, key))
+    elif isinstance(value, list):
+        for number, member in enumerate(cast("list[object]", value)):
+            yield from members(member, (*path, number))
+
+
+def test_what_can_be_added_to_a_package_and_removed_from_it_is_listed(tools: NexusControlTools, engine: RunEngine) -> None:
+    request_id = approved(tools)
+    record = engine.flight_record(tools.execute(request_id, "subprocess:tool", ALICE, engine).data["run_id"])
+    package = tools.export_audit_package(request_id, embed_router_bundle=True, router_bundle=record).data["package"]
+    assert examine(package).ok
+    added: set[str] = set()
+    removed: set[str] = set()
+    for path, value in members(package):
+        if set(path) & set(DECLARED_OUTSIDE):
+            continue
+        name = ".".join(map(str, path))
+        if isinstance(value, dict) and examine(with_member(package, (*path, "note"), "approved by the board")).ok:
+            added.add(name)
+        if path and examine(with_member(package, path)).ok:
+            removed.add(name)
+    assert (added, removed) == (set(), REMOVABLE)
+
+
+def with_member(package: dict[str, Any], path: tuple[str | int, ...], *value: object) -> dict[str, Any]:
+    """A copy with the member set, or removed when no value is given."""
+    changed = copy.deepcopy(package)
+    target: Any = changed
+    for key in path[:-1]:
+        target = target[key]
+    if value:
+        target[path[-1]] = value[0]
+    else:
+        del target[path[-1]]
+    return changed

@@ -180,8 +180,12 @@ SHOWN_BY = {
         "test_tamper_package": [
             "test_changing_any_leaf_fails_exactly_the_checks_of_the_table",
             "test_removing_any_member_fails_exactly_the_checks_of_the_table",
+            "test_a_member_that_said_nothing_but_its_default_may_be_left_out",
+            "test_adding_a_member_to_any_object_fails_exactly_the_checks_of_the_table",
+            "test_nothing_can_be_added_to_a_bundle",
             "test_two_members_of_a_list_cannot_be_swapped",
         ],
+        "test_router_audit_package": ["test_what_can_be_added_to_a_package_and_removed_from_it_is_listed"],
         "test_evidence": ["test_each_check_of_a_bundle_notices_its_part", "test_reordered_events_are_noticed"],
     },
     "rebuilds a package consistently": {
@@ -294,6 +298,7 @@ SHOWN_BY = {
             "test_what_makes_no_sense_is_found_though_every_digest_fits",
             "test_whatever_stands_anywhere_in_a_record_is_judged_and_never_raises",
         ],
+        "test_router_audit_package": ["test_nothing_but_a_provenance_can_be_added_to_a_record_of_our_own_router"],
         "test_router_tampered_events": ["test_every_removed_doubled_or_exchanged_event_is_noticed_though_every_digest_fits"],
     },
     "is a tool: hangs, floods, answers nonsense, puts control characters into its errors": {
