@@ -83,6 +83,12 @@ class Dialect(Protocol):
         """What of the store's schema is missing or was changed: rows are only as sound as what guards them."""
         ...
 
+    def damage(self, connection: Connection) -> list[str]:
+        """What the database finds wrong with its own structure, above all an index that disagrees with its table: every reader goes through
+        one, and does not see a row that it hides. Empty where a database has nothing that looks for that.
+        """
+        ...
+
     def identity(self, connection: Connection) -> object:
         """What is equal for two connections to one database, however each was opened, and for no two databases."""
         ...

@@ -32,7 +32,7 @@ from nexus_control.schema import SQLITE
 from nexus_control.template import template_problems
 from nexus_control.tiles import TILE_LEAVES
 
-__all__ = ["IMPORTED", "ChainedRows", "LogVerification", "chained_events", "check_decision", "check_store"]
+__all__ = ["IMPORTED", "ChainedRows", "LogVerification", "chained_events", "check_decision", "check_facts", "check_store"]
 
 _ZEROS = bytes.fromhex(ZERO_HASH)
 _MOST_ERRORS = 1000
@@ -86,6 +86,15 @@ _EVENTS = """
 _TEMPLATE_EVENTS = """
     SELECT t.*, p.chain AS before, p.seq AS before_seq
     FROM template_events AS t LEFT JOIN template_events AS p ON p.template_name = t.template_name AND p.seq = t.seq - 1"""
+# No index has these expressions, or `prev`, so that the rows are read where they are: an index may hide one of two.
+_SAME_SEQ = """
+    SELECT decision_id, generation, seq, COUNT(prev)
+    FROM (SELECT decision_id || '' AS decision_id, generation + 0 AS generation, seq + 0 AS seq, prev FROM decision_events) AS e
+    GROUP BY decision_id, generation, seq HAVING COUNT(prev) > 1 ORDER BY decision_id, generation, seq"""
+_SAME_PREV = """
+    SELECT MIN(position), MAX(position)
+    FROM (SELECT prev, position FROM decision_events UNION ALL SELECT prev, position FROM decisions WHERE generation > 1) AS r
+    GROUP BY prev HAVING COUNT(*) > 1 ORDER BY 1"""
 _OF_DECISION = " WHERE {0}.decision_id = ? ORDER BY {0}.position"
 _LEAVES = "SELECT position, leaf_hash, kind FROM log ORDER BY position"
 _CHECKPOINTS = "SELECT number, size, note FROM checkpoints ORDER BY number"
@@ -96,7 +105,9 @@ _FIRST_EVENTS = """
 
 
 def check_decision(connection: Connection, decision_id: str, damaged: Iterable[str] = ()) -> LogVerification:
-    """All generations of one decision. Raises DecisionNotFound for an id that was never stored."""
+    """All generations of one decision, as an index finds them: only `check_store` knows whether it hides a row. Raises DecisionNotFound for
+    an id that was never stored.
+    """
     found = _Findings()
     generations = connection.execute(_GENERATIONS + _OF_DECISION.format("d"), (decision_id,)).fetchall()
     if not generations:
@@ -178,12 +189,21 @@ def _is_recorded(record: bytes, chain: bytes, leaf: bytes | None) -> bool:
 
 
 def check_store(connection: Connection, damaged: Iterable[str] = (), dialect: Dialect = SQLITE) -> LogVerification:
+    """All that `check_facts` checks, and before it the structure under the facts: that no index hides a row from who reads through it."""
+    return _checked(connection, damaged, dialect, [f"structure: {line}" for line in dialect.damage(connection)])
+
+
+def check_facts(connection: Connection, damaged: Iterable[str] = (), dialect: Dialect = SQLITE) -> LogVerification:
     """Every decision and template, the gap-freeness of positions, every leaf against its row, and what keeps the rows as they are.
 
     The tree is compared with every stored checkpoint and tile; whether the checkpoints are signed takes public-key cryptography.
     """
+    return _checked(connection, damaged, dialect, [])
+
+
+def _checked(connection: Connection, damaged: Iterable[str], dialect: Dialect, damage: list[str]) -> LogVerification:
     found = _Findings()
-    weaknesses = dialect.problems(connection)
+    weaknesses = damage + dialect.problems(connection)
     for problem in weaknesses:
         found.add(problem)
     try:
@@ -191,7 +211,7 @@ def check_store(connection: Connection, damaged: Iterable[str] = (), dialect: Di
     except dialect.faults:
         if not weaknesses:
             raise
-        root = None  # a table or a column is not there, which was said
+        root = None  # a table or a column is not there, or a page cannot be read, which was said
     return found.result(root, damaged)
 
 
@@ -224,9 +244,18 @@ def _check_rows(connection: Connection, dialect: Dialect, found: _Findings) -> s
         found.add(f"log: position {fact[0]} has a stored {fact[1]} but no leaf")
         fact = next(facts, None)
     tree.finish()
+    _check_forks(connection, found)
     for problem in template_problems(connection):
         found.add(problem)
     return tree.root().hex()
+
+
+def _check_forks(connection: Connection, found: _Findings) -> None:
+    """A chain that goes on twice: rows were appended while another was hidden from who appended them."""
+    for decision_id, generation, seq, number in connection.execute(_SAME_SEQ):
+        found.add(f"decision {decision_id} generation {generation}: it has {number} events with the seq {seq}")
+    for first, last in connection.execute(_SAME_PREV):
+        found.add(f"log: positions {first} and {last} follow the same row")
 
 
 class _CheckedTree:

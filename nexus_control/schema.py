@@ -175,6 +175,9 @@ _IMPORTS = (
     *_append_only("imports", _replaced("imports", "decision_id = NEW.decision_id AND generation = NEW.generation")),
 )
 
+_MOST_DAMAGE = 100
+"""Lines of damage that SQLite is asked for."""
+
 SCHEMA = Schema("engine", slot=0, migrations=((*_TABLES, *_TRIGGERS), _CHECKPOINTS, _IMPORTS))
 
 
@@ -187,6 +190,10 @@ class _Sqlite:
 
     def problems(self, connection: Connection) -> list[str]:
         return SCHEMA.problems(connection)
+
+    def damage(self, connection: Connection) -> list[str]:
+        lines = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({_MOST_DAMAGE})")]
+        return [] if lines == ["ok"] else lines
 
     def identity(self, connection: Connection) -> object:
         # As bytes: the name of a file need not be text.

@@ -468,7 +468,8 @@ class SqlStore:
     def verify_log(self, decision_id: str | None = None) -> LogVerification:
         """Recompute digests and chains: of one decision over all its generations, or of the whole store with every leaf and position.
 
-        Raises DecisionNotFound for an id that was never stored.
+        Of the whole store, SQLite's indexes are compared with their tables as well. One decision is read through an index, in time that
+        does not grow with the store: a row that the index hides is not missed there. Raises DecisionNotFound for an id never stored.
         """
         name = None if decision_id is None else require_text(decision_id, "decision_id")
         with self._database.lenient_snapshot() as (connection, damaged):
