@@ -125,7 +125,8 @@ IMPORTED = """COALESCE(i.events, CASE WHEN d.imported_at IS NULL THEN 0 ELSE
 _CHAIN_OF_NEWEST = f"""
     SELECT d.created_at, d.tombstone, d.prev AS header_prev, d.chain AS header_chain, h.leaf_hash AS header_leaf, d.generation,
            e.seq, e.event_type, e.ts, e.actor_type, e.actor_id, e.payload, e.digest, e.prev, e.chain, e.position, d.decision_id,
-           l.leaf_hash, {IMPORTED}, (SELECT COALESCE(MAX(position), 0) FROM log)
+           l.leaf_hash, {IMPORTED}, (SELECT COALESCE(MAX(position), 0) FROM log), (SELECT kind FROM log ORDER BY position DESC LIMIT 1),
+           (SELECT decision_id FROM decision_events WHERE position = (SELECT MAX(position) FROM log))
     FROM (SELECT * FROM decisions WHERE decision_id = ? ORDER BY generation DESC LIMIT 1) AS d
     LEFT JOIN log AS h ON h.position = d.position
     LEFT JOIN decision_events AS e ON e.decision_id = d.decision_id AND e.generation = d.generation
@@ -145,7 +146,8 @@ class ChainedRows(NamedTuple):
 
 def chained_events(connection: Connection, decision_id: str) -> ChainedRows:
     """The rows of the newest generation's events (`seq` to `decision_id` of the store's columns), each proven to follow from the header
-    through the rows before it and to be in the log. Raises DecisionNotFound, HistoryAltered, MalformedEvent.
+    through the rows before it and to be in the log, and the end of the log to be stored, and among them where it is theirs. Raises
+    DecisionNotFound, HistoryAltered, MalformedEvent.
 
     What one query and two hashes a row can tell, so that it can be asked before every execution; `check_decision` says all that is wrong.
     """
@@ -176,7 +178,13 @@ def chained_events(connection: Connection, decision_id: str) -> ChainedRows:
         if not _is_recorded(record, chain, row[17]):
             decode_payload(payload)  # one that says nothing is its own error
             raise HistoryAltered(f"{decision_id}: event {seq} is not what was recorded; `log verify` tells more")
-    return ChainedRows(events, generation, *rows[0][18:])
+    imported, position, last_kind, last_owner = rows[0][18:]
+    # Of a decision's newest events nothing tells whether they are all there, unless the store ends with them.
+    if last_kind == "event" and last_owner is None:
+        raise HistoryAltered(f"the end of the log, position {position}, is an event that is not stored; `log verify` tells more")
+    if last_owner == decision_id and (not events or events[-1][9] != position):
+        raise HistoryAltered(f"{decision_id}: position {position}, its last event, is not among its events; `log verify` tells more")
+    return ChainedRows(events, generation, imported, position)
 
 
 def _hex(link: object) -> str:

@@ -325,7 +325,8 @@ class SqlStore:
         """The newest generation, for a command that is judged by it and appended `after` it. Raises DecisionNotFound, MalformedEvent.
 
         With `chained` each row is proven to follow from the header through the rows before it and to be in the log. Raises HistoryAltered
-        where one does not: a row was changed, added or removed by somebody who did not recompute what follows.
+        where one does not: a row was changed, added or removed by somebody who did not recompute what follows. Newest events that were
+        removed, or are hidden by a damaged index, show only while nothing follows them in the whole store.
         """
         name = require_text(decision_id, "decision_id")
         with self._database.reading() as connection:
@@ -469,7 +470,7 @@ class SqlStore:
         """Recompute digests and chains: of one decision over all its generations, or of the whole store with every leaf and position.
 
         Of the whole store, SQLite's indexes are compared with their tables as well. One decision is read through an index, in time that
-        does not grow with the store: a row that the index hides is not missed there. Raises DecisionNotFound for an id never stored.
+        does not grow with the store: a row that the index hides does not show there. Raises DecisionNotFound for an id never stored.
         """
         name = None if decision_id is None else require_text(decision_id, "decision_id")
         with self._database.lenient_snapshot() as (connection, damaged):

@@ -633,6 +633,7 @@ _UNLOCK = "DROP TRIGGER decision_events_refuse_update; DROP TRIGGER decision_eve
         (_UNLOCK + "UPDATE decision_events SET payload = replace(payload, 'goal\":\"g', 'goal\":\"h')", "event 0 is not"),
         (_UNLOCK + "UPDATE decision_events SET actor_id = 'mallory' WHERE seq = 0", "event 0 is not"),
         (_UNLOCK + "UPDATE decision_events SET prev = zeroblob(32) WHERE seq = 1", "event 1 does not follow"),
+        (_UNLOCK + "UPDATE decision_events SET seq = 7 WHERE seq = 1", "event 7 does not follow"),
         (_UNLOCK + "DELETE FROM decision_events WHERE seq = 0", "event 1 does not follow"),
         (_UNLOCK + "UPDATE decisions SET created_at = '2020-01-01T00:00:00+00:00'", "the header of generation 1 is not"),
     ],
@@ -647,6 +648,129 @@ def test_nothing_is_run_on_a_history_that_somebody_edited(tmp_path: Path, forger
         result = execute(tools, decision_id, router)
         assert (result.code, router.calls) == ("HISTORY_ALTERED", [])
         assert told in (result.error or "")
+
+
+_REVOKED = "APPROVAL_REVOKED"
+_EXECUTED = "EXECUTION%"
+
+
+def ended(path: Path, kind: str) -> str:
+    """A store whose last facts are of this kind: a decision whose approval was taken back, or was used."""
+    with new_store(path) as store:
+        tools = NexusControlTools(store)
+        decision_id = approved(tools)
+        if kind == _REVOKED:
+            assert tools.revoke_approval(decision_id, BOB, "stop").success
+        else:
+            assert execute(tools, decision_id, Router()).success
+    return decision_id
+
+
+def edit(path: Path, *statements: str) -> None:
+    """As who owns the file can, with the triggers back in their places afterwards."""
+    with closing(foreign(path)) as other:
+        triggers = other.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            other.execute(f"DROP TRIGGER {name}")
+        for statement in statements:
+            other.execute(statement)
+        for _, sql in triggers:
+            other.execute(sql)
+
+
+@pytest.mark.parametrize("kind", [_REVOKED, _EXECUTED])
+def test_nothing_is_run_when_the_last_events_of_the_store_were_removed(tmp_path: Path, kind: str) -> None:
+    path, router = tmp_path / "store.db", Router()
+    decision_id = ended(path, kind)
+    edit(path, f"DELETE FROM decision_events WHERE event_type LIKE '{kind}'")
+    with DecisionStore(path) as store:
+        result = execute(NexusControlTools(store), decision_id, router)
+        assert (result.code, router.calls) == ("HISTORY_ALTERED", [])
+        assert "is an event that is not stored" in (result.error or "")
+
+
+def test_nothing_is_run_when_the_last_event_of_the_store_is_hidden_by_an_index(tmp_path: Path) -> None:
+    path, router = tmp_path / "store.db", Router()
+    decision_id = ended(path, _REVOKED)
+    with closing(foreign(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    entry = decision_id.encode() + bytes([3, 5])  # of the index over decision, generation (1 takes no byte), seq, with the position
+    content = path.read_bytes()
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry, decision_id[:-1].encode() + b"z" + bytes([3, 5])))
+    with DecisionStore(path) as store:
+        result = execute(NexusControlTools(store), decision_id, router)
+        assert (result.code, router.calls) == ("HISTORY_ALTERED", [])
+        assert "position 5, its last event, is not among its events" in (result.error or "")
+
+
+@pytest.mark.parametrize(
+    ("statements", "finding"),
+    [
+        (["DELETE FROM decision_events WHERE event_type = 'APPROVAL_REVOKED'"], "log: position 5 has no stored event"),
+        (
+            [
+                "DELETE FROM log WHERE position = 5",
+                "DELETE FROM decision_events WHERE event_type = 'APPROVAL_REVOKED'",
+            ],
+            "log: position 5 is missing, found 6",
+        ),
+    ],
+)
+def test_an_execution_cannot_know_of_newest_events_that_were_removed_when_others_followed(
+    tmp_path: Path, statements: list[str], finding: str
+) -> None:
+    """Nothing else names them but the log of the whole store, whose verification notices."""
+    path = tmp_path / "store.db"
+    decision_id = ended(path, _REVOKED)
+    with DecisionStore(path) as store:
+        store.create_decision()
+    edit(path, *statements)
+    with DecisionStore(path) as store:
+        assert finding in store.verify_log().errors
+        assert execute(NexusControlTools(store), decision_id, Router()).success
+
+
+@pytest.mark.parametrize(
+    ("statement", "finding"),
+    [
+        ("UPDATE decision_events SET digest = '00' WHERE seq = 2", "event 2: the digest does not match type and payload"),
+        ("UPDATE decisions SET goal = 'another'", "generation 1: the header's listing copy was changed"),
+    ],
+)
+def test_an_execution_does_not_look_at_what_the_chain_does_not_cover(tmp_path: Path, statement: str, finding: str) -> None:
+    path = tmp_path / "store.db"
+    with new_store(path) as store:
+        decision_id = approved(NexusControlTools(store))
+    edit(path, statement)
+    with DecisionStore(path) as store:
+        assert any(text.endswith(finding) for text in store.verify_log().errors)
+        assert execute(NexusControlTools(store), decision_id, Router()).success
+
+
+def test_an_execution_does_not_look_whether_earlier_generations_are_what_was_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with new_store(path) as store:
+        tools = NexusControlTools(store)
+        decision_id = requested(tools)
+        bundle = tools.export_bundle(decision_id).data["canonical_json"]
+        assert tools.import_bundle(bundle, conflict_mode="overwrite").success
+        assert tools.approve(decision_id, BOB).success
+    edit(path, "UPDATE decision_events SET actor_id = 'mallory' WHERE generation = 1")
+    with DecisionStore(path) as store:
+        assert not store.verify_log().ok
+        assert execute(NexusControlTools(store), decision_id, Router()).success
+
+
+def test_an_execution_does_not_look_at_the_triggers(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with new_store(path) as store:
+        tools = NexusControlTools(store)
+        decision_id = approved(tools)
+        with closing(foreign(path)) as other:
+            other.executescript(_UNLOCK)
+        assert not store.verify_log().ok
+        assert execute(tools, decision_id, Router()).success
 
 
 def test_what_runs_is_what_was_approved_also_when_it_is_edited_while_the_router_is_asked(tmp_path: Path) -> None:
