@@ -370,8 +370,8 @@ class Database:
         self._commits += 1
         if self._in_memory or self._commits % _COMMITS_PER_CHECKPOINT:
             return
-        with self._opening:  # a fork, which waits for the thread, must not come between its making and its start
-            if self._checkpointer is None or not self._checkpointer.is_alive():
+        with self._opening:  # neither a fork nor `close`, which wait for the thread, may come between its making and its start
+            if not self._closed and (self._checkpointer is None or not self._checkpointer.is_alive()):
                 self._checkpointer = threading.Thread(target=self._checkpoint, name="nexus-checkpoint", daemon=True)
                 with suppress(RuntimeError):  # the system gives no more threads; the commit was made, and a later one tries again
                     self._checkpointer.start()
@@ -381,6 +381,8 @@ class Database:
             self._checkpointer.join()
 
     def _checkpoint(self) -> None:
+        if self._closed:  # `close` could not wait for a thread whose start was interrupted
+            return
         try:
             connection = self._connect()
             try:
@@ -405,10 +407,11 @@ class Database:
     def close(self) -> None:
         """Close every connection of this process, once the calls that use them have ended. Closing again does nothing."""
         self._closed = True
-        fork.unregister(self)
-        self._wait_for_checkpoint()
-        with self._opening:
+        with self._opening:  # from here on no connection is opened, and no checkpoint begun
             sessions = list(self._sessions)
+        is_checkpointing = threading.current_thread() is self._checkpointer  # a finalizer closes, which any thread may run
+        if not is_checkpointing:
+            self._wait_for_checkpoint()
         for session in sessions:
             # One that is never given back (its thread is gone, in the middle of a block) is left to the garbage collector.
             if session.in_use.acquire(timeout=BUSY_TIMEOUT_SECONDS):
@@ -418,6 +421,7 @@ class Database:
                 finally:
                     session.close()
                     session.in_use.release()
+        fork.unregister(self)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open store cannot be copied or pickled; open another one on the same file")

@@ -1495,6 +1495,162 @@ def test_a_database_is_closed_whose_checkpoint_got_no_thread(path: Path, monkeyp
         assert numbers(other) == list(range(128))
 
 
+class Watched:
+    """A lock that tells when it was asked for and when it was given back, by whom."""
+
+    def __init__(self, asked: Callable[[str], object], given_back: Callable[[str], object]) -> None:
+        self.lock = threading.Lock()
+        self.asked = asked
+        self.given_back = given_back
+
+    def __enter__(self) -> None:
+        self.asked(threading.current_thread().name)
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        self.given_back(threading.current_thread().name)
+
+
+def ignore(_: str) -> None:
+    pass
+
+
+def test_no_checkpoint_begins_after_closing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1)
+    db = Database(path, SCHEMA)
+    numbers(db)
+    wants_one, closing_looked, is_over, opened = threading.Event(), threading.Event(), threading.Event(), threading.Event()
+    late: list[int] = []
+
+    def asked(name: str) -> None:
+        if name == "writer" and opened.is_set():
+            wants_one.set()
+            assert closing_looked.wait(60)
+
+    def given_back(name: str) -> None:
+        if name == "closer":
+            closing_looked.set()
+
+    def stand(_: sqlite3.Connection, _patience: int) -> None:
+        assert is_over.wait(60)
+        late.append(1)
+
+    def write() -> None:
+        numbers(db)
+        opened.set()
+        add(db, 1)
+
+    monkeypatch.setattr("nexus_control.database.limit_patience", stand)
+    monkeypatch.setattr(db, "_opening", Watched(asked, given_back))
+    writer, closer = threading.Thread(target=write, name="writer"), threading.Thread(target=db.close, name="closer")
+    writer.start()
+    assert wants_one.wait(60)
+    closer.start()
+    closer.join(60)
+    assert not closer.is_alive()
+    left = [thread for thread in threading.enumerate() if thread.name == "nexus-checkpoint"]
+    is_over.set()
+    for thread in [writer, *left]:
+        thread.join(60)
+    assert (left, late) == ([], [])
+
+
+def test_closing_waits_for_a_checkpoint_that_begins_meanwhile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1)
+    db = Database(path, SCHEMA)
+    begins, closing_comes, go_on = threading.Event(), threading.Event(), threading.Event()
+    order: list[str] = []
+    start, join = threading.Thread.start, threading.Thread.join
+
+    def start_late(thread: threading.Thread) -> None:
+        if thread.name == "nexus-checkpoint":
+            begins.set()
+            assert closing_comes.wait(60)
+        start(thread)
+
+    def join_at_once(thread: threading.Thread, timeout: float | None = None) -> None:
+        if thread.name == "nexus-checkpoint":
+            go_on.set()
+        join(thread, timeout)
+
+    def asked(name: str) -> None:
+        if name == "closer":
+            closing_comes.set()
+
+    checkpoint = db._checkpoint  # pyright: ignore[reportPrivateUsage]
+
+    def checkpoint_late() -> None:
+        assert go_on.wait(60)
+        checkpoint()
+        order.append("checkpoint")
+
+    def close() -> None:
+        db.close()
+        order.append("closed")
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    monkeypatch.setattr(threading.Thread, "join", join_at_once)
+    monkeypatch.setattr(db, "_checkpoint", checkpoint_late)
+    monkeypatch.setattr(db, "_opening", Watched(asked, ignore))
+    writer, closer = threading.Thread(target=add, args=(db, 1)), threading.Thread(target=close, name="closer")
+    writer.start()
+    assert begins.wait(60)
+    closer.start()
+    closer.join(60)
+    go_on.set()
+    for thread in [writer, *(thread for thread in threading.enumerate() if thread.name == "nexus-checkpoint")]:
+        thread.join(60)
+    assert order == ["checkpoint", "closed"]
+
+
+def test_a_checkpoint_whose_start_was_interrupted_opens_nothing_after_closing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[threading.Thread] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        begun.append(thread)  # the system has made it, and lets it run later
+        raise KeyboardInterrupt
+
+    opened: list[str] = []
+
+    def noted(path: str, *, must_exist: bool, read_only: bool) -> tuple[sqlite3.Connection, bool]:
+        opened.append(path)
+        return open_file(path, must_exist=must_exist, read_only=read_only)
+
+    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1)
+    db = Database(path, SCHEMA)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            add(db, 1)
+    db.close()
+    monkeypatch.setattr("nexus_control.database.open_file", noted)
+    (thread,) = begun
+    thread.start()
+    thread.join(60)
+    assert opened == []
+
+
+def test_a_finalizer_that_runs_in_the_checkpoint_can_close_the_database(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1)
+    db = Database(path, SCHEMA)
+    told: list[object] = []
+
+    def finalize(_: sqlite3.Connection, _patience: int) -> None:
+        try:
+            told.append(db.close())
+        except RuntimeError as problem:
+            told.append(str(problem))
+
+    monkeypatch.setattr("nexus_control.database.limit_patience", finalize)
+    add(db, 1)
+    db._wait_for_checkpoint()  # pyright: ignore[reportPrivateUsage]
+    assert told == [None]
+    with pytest.raises(StoreClosed):
+        numbers(db)
+    db.close()
+
+
 def test_a_reader_that_stays_does_not_stop_the_writers(path: Path) -> None:
     file_db = Database(path, SCHEMA)
     opened, release = threading.Event(), threading.Event()
