@@ -1,16 +1,16 @@
 """Threads whose work is committed together, when one of them is interrupted: at each place where CPython looks at signals."""
 
-import dis
 import itertools
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType, ModuleType, SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from interruption_testing import interrupting
 from postgres_testing import PostgresServer
 from store_contract import append
 from store_testing import in_child
@@ -22,46 +22,9 @@ from nexus_attest.postgres.database import PostgresDatabase
 from nexus_attest.postgres.driver import PgConnection
 from nexus_control.errors import CommitUnknown, InputError, StoreBusy, StoreUnreachable
 
-_LOOKS = ("JUMP_BACKWARD", "CALL", "POP_JUMP_BACKWARD")
-"""Instructions, by how they begin, after which an interruption may be raised, unless they raised something themselves. Before the first
-step of a function it may be as well."""
-
 _numbers = itertools.count()
 
 _ERRORS = {"fails": StoreBusy, "fails for all": StoreBusy, "refuses": InputError}
-
-
-def _interrupting(number: int, *modules: ModuleType) -> tuple[Callable[[FrameType, str, Any], Any], Callable[[], bool]]:
-    """A trace function that raises KeyboardInterrupt at the place of this number, from 1, in these modules; and whether it did."""
-    seen = 0
-    files = {module.__file__ for module in modules}
-    before: dict[int, str] = {}  # by the id of a frame: what is left behind may be waiting for the frame to go
-
-    def look() -> None:
-        nonlocal seen
-        seen += 1
-        if seen == number:
-            raise KeyboardInterrupt
-
-    def inside(frame: FrameType, event: str, _: object) -> Any:
-        if event == "opcode":
-            name = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            previous, before[id(frame)] = before.get(id(frame), ""), name
-            if previous.startswith(_LOOKS):
-                look()
-        elif event == "exception":
-            before.pop(id(frame), None)
-        return inside
-
-    def outside(frame: FrameType, _event: str, _argument: object) -> Any:
-        if frame.f_code.co_filename not in files or frame.f_code.co_name == "_locked":
-            return None
-        look()
-        before.pop(id(frame), None)
-        frame.f_trace_opcodes = True
-        return inside
-
-    return outside, lambda: seen >= number
 
 
 class _Scene:
@@ -128,7 +91,7 @@ class _Scene:
 
     def play(self, number: int) -> bool:
         """Whether the interruption came."""
-        trace, was_reached = _interrupting(number, appends, sleeping)
+        trace, was_reached = interrupting(number, appends, sleeping)
         self.start("first")
         assert self.begun.acquire(timeout=60)
         for count, name in enumerate(("second", "asleep"), 1):
@@ -301,7 +264,7 @@ class _Database(PostgresDatabase):
 
     def abandon(self, turn: writer.Turn) -> None:
         if self.again and threading.current_thread() is threading.main_thread():
-            trace, _ = _interrupting(self.again, writer, sleeping, database)
+            trace, _ = interrupting(self.again, writer, sleeping, database)
             sys.settrace(trace)  # which the first interruption has ended
         super().abandon(turn)
 
@@ -347,7 +310,7 @@ class _Blocks:
 
     def play(self, number: int) -> bool:
         """Whether the interruption came."""
-        trace, was_reached = _interrupting(number, writer, sleeping, database)
+        trace, was_reached = interrupting(number, writer, sleeping, database)
         then: Callable[[], object] = lambda: None  # noqa: E731
         if self.place.startswith("first"):
             then = self.others
@@ -474,7 +437,7 @@ def test_an_interruption_at_any_place_leaves_the_store_to_those_who_come_after(
         number, came = 0, True
         while came:
             number += 1
-            trace, was_reached = _interrupting(number, appends, batch, database, driver, exchange, sleeping, writer)
+            trace, was_reached = interrupting(number, appends, batch, database, driver, exchange, sleeping, writer)
             traced = sys.gettrace()
             sys.settrace(trace)
             try:
