@@ -8,8 +8,11 @@ no lock is held.
 import os
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from itertools import compress
+from operator import methodcaller
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, cast
@@ -52,14 +55,28 @@ _CHECKPOINT_PATIENCE_MS = 100
 class _Session:
     """One open connection, and how deep its user stands in blocks of `transaction` or `snapshot`."""
 
-    __slots__ = ("__weakref__", "_commit", "_undo", "closed", "connection", "depth", "doomed", "in_use", "owned", "path", "writing")
+    __slots__ = (
+        "__weakref__",
+        "_commit",
+        "_forget",
+        "_undo",
+        "closed",
+        "connection",
+        "depth",
+        "doomed",
+        "in_use",
+        "owned",
+        "path",
+        "writing",
+    )
 
-    def __init__(self, connection: Connection, path: str, *, owned: bool) -> None:
+    def __init__(self, connection: Connection, path: str, *, owned: bool, forget: Callable[[], object] = lambda: None) -> None:
         self.connection = connection
         self.path = path
         self.owned = owned
+        self._forget = forget
         self.closed = False
-        self.in_use = threading.RLock()  # held by whoever uses the connection, and by a fork that closed it
+        self.in_use = threading.RLock()  # held by whoever uses the connection
         self.depth = 0
         self.writing = False
         self.doomed = False
@@ -103,12 +120,17 @@ class _Session:
                 self.depth = 0
 
     def close(self) -> None:
-        self.closed = True
-        if self.owned:
-            self.connection.close()
+        try:
+            if self.owned:
+                self.connection.close()
+        finally:
+            self.closed = True
+        self._forget()
 
     def __del__(self) -> None:  # its thread has ended
-        self.close()
+        if self.in_use.acquire(blocking=False):  # else a fork or `close`, which may still find it, closes it
+            self.close()
+            self.in_use.release()
 
 
 class Database:
@@ -149,9 +171,9 @@ class Database:
         self._closed = False
         self._local = threading.local()
         self._sessions: weakref.WeakSet[_Session] = weakref.WeakSet()
+        self._opened: set[object] = set()  # a mark for each connection that may be open
         self._opening = threading.Lock()  # held while a connection is opened, and by a fork
-        self._is_put_away = False  # whether it is a fork that holds it
-        self._asleep: list[_Session] = []
+        self._held_by_fork: list[object] = []  # empty when it is not a fork that holds it
         self._checkpointer: threading.Thread | None = None
         self._may_begin = _set_event()
         self._commits = 0
@@ -177,7 +199,9 @@ class Database:
             if self.path in _unusable:
                 raise SqliteError(f"{self.path}: in use when this process was forked; close the store before, or do not fork but spawn")
             connection: Connection | None = None
+            mark = object()
             try:
+                self._opened.add(mark)
                 connection = self._connect()
                 if self._read_only and not self._schema.is_in(connection):
                     raise SqliteSchemaMissing(
@@ -185,13 +209,14 @@ class Database:
                         "a command that records makes one, or brings an older one to this release"
                     )
                 self._schema.apply(connection, self.path)
+                session = _Session(connection, self.path, owned=True, forget=partial(self._opened.discard, mark))
             except BaseException as error:
                 if connection is not None:
                     connection.close()
+                self._opened.discard(mark)
                 if isinstance(error, FAULTS):
                     raise_named(error, self.path)
                 raise
-            session = _Session(connection, self.path, owned=True)
             self._sessions.add(session)
         self._local.session = session
         return session
@@ -259,37 +284,36 @@ class Database:
 
     def before_fork(self) -> None:
         """Close the connections to a file, but for those in use, and let nobody open or use one until `after_fork`."""
-        self._opening.acquire()
-        self._is_put_away = True
-        for session in [] if self._in_memory else list(self._sessions):
-            if session.in_use.acquire(blocking=False):
-                self._asleep.append(session)
+        self._held_by_fork.extend(map(methodcaller("acquire"), [self._opening]))  # one call, made in C: whether it is held is noted
+        for session in _taken([] if self._in_memory else list(self._sessions), blocking=False):
+            try:
                 if not session.depth:
                     session.close()
+            finally:
+                session.in_use.release()
         self._wait_for_checkpoint()
 
     def after_fork(self, *, in_child: bool) -> None:
         """Go on. In the child nothing of the parent's is used any more; what is in memory was copied, so it is the child's own."""
         if not in_child:
-            while self._asleep:
-                self._asleep.pop().in_use.release()
-            if self._is_put_away:
-                self._is_put_away = False
-                self._opening.release()
+            if self._held_by_fork:
+                try:
+                    self._held_by_fork.clear()
+                finally:
+                    self._opening.release()
             return
         inherited = [session for session in self._sessions if not session.closed]
-        self._opening, self._may_begin, self._checkpointer, self._asleep = threading.Lock(), _set_event(), None, []
-        self._is_put_away = False
-        if self._shared is None:
-            if inherited:
-                _unusable[self.path] = inherited  # and keep them from being closed
-            self._local, self._sessions = threading.local(), weakref.WeakSet()
-        else:
+        self._opening, self._held_by_fork, self._may_begin, self._checkpointer = threading.Lock(), [], _set_event(), None
+        if self._shared is not None:
+            _copied.append(inherited)
             self._shared = _Session(self._shared.connection, self.path, owned=True)
             self._sessions = weakref.WeakSet([self._shared])
-            _copied.append(inherited)
             if self._shared.connection.in_transaction:  # of another thread, which is not here
                 self._shared.connection.execute("ROLLBACK")
+            return
+        if self._opened and not self._in_memory:
+            _unusable.setdefault(self.path, []).extend(inherited)  # and keep them from being closed
+        self._opened, self._local, self._sessions = set(), threading.local(), weakref.WeakSet()
 
     # -- blocks ---------------------------------------------------------------------------------------------------------------
 
@@ -381,9 +405,11 @@ class Database:
             self._checkpointer.join()
 
     def _checkpoint(self) -> None:
-        if self._closed:  # `close` could not wait for a thread whose start was interrupted
+        if self._closed or self._held_by_fork:  # these could not wait for a thread whose start was interrupted
             return
+        mark = object()
         try:
+            self._opened.add(mark)
             connection = self._connect()
             try:
                 # First without a lock; then, so that the log starts over, what was added meanwhile, with writers kept out (who would
@@ -401,6 +427,8 @@ class Database:
                 connection.close()
         except (*FAULTS, StoreError):
             return  # nothing is lost: the log stays as it is, and a later commit tries again
+        finally:
+            self._opened.discard(mark)
 
     # -- end ------------------------------------------------------------------------------------------------------------------
 
@@ -412,16 +440,18 @@ class Database:
         is_checkpointing = threading.current_thread() is self._checkpointer  # a finalizer closes, which any thread may run
         if not is_checkpointing:
             self._wait_for_checkpoint()
-        for session in sessions:
-            # One that is never given back (its thread is gone, in the middle of a block) is left to the garbage collector.
-            if session.in_use.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+        # One that is never given back (its thread is gone, in the middle of a block) is left to the garbage collector.
+        for session in _taken(sessions, timeout=BUSY_TIMEOUT_SECONDS):
+            try:
+                if self.in_doubt:
+                    self._take_back_at_last(session)
+            finally:
                 try:
-                    if self.in_doubt:
-                        self._take_back_at_last(session)
-                finally:
                     session.close()
+                finally:
                     session.in_use.release()
-        fork.unregister(self)
+        if not self._opened:
+            fork.unregister(self)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open store cannot be copied or pickled; open another one on the same file")
@@ -499,6 +529,14 @@ class _Block(_Use):
             raise
         finally:
             super().__exit__(kind, error, trace)
+
+
+def _taken(sessions: list[_Session], **how: object) -> Iterator[_Session]:
+    """Those whose `in_use` could be acquired, one after the other, each to be released.
+
+    By iterators made in C: an interruption comes after a call, and must not come between this one and the `try` of whoever releases.
+    """
+    return compress(sessions, map(methodcaller("acquire", **how), [session.in_use for session in sessions]))
 
 
 def _set_event() -> threading.Event:

@@ -88,6 +88,26 @@ def open_descriptors(path: Path) -> int:
     return count
 
 
+@contextmanager
+def inside_another_thread(db: Database) -> Generator[None]:
+    """While another thread stands in a transaction."""
+    inside, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with db.transaction():
+            inside.set()
+            release.wait(100)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert inside.wait(60)
+    try:
+        yield
+    finally:
+        release.set()
+        thread.join()
+
+
 def run_in_thread(*work: object) -> None:
     threads = [threading.Thread(target=one) for one in work]  # pyright: ignore[reportArgumentType]
     for thread in threads:
@@ -744,13 +764,14 @@ def test_children_of_children_use_the_file_too(file_db: Database) -> None:
 
 
 FORKED = """
-import os, sys, threading
+import os, sys, threading, warnings
 from contextlib import closing
 from nexus_control import fork
 from nexus_control.database import Database
 from test_database import SCHEMA, add, no_thread, numbers, open_descriptors
 
 START = threading.Thread.start
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # from 3.12 on
 
 def forked(work):
     # How a child ended that did this.
@@ -772,10 +793,10 @@ def in_thread(work):
 """
 
 
-def told_by(script: str, path: Path) -> str:
+def told_by(script: str, path: Path, seconds: int = 60) -> str:
     """What a program prints that forks and goes on: in a process of its own, which is given up when it hangs."""
     command = [sys.executable, "-W", "error", "-c", FORKED + textwrap.dedent(script), str(path)]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=seconds, check=False)
     return ended.stdout + ended.stderr
 
 
@@ -857,6 +878,91 @@ def test_a_fork_that_is_interrupted_before_it_took_a_lock_leaves_that_lock_to_it
         print(numbers(db))
     """
     assert told_by(script, path) == "0\nFalse ['KeyboardInterrupt']\n[1]\n"
+
+
+@needs_fork
+@pytest.mark.parametrize("by", ["KeyboardInterrupt", "RuntimeError"])
+def test_a_file_whose_checkpoint_a_fork_could_not_wait_for_cannot_be_used_in_the_child(path: Path, by: str) -> None:
+    script = """
+        from nexus_control import database
+        from nexus_control.errors import StoreError
+
+        begun, go_on = threading.Event(), threading.Event()
+
+        def stand(connection, patience):
+            begun.set()
+            assert go_on.wait(60)
+
+        def interrupted(thread, timeout=None):
+            raise BY
+
+        def child():
+            for use in (lambda: add(db, 1000), lambda: Database(sys.argv[1], SCHEMA)):
+                try:
+                    use()
+                except StoreError as refusal:
+                    os.write(1, f"{refusal}\\n".encode())
+
+        sys.unraisablehook = lambda what: None
+        database.limit_patience = stand
+        db = Database(sys.argv[1], SCHEMA)
+        for n in range(128):
+            add(db, n)
+        assert begun.wait(60)
+        join, threading.Thread.join = threading.Thread.join, interrupted
+        code = forked(child)
+        threading.Thread.join = join
+        go_on.set()
+        add(db, 128)
+        print(code, forked(lambda: add(db, 129)), numbers(db) == list(range(130)))
+    """
+    refusal = f"{path}: in use when this process was forked; close the store before, or do not fork but spawn\n"
+    assert told_by(textwrap.dedent(script).replace("BY", by), path) == refusal * 2 + "0 0 True\n"
+
+
+@needs_fork
+def test_a_file_that_closing_could_not_close_cannot_be_used_in_a_child(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_control.database.BUSY_TIMEOUT_SECONDS", 0.01)
+    db = Database(path, SCHEMA)
+    with inside_another_thread(db):
+        db.close()
+        answer = in_child(lambda: Database(path, SCHEMA).close())
+    assert answer == f"SqliteError: {path}: in use when this process was forked; close the store before, or do not fork but spawn"
+
+
+@needs_fork
+@pytest.mark.parametrize("by", ["close", "garbage"])
+def test_a_file_that_is_being_closed_during_the_fork_cannot_be_used_in_the_child(path: Path, by: str) -> None:
+    class Slow:
+        def __init__(self, connection: sqlite3.Connection) -> None:
+            self.connection = connection
+
+        def close(self) -> None:
+            begun.set()
+            assert go_on.wait(60)
+            self.connection.close()
+
+    begun, go_on = threading.Event(), threading.Event()
+    db = Database(path, SCHEMA)
+
+    def end() -> None:
+        session = db.take()
+        session.in_use.release()
+        session.connection = Slow(session.connection)  # pyright: ignore[reportAttributeAccessIssue]
+        if by == "close":
+            db.close()
+
+    thread = threading.Thread(target=end)
+    numbers(db)
+    thread.start()
+    assert begun.wait(60)
+    answer = in_child(lambda: Database(path, SCHEMA).close())
+    go_on.set()
+    thread.join()
+    assert answer == f"SqliteError: {path}: in use when this process was forked; close the store before, or do not fork but spawn"
+    db.close()
+    with closing(Database(path, SCHEMA)) as other:
+        assert in_child(lambda: numbers(other)) == []
 
 
 # -- busy, full, read-only
