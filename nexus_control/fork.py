@@ -4,6 +4,8 @@ import os
 import threading
 import weakref
 from contextlib import ExitStack
+from itertools import compress
+from operator import methodcaller
 from typing import Protocol
 
 __all__ = ["Forkable", "register", "unregister"]
@@ -17,13 +19,19 @@ class Forkable(Protocol):
         ...
 
     def after_fork(self, *, in_child: bool) -> None:
-        """Take it up again: as much of it as was put away, for `before_fork` may have been interrupted."""
+        """Take it up again: as much of it as was put away, for `before_fork` may have been interrupted, or not been called at all.
+
+        Where this is interrupted, it is called again; in the child it is in any case.
+        """
         ...
 
 
 _members: weakref.WeakSet[Forkable] = weakref.WeakSet()
-_registering = threading.Lock()
+_registering = threading.RLock()  # held over a fork as well; taken again by a finalizer that closes a store where another one is opened
+_forking: list[int] = []
+"""The thread whose fork holds it."""
 _waiting: list[Forkable] = []
+"""Whom this fork has still to tell that it is over."""
 
 
 def register(member: Forkable) -> None:
@@ -39,27 +47,52 @@ def unregister(member: Forkable) -> None:
 
 
 # Python forks whatever these raise, and tells only of the exception. So each member is told, also when another one failed; and what it has
-# put away it takes up again, also when it failed while it did so.
+# put away it takes up again, also when it failed while it did so. An interruption (Ctrl-C) may come as a function begins, or after a call.
 
 
 def _before_fork() -> None:
-    _registering.acquire()
+    # One call, made in C, so that whoever holds the lock is noted.
+    _forking.extend(compress([threading.get_ident()], map(methodcaller("acquire"), [_registering])))
+    _waiting[:] = _members
     with ExitStack() as told:
-        for member in list(_members):
-            _waiting.append(member)
+        for member in _waiting:
             told.callback(member.before_fork)
 
 
-def _after_fork(*, in_child: bool) -> None:
-    with ExitStack() as told:
-        told.callback(_registering.release)
-        while _waiting:
-            told.callback(_waiting.pop().after_fork, in_child=in_child)
+def _after_in_parent() -> None:
+    if threading.get_ident() not in _forking:  # it was interrupted before it told anybody, or all is done
+        return
+    problem = _tell_all(in_child=False)
+    try:
+        _forking.clear()
+    finally:
+        _registering.release()
+    if problem is not None:
+        raise problem
+
+
+def _after_in_child() -> None:
+    global _registering
+    _registering = threading.RLock()  # the thread that holds the other one may not be here
+    _forking.clear()
+    _waiting[:] = _members  # also those whom nobody told before
+    problem = _tell_all(in_child=True)
+    if problem is not None:
+        raise problem
+
+
+def _tell_all(*, in_child: bool) -> Exception | None:
+    problem: Exception | None = None
+    while _waiting:
+        try:
+            _waiting[-1].after_fork(in_child=in_child)
+        except Exception as error:
+            problem = error
+        _waiting.pop()  # not before: one who was interrupted is told again
+    return problem
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=lambda: _after_fork(in_child=False),
-        after_in_child=lambda: _after_fork(in_child=True),
-    )
+    os.register_at_fork(before=_before_fork)
+    for _ in range(2):  # what is interrupted the first time is done the second time; who interrupts both leaves the locks held
+        os.register_at_fork(after_in_parent=_after_in_parent, after_in_child=_after_in_child)

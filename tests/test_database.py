@@ -881,6 +881,64 @@ def test_a_fork_that_is_interrupted_before_it_took_a_lock_leaves_that_lock_to_it
 
 
 @needs_fork
+@needs_proc
+def test_a_fork_that_is_interrupted_at_any_place_holds_nobody_up_and_leaves_no_file_half_open_in_the_child(path: Path) -> None:
+    script = """
+        import _weakrefset, contextlib, faulthandler, signal
+        from interruption_testing import interrupting
+        from nexus_control import database
+        from nexus_control.errors import StoreError
+
+        faulthandler.dump_traceback_later(280, exit=True)
+        sys.unraisablehook = lambda what: None  # tells of the interruptions
+
+        def child(number):
+            sys.settrace(None)
+            signal.alarm(60)
+            for db in databases:
+                inherited = open_descriptors(db.path)
+                try:
+                    add(db, number)
+                except StoreError as refusal:
+                    assert "in use when this process was forked" in str(refusal), refusal
+                else:
+                    assert not inherited, "it uses a file that its parent had open"
+                    assert forked(lambda: add(db, number + 1)) == 0
+            Database(f"{sys.argv[1]}-child", SCHEMA).close()
+
+        def idle(db, opened, is_over):
+            numbers(db)
+            opened.set()
+            is_over.wait(100)
+            numbers(db)
+
+        number, was_reached = 0, lambda: True
+        while was_reached():
+            number += 3
+            databases = [Database(f"{sys.argv[1]}{name}", SCHEMA) for name in "ab"]
+            opened, is_over = threading.Event(), threading.Event()
+            other = threading.Thread(target=idle, args=(databases[0], opened, is_over))
+            other.start()
+            opened.wait()
+            trace, was_reached = interrupting(number // 3, fork, database, contextlib, _weakrefset)
+            sys.settrace(trace)
+            code = forked(lambda: child(number))
+            sys.settrace(None)
+            in_thread(lambda: [add(db, number + 2) for db in databases])
+            in_thread(lambda: Database(f"{sys.argv[1]}-new", SCHEMA).close())
+            is_over.set()
+            other.join()
+            again = forked(lambda: [add(db, -number) for db in databases])
+            for db in databases:
+                db.close()
+            if code or again:
+                print(number // 3, code, again)
+        print(number // 3 > 60)
+    """
+    assert told_by(script, path, 300) == "True\n"
+
+
+@needs_fork
 @pytest.mark.parametrize("by", ["KeyboardInterrupt", "RuntimeError"])
 def test_a_file_whose_checkpoint_a_fork_could_not_wait_for_cannot_be_used_in_the_child(path: Path, by: str) -> None:
     script = """
@@ -918,6 +976,59 @@ def test_a_file_whose_checkpoint_a_fork_could_not_wait_for_cannot_be_used_in_the
     """
     refusal = f"{path}: in use when this process was forked; close the store before, or do not fork but spawn\n"
     assert told_by(textwrap.dedent(script).replace("BY", by), path) == refusal * 2 + "0 0 True\n"
+
+
+@needs_fork
+def test_a_fork_that_is_interrupted_while_another_one_is_on_leaves_everything_to_that_one(path: Path) -> None:
+    script = """
+        class Interrupted:
+            # The lock that a fork holds, where somebody presses Ctrl-C who waits for it.
+            def acquire(self):
+                raise KeyboardInterrupt
+
+            def release(self):
+                lock.release()
+
+        def fork_slowly():
+            fork._before_fork()
+            begun.set()
+            assert go_on.wait(60)
+            fork._after_in_parent()
+
+        begun, go_on = threading.Event(), threading.Event()
+        sys.unraisablehook = lambda what: None
+        db = Database(sys.argv[1], SCHEMA)
+        other = threading.Thread(target=fork_slowly)
+        other.start()
+        assert begun.wait(60)
+        lock, fork._registering = fork._registering, Interrupted()
+        print(forked(lambda: add(db, 1)))
+        fork._registering = lock
+        print(db._opening.locked())
+        go_on.set()
+        other.join()
+        print(db._opening.locked())
+        add(db, 2)
+        print(forked(lambda: add(db, 3)), numbers(db))
+    """
+    assert told_by(script, path) == "0\nTrue\nFalse\n0 [1, 2, 3]\n"
+
+
+def test_a_finalizer_can_close_a_database_while_another_one_is_opened(path: Path) -> None:
+    script = """
+        class Members(set):
+            # Garbage is found while a member is added.
+            def add(self, member):
+                garbage.close()
+                super().add(member)
+
+        garbage = Database(f"{sys.argv[1]}-garbage", SCHEMA)
+        fork._members = Members()
+        with closing(Database(sys.argv[1], SCHEMA)) as db:
+            add(db, 1)
+            print(numbers(db))
+    """
+    assert told_by(script, path) == "[1]\n"
 
 
 @needs_fork
