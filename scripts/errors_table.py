@@ -35,6 +35,50 @@ These functions return their error code instead of raising. Their tools report t
 |---|---|
 """
 
+_RUNS = """
+## Codes of runs and of their calls
+
+`RunFailed`, `CallRefused` and `CallFailed` carry them, and so do EXECUTION_FAILED and the record of the run; a refused plan and an unknown
+adapter have the codes of their classes above. [adapters.md](adapters.md#when-a-call-fails) says what is certain about a call that failed.
+
+| Code | Of | Meaning |
+|---|---|---|
+| `CAPABILITY_MISSING` | run | The adapter lacks a capability that the policy requires, or `apply` for a real run. |
+| `MAX_STEPS_EXCEEDED` | run | The plan has more steps than the policy allows. |
+| `RUN_TIMEOUT` | run | The time for the whole run is over. |
+| `CANCELLED` | run, call | Somebody asked for the end. |
+| `UNKNOWN_ERROR` | run, call | An adapter raised what none should: a bug of it. The record names its class. |
+| `ROUTER_RECORD_INVALID` | run | nexus-router ran, and its record of it is missing or cannot be read. |
+| `CALL_NOT_ALLOWED` | call | No pattern of `allow` covers it. |
+| `INVALID_NAME` | call | A tool or method has a name that the adapter cannot pass on. |
+| `SECRET_IN_PLAN` | call | The plan holds what looks like a secret itself. |
+| `SECRET_UNKNOWN` | call | The plan refers to a secret that the adapter does not declare. |
+| `SECRET_INVALID` | call | A reference to a secret is malformed. |
+| `SECRET_MISSING` | call | A declared secret is not set on this host, or cannot be read or used. |
+| `ENV_INVALID` | call | An environment variable that the adapter names is not set on this host, or cannot be used. |
+| `COMMAND_NOT_FOUND` | call | There is no such program. |
+| `PERMISSION_DENIED` | call | The program may not be started. |
+| `CWD_NOT_FOUND` | call | The working directory does not exist. |
+| `CWD_NOT_DIRECTORY` | call | The working directory is none. |
+| `OS_ERROR` | call | The operating system refused something, a process or a thread for example. |
+| `NONZERO_EXIT` | call | The program ended with another exit code than 0, or by a signal. |
+| `INVALID_JSON_OUTPUT` | call | The program printed anything but one JSON object. |
+| `INVALID_JSON` | call | The service answered with anything but one JSON object. |
+| `OUTPUT_TOO_LARGE` | call | The answer is larger than `max_output_bytes`. |
+| `TIMEOUT` | call | The time for the call is over. |
+| `CA_FILE_INVALID` | call | `ca_file` cannot be read, or holds no certificates. |
+| `ADDRESS_NOT_ALLOWED` | call | The host has an address that is not public, and `allow_private` was not set. |
+| `CONNECTION_FAILED` | call | There was no connection, or the server did not start. |
+| `CONNECTION_LOST` | call | The connection ended before the answer was there. |
+| `HTTP_ERROR` | call | The service answered with a status outside of 200 to 299. |
+| `UNKNOWN_TOOL` | call | The MCP server has no such tool. |
+| `TOOL_DEFINITION_CHANGED` | call | What the tools say about themselves is not what was pinned. |
+| `TOOL_ERROR` | call | The MCP tool answered that it failed. |
+| `MCP_ERROR` | call | The MCP server answered with an error of the protocol. |
+| `INPUT_REQUIRED` | call | The MCP server answered with a question. |
+| `INVALID_OUTPUT` | call | The answer cannot be recorded, or has not the form of the protocol or the one that the tool promised. |
+"""
+
 _OTHERS = """
 ## Codes without a class or constant
 
@@ -78,7 +122,7 @@ def table() -> str:
     for title, module in modules:
         parts += [_TABLE.format(title=title), *map(_row, _classes(module))]
     constants = {name: value for module in (bundle, audit_package) for name, value in vars(module).items() if "_ERROR_" in name}
-    return "".join([*parts, _RESULTS, *(f"| `{value}` | `{name}` |\n" for name, value in constants.items()), _OTHERS])
+    return "".join([*parts, _RESULTS, *(f"| `{value}` | `{name}` |\n" for name, value in constants.items()), _RUNS, _OTHERS])
 
 
 def _classes(module: ModuleType) -> list[type[errors.NexusError]]:

@@ -66,6 +66,21 @@ def test_one_module_imports_sqlite() -> None:
     assert [path.name for path in ENGINE if "sqlite3" in {name for name, _ in imported(path)}] == ["sqlite.py"]
 
 
+def handlers(path: Path) -> Iterator[tuple[str, ast.ExceptHandler]]:
+    """What each `except` of a file names, as it is written; "" for a bare one."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ExceptHandler):
+            yield ("" if node.type is None else ast.unparse(node.type)), node
+
+
+@pytest.mark.parametrize("package", ["nexus_control", "nexus_attest"])
+def test_who_catches_everything_raises_in_the_end(package: str) -> None:
+    found = [(path, name, node) for path in sorted((ROOT / package).rglob("*.py")) for name, node in handlers(path)]
+    everything = [(path, node) for path, name, node in found if "BaseException" in name or not name]
+    assert len(everything) > 5
+    assert [f"{path.name}:{node.lineno}" for path, node in everything if not isinstance(node.body[-1], ast.Raise)] == []
+
+
 def fresh(code: str) -> list[str]:
     """The words that code prints in an interpreter of its own."""
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
