@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_testing import KEY, WITNESS, check, cosignature, signed
 from store_testing import ALICE, BOB, NEXUS, foreign, new_store, quick_folder, raw_event, ticking_clock
 
 from nexus_control import merkle
+from nexus_control.checkpoint import check_note, parse_note
 from nexus_control.errors import InputError, MalformedEvent, StoreUnreadable
 from nexus_control.events import EventType, event_digest
 from nexus_control.header import HeaderCopy
@@ -32,6 +34,11 @@ TABLES = {
     "log": ("position",),
 }
 """The tables of facts, with their keys."""
+
+BESIDE = {"checkpoints": ("number",), "log_tiles": ("number",), "imports": ("decision_id", "generation")}
+"""The other tables: what the log has signed, what it has cached, and how much each import brought."""
+
+KEYS = {**TABLES, **BESIDE}
 
 CHAIN = "the chain hash does not match the row"
 LINK = "prev_hash is not the chain hash of the row before it"
@@ -215,7 +222,7 @@ def cells(connection: sqlite3.Connection, table: str) -> list[tuple[dict[str, An
 
 def put(connection: sqlite3.Connection, table: str, row: dict[str, Any], column: str, value: Any) -> bool:
     """Change one cell. False when the file's format does not allow it (a key that is taken, NULL where there can be none)."""
-    where = " AND ".join(f"{key} = :{key}" for key in TABLES[table])
+    where = " AND ".join(f"{key} = :{key}" for key in KEYS[table])
     try:
         connection.execute(f"UPDATE {table} SET {column} = :new WHERE {where}", {**row, "new": value})
     except sqlite3.IntegrityError:
@@ -754,6 +761,132 @@ def test_an_event_that_was_appended_after_others_cannot_be_called_imported(tampe
     assert findings(tamper) == [], "the one event of that generation follows its header"
     tamper.execute("UPDATE imports SET events = 9 WHERE generation = 1 AND decision_id = 'twice'")
     assert findings(tamper) == ["decision twice generation 1: it says that 9 events were imported, 1 can have been"]
+
+
+# -- the tables beside the facts
+
+
+BESIDE_EXPECTED = {
+    ("checkpoints", "number"): "it is missing",
+    ("checkpoints", "size"): "its row says size",
+    ("checkpoints", "note"): "a note |a signature line |it is of the log ",
+    ("log_tiles", "number"): "there are no such positions",
+    ("log_tiles", "hash"): "the cached hash of positions",
+    ("log_tiles", "seal"): "",
+    ("imports", "decision_id"): "how many of its events is not recorded",
+    ("imports", "generation"): "how many of its events is not recorded",
+    ("imports", "events"): "events were imported, 1 can have been",
+}
+"""Column by column, what a finding says. Nothing, where the column guards a cache against accidents: a tile whose seal does not hold is
+computed again (test_log_checkpoints.py)."""
+
+
+@pytest.fixture(scope="module")
+def signed_store() -> Iterator[sqlite3.Connection]:
+    """The tamperer's connection to a store with imports, two tiles and three checkpoints, of which the last is cosigned."""
+    with quick_folder() as folder:
+        with new_store(folder / "store.db") as store:
+            fill(store)
+            for decision_id in ("long", "longer"):
+                items: list[EventItem] = [(EventType.EXECUTION_STARTED, ALICE, {})] * 250
+                store.append_events(decision_id, items, create=True)
+                note = signed(*store.certain_log_root())
+                store.add_checkpoint(note)
+            store.add_checkpoint(note.with_signatures([cosignature(note, WITNESS, 1)]))
+            assert store.verify_log().ok
+        with closing(unlocked(folder / "store.db")) as connection:
+            yield connection
+
+
+def test_every_table_of_a_store_is_in_the_matrix(signed_store: sqlite3.Connection) -> None:
+    named = {row[0] for row in signed_store.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")}
+    assert named == {*TABLES, *BESIDE}
+    columns = {(table, row["name"]) for table in BESIDE for row in signed_store.execute(f"PRAGMA table_info({table})")}
+    assert columns == set(BESIDE_EXPECTED)
+    counts = {table: signed_store.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in BESIDE}
+    assert counts == {"checkpoints": 3, "log_tiles": 2, "imports": 2}
+
+
+@pytest.mark.parametrize("table", BESIDE)
+def test_what_passes_beside_the_facts_is_the_seal_of_a_tile_and_a_smaller_import(signed_store: sqlite3.Connection, table: str) -> None:
+    passed: set[tuple[str, object]] = set()
+    otherwise: list[object] = []
+    for row, column, declared in cells(signed_store, table):
+        wanted = BESIDE_EXPECTED[table, column]
+        tried = 0
+        for value in changes(declared, row[column]):
+            signed_store.execute("BEGIN")
+            if put(signed_store, table, row, column, value):
+                tried += 1
+                found = findings(signed_store)
+                if not found:
+                    passed.add((column, "any" if column == "seal" else value))
+                elif not any(phrase in text for text in found for phrase in wanted.split("|")):
+                    otherwise.append((row, column, value, found))
+            signed_store.execute("ROLLBACK")
+        assert tried, f"no change of {table}.{column} was possible"
+    assert otherwise == []
+    assert passed == {"checkpoints": set[object](), "log_tiles": {("seal", "any")}, "imports": {("events", 0)}}[table]
+
+
+def test_every_character_of_a_checkpoint_is_of_its_form_its_text_or_its_signatures(tmp_path: Path) -> None:
+    """Form and text are compared with the log; signatures take public-key cryptography, and a trust that names their keys."""
+    with new_store(tmp_path / "store.db") as store:
+        store.create_decision("d")
+        note = signed(*store.certain_log_root())
+        store.add_checkpoint(note)
+        store.add_checkpoint(note.with_signatures([cosignature(note, WITNESS, 1)]))
+
+    def valid(note: str) -> int:
+        return sum(outcome.valid for outcome in check_note(parse_note(note), [KEY, WITNESS], check))
+
+    of_signatures = 0
+    with closing(unlocked(tmp_path / "store.db")) as connection:
+        for number, text in connection.execute("SELECT number, note FROM checkpoints").fetchall():
+            for place, character in enumerate(text):
+                changed = f"{text[:place]}{'B' if character != 'B' else 'A'}{text[place + 1 :]}"
+                connection.execute("BEGIN")
+                connection.execute("UPDATE checkpoints SET note = ? WHERE number = ?", (changed, number))
+                found = findings(connection)
+                connection.execute("ROLLBACK")
+                if not found:
+                    of_signatures += 1
+                    assert valid(changed) < valid(text), (number, place)
+                    assert place > text.index("\n\n"), "it is behind the text"
+    assert of_signatures > 200
+
+
+def test_an_origin_that_is_changed_in_every_checkpoint_leaves_no_signature_valid(signed_store: sqlite3.Connection) -> None:
+    signed_store.execute("BEGIN")
+    signed_store.execute("UPDATE checkpoints SET note = replace(note, 'example.org/log' || char(10), 'example.net/log' || char(10))")
+    found = findings(signed_store)
+    notes = [row[0] for row in signed_store.execute("SELECT note FROM checkpoints ORDER BY number")]
+    signed_store.execute("ROLLBACK")
+    assert found == []
+    outcomes = [[outcome.valid for outcome in check_note(parse_note(note), [KEY, WITNESS], check)] for note in notes]
+    assert outcomes == [[False], [False], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "found"),
+    [
+        ("checkpoints", "number = 1", ["checkpoint 1: it is missing", "checkpoint 2: it is missing"]),
+        ("checkpoints", "number = 2", ["checkpoint 2: it is missing"]),
+        ("checkpoints", "number = 3", []),
+        ("checkpoints", "TRUE", []),
+        ("log_tiles", "number = 0", []),
+        ("log_tiles", "number = 1", []),
+        ("imports", "decision_id = 'other'", ["decision other generation 1: it was imported, but how many of its events is not recorded"]),
+    ],
+)
+def test_the_last_checkpoints_and_cached_hashes_can_be_dropped_and_no_import(
+    signed_store: sqlite3.Connection, table: str, row: str, found: list[str]
+) -> None:
+    signed_store.execute("BEGIN")
+    signed_store.execute(f"DELETE FROM {table} WHERE {row}")
+    told = findings(signed_store)
+    signed_store.execute("ROLLBACK")
+    assert told == found
 
 
 # -- what verify_log cannot know

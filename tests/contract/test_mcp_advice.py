@@ -26,9 +26,12 @@ NOT_OF_TOOLS = {
 
 
 def published() -> set[str]:
-    """The codes of docs/errors.md, without those of the command line and of attestation, which tools have nothing to do with."""
+    """The codes of docs/errors.md, without those of the command line and of attestation, which tools have nothing to do with.
+
+    And without those of runs and calls: after any of them the next step is `FAILED_RUN`.
+    """
     sections = re.split(r"^## ", (DOCS / "errors.md").read_text(), flags=re.MULTILINE)
-    kept = [text for text in sections if not text.startswith(("The command line", "Attestation"))]
+    kept = [text for text in sections if not text.startswith(("The command line", "Attestation", "Codes of runs"))]
     return {code for text in kept for code in re.findall(r"^\| `([A-Z_]+)` \|(?! command line)", text, re.MULTILINE)}
 
 
