@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,3 +117,40 @@ def test_importing_the_engine_does_not_load_the_product() -> None:
 def test_importing_the_root_loads_none_of_the_modules_behind_its_names() -> None:
     code = "import nexus_attest, sys; print(*sorted(name for name in sys.modules if name.startswith('nexus_')))"
     assert fresh(code) == ["nexus_attest", "nexus_control", "nexus_control.backends"]
+
+
+def engine_layers() -> list[set[str]]:
+    """The layers of the engine, top to bottom, as its import contract has them."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    (contract,) = (contract for contract in contracts if contract.get("containers") == ["nexus_control"])
+    assert contract["exhaustive"]
+    return [set(layer.split(" | ")) for layer in contract["layers"]]
+
+
+def test_the_layers_that_the_architecture_tells_are_the_enforced_ones() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = text[text.index("| Layer of `nexus_control`") :].partition("\n\n")[0].splitlines()[2:]
+    assert [set(re.findall(r"`(\w+)`", row.split(" | ")[0])) for row in rows] == engine_layers()
+
+
+PURE = {
+    *("base64", "binascii", "bisect", "collections", "contextlib", "dataclasses", "datetime", "enum", "functools", "hashlib", "hmac"),
+    *("itertools", "json", "marshal", "math", "operator", "re", "typing", "unicodedata"),
+}
+"""Modules of the standard library that reach nothing outside, but for the clock in `datetime`: ruff refuses that outside of `events`."""
+
+
+def test_what_lies_below_sqlite_reaches_nothing_outside_but_for_files() -> None:
+    layers = engine_layers()
+    below = {name for layer in layers[layers.index({"sqlite"}) + 1 :] for name in layer}
+    reaching = {path.stem for path in ENGINE if path.stem in below and {name for name, _ in imported(path)} - PURE - {"nexus_control"}}
+    builtin = {"open", "print", "input"}
+    doing = {
+        path.stem
+        for path in ENGINE
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if path.stem in below and isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in builtin
+    }
+    assert "documents" in below
+    assert "json_encoder" in below
+    assert (reaching, doing) == ({"files"}, set())
