@@ -4,13 +4,13 @@ Everything above this seam (rows, chains, the log and its proofs, templates, ver
 written in the SQL that SQLite and PostgreSQL share, with `?` for each value; rows can be taken apart like tuples and asked by column name.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from nexus_control.errors import DecisionExists, StoreUnreadable, TemplateExists
 
-__all__ = ["Backend", "Connection", "Dialect", "Rows", "insert"]
+__all__ = ["Backend", "Connection", "Dialect", "Rows", "insert", "require_cells"]
 
 
 class Rows(Protocol):
@@ -110,3 +110,16 @@ def insert(connection: Connection, statement: str, rows: Sequence[Any]) -> None:
             f"the database dropped {len(rows) - max(stored, 0)} of {len(rows)} new rows (it was changed by others; "
             "`nexus-attest log verify` tells more, a backup brings it back)"
         )
+
+
+def require_cells(cells: Iterable[object], types: Iterable[type], what: str) -> None:
+    """Raise StoreUnreadable where a cell is of another type than its column has.
+
+    A table that was not STRICT for a moment takes one, and a flipped bit before a row makes one. It must not be computed with.
+    """
+    for cell, wanted in zip(cells, types, strict=True):
+        if type(cell) is not wanted:
+            raise StoreUnreadable(
+                f"{what} has a {type(cell).__name__} where a {wanted.__name__} belongs (it was changed by others, or damaged; "
+                "`nexus-attest log verify` tells more, a backup brings it back)"
+            )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
-from nexus_control.backend import Connection, insert
+from nexus_control.backend import Connection, insert, require_cells
 from nexus_control.canonical_json import canonical_json
 from nexus_control.errors import InputError, MalformedEvent
 from nexus_control.event_store import EventItem
@@ -12,6 +12,7 @@ from nexus_control.events import (
     Actor,
     EventType,
     StoredEvent,
+    are_event_cells,
     decode_payload,
     event_digest,
     event_record,
@@ -91,6 +92,9 @@ def tip_of(connection: Connection, decision_id: str) -> Tip | None:
     if row is None:
         return None
     generation, tombstone, header_hash, seq, event_hash, position = row
+    require_cells((generation, tombstone, header_hash, position), (int, int, bytes, int), f"the header of {decision_id}")
+    if seq is not None:
+        require_cells((seq, event_hash), (int, bytes), f"the last event of {decision_id}")
     next_seq, chain = (0, header_hash) if seq is None else (seq + 1, event_hash)
     return Tip(generation, not tombstone, next_seq, chain.hex(), position)
 
@@ -217,6 +221,8 @@ def payload_or_nothing(text: str) -> dict[str, Any]:
 
 def stored_event(row: Any) -> StoredEvent:
     seq, kind, ts, actor_type, actor_id, payload, digest, prev, chain, position, decision_id = row
+    if not are_event_cells(seq, kind, ts, actor_type, actor_id, payload, digest, prev, chain, decision_id):
+        raise MalformedEvent(f"event {seq!r:.100} of {decision_id!r:.100} has a value of a type that no event has")
     event_type = _TYPES.get(kind)
     if event_type is None:
         raise MalformedEvent(f"event {seq} of {decision_id} has the unknown type {kind!r}")

@@ -35,6 +35,7 @@ __all__ = [
     "PolicyFromTemplatePayload",
     "StoredEvent",
     "TemplateCreatedPayload",
+    "are_event_cells",
     "event_digest",
     "event_record",
     "expiry_instant",
@@ -304,6 +305,26 @@ def generation_record(*, decision_id: str, generation: int, created_at: str, tom
     ).encode()
 
 
+def are_event_cells(
+    seq: object,
+    event_type: object,
+    ts: object,
+    actor_type: object,
+    actor_id: object,
+    payload: object,
+    digest: object,
+    prev: object,
+    chain: object,
+    decision_id: object,
+) -> bool:
+    """Whether the cells of an event's row are of the types that a store writes; some 0.2 microseconds."""
+    return (
+        str is type(event_type) is type(ts) is type(actor_type) is type(actor_id) is type(payload) is type(digest) is type(decision_id)
+        and bytes is type(prev) is type(chain)
+        and type(seq) is int
+    )
+
+
 def event_record(
     *,
     decision_id: str,
@@ -391,7 +412,7 @@ def decode_payload(text: str) -> dict[str, Any]:
         # Lone surrogates can only be written as escapes, and depth takes brackets; canonical texts have few of either.
         if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
             canonical_json(value)
-    except ValueError as problem:
+    except (ValueError, TypeError) as problem:  # the latter for a cell that is no text
         raise MalformedEvent(f"payload is not readable JSON: {problem}") from None
     if not isinstance(value, dict):
         raise MalformedEvent("payload is not a JSON object")

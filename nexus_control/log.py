@@ -11,7 +11,7 @@ from collections.abc import Collection, MutableMapping, Sequence
 from nexus_control import merkle
 from nexus_control.backend import Backend, Connection, insert
 from nexus_control.checkpoint import Checkpoint, SignedNote, parse_checkpoint, parse_note
-from nexus_control.errors import InputError, LogRewritten, brief
+from nexus_control.errors import InputError, LogRewritten, MalformedNote, brief
 from nexus_control.integrity import sha256_digest
 from nexus_control.tiles import TILE_LEAVES, TILE_LEVEL, fold_leaves, read_tiles, write_tiles
 
@@ -95,7 +95,7 @@ class Log:
     def checkpoints(self) -> list[SignedNote]:
         """The stored checkpoints, oldest first. Raises MalformedNote for a row that holds none."""
         with self._database.reading() as connection:
-            return [parse_note(row[0]) for row in connection.execute(_CHECKPOINTS)]
+            return [_note(row[0]) for row in connection.execute(_CHECKPOINTS)]
 
     def certain_root(self) -> tuple[int, str]:
         """Size and root of the whole log, for signing: no cached hash is trusted that is not under the last checkpoint's root.
@@ -194,7 +194,13 @@ def _nodes(
 
 def _last_checkpoint(connection: Connection) -> Checkpoint | None:
     row = connection.execute(_LAST_CHECKPOINT).fetchone()
-    return None if row is None else parse_checkpoint(parse_note(row[0]))
+    return None if row is None else parse_checkpoint(_note(row[0]))
+
+
+def _note(cell: object) -> SignedNote:
+    if type(cell) is not str:
+        raise MalformedNote(f"a stored checkpoint is no text but {type(cell).__name__}")
+    return parse_note(cell)
 
 
 def _number(name: str, value: object, least: int, most: int) -> int:

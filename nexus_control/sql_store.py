@@ -13,9 +13,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from nexus_control.backend import Backend, Connection, Dialect, insert
+from nexus_control.backend import Backend, Connection, Dialect, insert, require_cells
 from nexus_control.checkpoint import Checkpoint, SignedNote
-from nexus_control.errors import ConcurrencyError, DecisionNotFound, InputError, MalformedEvent, StoreUnreadable
+from nexus_control.errors import ConcurrencyError, DecisionNotFound, InputError, MalformedEvent, StoreUnreadable, brief
 from nexus_control.event_rows import (
     EVENT_COLUMNS,
     ChainWriter,
@@ -310,7 +310,7 @@ class SqlStore:
         with self._database.reading() as connection:
             if generation is None and (rows := connection.execute(_EVENTS_OF_NEWEST, (name, name)).fetchall()):  # a tombstone has none
                 return [stored_event(row) for row in rows]
-            newest = connection.execute(_NEWEST, (name,)).fetchone()
+            newest = _newest(connection, name)
             if newest is None or (generation is None and newest["tombstone"]):
                 raise DecisionNotFound(name)
             if generation is None:
@@ -334,6 +334,7 @@ class SqlStore:
                 rows, *rest = chained_events(connection, name)
                 return History([stored_event(row) for row in rows], *rest)
             if rows := connection.execute(_HISTORY, (name, name)).fetchall():
+                require_cells(rows[0][_WIDTH:], (int, int, int), f"the header of {name}, or the record of its import,")
                 return History([stored_event(row[:_WIDTH]) for row in rows], *rows[0][_WIDTH:])
             row = self._origin(connection, name)
         return History([], row["generation"], row["imported"], row["position"])
@@ -352,6 +353,8 @@ class SqlStore:
         name = require_text(decision_id, "decision_id")
         with self._database.reading() as connection:
             found = connection.execute(_LATEST, (event_type.value, name)).fetchone()
+        if found is not None:
+            require_cells(found[:1], (int,), f"the header of {name}")
         if found is None or found["tombstone"]:
             raise DecisionNotFound(name)
         return None if found["seq"] is None else stored_event(tuple(found)[1:])
@@ -369,12 +372,27 @@ class SqlStore:
                 except StoreUnreadable as error:
                     found[decision_id] = MalformedEvent(f"the events of {decision_id} cannot be read: {error}")
         for row in rows:
-            events = found[row["decision_id"]]
+            events = found.get(row["decision_id"])
+            if events is None:
+                return self._one_by_one(decision_ids)
             if isinstance(events, list):
                 try:
                     events.append(stored_event(row))
                 except MalformedEvent as error:
                     found[row["decision_id"]] = error
+        return found
+
+    def _one_by_one(self, decision_ids: Sequence[str]) -> dict[str, list[StoredEvent] | MalformedEvent]:
+        """As `get_events_of`, where an event that was found by the id of one of them has another one in its row."""
+        found: dict[str, list[StoredEvent] | MalformedEvent] = {}
+        for decision_id in decision_ids:
+            try:
+                events = [stored_event(row) for row in self._event_rows([decision_id])]
+                if other := next((event for event in events if event.decision_id != decision_id), None):
+                    raise MalformedEvent(f"event {other.seq} of {decision_id} says that it is of {brief(other.decision_id)}")
+                found[decision_id] = events
+            except (MalformedEvent, StoreUnreadable) as error:
+                found[decision_id] = MalformedEvent(f"the events of {decision_id} cannot be read: {error}")
         return found
 
     def _event_rows(self, decision_ids: Sequence[str]) -> list[Any]:
@@ -394,20 +412,27 @@ class SqlStore:
         """As `list_decisions`, with the creation times as they are stored."""
         require_page(limit, offset)
         with self._database.reading() as connection:
-            return [(row[0], row[1]) for row in connection.execute(_PAGE, (limit, offset))]
+            page = [(row[0], row[1]) for row in connection.execute(_PAGE, (limit, offset))]
+        for row in page:
+            if not (str is type(row[0]) is type(row[1])):
+                require_cells(row, (str, str), f"the header of {row[0]!r:.100}")
+        return page
 
     def decision_exists(self, decision_id: str) -> bool:
         """Whether the newest generation of this id is a decision and no tombstone."""
         name = require_text(decision_id, "decision_id")
         with self._database.reading() as connection:
-            newest = connection.execute(_NEWEST, (name,)).fetchone()
+            newest = _newest(connection, name)
         return newest is not None and not newest["tombstone"]
 
     def list_generations(self, decision_id: str) -> list[dict[str, Any]]:
         """All generations, ascending: `generation`, `created_at` (ISO), `tombstone`, `event_count`. Empty for an id never stored."""
         name = require_text(decision_id, "decision_id")
         with self._database.reading() as connection:
-            return [{**dict(row), "tombstone": bool(row["tombstone"])} for row in connection.execute(_GENERATIONS, (name,))]
+            rows = connection.execute(_GENERATIONS, (name,)).fetchall()
+        for row in rows:
+            require_cells(row, (int, str, int, int), f"a header of {name}")
+        return [{**dict(row), "tombstone": bool(row["tombstone"])} for row in rows]
 
     def origin(self, decision_id: str) -> tuple[int, int]:
         """The newest generation of a decision, and how many of its events, the first ones, an import brought.
@@ -422,7 +447,10 @@ class SqlStore:
     @staticmethod
     def _origin(connection: Connection, name: str) -> Any:
         row = connection.execute(_ORIGIN, (name,)).fetchone()
-        if row is None or row["tombstone"]:
+        if row is None:
+            raise DecisionNotFound(name)
+        require_cells(row, (int, int, int, int), f"the header of {name}, or the record of its import,")
+        if row["tombstone"]:
             raise DecisionNotFound(name)
         return row
 
@@ -475,6 +503,13 @@ class SqlStore:
         name = None if decision_id is None else require_text(decision_id, "decision_id")
         with self._database.lenient_snapshot() as (connection, damaged):
             return check_store(connection, damaged, self._dialect) if name is None else check_decision(connection, name, damaged)
+
+
+def _newest(connection: Connection, name: str) -> Any:
+    row = connection.execute(_NEWEST, (name,)).fetchone()
+    if row is not None:
+        require_cells(row, (int, int), f"the header of {name}")
+    return row
 
 
 def _tip_at(end: End | None, decision_id: str) -> Tip | None:

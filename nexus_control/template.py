@@ -21,6 +21,7 @@ from nexus_control.events import (
     Actor,
     Clock,
     EventType,
+    are_event_cells,
     decode_payload,
     event_digest,
     parse_actor,
@@ -41,6 +42,7 @@ __all__ = ["TEMPLATE_COLUMNS", "StoredTemplateEvent", "Template", "TemplateStore
 _LARGEST_INT = 2**63 - 1
 """What an INTEGER column holds."""
 
+_NUMBERS = ("min_approvals", "max_steps")
 _SEQUENCES = ("allowed_modes", "require_adapter_capabilities", "labels")
 TEMPLATE_COLUMNS = (
     "name",
@@ -273,7 +275,7 @@ def template_problems(connection: Connection) -> Iterator[str]:
             yield f"{name}: it says something else than its event"
 
 
-def _said_by_event(event: Any) -> tuple[str, ...]:
+def _said_by_event(event: Any) -> tuple[object, ...]:
     return event["ts"], event["actor_type"], event["actor_id"], event["payload"]
 
 
@@ -320,6 +322,9 @@ def _select(connection: Connection, name: str) -> Any:
 
 def _template(row: Any) -> Template:
     data = dict(row)
+    for field in TEMPLATE_COLUMNS:
+        if type(data[field]) is not (int if field in _NUMBERS else str) and (field != "max_steps" or data[field] is not None):
+            raise MalformedEvent(f"unreadable template row: {field} is {type(data[field]).__name__}")
     try:
         lists = {field: json.loads(data[field]) for field in _SEQUENCES}
         return Template.from_dict({**data, **lists, "created_by": {"type": data["created_by_type"], "id": data["created_by_id"]}})
@@ -329,6 +334,8 @@ def _template(row: Any) -> Template:
 
 def _stored_event(row: Any) -> StoredTemplateEvent:
     name, seq, kind, ts, actor_type, actor_id, payload, digest = row
+    if not are_event_cells(seq, kind, ts, actor_type, actor_id, payload, digest, b"", b"", name):
+        raise MalformedEvent(f"event {seq!r:.100} of template {name!r:.100} has a value of a type that no event has")
     try:
         event_type = EventType(kind)
     except ValueError:

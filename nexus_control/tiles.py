@@ -34,7 +34,7 @@ def read_tiles(connection: Connection, first: int, end: int) -> dict[int, bytes]
     found: dict[int, bytes] = {}
     disputed: set[int] = set()
     for number, value, seal in connection.execute(_TILES, (first, end)):
-        if seal == _seal(number, value) and found.setdefault(number, value) != value:
+        if type(value) is bytes and seal == _seal(number, value) and found.setdefault(number, value) != value:
             disputed.add(number)
     return {number: value for number, value in found.items() if number not in disputed} if disputed else found
 
@@ -47,11 +47,13 @@ def write_tiles(connection: Connection, tiles: Mapping[int, bytes]) -> None:
 def fold_leaves(connection: Connection, level: int, index: int) -> bytes:
     """Hash of the full subtree over the 2**level leaves from leaf index * 2**level on, from the stored leaf hashes.
 
-    Raises StoreUnreadable when the log has a gap there.
+    Raises StoreUnreadable when the log has a gap there, or what is no hash.
     """
     hashes: list[bytes] = [row[0] for row in connection.execute(_LEAVES, (index << level, (index + 1) << level))]
     if len(hashes) != 1 << level:
         raise StoreUnreadable("the log has a gap, so there are no roots and proofs beyond it; verify_log tells where")
+    if set(map(type, hashes)) != {bytes}:
+        raise StoreUnreadable("a leaf of the log is no hash, so there are no roots and proofs beyond it; verify_log tells where")
     while len(hashes) > 1:
         hashes = [merkle.node_hash(left, right) for left, right in zip(hashes[::2], hashes[1::2], strict=True)]
     return hashes[0]
