@@ -14,12 +14,13 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from nexus_control import merkle
-from nexus_control.backend import Connection, Dialect
+from nexus_control.backend import Connection, Dialect, require_cells
 from nexus_control.canonical_json import canonical_json
 from nexus_control.checkpoint import Checkpoint, parse_checkpoint, parse_note
 from nexus_control.errors import DecisionNotFound, HistoryAltered, MalformedEvent, MalformedNote
 from nexus_control.events import (
     ZERO_HASH,
+    are_event_cells,
     decode_payload,
     event_digest,
     event_record,
@@ -67,9 +68,41 @@ class _Findings:
         return LogVerification(ok=not self.errors, errors=self.errors + more, head=head)
 
 
+_GENERATION_CELLS = {
+    "decision_id": str,
+    "generation": int,
+    "created_at": str,
+    "tombstone": int,
+    **dict.fromkeys(COPY_COLUMNS, str),
+    "copy_digest": bytes,
+    "prev": bytes,
+    "chain": bytes,
+    "position": int,
+}
+_CHAINED_CELLS = {
+    "position": int,
+    "seq": int,
+    "event_type": str,
+    "ts": str,
+    "actor_type": str,
+    "actor_id": str,
+    "payload": str,
+    "digest": str,
+    "prev": bytes,
+    "chain": bytes,
+}
+_EVENT_CELLS = {"decision_id": str, "generation": int, **_CHAINED_CELLS}
+_TEMPLATE_EVENT_CELLS = {"template_name": str, **_CHAINED_CELLS}
+"""What is read of a row, and of which type each is. By name: a column that is not there is an error of the database then, as others are."""
+
+
+def _columns(table: str, cells: Mapping[str, type]) -> str:
+    return ", ".join(f"{table}.{name}" for name in cells)
+
+
 # What each row must follow is fetched with it: `before` is the chain hash that its `prev_hash` must repeat.
-_GENERATIONS = """
-    SELECT d.*, COALESCE(
+_GENERATIONS = f"""
+    SELECT {_columns("d", _GENERATION_CELLS)}, COALESCE(
         (SELECT e.chain FROM decision_events AS e
          WHERE e.decision_id = d.decision_id AND e.generation = d.generation - 1 ORDER BY e.seq DESC LIMIT 1),
         (SELECT p.chain FROM decisions AS p WHERE p.decision_id = d.decision_id AND p.generation = d.generation - 1)) AS before,
@@ -78,13 +111,13 @@ _GENERATIONS = """
          AND e.seq < (SELECT i.events FROM imports AS i WHERE i.decision_id = d.decision_id AND i.generation = d.generation)
          AND e.position <= d.position + 1 + e.seq) AS together
     FROM decisions AS d"""
-_EVENTS = """
-    SELECT e.*, COALESCE(p.chain, h.chain) AS before, p.seq AS before_seq, h.generation AS header, h.tombstone
+_EVENTS = f"""
+    SELECT {_columns("e", _EVENT_CELLS)}, COALESCE(p.chain, h.chain) AS before, p.seq AS before_seq, h.generation AS header, h.tombstone
     FROM decision_events AS e
     LEFT JOIN decision_events AS p ON p.decision_id = e.decision_id AND p.generation = e.generation AND p.seq = e.seq - 1
     LEFT JOIN decisions AS h ON h.decision_id = e.decision_id AND h.generation = e.generation"""
-_TEMPLATE_EVENTS = """
-    SELECT t.*, p.chain AS before, p.seq AS before_seq
+_TEMPLATE_EVENTS = f"""
+    SELECT {_columns("t", _TEMPLATE_EVENT_CELLS)}, p.chain AS before, p.seq AS before_seq
     FROM template_events AS t LEFT JOIN template_events AS p ON p.template_name = t.template_name AND p.seq = t.seq - 1"""
 # No index has these expressions, or `prev`, so that the rows are read where they are: an index may hide one of two.
 _SAME_SEQ = """
@@ -112,9 +145,9 @@ def check_decision(connection: Connection, decision_id: str, damaged: Iterable[s
     generations = connection.execute(_GENERATIONS + _OF_DECISION.format("d"), (decision_id,)).fetchall()
     if not generations:
         raise DecisionNotFound(decision_id)
-    links = [(row["position"], _check_generation(connection, row, found)[1]) for row in generations]
+    links = [(row["position"], _check_generation(connection, row, found)[1]) for row in _typed(generations, _GENERATION_CELLS, found)]
     events = connection.execute(_EVENTS + _OF_DECISION.format("e"), (decision_id,))
-    links.extend((row["position"], _check_event(row, found)[1]) for row in events)
+    links.extend((row["position"], _check_event(row, found)[1]) for row in _typed(events, _EVENT_CELLS, found))
     return found.result(max(links)[1], damaged)
 
 
@@ -152,7 +185,11 @@ def chained_events(connection: Connection, decision_id: str) -> ChainedRows:
     What one query and two hashes a row can tell, so that it can be asked before every execution; `check_decision` says all that is wrong.
     """
     rows = connection.execute(_CHAIN_OF_NEWEST, (decision_id,)).fetchall()
-    if not rows or rows[0][1]:
+    if not rows:
+        raise DecisionNotFound(decision_id)
+    require_cells(rows[0][:4], (str, int, bytes, bytes), f"the header of {decision_id}")
+    require_cells((rows[0][5], *rows[0][18:20]), (int, int, int), f"the header of {decision_id}, or the record of its import,")
+    if rows[0][1]:
         raise DecisionNotFound(decision_id)
     created_at, _, prev, chain, leaf, generation = rows[0][:6]
     record = generation_record(decision_id=decision_id, generation=generation, created_at=created_at, tombstone=False, prev_hash=prev.hex())
@@ -160,7 +197,9 @@ def chained_events(connection: Connection, decision_id: str) -> ChainedRows:
         raise HistoryAltered(f"{decision_id}: the header of generation {generation} is not what was recorded; `log verify` tells more")
     events: list[tuple[Any, ...]] = [tuple(row[6:17]) for row in rows if row[6] is not None]
     for expected, (row, event) in enumerate(zip(rows, events, strict=False)):
-        seq, event_type, ts, actor_type, actor_id, payload, _, prev = event[:8]
+        seq, event_type, ts, actor_type, actor_id, payload, digest, prev = event[:8]
+        if not are_event_cells(seq, event_type, ts, actor_type, actor_id, payload, digest, prev, event[8], event[10]):
+            raise MalformedEvent(f"event {seq!r:.100} of {decision_id} has a value of a type that no event has; `log verify` tells more")
         if seq != expected or prev != chain:
             raise HistoryAltered(f"{decision_id}: event {seq} does not follow the one before it; `log verify` tells more")
         record = event_record(
@@ -230,6 +269,9 @@ def _check_rows(connection: Connection, dialect: Dialect, found: _Findings) -> s
     fact = next(facts, None)
     expected = 1
     for position, leaf_hash, kind in dialect.stream(connection, _LEAVES):
+        if type(leaf_hash) is not bytes:
+            found.add(f"log: the leaf at position {position} is no hash")
+            leaf_hash = _ZEROS
         if position != expected:
             found.add(f"log: position {expected} is missing, found {position}")
         expected = position + 1
@@ -276,6 +318,9 @@ class _CheckedTree:
         for expected, (number, size, note) in enumerate(connection.execute(_CHECKPOINTS), 1):
             if number != expected:
                 found.add(f"checkpoint {expected}: it is missing")
+            if type(note) is not str:
+                found.add(f"checkpoint {number}: it is no text")
+                continue
             self._read_checkpoint(number, size, note)
         self._tiles = deque[tuple[int, bytes]](dialect.stream(connection, _TILES))
         self._pass_checkpoints()
@@ -331,15 +376,39 @@ _Fact = tuple[int, str, bytes]
 
 def _merged(connection: Connection, dialect: Dialect, found: _Findings) -> Iterator[_Fact]:
     """All stored facts in order of position, each checked on the way."""
-    generations = dialect.stream(connection, _GENERATIONS + " ORDER BY d.position")
-    events = dialect.stream(connection, _EVENTS + " ORDER BY e.position")
-    template_events = dialect.stream(connection, _TEMPLATE_EVENTS + " ORDER BY t.position")
+    generations = _typed(dialect.stream(connection, _GENERATIONS + " ORDER BY d.position"), _GENERATION_CELLS, found)
+    events = _typed(dialect.stream(connection, _EVENTS + " ORDER BY e.position"), _EVENT_CELLS, found)
+    template_events = _typed(dialect.stream(connection, _TEMPLATE_EVENTS + " ORDER BY t.position"), _TEMPLATE_EVENT_CELLS, found)
     return heapq.merge(
         ((row["position"], "generation", _check_generation(connection, row, found)[0]) for row in generations),
         ((row["position"], "event", _check_event(row, found)[0]) for row in events),
         ((row["position"], "template_event", _check_template_event(row, found)) for row in template_events),
         key=itemgetter(0),
     )
+
+
+def _typed(rows: Iterable[Any], cells: Mapping[str, type], found: _Findings) -> Iterator[Mapping[str, Any]]:
+    """The rows. A value of a type that its column does not have is a finding, and replaced by one that can be computed with."""
+    kinds = list(cells.values())
+    for row in rows:
+        if [*map(type, row[: len(kinds)])] == kinds:
+            yield row
+            continue
+        read = dict(row)
+        for name, kind in cells.items():
+            value = read[name]
+            if type(value) is kind or (value is None and name in COPY_COLUMNS):
+                continue
+            found.add(f"{_named(read)}: {name} is {type(value).__name__}, not {kind.__name__}")
+            read[name] = repr(value) if kind is str else -1 if kind is int else value
+        yield read
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    if "template_name" in row and "decision_id" not in row:
+        return f"template {row['template_name']} event {row['seq']}"
+    event = f" event {row['seq']}" if "seq" in row else ""
+    return f"decision {row['decision_id']} generation {row['generation']}{event}"
 
 
 def _check_generation(connection: Connection, row: Mapping[str, Any], found: _Findings) -> tuple[bytes, str]:
