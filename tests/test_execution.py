@@ -684,6 +684,7 @@ def test_nothing_is_run_when_the_last_events_of_the_store_were_removed(tmp_path:
     decision_id = ended(path, kind)
     edit(path, f"DELETE FROM decision_events WHERE event_type LIKE '{kind}'")
     with DecisionStore(path) as store:
+        assert store.verify_log(decision_id).ok
         result = execute(NexusControlTools(store), decision_id, router)
         assert (result.code, router.calls) == ("HISTORY_ALTERED", [])
         assert "is an event that is not stored" in (result.error or "")
@@ -728,6 +729,17 @@ def test_an_execution_cannot_know_of_newest_events_that_were_removed_when_others
     edit(path, *statements)
     with DecisionStore(path) as store:
         assert finding in store.verify_log().errors
+        assert store.verify_log(decision_id).ok
+        assert execute(NexusControlTools(store), decision_id, Router()).success
+
+
+def test_an_execution_cannot_know_of_newest_events_that_were_removed_with_their_entries_in_the_log(tmp_path: Path) -> None:
+    """Nor can the verification, by itself: who kept a checkpoint can."""
+    path = tmp_path / "store.db"
+    decision_id = ended(path, _REVOKED)
+    edit(path, "DELETE FROM log WHERE position = 5", "DELETE FROM decision_events WHERE position = 5")
+    with DecisionStore(path) as store:
+        assert store.verify_log().errors == []
         assert execute(NexusControlTools(store), decision_id, Router()).success
 
 

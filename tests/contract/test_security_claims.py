@@ -122,6 +122,7 @@ SHOWN_BY = {
             "test_nothing_is_run_when_the_last_events_of_the_store_were_removed",
             "test_nothing_is_run_when_the_last_event_of_the_store_is_hidden_by_an_index",
             "test_an_execution_cannot_know_of_newest_events_that_were_removed_when_others_followed",
+            "test_an_execution_cannot_know_of_newest_events_that_were_removed_with_their_entries_in_the_log",
             "test_an_execution_does_not_look_at_what_the_chain_does_not_cover",
             "test_an_execution_does_not_look_whether_earlier_generations_are_what_was_recorded",
             "test_an_execution_does_not_look_at_the_triggers",
