@@ -120,7 +120,8 @@ def abandon_execution(store: EventStore, decision_id: str, actor: Actor, reason:
     """Record that an execution under way will never report (its process died): EXECUTION_FAILED with EXECUTION_ABANDONED.
 
     Whether its side effects happened stays unknown. Where `records` (a router, or a reader of its files) has a run of this execution that
-    ended, the event names it and the digest of its response, so that the evidence is not lost.
+    ended, the event names it and the digest of its response, so that the evidence is not lost. An execution that was started without a
+    request, in a log that was written by hand or imported, is given up all the same: there is no run to look for.
 
     Raises NothingToRecover unless the decision is executing, and what `records` raises for a run that has not ended: it may be alive.
     """
@@ -132,12 +133,22 @@ def abandon_execution(store: EventStore, decision_id: str, actor: Actor, reason:
             "error_message": reason or "The executing process did not report; the outcome is unknown",
             "run_id": None,
         }
-        requested = [event for event in decision.events if event.event_type is EventType.EXECUTION_REQUESTED][-1]
-        find = getattr(records, "run_of_execution", None)
-        if callable(find) and (run_id := find(requested.event_id)) is not None:
+        requested, find = _request_under_way(decision.events), getattr(records, "run_of_execution", None)
+        if requested is not None and callable(find) and (run_id := find(requested.event_id)) is not None:
             payload |= {"run_id": run_id, "response_digest": content_digest(records.flight_record(run_id)["response"])}
         decision.apply_event(store.append_event(decision_id, EventType.EXECUTION_FAILED, actor, payload))
     return decision
+
+
+def _request_under_way(events: Sequence[StoredEvent]) -> StoredEvent | None:
+    """The request of the execution that is under way; None where a log that no command wrote tells of a start alone."""
+    requested: StoredEvent | None = None
+    for event in events:
+        if event.event_type is EventType.EXECUTION_REQUESTED:
+            requested = event
+        elif event.event_type in (EventType.EXECUTION_COMPLETED, EventType.EXECUTION_FAILED):
+            requested = None
+    return requested
 
 
 def _claim(

@@ -498,6 +498,25 @@ def test_a_dead_execution_is_recovered(cli: Here) -> None:
     assert cli.json("status", request_id)["state"] == "failed"
 
 
+def test_an_execution_that_nobody_requested_is_shown_and_recovered(cli: Here) -> None:
+    request_id = cli.request()
+    with DecisionStore(cli.db) as store:
+        store.append_event(request_id, EventType.EXECUTION_STARTED, ALICE, {"router_request_digest": "abc"})
+    assert "EXECUTION_IN_PROGRESS" in cli("status", request_id)
+    assert cli.json("recover", request_id)["error_code"] == "EXECUTION_ABANDONED"
+    assert "EXECUTION_FAILED" in cli("inspect", request_id)
+
+
+@pytest.mark.parametrize("command", ["status", "inspect"])
+def test_a_completion_that_nobody_requested_is_shown_as_executed(cli: Here, command: str) -> None:
+    request_id = cli.request()
+    with DecisionStore(cli.db) as store:
+        store.append_event(request_id, EventType.EXECUTION_COMPLETED, ALICE, {"run_id": "r", "response_digest": "x"})
+    shown = cli(command, request_id)
+    assert "─ executed ─" in shown
+    assert "Execution completed" in shown
+
+
 def test_log_verify_tells_people_size_root_and_every_error(cli: Here) -> None:
     request_id = cli.request()
     size, root = cli.json("log", "verify")["size"], cli.json("log", "verify")["root"]

@@ -468,6 +468,41 @@ def test_there_is_nothing_to_recover_without_an_execution(tools: NexusControlToo
     assert tools.recover_execution(prepare(tools), CAROL).code == "NOTHING_TO_RECOVER"
 
 
+def test_an_execution_that_nobody_requested_is_recovered_and_the_decision_can_run_again(tools: NexusControlTools) -> None:
+    decision_id, router = approved(tools), Router()
+    tools.store.append_event(decision_id, EventType.EXECUTION_STARTED, NEXUS, {"router_request_digest": "abc"})
+    assert tools.execute(decision_id, "ad", CAROL, router).code == "EXECUTION_IN_PROGRESS"
+    assert tools.recover_execution(decision_id, CAROL).data == {
+        "request_id": decision_id,
+        "state": "failed",
+        "error_code": "EXECUTION_ABANDONED",
+    }
+    assert tools.store.get_events(decision_id)[-1].payload == {
+        "error_code": "EXECUTION_ABANDONED",
+        "error_message": "The executing process did not report; the outcome is unknown",
+        "run_id": None,
+    }
+    assert tools.execute(decision_id, "ad", CAROL, router).code == "EXECUTION_FAILED"
+    assert tools.execute(decision_id, "ad", CAROL, router, retry=True).data["run_id"] == "run-1"
+
+
+@pytest.mark.parametrize("rehearsed", [False, True])
+def test_no_record_is_looked_for_of_an_execution_that_nobody_requested(tools: NexusControlTools, rehearsed: bool) -> None:
+    class Records:
+        def run_of_execution(self, execution_id: str) -> str | None:
+            raise AssertionError(execution_id)
+
+        def flight_record(self, run_id: str) -> dict[str, Any]:
+            raise AssertionError(run_id)
+
+    decision_id = approved(tools)
+    if rehearsed:
+        assert tools.execute(decision_id, "ad", CAROL, Router(), dry_run=True).success
+    tools.store.append_event(decision_id, EventType.EXECUTION_STARTED, NEXUS, {"router_request_digest": "abc"})
+    tools.flight_records = Records()
+    assert tools.recover_execution(decision_id, CAROL).data["state"] == "failed"
+
+
 def test_an_outcome_that_comes_after_the_abandonment_is_still_recorded(tools: NexusControlTools) -> None:
     decision_id, result = stuck(tools, lambda i: tools.recover_execution(i, CAROL))
     assert result.success

@@ -154,7 +154,7 @@ class Screen:
         for twins in alike(approver["actor"] for approver in data["approval"]["approvers"]):
             rows.append(("Look alike", Text(f"{', '.join(map(ascii, twins))} are different ids", "yellow")))
         style, name = _STYLES.get(status, ""), status.replace("_", " ").lower()
-        if status == "EXECUTED" and data["execution"]["dry_run"]:
+        if status == "EXECUTED" and data["execution"].get("dry_run"):  # a completion that nobody requested does not say
             name = "executed (dry run)"
         if status == "APPROVED" and (lifecycle["is_blocked"] or uncounted is not None):
             style = "yellow"
