@@ -14,7 +14,8 @@ from nexus_control.auditor import report_lines
 from nexus_control.checkpoint import MAX_NOTE_BYTES, parse_note
 from nexus_control.errors import NexusError
 from nexus_control.evidence import LAYERS, Knowledge, LogTrust, examine, parse_layers
-from nexus_control.files import read_file
+from nexus_control.files import read_file, read_input
+from nexus_control.streams import forget_output, open_streams
 
 __all__ = ["main"]
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verify = parser.add_subparsers(dest="command", required=True).add_parser(
         "verify", help="verify a decision bundle, an audit package or a case file"
     )
-    verify.add_argument("file", type=Path, metavar="FILE", help="JSON document")
+    verify.add_argument("file", type=Path, metavar="FILE", help="JSON document; - is standard input")
     verify.add_argument("--json", action="store_true", help="print the report as JSON")
     verify.add_argument("--strict", action="store_true", help="fail integrity when an embedded record cannot be judged")
     verify.add_argument("--expect-binding-digest", metavar="DIGEST", help="binding digest of the package, obtained from elsewhere")
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file: Path = options.file
     try:
         kept = tuple(parse_note(read_file(path, MAX_NOTE_BYTES)) for path in options.checkpoint)
-        document = read_file(file)
+        document = read_input() if file == Path("-") else read_file(file)
     except NexusError as error:
         print(_printable(error.describe()), file=sys.stderr)
         return 2
@@ -56,5 +57,21 @@ def _printable(line: str) -> str:
     return line.encode("ascii", "backslashreplace").decode()
 
 
+def _program() -> int:
+    """`main` as a process: what cannot be printed ends it with 1, told in a line unless the reader just left."""
+    open_streams()
+    try:
+        try:
+            return main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        forget_output()
+    except OSError as error:  # the disk behind standard output is full, for example
+        forget_output()
+        print(f"IO_ERROR: {error.strerror or error}", file=sys.stderr)
+    return 1
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_program())

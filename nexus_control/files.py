@@ -8,12 +8,13 @@ import errno
 import os
 import secrets
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 from nexus_control.errors import FileRefused
 
-__all__ = ["MAX_FILE_BYTES", "give_name", "read_file", "sync_folder", "write_file"]
+__all__ = ["MAX_FILE_BYTES", "give_name", "read_file", "read_input", "sync_folder", "write_file"]
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """Nothing larger is read: parsed JSON takes several times its size in memory."""
@@ -36,6 +37,19 @@ def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
         raise FileRefused(f"{path} cannot be read: {error.strerror}") from None
     if len(content) > limit:
         raise FileRefused(f"{path} has more than {limit} bytes, the most that is read")
+    return content
+
+
+def read_input(limit: int = MAX_FILE_BYTES) -> bytes:
+    """All of standard input. Raises FileRefused for more than `limit` bytes, and when it is closed or cannot be read."""
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] - in a process that was started without one
+        raise FileRefused("standard input is closed")
+    try:
+        content = sys.stdin.buffer.read(limit + 1)
+    except OSError as error:
+        raise FileRefused(f"standard input cannot be read: {error.strerror}") from None
+    if len(content) > limit:
+        raise FileRefused(f"standard input has more than {limit} bytes, the most that is read")
     return content
 
 

@@ -67,6 +67,20 @@ class CommandLine:
         )
         return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
+    def without(self, streams: str, *arguments: str, program: str = "nexus_attest") -> "Ended":
+        """How a command ends that a shell starts with these redirections, such as `>&-`, and what it printed elsewhere."""
+        argv = [sys.executable, "-W", "error", "-m", program, *arguments]
+        done = subprocess.run(
+            ["/bin/sh", "-c", f'exec "$@" {streams}', "sh", *argv],
+            env=self.env,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
     def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             self.argv(*arguments), env=self.env, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE

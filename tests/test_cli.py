@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_testing import ADAPTER, CommandLine, program, without_root_powers
+from cli_testing import ADAPTER, CommandLine, Ended, program, without_root_powers
 from router_testing import ends_soon
 
 from nexus_attest import __version__
@@ -252,6 +252,59 @@ def test_a_full_disk_behind_standard_output_is_one_line_and_exit_code_1(cli: Com
         done = subprocess.run(cli.argv("list"), env=cli.env, cwd=cli.folder, stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1
     assert done.stderr.decode() == "nexus-attest: IO_ERROR: No space left on device\n"
+
+
+@pytest.mark.parametrize("streams", [">&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_command_does_its_work_without_a_standard_output(cli: CommandLine, streams: str) -> None:
+    for options in ([], ["--json"], ["-q"]):
+        assert cli.without(streams, "request", "x", *options) == Ended(0, "", "")
+    assert cli.json("list")["count"] == 3
+    assert cli.without(streams, "list") == Ended(0, "", "")
+    assert cli.json("log", "verify")["ok"] is True, "no file of the store got the number of a stream"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["execute", "--help"], ["demo"]])
+def test_nothing_is_asked_of_a_standard_output_that_is_not_there(cli: CommandLine, arguments: list[str]) -> None:
+    assert cli.without(">&-", *arguments) == Ended(0, "", "")
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full", ">&- 2>&-"])
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["status", "nobody"], ["verify", "nothing.json"]], ids=" ".join)
+def test_an_error_that_cannot_be_told_has_its_exit_code(cli: CommandLine, arguments: list[str], streams: str) -> None:
+    assert cli.without(streams, *arguments) == Ended(2, "", "")
+
+
+def test_what_cannot_be_told_beside_the_result_does_not_stop_it(cli: CommandLine) -> None:
+    cli.json("bundle", "export", cli.json("request", "x")["request_id"], "-o", "bundle.json")
+    config = cli.folder / "home/.config/nexus-attest/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("nonsense")
+    assert cli.run("verify", "bundle.json").err.startswith("No trust policy is used: ")
+    judged = cli.without("2>/dev/full", "verify", "bundle.json")
+    assert (judged.code, judged.out.startswith("bundle.json: decision bundle\n")) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["verify", "-"], ["request", "x", "--plan", "@-"], ["approve", "x", "--envelope", "-"]], ids=" ".join
+)
+def test_a_standard_input_that_is_not_there_is_refused_before_anything_is_written(cli: CommandLine, arguments: list[str]) -> None:
+    refused = cli.without("<&-", *arguments)
+    assert refused == Ended(2, "", "nexus-attest: FILE_NOT_READABLE: standard input is closed\n")
+    assert not cli.db.exists()
+
+
+def test_a_standard_input_that_cannot_be_read_is_refused(cli: CommandLine) -> None:
+    refused = cli.without("0>written", "verify", "-")
+    assert refused == Ended(2, "", "nexus-attest: FILE_NOT_READABLE: standard input cannot be read: Bad file descriptor\n")
+
+
+def test_a_protected_key_without_a_standard_input_wants_the_variable(cli: CommandLine) -> None:
+    cli.extra["NEXUS_ATTEST_PASSPHRASE"] = "secret"
+    cli.json("keys", "new", "mine", "--protect")
+    del cli.extra["NEXUS_ATTEST_PASSPHRASE"]
+    refused = cli.without("<&-", "request", "x", "--sign", "mine")
+    assert refused.code == 2
+    assert refused.err.startswith("nexus-attest: PASSPHRASE_MISSING: ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder that a process works in cannot be removed there")

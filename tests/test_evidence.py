@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_testing import ROOT, CommandLine, Ended
 from evidence_testing import (
     VECTORS,
     bundle_dict,
@@ -403,3 +404,41 @@ def test_command_runs_as_a_module_in_an_isolated_interpreter(tmp_path: Path) -> 
     finished = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert (finished.returncode, finished.stderr) == (0, "")
     assert "ok header" in finished.stdout
+
+
+def test_command_reads_standard_input_as_the_large_command_line_does(tmp_path: Path) -> None:
+    file, cli = Path(written(tmp_path, GOOD)), CommandLine(tmp_path)
+    read = cli.without(f"<{file}", "verify", "-", program="nexus_control")
+    assert (read.code, read.err) == (0, "")
+    assert read.out == cli.without("", "verify", str(file), program="nexus_control").out.replace(str(file), "-", 1)
+    assert cli.without("<&-", "verify", "-", program="nexus_control") == Ended(2, "", "FILE_NOT_READABLE: standard input is closed\n")
+
+
+@pytest.mark.parametrize(
+    ("streams", "arguments", "ended"),
+    [
+        (">/dev/full", ["verify", "FILE"], Ended(1, "", "IO_ERROR: No space left on device\n")),
+        (">/dev/full", ["verify", "FILE", "--json"], Ended(1, "", "IO_ERROR: No space left on device\n")),
+        (">/dev/full", ["--help"], Ended(1, "", "IO_ERROR: No space left on device\n")),
+        (">&-", ["verify", "FILE"], Ended(0, "", "")),
+        (">&-", ["--help"], Ended(0, "", "")),
+        (">&- 2>&-", ["verify", "FILE"], Ended(0, "", "")),
+        ("2>&-", ["verify", "nothing"], Ended(2, "", "")),
+        ("2>/dev/full", ["verify", "nothing"], Ended(2, "", "")),
+        ("2>&-", ["nonsense"], Ended(2, "", "")),
+        ("2>/dev/full", ["nonsense"], Ended(2, "", "")),
+    ],
+    ids=str,
+)
+def test_command_ends_as_it_should_when_it_cannot_print(tmp_path: Path, streams: str, arguments: list[str], ended: Ended) -> None:
+    arguments = [word.replace("FILE", written(tmp_path, GOOD)) for word in arguments]
+    assert CommandLine(tmp_path).without(streams, *arguments, program="nexus_control") == ended
+
+
+def test_command_is_quiet_about_a_reader_that_leaves_early(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "nexus_control", "verify", written(tmp_path, GOOD)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as output:
+        done = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")

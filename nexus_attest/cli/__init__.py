@@ -12,6 +12,9 @@ __all__ = ["main"]
 def main() -> int:
     """Run the command line of this process and give its exit code."""
     try:
+        from nexus_control.streams import open_streams
+
+        open_streams()
         from nexus_attest.cli.app import run  # inside, so that Ctrl-C while it loads is as quiet as later
 
         return run(sys.argv[1:])

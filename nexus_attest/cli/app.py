@@ -4,7 +4,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -36,6 +35,7 @@ from nexus_attest.cli import (
     witness,
 )
 from nexus_attest.cli.command import HelpOption, group, show_group_help
+from nexus_control.streams import forget_output
 
 __all__ = ["app", "run"]
 
@@ -88,10 +88,10 @@ def run(arguments: Sequence[str]) -> int:
         code = _logged(arguments, as_json=as_json, debug=debug)
         sys.stdout.flush()
     except BrokenPipeError:
-        _forget_output()
+        forget_output()
         return 1
     except OSError as error:  # the disk behind standard output is full, for example
-        _forget_output()
+        forget_output()
         return code or _report(error, as_json=False, debug=debug)
     return code
 
@@ -157,9 +157,3 @@ def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
     from nexus_attest.cli.report import report  # the engine's errors
 
     return report(error, as_json=as_json, debug=debug)
-
-
-def _forget_output() -> None:
-    """Nobody reads standard output any more: let the interpreter's last flush go nowhere, instead of failing once more."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

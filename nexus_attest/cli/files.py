@@ -1,7 +1,6 @@
 """Files that are read whole within a limit, and written whole or not at all."""
 
 import stat
-import sys
 from pathlib import Path
 
 from nexus_attest.cli.errors import FileExists
@@ -16,12 +15,7 @@ STANDARD_STREAM = Path("-")
 
 def read_file(path: Path, limit: int = files.MAX_FILE_BYTES) -> bytes:
     """The content of a regular file, or of standard input for `-`. Raises FileRefused, for more than `limit` bytes too."""
-    if path != STANDARD_STREAM:
-        return files.read_file(path, limit)
-    content = sys.stdin.buffer.read(limit + 1)
-    if len(content) > limit:
-        raise FileRefused(f"standard input has more than {limit} bytes, the most that is read")
-    return content
+    return files.read_input(limit) if path == STANDARD_STREAM else files.read_file(path, limit)
 
 
 def read_text(path: Path, limit: int = files.MAX_FILE_BYTES) -> str:

@@ -80,7 +80,7 @@ def passphrase() -> str | None:
     """The passphrase of a protected key: from the environment, else from the terminal, else nobody knows it."""
     if given := os.environ.get(settings.PASSPHRASE_VARIABLE):
         return given
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison] - in a process without one
         return None
     from getpass import getpass  # only here is somebody asked
 

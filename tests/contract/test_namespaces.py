@@ -57,6 +57,7 @@ INTERNAL = {
     "sql_store",
     "sqlite",
     "story",
+    "streams",
     "tiles",
     "verification",
 }
