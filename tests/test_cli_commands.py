@@ -386,6 +386,15 @@ def test_an_approval_expires_when_it_says_so(cli: Here) -> None:
     assert "2019-12-31 23:00:00Z" in cli("inspect", request_id)
 
 
+def test_people_are_told_that_an_approval_is_expired_already_when_it_is_given(cli: Here) -> None:
+    request_id = cli.request()
+    assert cli("approve", request_id, "--expires-at", "2020-01-01T00:00:00+01:00") == (
+        "Approved: 0 of 1 approvals, not ready yet\n"
+        "This approval expired at 2019-12-31T23:00:00+00:00 already, so it does not count; it can be given again\n"
+    )
+    assert cli("approve", request_id, "--expires-at", "2999-01-01T00:00:00Z") == "Approved: 1 of 1 approvals, ready to execute\n"
+
+
 def test_list_shows_a_page_and_a_decision_that_cannot_be_read(cli: Here) -> None:
     ids = [cli.request() for _ in range(3)]
     with DecisionStore(cli.db) as store:

@@ -116,11 +116,18 @@ def _approve(
     With --sign nobody but the holder of the key can have said so. With --envelope, actor, comment and expiry are those that were signed.
     """
     from nexus_attest.cli.signing import claim, signed_command  # the engine
+    from nexus_control.events import parse_expires_at
 
     given = claim(session, actor, sign, envelope, comment, expires_at)
     signature = signed_command(session, given, "approve", request_id)
     data = session.data(session.tools.approve(request_id, given.actor, given.comment, given.expires_at, channel="cli", signature=signature))
-    session.show(data, lambda: _told(session, f"Approved: {data['current_approvals']} of {data['required_approvals']} approvals", data))
+
+    def told() -> None:
+        _told(session, f"Approved: {data['current_approvals']} of {data['required_approvals']} approvals", data)
+        if (expiry := parse_expires_at(given.expires_at)) is not None and expiry <= session.store.clock():
+            session.say(f"This approval expired at {expiry.isoformat()} already, so it does not count; it can be given again")
+
+    session.show(data, told)
 
 
 def _revoke(
