@@ -19,6 +19,7 @@ from typing import NoReturn, cast
 
 from nexus_control import fork
 from nexus_control.errors import CommitUnknown, InputError, StoreError
+from nexus_control.files import is_file_name
 from nexus_control.migration import Schema
 from nexus_control.sqlite import (
     BUSY_TIMEOUT_SECONDS,
@@ -147,7 +148,7 @@ class Database:
 
     def __init__(self, path: str | Path, schema: Schema, *, read_only: bool = False) -> None:
         text: object = os.fspath(path) if isinstance(cast("object", path), os.PathLike) else path
-        if not isinstance(text, str) or not text or "\0" in text:
+        if not isinstance(text, str) or not is_file_name(text):
             raise InputError(f"db_path must be a path or a non-empty text, got {path!r:.100}")
         self._schema = schema
         self._read_only = read_only

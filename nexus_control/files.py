@@ -14,15 +14,23 @@ from pathlib import Path
 
 from nexus_control.errors import FileRefused
 
-__all__ = ["MAX_FILE_BYTES", "give_name", "read_file", "read_input", "sync_folder", "write_file"]
+__all__ = ["MAX_FILE_BYTES", "give_name", "is_file_name", "read_file", "read_input", "sync_folder", "write_file"]
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """Nothing larger is read: parsed JSON takes several times its size in memory."""
 
 
+def is_file_name(text: str) -> bool:
+    """Whether a file could be called so: not empty, no NUL, and nothing that the system's encoding of names cannot express."""
+    try:
+        return "\0" not in text and bool(os.fsencode(text))
+    except UnicodeEncodeError:
+        return False
+
+
 def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     """The content of a regular file. Raises FileRefused for anything else, for more than `limit` bytes, and when it cannot be read."""
-    if "\0" in str(path):
+    if not is_file_name(str(path)):
         raise FileRefused(f"{str(path)!r:.300} is no name of a file")
     try:
         _require_regular(path, path.stat())

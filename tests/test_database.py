@@ -231,7 +231,7 @@ def test_an_empty_path_is_refused() -> None:
         Database("", SCHEMA)
 
 
-@pytest.mark.parametrize("value", [None, 5, ["x"], b"x.db", "a\0b"])
+@pytest.mark.parametrize("value", [None, 5, ["x"], b"x.db", "a\0b", "/tmp/\ud800.db", Path("\ud800")])
 def test_what_is_no_path_is_refused(value: object) -> None:
     with pytest.raises(InputError, match="db_path must be a path or a non-empty text, got"):
         Database(value, SCHEMA)  # pyright: ignore[reportArgumentType]

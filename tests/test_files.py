@@ -68,6 +68,8 @@ def test_a_file_that_is_not_there_or_has_an_impossible_name_is_refused(tmp_path:
         read_file(tmp_path / "nowhere")
     with pytest.raises(FileRefused, match="is no name of a file"):
         read_file(Path("a\0b"))
+    with pytest.raises(FileRefused, match=r"'\\ud800' is no name of a file"):
+        read_file(Path("\ud800"))
     with pytest.raises(FileRefused, match="cannot be read: "):
         read_file(tmp_path / ("x" * 300))
     (tmp_path / "loop").symlink_to("loop")
