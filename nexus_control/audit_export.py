@@ -17,7 +17,7 @@ from nexus_control.audit_package import (
 )
 from nexus_control.bundle import BundleProvenance, BundleRouterLink, ProvenanceRecord, provenance_id
 from nexus_control.canonical_json import canonical_json
-from nexus_control.errors import NexusError, StoreError
+from nexus_control.errors import CodedError, NexusError, StoreError
 from nexus_control.export import export_decision
 from nexus_control.integrity import digests_equal, prefixed
 from nexus_control.json_data import copy_json
@@ -55,14 +55,6 @@ class FlightRecords(Protocol):
         ...
 
 
-class _Refused(NexusError):
-    """Ends an export; carries the code of the result."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def export_audit_package(
     store: EventStore,
     decision_id: str,
@@ -91,7 +83,9 @@ def export_audit_package(
     link = control.router_link
     try:
         if link.run_id is None or link.control_router_link_digest is None:
-            raise _Refused(AUDIT_ERROR_NO_ROUTER_LINK, f"decision {decision_id} has no run to bind: it was not executed, or left no run id")
+            raise CodedError(
+                AUDIT_ERROR_NO_ROUTER_LINK, f"decision {decision_id} has no run to bind: it was not executed, or left no run id"
+            )
         if embed_router_bundle:
             record = router_bundle
             if record is None and flight_records is not None:
@@ -99,7 +93,7 @@ def export_audit_package(
             router, router_digest = _embedded(record, link, verify=verify_router_bundle_digest)
         else:
             router, router_digest = _reference(router_bundle_digest, link.run_id, link)
-    except _Refused as refusal:
+    except CodedError as refusal:
         return AuditExportResult(success=False, error_code=refusal.code, error_message=str(refusal))
     binding = AuditBinding(control.integrity.canonical_digest, router_digest, link.control_router_link_digest)
     raw = compute_binding_digest(PACKAGE_VERSION, binding.control_digest, binding.router_digest, binding.control_router_link_digest)
@@ -124,17 +118,19 @@ def _found(flight_records: FlightRecords, run_id: str) -> dict[str, Any]:
     except StoreError:
         raise
     except NexusError as error:
-        raise _Refused(error.code, f"the record of run {run_id} cannot be embedded: {error}") from None
+        raise CodedError(error.code, f"the record of run {run_id} cannot be embedded: {error}") from None
 
 
 def _embedded(given: object, link: BundleRouterLink, *, verify: bool) -> tuple[RouterSection, str]:
     """The section of an embedded record, and the digest that the record states."""
     if not isinstance(given, dict):
-        raise _Refused(AUDIT_ERROR_ROUTER_BUNDLE_INVALID, "embed_router_bundle needs a router_bundle, or the records of runs to find it in")
+        raise CodedError(
+            AUDIT_ERROR_ROUTER_BUNDLE_INVALID, "embed_router_bundle needs a router_bundle, or the records of runs to find it in"
+        )
     try:
         canonical_json(given)
     except (ValueError, TypeError) as error:
-        raise _Refused(AUDIT_ERROR_ROUTER_BUNDLE_INVALID, f"router_bundle is not JSON: {error}") from None
+        raise CodedError(AUDIT_ERROR_ROUTER_BUNDLE_INVALID, f"router_bundle is not JSON: {error}") from None
     record: dict[str, Any] = copy_json(given)
     run_digest = stated_run_digest(record)
     # A record with a response is no bare run bundle: its canonical digest would have to be that of the response.
@@ -142,9 +138,9 @@ def _embedded(given: object, link: BundleRouterLink, *, verify: bool) -> tuple[R
         record["integrity"] = {"alg": "sha256", "canonical_digest": prefixed(run_digest)}
     digest = stated_digest(record)
     if digest is None:
-        raise _Refused(AUDIT_ERROR_ROUTER_BUNDLE_INVALID, "router_bundle has no integrity.canonical_digest")
+        raise CodedError(AUDIT_ERROR_ROUTER_BUNDLE_INVALID, "router_bundle has no integrity.canonical_digest")
     if verify and link.router_result_digest is not None and not digests_equal(digest, link.router_result_digest):
-        raise _Refused(
+        raise CodedError(
             AUDIT_ERROR_ROUTER_DIGEST_MISMATCH,
             f"router_bundle states the digest {digest}, the decision recorded the result {link.router_result_digest}",
         )
@@ -155,9 +151,9 @@ def _reference(given: object, run_id: str, link: BundleRouterLink) -> tuple[Rout
     """The section of a reference, and the digest that it names."""
     digest = link.router_result_digest if given is None else given
     if digest is None:
-        raise _Refused(AUDIT_ERROR_NO_ROUTER_LINK, f"the result of run {run_id} is not recorded; give router_bundle_digest or the record")
+        raise CodedError(AUDIT_ERROR_NO_ROUTER_LINK, f"the result of run {run_id} is not recorded; give router_bundle_digest or the record")
     if not isinstance(digest, str) or not digest.isascii():
-        raise _Refused(AUDIT_ERROR_ROUTER_BUNDLE_INVALID, "router_bundle_digest must be a string of ASCII characters")
+        raise CodedError(AUDIT_ERROR_ROUTER_BUNDLE_INVALID, "router_bundle_digest must be a string of ASCII characters")
     return RouterSection("reference", ref=RouterRef(run_id, digest)), digest
 
 

@@ -22,6 +22,7 @@ from nexus_control.history import History, Run
 from nexus_control.integrity import content_digest, digests_equal, prefixed
 from nexus_control.judgement import judge_execution, require_policy
 from nexus_control.layers import Gap, Layer, LayerName
+from nexus_control.router_record import prefixed_if_any
 from nexus_control.verification import Finding, judge
 
 __all__ = ["authorization_layer"]
@@ -156,13 +157,9 @@ def _link_findings(bundle: DecisionBundle, history: History) -> Iterator[Finding
     pairs = (
         ("run_id", execution.run_id, link.run_id),
         ("adapter_id", execution.adapter_id, link.adapter_id),
-        ("router_request_digest", _prefixed(execution.request_digest), link.router_request_digest),
-        ("router_result_digest", _prefixed(result), link.router_result_digest),
+        ("router_request_digest", prefixed_if_any(execution.request_digest), link.router_request_digest),
+        ("router_result_digest", prefixed_if_any(result), link.router_result_digest),
     )
     for name, told, linked in pairs:
         if told != linked:
             yield Finding(f"router_link.{name} is not that of the last run of the events", told, linked)
-
-
-def _prefixed(raw: str | None) -> str | None:
-    return None if raw is None else prefixed(raw)

@@ -19,6 +19,7 @@
     |   `-- IdentityRefused                  who said it is not established; a trust policy's refusals are children too
     |       |-- SignatureForOtherDecision  SignatureForOtherAction  SignatureForOtherActor  SignatureForOtherCommand
     |       `-- SignatureReplayed  VerifierMissing
+    |-- CodedError                           its code comes from elsewhere, such as from a result
     |-- RunFailure                           the router's run failed; carries the router's own code
     |-- StoresDiffer                         a copy of a store is not, or would not be, the same
     |-- LogRewritten                         the log is not what its own checkpoint says
@@ -38,6 +39,7 @@ __all__ = [
     "AlreadyRevoked",
     "CannotApprove",
     "CannotRevoke",
+    "CodedError",
     "CommandRefused",
     "CommitUnknown",
     "ConcurrencyError",
@@ -382,6 +384,14 @@ class VerifierMissing(IdentityRefused):
     """There is a signature, and no trust policy to check it with."""
 
     code = "VERIFIER_MISSING"
+
+
+class CodedError(NexusError):
+    """An error whose code comes from elsewhere, such as from the result of an export or import."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class RunFailure(NexusError):

@@ -27,6 +27,7 @@ from nexus_control.events import EventType, StoredEvent
 from nexus_control.integrity import prefixed
 from nexus_control.json_data import copy_json
 from nexus_control.markdown import escape
+from nexus_control.router_record import prefixed_if_any
 from nexus_control.store import EventStore
 
 __all__ = ["EXPORT_METHOD_ID", "ExportResult", "export_decision", "render_export"]
@@ -121,17 +122,15 @@ def _router_link(decision: Decision) -> BundleRouterLink:
     # The link names the result of a completed run only. What a failed run returned is in its EXECUTION_FAILED event.
     result = None if _failed(decision) else execution.response_digest
     link = compute_router_link_digest(decision.decision_id, execution.run_id, execution.request_digest, result)
-    return BundleRouterLink(execution.run_id, execution.adapter_id, _prefixed(execution.request_digest), _prefixed(result), _prefixed(link))
+    return BundleRouterLink(
+        execution.run_id, execution.adapter_id, prefixed_if_any(execution.request_digest), prefixed_if_any(result), prefixed_if_any(link)
+    )
 
 
 def _failed(decision: Decision) -> bool:
     ends = (EventType.EXECUTION_COMPLETED, EventType.EXECUTION_FAILED)
     last = next((event.event_type for event in reversed(decision.events) if event.event_type in ends), None)
     return last is EventType.EXECUTION_FAILED
-
-
-def _prefixed(raw: str | None) -> str | None:
-    return None if raw is None else prefixed(raw)
 
 
 def render_export(bundle: DecisionBundle) -> str:

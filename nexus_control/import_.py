@@ -40,7 +40,7 @@ from nexus_control.bundle_checks import (
     version_findings,
 )
 from nexus_control.decision import Decision
-from nexus_control.errors import DecisionExists, InvalidActor, MalformedBundle, MalformedEvent, NexusError, StoreError
+from nexus_control.errors import CodedError, DecisionExists, InvalidActor, MalformedBundle, MalformedEvent, NexusError, StoreError
 from nexus_control.events import parse_actor, parse_time
 from nexus_control.integrity import prefixed
 from nexus_control.json_data import parse_json
@@ -113,14 +113,6 @@ class ImportResult:
         return data
 
 
-class _Refused(NexusError):
-    """Ends an import, and with it the transaction; carries the code of the result."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def import_bundle(
     store: EventStore,
     bundle: DecisionBundle | dict[str, Any] | str | bytes,
@@ -146,14 +138,14 @@ def import_bundle(
         data = _document(bundle)
         parsed, recomputed = _read(data, replayed_later=replay_after_import)
         if conflict_mode not in get_args(ConflictMode):
-            raise _Refused(IMPORT_ERROR_CONFLICT_MODE_INVALID, f"conflict_mode must be one of {', '.join(get_args(ConflictMode))}")
+            raise CodedError(IMPORT_ERROR_CONFLICT_MODE_INVALID, f"conflict_mode must be one of {', '.join(get_args(ConflictMode))}")
         if verify_digest:
             findings = _disagreements(data, parsed, recomputed, replayed_later=replay_after_import)
             _refuse_first(IMPORT_ERROR_INTEGRITY_MISMATCH, findings)
         target, replay = _insert(store, parsed, recomputed, conflict_mode, replay=replay_after_import)
     except MalformedBundle as problem:
         return _failure(IMPORT_ERROR_BUNDLE_INVALID_SCHEMA, problem)
-    except _Refused as refusal:
+    except CodedError as refusal:
         return _failure(refusal.code, refusal)
     except DecisionExists as conflict:
         return _failure(IMPORT_ERROR_DECISION_EXISTS, conflict)
@@ -269,7 +261,7 @@ def _insert(
         target = original
         if store.decision_exists(original):
             if conflict_mode == "reject_on_conflict":
-                raise _Refused(IMPORT_ERROR_DECISION_EXISTS, f"Decision already exists: {original}")
+                raise CodedError(IMPORT_ERROR_DECISION_EXISTS, f"Decision already exists: {original}")
             if conflict_mode == "new_decision_id":
                 target = store.new_id()
         _refuse_first(IMPORT_ERROR_REPLAY_INVALID, sequence_findings(recomputed.events))
@@ -282,7 +274,7 @@ def _insert(
             origin=ImportOrigin(imported_at=now.isoformat(), imported_from=original, bundle_digest=prefixed(recomputed.bundle_digest)),
         )
         if not inserted:
-            raise _Refused(IMPORT_ERROR_DECISION_EXISTS, str(text))
+            raise CodedError(IMPORT_ERROR_DECISION_EXISTS, str(text))
         return target, _replay(store, target, now) if replay else None
 
 
@@ -305,7 +297,7 @@ def _replay(store: EventStore, decision_id: str, now: datetime) -> ReplayResult:
     except StoreError:
         raise
     except NexusError as error:
-        raise _Refused(IMPORT_ERROR_REPLAY_INVALID, str(error)) from None
+        raise CodedError(IMPORT_ERROR_REPLAY_INVALID, str(error)) from None
     reasons = [reason.to_dict() for reason in lifecycle.blocking_reasons]
     return ReplayResult(ok=True, blocking_reasons=reasons, timeline_truncated=lifecycle.timeline_truncated)
 
@@ -313,4 +305,4 @@ def _replay(store: EventStore, decision_id: str, now: datetime) -> ReplayResult:
 def _refuse_first(code: str, findings: Iterator[Finding]) -> None:
     for finding in findings:
         shown = "" if finding.expected is None and finding.actual is None else f" (expected {finding.expected}, got {finding.actual})"
-        raise _Refused(code, finding.detail + shown)
+        raise CodedError(code, finding.detail + shown)

@@ -9,14 +9,28 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
 from nexus_control.errors import MalformedBundle
-from nexus_control.integrity import content_digest, digests_equal, prefixed, sha256_digest
+from nexus_control.integrity import Digest, content_digest, digests_equal, prefixed, sha256_digest
 from nexus_control.json_encoder import compact_encoder
 from nexus_control.verification import Finding
 
-__all__ = ["RouterDigestFn", "content_findings", "router_run_digest", "router_text", "stated_digest", "stated_run_digest", "stated_run_ids"]
+__all__ = [
+    "RouterDigestFn",
+    "content_findings",
+    "prefixed_if_any",
+    "router_run_digest",
+    "router_text",
+    "stated_digest",
+    "stated_run_digest",
+    "stated_run_ids",
+]
 
 RouterDigestFn: TypeAlias = Callable[[dict[str, Any]], str]
 """Gives the digest, raw or prefixed, that a router's own format assigns to its embedded record."""
+
+
+def prefixed_if_any(raw: str | None) -> Digest | None:
+    """A digest of a run, as events have it, in the form of bundles: a run may have left none."""
+    return None if raw is None else prefixed(raw)
 
 
 def router_text(value: object) -> str:

@@ -14,7 +14,10 @@ from nexus_control.backend import Connection, Dialect
 from nexus_control.migration import Schema
 from nexus_control.sqlite import FAULTS, SqliteDecisionExists, SqliteTemplateExists
 
-__all__ = ["SCHEMA", "SQLITE"]
+__all__ = ["LARGEST_INT", "SCHEMA", "SQLITE"]
+
+LARGEST_INT = 2**63 - 1
+"""What an INTEGER column holds."""
 
 _CHAIN = """prev       BLOB NOT NULL CHECK (length(prev) = 32),
         chain      BLOB NOT NULL CHECK (length(chain) = 32),

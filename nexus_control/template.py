@@ -34,13 +34,10 @@ from nexus_control.events import (
 from nexus_control.integrity import content_digest
 from nexus_control.log import LogWriter
 from nexus_control.policy import Policy
-from nexus_control.schema import SCHEMA, SQLITE
+from nexus_control.schema import LARGEST_INT, SCHEMA, SQLITE
 from nexus_control.sqlite import Connection as SqliteConnection
 
 __all__ = ["TEMPLATE_COLUMNS", "StoredTemplateEvent", "Template", "TemplateStore", "template_problems"]
-
-_LARGEST_INT = 2**63 - 1
-"""What an INTEGER column holds."""
 
 _NUMBERS = ("min_approvals", "max_steps")
 _SEQUENCES = ("allowed_modes", "require_adapter_capabilities", "labels")
@@ -202,8 +199,8 @@ class TemplateStore:
         creator = parse_actor(actor)
         now = self._clock()
         template = Template(name, description, min_approvals, max_steps=max_steps, created_at=now, created_by=creator, **given)
-        if max(template.min_approvals, template.max_steps or 1) > _LARGEST_INT:
-            raise InvalidTemplate(f"min_approvals and max_steps must be at most {_LARGEST_INT}")
+        if max(template.min_approvals, template.max_steps or 1) > LARGEST_INT:
+            raise InvalidTemplate(f"min_approvals and max_steps must be at most {LARGEST_INT}")
         try:
             payload_json = canonical_json(_event_payload(template))
         except ValueError as problem:

@@ -15,7 +15,16 @@ from nexus_control.audit_record import audit_record
 from nexus_control.bundle import ConflictMode
 from nexus_control.canonical_json import canonical_json
 from nexus_control.decision import Decision, TemplateRef
-from nexus_control.errors import InputError, InvalidPolicy, ModeNotAllowed, NexusError, SignatureReplayed, TemplateNotFound, brief
+from nexus_control.errors import (
+    CodedError,
+    InputError,
+    InvalidPolicy,
+    ModeNotAllowed,
+    NexusError,
+    SignatureReplayed,
+    TemplateNotFound,
+    brief,
+)
 from nexus_control.events import Actor, EventType, parse_actor, parse_expires_at, require_text
 from nexus_control.execution import RouterProtocol, abandon_execution, execute_decision
 from nexus_control.export import export_decision, render_export
@@ -27,12 +36,12 @@ from nexus_control.judgement import judge_approval, judge_identity, judge_revoca
 from nexus_control.lifecycle import compute_blocking_reasons
 from nexus_control.past import past_of
 from nexus_control.policy import Policy
+from nexus_control.schema import LARGEST_INT
 from nexus_control.store import EventItem, EventStore, open_store
 from nexus_control.template import Template, TemplateStore
 
 __all__ = ["NexusControlTools", "RouterProtocol", "ToolResult"]
 
-_LARGEST_INT = 2**63 - 1
 
 P = ParamSpec("P")
 
@@ -448,7 +457,7 @@ class NexusControlTools:
             include_router_link=_flag(include_router_link, "include_router_link"),
         )
         if result.bundle is None:
-            raise _failed(result.error_code, result.error_message)
+            raise CodedError(str(result.error_code), str(result.error_message))
         document = result.bundle.to_dict()
         data: dict[str, Any] = {
             "bundle": document,
@@ -480,7 +489,7 @@ class NexusControlTools:
             replay_after_import=_flag(replay_after_import, "replay_after_import"),
         )
         if not result.success:
-            raise _failed(result.error_code, result.error_message)
+            raise CodedError(str(result.error_code), str(result.error_message))
         return result.to_dict()
 
     @_tool
@@ -512,7 +521,7 @@ class NexusControlTools:
             flight_records=self._flight_records(),
         )
         if result.package is None:
-            raise _failed(result.error_code, result.error_message)
+            raise CodedError(str(result.error_code), str(result.error_message))
         data: dict[str, Any] = {"package": result.package.to_dict(), "digest": result.digest}
         if _flag(render, "render"):
             data["rendered"] = render_audit_package(result.package)
@@ -572,12 +581,6 @@ def _standing(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _failed(code: str | None, message: str | None) -> NexusError:
-    error = NexusError(message or "")
-    error.code = code or NexusError.code
-    return error
-
-
 def _id(value: object) -> str:
     return require_text(value, "decision id")
 
@@ -593,6 +596,6 @@ def _flag(value: object, name: str) -> bool:
 
 
 def _count(value: object, name: Literal["limit", "offset"]) -> int:
-    if type(value) is not int or not 0 <= value <= _LARGEST_INT:
-        raise InputError(f"{name} must be an integer from 0 to {_LARGEST_INT}")
+    if type(value) is not int or not 0 <= value <= LARGEST_INT:
+        raise InputError(f"{name} must be an integer from 0 to {LARGEST_INT}")
     return value

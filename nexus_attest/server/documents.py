@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 from nexus_attest.server.results import compact
 from nexus_control.canonical_json import canonical_json
 from nexus_control.decision import Decision
-from nexus_control.errors import NexusError
+from nexus_control.errors import CodedError
 from nexus_control.lifecycle import compute_lifecycle
 from nexus_control.tool import NexusControlTools, ToolResult
 
@@ -47,9 +47,7 @@ class Kind:
 def _data(result: ToolResult) -> Mapping[str, Any]:
     if result.success:
         return result.data
-    error = NexusError((result.error or "").removeprefix(f"{result.code}: "))
-    error.code = result.code or NexusError.code
-    raise error
+    raise CodedError(str(result.code), str(result.error).removeprefix(f"{result.code}: "))
 
 
 def _decision(tools: NexusControlTools, decision_id: str) -> str:
