@@ -48,6 +48,7 @@ from nexus_attest.server.errors import ServerConfigError
 from nexus_attest.server.results import ERROR_KEY, failure
 from nexus_attest.server.service import Service
 from nexus_control.errors import StoreBusy
+from nexus_control.events import EventType
 from nexus_control.integrity import content_digest
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
@@ -224,6 +225,17 @@ async def test_the_card_shows_what_is_asked_in_whose_name_and_how_that_is_known(
     assert facts["Until"] == "2999-01-01T00:00:00+00:00"
     assert facts["Decision"].startswith(f"{request_id}, action sha256:")
     assert not re.search(r"[\x00-\x1f\x7f]", json.dumps(card["facts"], ensure_ascii=False))
+
+
+async def test_the_card_of_a_log_without_a_request_takes_no_other_event_for_one(shown: Shown) -> None:
+    client, folder = shown
+    with DecisionStore(folder / "decisions.db") as store:
+        request_id = store.create_decision()
+        store.append_event(request_id, EventType.APPROVAL_GRANTED, ALICE, {"assurance": "asserted", "channel": "cli"})
+        store.append_event(request_id, EventType.POLICY_ATTACHED, ALICE, {"min_approvals": 2})
+    facts = dict((await carded(client, request_id))["facts"])
+    assert facts["Requested by"] == "unknown"
+    assert "Asked" not in facts
 
 
 @pytest.mark.parametrize("plan", [None, "prose", "[]", '[{"tool": 1}]', '[{"tool":"t","method":"m"}'], ids=str)

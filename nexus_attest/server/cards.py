@@ -31,6 +31,7 @@ from nexus_attest.server.results import CANONICAL_KEY, ERROR_KEY, compact, failu
 from nexus_attest.server.schemas import ArgumentCheck
 from nexus_control.decision import Decision
 from nexus_control.errors import ActionChanged, InvalidPlan, NexusError, PlanNotExecutable
+from nexus_control.events import EventType
 from nexus_control.integrity import content_digest
 from nexus_control.markdown import printable
 from nexus_control.plan import parse_plan
@@ -277,6 +278,6 @@ def _policy(decision: Decision) -> list[tuple[str, str]]:
 
 def _told(decision: Decision) -> list[tuple[str, str]]:
     """How it was established who asked, as far as the event says."""
-    payload = decision.events[0].payload
-    assurance, channel = payload.get("assurance"), payload.get("channel")
+    asked = [event.payload for event in decision.events if event.event_type is EventType.DECISION_CREATED]
+    assurance, channel = (asked[-1].get("assurance"), asked[-1].get("channel")) if asked else (None, None)
     return [] if assurance is None else [("Asked", printable(f"{assurance}, through {channel or 'an unknown channel'}"))]
