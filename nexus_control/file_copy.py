@@ -13,7 +13,7 @@ from nexus_control import backend, merkle
 from nexus_control.database import Database
 from nexus_control.errors import StoreError, StoreUnreadable
 from nexus_control.log_check import check_facts
-from nexus_control.schema import SCHEMA, SQLITE
+from nexus_control.schema import SCHEMA
 from nexus_control.sqlite import FAULTS, Connection, limit_patience, open_file, raise_named, refuse_stand_ins, require_ours
 
 __all__ = ["Examination", "LogHead", "copy_file", "examine_file", "newest_time", "only_user"]
@@ -25,7 +25,7 @@ _HEADER = b"SQLite format 3\0"
 """https://www.sqlite.org/fileformat.html section 1.3.1"""
 
 _MOST_DAMAGE = 100
-"""References to rows that are not there that are listed."""
+"""Lines of damage that SQLite is asked for, and of references to rows that are not there."""
 
 _LEAVES = "SELECT leaf_hash FROM log ORDER BY position"
 _TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
@@ -169,7 +169,8 @@ def _named_errors(path: Path) -> Generator[None]:
 
 def _damage(connection: Connection) -> tuple[str, ...]:
     """What SQLite finds wrong, first the structure, then references to rows that are not there."""
-    if lines := SQLITE.damage(connection):
+    lines = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({_MOST_DAMAGE})")]
+    if lines != ["ok"]:
         return tuple(lines)
     missing = connection.execute("PRAGMA foreign_key_check").fetchmany(_MOST_DAMAGE)
     return tuple(f"a row of {row[0]} belongs to no row of {row[2]}" for row in missing)

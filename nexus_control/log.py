@@ -9,7 +9,7 @@ from collections import ChainMap
 from collections.abc import Collection, MutableMapping, Sequence
 
 from nexus_control import merkle
-from nexus_control.backend import Backend, Connection, insert
+from nexus_control.backend import Backend, Connection, insert, require_cells
 from nexus_control.checkpoint import Checkpoint, SignedNote, parse_checkpoint, parse_note
 from nexus_control.errors import InputError, LogRewritten, MalformedNote, brief
 from nexus_control.integrity import sha256_digest
@@ -145,6 +145,7 @@ class Log:
     @staticmethod
     def _size(connection: Connection, wanted: int | None) -> int:
         size: int = connection.execute(_LAST).fetchone()[0]
+        require_cells((size,), (int,), "the end of the log")
         return size if wanted is None else _number("size", wanted, 0, size)
 
     def _nodes(self, connection: Connection) -> merkle.Nodes:

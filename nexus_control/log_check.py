@@ -269,6 +269,9 @@ def _check_rows(connection: Connection, dialect: Dialect, found: _Findings) -> s
     fact = next(facts, None)
     expected = 1
     for position, leaf_hash, kind in dialect.stream(connection, _LEAVES):
+        if type(position) is not int:
+            found.add(f"log: a position is {type(position).__name__}, not int")
+            continue
         if type(leaf_hash) is not bytes:
             found.add(f"log: the leaf at position {position} is no hash")
             leaf_hash = _ZEROS

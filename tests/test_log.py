@@ -97,6 +97,20 @@ def test_a_batch_has_the_chain_and_the_roots_of_its_events_one_by_one() -> None:
         assert one.log_root() == other.log_root()
 
 
+def test_there_is_no_root_over_a_leaf_that_is_no_hash(path: Path) -> None:
+    with new_store(path) as store:
+        grow(store, 2)
+    with closing(foreign(path)) as connection:
+        for (trigger,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {trigger}")
+        connection.execute("CREATE TABLE other (position INTEGER PRIMARY KEY, leaf_hash, kind)")
+        connection.execute("INSERT INTO other SELECT position, hex(leaf_hash), kind FROM log")
+        connection.execute("DROP TABLE log")
+        connection.execute("ALTER TABLE other RENAME TO log")
+    with DecisionStore(path) as store, pytest.raises(StoreUnreadable, match="a leaf of the log is no hash"):
+        store.log_root()
+
+
 def test_every_leaf_is_the_record_that_the_format_says(path: Path) -> None:
     with DecisionStore(path, clock=lambda: T0) as store:
         store.get_template_store().create_template("t", ALICE)

@@ -4,8 +4,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from store_testing import ALICE, BOB, foreign, new_store
 
+from nexus_control.errors import StoreUnreadable
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
@@ -91,3 +93,49 @@ def test_a_generation_that_was_begun_past_a_hidden_event_is_named(tmp_path: Path
     with DecisionStore(path) as store:
         assert store.delete_decision(decision_id)
         assert "log: positions 5 and 7 follow the same row" in store.verify_log().errors
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "CREATE TABLE theirs (a CHECK (theirs(a)))",
+        "CREATE TABLE theirs (a TEXT COLLATE theirs)",
+        "CREATE TABLE theirs (a, b AS (theirs(a)))",
+    ],
+)
+def test_a_table_of_somebody_else_that_cannot_be_looked_at_hides_nothing_of_ours(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "store.db"
+    decision_id = revoked(path)
+    with closing(foreign(path)) as connection:
+        connection.create_function("theirs", 1, str, deterministic=True)
+        connection.create_collation("theirs", lambda one, other: (one > other) - (one < other))
+        connection.execute(table)
+        connection.execute("CREATE INDEX theirs_by_a ON theirs (a)")
+        connection.execute("INSERT INTO theirs (a) VALUES (1)")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with DecisionStore(path) as store:
+        assert store.verify_log().errors == []
+    hide(path, decision_id, 3, 5)
+    with DecisionStore(path) as store:
+        (error,) = store.verify_log().errors
+        assert error.startswith("structure: row ")
+
+
+@pytest.mark.parametrize(("position", "kind"), [("position || ''", "str"), ("NULL", "NoneType"), ("position + 0.5", "float")])
+def test_a_log_whose_positions_are_no_numbers_is_named(tmp_path: Path, position: str, kind: str) -> None:
+    path = tmp_path / "store.db"
+    revoked(path)
+    with closing(foreign(path)) as connection:
+        for (trigger,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {trigger}")
+        connection.execute("CREATE TABLE other (position, leaf_hash, kind)")
+        connection.execute(f"INSERT INTO other SELECT {position}, leaf_hash, kind FROM log")
+        connection.execute("DROP TABLE log")
+        connection.execute("ALTER TABLE other RENAME TO log")
+    with DecisionStore(path) as store:
+        errors = store.verify_log().errors
+        assert f"log: a position is {kind}, not int" in errors
+        assert "log: position 1 has a stored generation but no leaf" in errors
+        if kind != "NoneType":
+            with pytest.raises(StoreUnreadable, match=f"the end of the log has a {kind} where a int belongs"):
+                store.log_root()

@@ -25,7 +25,7 @@ from nexus_control.store import DecisionStore, EventItem
 from nexus_control.tool import NexusControlTools, ToolResult
 
 ROWID = {("decision_events", "position"), ("log", "position"), ("checkpoints", "number"), ("log_tiles", "number")}
-"""Columns that are the number of their row, and can be nothing else."""
+"""Columns that are the number of their row, and can be nothing else where the table is not made anew."""
 
 VALUES: dict[str, object] = {
     "blob": b"\x00\xff",
