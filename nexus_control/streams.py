@@ -18,9 +18,10 @@ class _Suppressed(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         """As of any file, without its errors."""
+        written: int | None = None  # as of a pipe that is full and does not block
         with suppress(OSError):
-            return super().write(data)
-        return memoryview(data).nbytes
+            written = super().write(data)
+        return memoryview(data).nbytes if written is None else written
 
 
 def open_streams() -> None:
@@ -36,7 +37,7 @@ def open_streams() -> None:
             os.set_inheritable(number, True)
             if name != "stdin":
                 setattr(sys, name, io.TextIOWrapper(io.FileIO(number, "w", closefd=False), encoding="utf-8", write_through=True))
-    if type(sys.stderr) is io.TextIOWrapper:
+    if type(sys.stderr) is io.TextIOWrapper and sys.stderr is sys.__stderr__:  # not one that a caller put there
         told = io.BufferedWriter(_Suppressed(sys.stderr.fileno(), "w", closefd=False))
         sys.stderr = io.TextIOWrapper(told, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 

@@ -1,5 +1,6 @@
 """The command line as users meet it: real processes, their output, their exit codes."""
 
+import io
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from nexus_attest import __version__
 from nexus_control.events import EventType
 from nexus_control.flight_checks import verify_flight_record
 from nexus_control.store import DecisionStore
+from nexus_control.streams import open_streams
 
 
 @pytest.fixture
@@ -272,6 +275,29 @@ def test_nothing_is_asked_of_a_standard_output_that_is_not_there(cli: CommandLin
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["status", "nobody"], ["verify", "nothing.json"]], ids=" ".join)
 def test_an_error_that_cannot_be_told_has_its_exit_code(cli: CommandLine, arguments: list[str], streams: str) -> None:
     assert cli.without(streams, *arguments) == Ended(2, "", "")
+
+
+@pytest.mark.parametrize("program", ["nexus_attest", "nexus_control"])
+def test_an_error_that_finds_a_full_pipe_that_does_not_block_has_its_exit_code(cli: CommandLine, program: str) -> None:
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing, bytes(1))
+        argv = [sys.executable, "-m", program, "verify", "nothing"]
+        done = subprocess.run(argv, env=cli.env, cwd=cli.folder, stdin=subprocess.DEVNULL, stderr=writing, timeout=120, check=False)
+        assert done.returncode == 2
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_caller_that_took_standard_error_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(sys, "stderr", taken)
+    open_streams()
+    assert sys.stderr is taken
 
 
 def test_what_cannot_be_told_beside_the_result_does_not_stop_it(cli: CommandLine) -> None:
