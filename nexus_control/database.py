@@ -306,8 +306,12 @@ class Database:
         inherited = [session for session in self._sessions if not session.closed]
         self._opening, self._held_by_fork, self._may_begin, self._checkpointer = threading.Lock(), [], _set_event(), None
         if self._shared is not None:
+            if self._shared.closed:
+                return
             _copied.append(inherited)
-            self._shared = _Session(self._shared.connection, self.path, owned=True)
+            mark = object()
+            self._opened = {mark}
+            self._shared = _Session(self._shared.connection, self.path, owned=True, forget=partial(self._opened.discard, mark))
             self._sessions = weakref.WeakSet([self._shared])
             if self._shared.connection.in_transaction:  # of another thread, which is not here
                 self._shared.connection.execute("ROLLBACK")

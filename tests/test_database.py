@@ -649,6 +649,22 @@ def test_a_forked_child_has_its_own_copy_of_a_memory_database() -> None:
 
 
 @needs_fork
+def test_a_fork_of_a_forked_child_knows_nothing_of_a_memory_database_that_the_child_closed() -> None:
+    with closing(Database(":memory:", SCHEMA)) as db:
+
+        def child() -> list[str]:
+            db.close()
+            unraisable: list[str] = []
+            sys.unraisablehook = lambda problem: unraisable.append(repr(problem.exc_value))
+            process = os.fork()
+            if not process:
+                os._exit(len(unraisable))
+            return [*unraisable, str(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))]
+
+        assert in_child(child) == ["0"]
+
+
+@needs_fork
 def test_a_child_of_a_busy_parent_does_not_wait_for_threads_that_it_does_not_have() -> None:
     with closing(Database(":memory:", SCHEMA)) as db:
         inside, release = threading.Event(), threading.Event()
