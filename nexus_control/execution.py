@@ -22,7 +22,7 @@ from nexus_control.judgement import EXECUTOR, execution_mode, judge_execution, j
 from nexus_control.past import past_of
 from nexus_control.store import EventItem, EventStore
 
-__all__ = ["Outcome", "RouterProtocol", "abandon_execution", "execute_decision"]
+__all__ = ["Outcome", "RouterProtocol", "abandon_execution", "execute_decision", "request_under_way"]
 
 _RUN_ID_BITS = 256
 """A number may be a run id; a larger one is none that a person could look up, and some cannot even be written."""
@@ -133,14 +133,14 @@ def abandon_execution(store: EventStore, decision_id: str, actor: Actor, reason:
             "error_message": reason or "The executing process did not report; the outcome is unknown",
             "run_id": None,
         }
-        requested, find = _request_under_way(decision.events), getattr(records, "run_of_execution", None)
+        requested, find = request_under_way(decision.events), getattr(records, "run_of_execution", None)
         if requested is not None and callable(find) and (run_id := find(requested.event_id)) is not None:
             payload |= {"run_id": run_id, "response_digest": content_digest(records.flight_record(run_id)["response"])}
         decision.apply_event(store.append_event(decision_id, EventType.EXECUTION_FAILED, actor, payload))
     return decision
 
 
-def _request_under_way(events: Sequence[StoredEvent]) -> StoredEvent | None:
+def request_under_way(events: Sequence[StoredEvent]) -> StoredEvent | None:
     """The request of the execution that is under way; None where a log that no command wrote tells of a start alone."""
     requested: StoredEvent | None = None
     for event in events:

@@ -572,6 +572,19 @@ def test_the_run_record_tells_a_dead_execution_from_a_living_one_and_from_one_th
     runs.close()
 
 
+def test_an_execution_that_nobody_requested_is_not_taken_for_the_one_before_it(tmp_path: Path) -> None:
+    decision_id = executing(tmp_path / "s.db", NOON)
+    with closing(RunStore(tmp_path / "s.db.runs")) as runs:
+        recorder = RunRecorder(runs, "run-1", clock=lambda: NOON, new_id=event_ids())
+        with runs.lock("run-1"):
+            recorder.begin("apply", "goal", ("REQUEST_RECORDED", {"execution_id": f"evt_{decision_id}_3"}))
+        recorder.end(("RUN_COMPLETED", {"outcome": "ok"}))
+    with DecisionStore(tmp_path / "s.db") as store:
+        store.append_event(decision_id, EventType.EXECUTION_COMPLETED, ALICE, {"run_id": "run-1", "response_digest": "d"})
+        store.append_event(decision_id, EventType.EXECUTION_STARTED, ALICE, {"router_request_digest": "d"})
+    assert "OUTCOME_NOT_RECORDED" not in found(tmp_path / "s.db", now=NOON + timedelta(hours=2))
+
+
 def test_a_run_of_which_a_rolled_back_store_knows_nothing_is_found(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     fill(path)

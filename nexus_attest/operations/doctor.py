@@ -22,6 +22,7 @@ from nexus_attest.routers.run_records import RunRecords
 from nexus_attest.routers.run_store import FOREIGN_TABLES
 from nexus_control.errors import MalformedEvent, NexusError, StoreError, StoreUnreadable
 from nexus_control.events import Clock, EventType, parse_time, utc_now
+from nexus_control.execution import request_under_way
 from nexus_control.file_copy import Examination, examine_file, newest_time
 from nexus_control.sql_store import SqlStore
 from nexus_control.store import DecisionStore
@@ -239,7 +240,7 @@ def _surroundings(store: Path) -> Iterator[Finding]:
             text=f"the write-ahead log has {size / 1e6:.0f} MB: some program holds an old view, or it cannot be copied into the store",
             next=f"lsof -- {shlex.quote(str(store))}",
         )
-    for leftover in sorted(store.parent.glob(".nexus-attest-*")):
+    for leftover in sorted(path for path in store.parent.glob(".nexus-attest-*") if path.is_dir()):  # `demo` marks its folder by a file
         yield Finding(
             code="BACKUP_LEFTOVER",
             severity="note",
@@ -381,7 +382,7 @@ def _executing(
 ) -> Finding:
     """What there is to say about a decision that is being executed."""
     recover = f"nexus-attest recover {shlex.quote(decision_id)} --actor NAME{paths.options}{_runs_option(paths)}"
-    requested = store.latest_event(decision_id, EventType.EXECUTION_REQUESTED)
+    requested = request_under_way(store.get_events(decision_id))
     run_id = None if requested is None or records is None else records.run_of_execution(requested.event_id)
     since = "" if requested is None else f" since {requested.ts.isoformat()}"
     if run_id is None or records is None:
