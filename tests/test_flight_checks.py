@@ -849,3 +849,21 @@ def test_a_truth_is_no_number_of_steps_and_no_capability() -> None:
     assert "other capabilities" not in str(outcome_of(package, "approved_executed")[1])
     payload(package, "TOOL_CALL_REQUESTED")["adapter_capabilities"][-1] = True
     assert "other capabilities" in str(outcome_of(package, "approved_executed")[1])
+
+
+def test_a_record_of_our_own_router_has_no_other_members_and_need_not_have_them_all() -> None:
+    package = vector(EMBEDDED)
+    record(package)["events"][0]["payload"]["recorded_by"] = "nexus-attest"
+    record(package)["provenance"] = {"anything": 1}
+    record(package).pop("integrity", None)
+    missing = "our own router recorded the run, but REQUEST_RECORDED, which it always writes, is missing"
+    assert outcome_of(package, "shape") == ("FAIL", missing)
+    record(package)["note"] = "approved by the board"
+    record(package)["digests"]["other"] = ""
+    added = (
+        "the record has a member 'note', which the format does not have and no digest covers; "
+        "the record.digests has a member 'other', which the format does not have and no digest covers"
+    )
+    assert outcome_of(package, "shape") == ("FAIL", f"{missing}; {added}")
+    del record(package)["events"][0]["payload"]["recorded_by"]
+    assert outcome_of(package, "shape") == ("PASS", None)
