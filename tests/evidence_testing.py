@@ -182,3 +182,16 @@ def _deep() -> Any:
     for _ in range(2000):
         value = {"x": [value]}
     return value
+
+
+def with_member(document: dict[str, Any], path: tuple[str | int, ...], *value: object) -> dict[str, Any]:
+    """A copy with the member replaced by the value or added, or removed when none is given."""
+    copied = copy.deepcopy(document)
+    target: Any = copied
+    for key in path[:-1]:
+        target = target[key]
+    if value:
+        target[path[-1]] = value[0]
+    else:
+        del target[path[-1]]
+    return copied

@@ -1,6 +1,5 @@
 """From a request to a package that a stranger verifies: decision, real program, flight record."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from evidence_testing import with_member
 from router_testing import FakeAdapter, shell_tool
 
 from nexus_attest.routers import RunEngine, RunNotFound, RunRecords
@@ -327,16 +327,3 @@ def test_what_can_be_added_to_a_package_and_removed_from_it_is_listed(tools: Nex
         if path and examine(with_member(package, path)).ok:
             removed.add(name)
     assert (added, removed) == (set(), REMOVABLE)
-
-
-def with_member(package: dict[str, Any], path: tuple[str | int, ...], *value: object) -> dict[str, Any]:
-    """A copy with the member set, or removed when no value is given."""
-    changed = copy.deepcopy(package)
-    target: Any = changed
-    for key in path[:-1]:
-        target = target[key]
-    if value:
-        target[path[-1]] = value[0]
-    else:
-        del target[path[-1]]
-    return changed

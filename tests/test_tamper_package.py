@@ -6,13 +6,22 @@ because what was removed is the default, or follows from the rest. What is added
 where it is of our own router (test_router_audit_package.py).
 """
 
-import copy
 import re
 from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
-from evidence_testing import ALICE, FROM_TEMPLATE, POLICY, completed, embedded_package, flight_record, new_store, reference_package
+from evidence_testing import (
+    ALICE,
+    FROM_TEMPLATE,
+    POLICY,
+    completed,
+    embedded_package,
+    flight_record,
+    new_store,
+    reference_package,
+    with_member,
+)
 
 from nexus_control.audit_export import export_audit_package
 from nexus_control.audit_package import verify_audit_package
@@ -176,19 +185,6 @@ def _changed(value: object) -> object:
             return "x"
 
 
-def _tampered(document: dict[str, Any], path: Path, *value: object) -> dict[str, Any]:
-    """A copy with the member replaced by the value, or removed when none is given."""
-    copied = copy.deepcopy(document)
-    target: Any = copied
-    for key in path[:-1]:
-        target = target[key]
-    if value:
-        target[path[-1]] = value[0]
-    else:
-        del target[path[-1]]
-    return copied
-
-
 def _pattern(text: str) -> re.Pattern[str]:
     tokens = {"#": r"\d+", "**": ".+", "{": "(?:", "}": ")", ",": "|", ".": r"\."}
     parts: list[str] = re.findall(r"\*\*|\w+|.", text)
@@ -220,7 +216,7 @@ def test_changing_any_leaf_fails_exactly_the_checks_of_the_table(mode: str) -> N
     package = PACKAGES[mode]
     for path, value in _leaves(package):
         row = _row(CHANGED, path)
-        assert _failed(_tampered(package, path, _changed(value))) == CHANGED[row], path
+        assert _failed(with_member(package, path, _changed(value))) == CHANGED[row], path
 
 
 @pytest.mark.parametrize("mode", PACKAGES)
@@ -228,7 +224,7 @@ def test_removing_any_member_fails_exactly_the_checks_of_the_table(mode: str) ->
     package = PACKAGES[mode]
     for path, _ in _members(package):
         row = _row(REMOVED, path)
-        assert _failed(_tampered(package, path)) == REMOVED[row], path
+        assert _failed(with_member(package, path)) == REMOVED[row], path
 
 
 PLAIN = reference_package()
@@ -274,7 +270,7 @@ def test_adding_a_member_to_any_object_fails_exactly_the_checks_of_the_table(mod
     package = PACKAGES[mode]
     for path in _objects(package):
         expected = ADDED[_row(ADDED, path) if path else ""]
-        assert _failed(_tampered(package, (*path, member), "approved by the board")) == expected, path
+        assert _failed(with_member(package, (*path, member), "approved by the board")) == expected, path
 
 
 def test_every_row_of_the_table_of_additions_stands_for_something() -> None:
@@ -291,7 +287,7 @@ def test_nonsense_of_any_type_in_place_of_any_member_is_noticed(mode: str, nonse
     for path, value in _members(package):
         outside = any(part in ("meta", "provenance") for part in path) or path[2:] in [("bundle_version",), ("exported_at",)]
         if not outside and not _same(value, nonsense) and (path, nonsense) not in NOTHING:
-            assert _failed(_tampered(package, path, nonsense)), path
+            assert _failed(with_member(package, path, nonsense)), path
 
 
 def _same(value: object, nonsense: object) -> bool:
@@ -303,14 +299,14 @@ def _same(value: object, nonsense: object) -> bool:
 
 @pytest.mark.parametrize("snapshot", ["x", None, [], 1, {"present": "yes"}, {"present": False, "name": "prod"}, {"name": "prod"}])
 def test_a_snapshot_that_is_none_is_not_read_as_absent(snapshot: object) -> None:
-    assert _failed(_tampered(PLAIN, ("control_bundle", "template_snapshot"), snapshot)) == [CONTROL]
-    report = verify_document(_tampered(PLAIN["control_bundle"], ("template_snapshot",), snapshot))
+    assert _failed(with_member(PLAIN, ("control_bundle", "template_snapshot"), snapshot)) == [CONTROL]
+    report = verify_document(with_member(PLAIN["control_bundle"], ("template_snapshot",), snapshot))
     assert [check.name for check in report.result.checks if not check.ok] == ["bundle_digest"]
 
 
 @pytest.mark.parametrize("path", [(), ("decision",), ("router_link",), ("integrity",), ("events", 0)])
 def test_nothing_can_be_added_to_a_bundle(path: Path) -> None:
-    report = verify_document(_tampered(PLAIN["control_bundle"], (*path, "note"), "approved by the board"))
+    report = verify_document(with_member(PLAIN["control_bundle"], (*path, "note"), "approved by the board"))
     assert [check.name for check in report.result.checks if not check.ok] == ["bundle_digest"]
 
 
@@ -320,7 +316,7 @@ def test_two_members_of_a_list_cannot_be_swapped(mode: str) -> None:
     for path, value in _members(package):
         if isinstance(value, list) and len(cast("list[object]", value)) > 1:
             first, second, *rest = cast("list[object]", value)
-            assert _failed(_tampered(package, path, [second, first, *rest])), path
+            assert _failed(with_member(package, path, [second, first, *rest])), path
 
 
 def test_every_row_of_the_tables_stands_for_something() -> None:
@@ -333,8 +329,8 @@ def test_every_row_of_the_tables_stands_for_something() -> None:
 @pytest.mark.parametrize("make", [reference_package, embedded_package])
 def test_without_a_template_an_absent_snapshot_may_be_left_out(make: Any) -> None:
     package = make()
-    assert _failed(_tampered(package, ("control_bundle", "template_snapshot"))) == []
-    assert _failed(_tampered(package, ("control_bundle", "template_snapshot"), {"present": True})) == [CONTROL]
+    assert _failed(with_member(package, ("control_bundle", "template_snapshot"))) == []
+    assert _failed(with_member(package, ("control_bundle", "template_snapshot"), {"present": True})) == [CONTROL]
 
 
 def test_a_member_that_said_nothing_but_its_default_may_be_left_out() -> None:
@@ -345,7 +341,7 @@ def test_a_member_that_said_nothing_but_its_default_may_be_left_out() -> None:
     assert (bundle["decision"]["goal"], bundle["decision"]["mode"], bundle["router_link"]) == (None, "dry_run", {})
     paths: list[Path] = [("decision", "goal"), ("decision", "mode"), ("router_link",), ("template_snapshot",), ("events", 0, "payload")]
     for path in paths:
-        assert verify_document(_tampered(bundle, path)).result.ok, path
+        assert verify_document(with_member(bundle, path)).result.ok, path
     # What a digest covers is not the same without its null, nor is an actor the same as none.
     for path in [("events", 1, "payload", "max_steps"), ("events", 0, "actor")]:
-        assert not verify_document(_tampered(bundle, path)).result.ok, path
+        assert not verify_document(with_member(bundle, path)).result.ok, path
