@@ -9,7 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import partial
 from itertools import compress
 from operator import methodcaller
@@ -32,14 +32,16 @@ from nexus_control.sqlite import (
     begin,
     end,
     limit_patience,
+    make_first_commit,
+    number,
     open_file,
     open_memory,
     raise_named,
     refuse_stand_ins,
     require_ours,
+    start_log_over,
     switch_to_wal,
     take_back,
-    write_over,
 )
 
 __all__ = ["Database"]
@@ -50,7 +52,7 @@ _COMMITS_PER_CHECKPOINT = 128
 _CLOSED = "this store was closed; open a new one"
 
 _CHECKPOINT_PATIENCE_MS = 100
-"""So long the thread waits for others to let it finish, and the writers of this process for it."""
+"""So long the thread waits for a lock of others, each time. The writers of this process wait for the thread, not for its locks."""
 
 
 class _Session:
@@ -200,6 +202,7 @@ class Database:
             if self.path in _unusable:
                 raise SqliteError(f"{self.path}: in use when this process was forked; close the store before, or do not fork but spawn")
             connection: Connection | None = None
+            is_first = self._identity is None
             mark = object()
             try:
                 self._opened.add(mark)
@@ -210,6 +213,8 @@ class Database:
                         "a command that records makes one, or brings an older one to this release"
                     )
                 self._schema.apply(connection, self.path)
+                if is_first and not self._in_memory and not self._read_only:
+                    make_first_commit(connection)  # here, where the store is opened: no call pays for more than its own
                 session = _Session(connection, self.path, owned=True, forget=partial(self._opened.discard, mark))
             except BaseException as error:
                 if connection is not None:
@@ -389,10 +394,18 @@ class Database:
 
     # -- write-ahead log ------------------------------------------------------------------------------------------------------
 
-    def wait_for_log(self) -> None:
-        """Before a transaction: let a checkpoint finish that is about to."""
-        if not self._may_begin.is_set():
-            self._may_begin.wait(_CHECKPOINT_PATIENCE_MS / 1000)
+    def begin(self, session: _Session) -> None:
+        """Begin a transaction that writes, not while a checkpoint starts the log over: what is written then must be its commit."""
+        finished = True
+        while True:
+            if not self._may_begin.is_set():
+                finished = self._may_begin.wait(BUSY_TIMEOUT_SECONDS)
+            if self.in_doubt:
+                self.take_back(session)
+            session.enter(writing=True)
+            if self._may_begin.is_set() or not finished:
+                return
+            session.leave(writing=True, failed=True)
 
     def keep_wal_short(self) -> None:
         """After a commit: now and then have the write-ahead log copied into the database, beside the callers' work."""
@@ -415,21 +428,22 @@ class Database:
         mark = object()
         try:
             self._opened.add(mark)
-            connection = self._connect()
-            try:
-                # First without a lock; then, so that the log starts over, what was added meanwhile, with writers kept out (who would
-                # take the lock again before SQLite looks whether it is free). A reader with an old view prevents the second step, and
-                # writers must not wait for it.
+            with closing(self._connect()) as connection, closing(self._connect()) as reader:
+                # First without a lock; then, so that the log starts over, what was added meanwhile, with writers kept out. A reader with an
+                # old view prevents the second step, and writers must not wait for it.
+                # Whoever writes while all of the log is copied starts it over, and so syncs its header as well. Between the steps it never
+                # is: one commit is newer than what this reader sees, and so is not copied.
+                reader.execute("BEGIN")
+                number(reader, "user_version")
+                make_first_commit(connection)
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 limit_patience(connection, _CHECKPOINT_PATIENCE_MS)
                 self._may_begin.clear()
-                if connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]:
-                    return
-                # The first commit of a log that starts over syncs its header as well. Make it this one: the same version number again.
-                write_over(connection)
-            finally:
-                self._may_begin.set()
-                connection.close()
+                try:
+                    reader.execute("COMMIT")
+                    start_log_over(connection)
+                finally:
+                    self._may_begin.set()
         except (*FAULTS, StoreError):
             return  # nothing is lost: the log stays as it is, and a later commit tries again
         finally:
@@ -512,10 +526,9 @@ class _Block(_Use):
         session = self._session = self._database.take()
         try:
             if self._writing and not session.depth:
-                self._database.wait_for_log()
-                if self._database.in_doubt:
-                    self._database.take_back(session)
-            session.enter(writing=self._writing)
+                self._database.begin(session)
+            else:
+                session.enter(writing=self._writing)
         except BaseException as error:
             super().__exit__(type(error), error, None)
             raise

@@ -40,6 +40,7 @@ __all__ = [
     "begin",
     "end",
     "limit_patience",
+    "make_first_commit",
     "mark_ours",
     "number",
     "open_file",
@@ -47,6 +48,7 @@ __all__ = [
     "raise_named",
     "refuse_stand_ins",
     "require_ours",
+    "start_log_over",
     "switch_to_wal",
     "take_back",
     "write_over",
@@ -390,3 +392,27 @@ def write_over(connection: Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def make_first_commit(connection: Connection) -> None:
+    """Commit what changes nothing on a new connection, so that its next commit syncs once, unless another one writes or the disk refuses.
+
+    The first sync of a connection is one of the log's folder as well, and the first of an empty log one of its header.
+    """
+    be_patient(connection, patient=False)
+    try:
+        write_over(connection)
+    except FAULTS:  # who only reads must not be refused for this; who writes is told by the next commit
+        return
+    finally:
+        be_patient(connection, patient=True)
+
+
+def start_log_over(connection: Connection) -> None:
+    """Copy all of the write-ahead log into the database and make the first commit of the log that follows, in one call.
+
+    Where a reader keeps the log from starting over, the commit keeps it so until the next time. Raises SQLite's own errors.
+    """
+    # As a script, so that nobody who waits for the lock gets it in between: the first commit of a log syncs its header as well. Every file
+    # of ours has this mark.
+    connection.executescript(f"PRAGMA wal_checkpoint(RESTART); BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; COMMIT;")

@@ -34,7 +34,8 @@ from nexus_control.errors import (
     StoreUnreadable,
 )
 from nexus_control.migration import Schema
-from nexus_control.sqlite import APPLICATION_ID, limit_patience, open_file, take_back
+from nexus_control.sqlite import APPLICATION_ID, begin, limit_patience, open_file, take_back
+from nexus_control.store import DecisionStore
 
 TABLE = "CREATE TABLE IF NOT EXISTS t (n INTEGER NOT NULL UNIQUE, text TEXT) STRICT"
 SCHEMA = Schema("test", slot=0, migrations=((TABLE,),))
@@ -1884,6 +1885,66 @@ def test_a_finalizer_that_runs_in_the_checkpoint_can_close_the_database(path: Pa
     db.close()
 
 
+def test_only_the_checkpoint_starts_the_log_over_whoever_writes_while_it_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever starts it over syncs its header as well as the commit."""
+    salts: list[bytes] = []
+
+    def noted(write: Callable[[], object]) -> None:
+        before = salt(path)
+        write()
+        salts.extend({before, salt(path)})
+
+    def write_meanwhile(connection: sqlite3.Connection, patience: int) -> None:
+        if threading.current_thread().name == "nexus-checkpoint":
+            with closing(Database(path, SCHEMA)) as other:
+                noted(lambda: add(other, 200))
+        limit_patience(connection, patience)
+
+    monkeypatch.setattr("nexus_control.database.limit_patience", write_meanwhile)
+    with closing(Database(path, SCHEMA)) as db:
+        for n in range(128):
+            add(db, n)
+        db._wait_for_checkpoint()  # pyright: ignore[reportPrivateUsage]
+        assert salts == [salts[0]]
+        noted(lambda: add(db, 128))
+        assert len(salts) == 2
+        assert salts[0] != salts[1]
+        assert numbers(db) == [*range(129), 200]
+
+
+def test_a_writer_that_begins_just_before_the_log_starts_over_steps_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    with closing(Database(path, SCHEMA)) as db:
+
+        def start_over() -> None:
+            with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as checkpoint:
+                checkpoint.execute("BEGIN IMMEDIATE")
+                told.append("started over")
+                checkpoint.execute("COMMIT")
+            db._may_begin.set()  # pyright: ignore[reportPrivateUsage]
+
+        other = threading.Thread(target=start_over)
+
+        def begin_first(connection: sqlite3.Connection, statement: str, *, joins: bool) -> tuple[str, str]:
+            ends = begin(connection, statement, joins=joins)
+            told.append("begun")
+            if other.ident is None:
+                db._may_begin.clear()  # pyright: ignore[reportPrivateUsage]
+                other.start()
+            return ends
+
+        monkeypatch.setattr("nexus_control.database.begin", begin_first)
+        add(db, 1)
+        other.join(60)
+        assert told == ["begun", "started over", "begun"]
+        assert numbers(db) == [1]
+
+
+def salt(path: Path) -> bytes:
+    """What tells one write-ahead log of a file from the one that takes its place (https://www.sqlite.org/fileformat2.html#walformat)."""
+    return Path(f"{path}-wal").read_bytes()[16:24]
+
+
 def test_a_reader_that_stays_does_not_stop_the_writers(path: Path) -> None:
     file_db = Database(path, SCHEMA)
     opened, release = threading.Event(), threading.Event()
@@ -1907,17 +1968,24 @@ def test_a_reader_that_stays_does_not_stop_the_writers(path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_one_commit_is_one_sync(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", ["new", "closed before", "killed before", "read before"])
+def test_one_commit_is_one_sync_from_the_first_on(path: Path, tmp_path: Path, state: str) -> None:
+    if state != "new":
+        add_in_process(path, ends="os._exit(0)" if state == "killed before" else "store.close()")
+    if state == "read before":
+        with DecisionStore(path, read_only=True) as store:
+            assert store.decision_exists("before")
     script = textwrap.dedent(
         f"""
         import os
         from nexus_control.store import DecisionStore
         with DecisionStore({str(path)!r}) as store:
+            os.write(1, b"begin")
             store.create_decision("d")
-            for mark in (b"begin", b"end"):
-                os.write(1, mark)
-                for _ in range(10):
-                    store.append_event("d", "EXECUTION_STARTED", {{"type": "human", "id": "a"}}, {{}})
+            for _ in range(9):
+                os.write(1, b"next")
+                store.append_event("d", "EXECUTION_STARTED", {{"type": "human", "id": "a"}}, {{}})
+            os.write(1, b"end")
         """
     )
     trace = tmp_path / "trace"
@@ -1925,10 +1993,19 @@ def test_one_commit_is_one_sync(path: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, env=environment(), check=False, timeout=200)
     if done.returncode:
         pytest.skip(f"strace may not trace here: {done.stderr.decode()[-200:]}")
-    calls = re.findall(r"(fsync|fdatasync)\(|write\(1, \"(begin|end)\"", trace.read_text())
-    marks = [number for number, (_, mark) in enumerate(calls) if mark]
-    assert len(marks) == 2
-    assert marks[1] - marks[0] - 1 == 10
+    calls = [sync or mark for sync, mark in re.findall(r"(fsync|fdatasync)\(|write\(1, \"(begin|next|end)\"", trace.read_text())]
+    assert calls[calls.index("begin") : calls.index("end")] == ["begin", "fdatasync", *["next", "fdatasync"] * 9]
+
+
+def add_in_process(path: Path, ends: str) -> None:
+    script = f"""
+import os
+from nexus_control.store import DecisionStore
+store = DecisionStore({str(path)!r})
+store.create_decision("before")
+{ends}
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment(), timeout=200)
 
 
 def linked_to_zeros(path: Path) -> None:
