@@ -83,9 +83,9 @@ class Dialect(Protocol):
         """What of the store's schema is missing or was changed: rows are only as sound as what guards them."""
         ...
 
-    def damage(self, connection: Connection) -> list[str]:
+    def damage(self, connection: Connection) -> list[str] | None:
         """What the database finds wrong with its own structure, above all an index that disagrees with its table: every reader goes through
-        one, and does not see a row that it hides. Empty where a database has nothing that looks for that.
+        one, and does not see a row that it hides. None where a database has nothing that looks for that.
         """
         ...
 

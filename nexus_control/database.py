@@ -54,6 +54,9 @@ _CLOSED = "this store was closed; open a new one"
 _CHECKPOINT_PATIENCE_MS = 100
 """So long the thread waits for a lock of others, each time. The writers of this process wait for the thread, not for its locks."""
 
+_LOOKING_CACHE = -32_768
+"""`PRAGMA cache_size`, in KiB if negative, while all of a file is looked at: ids are random, and so is where their entries are."""
+
 
 class _Session:
     """One open connection, and how deep its user stands in blocks of `transaction` or `snapshot`."""
@@ -366,11 +369,14 @@ class Database:
             return text
 
         with self.snapshot() as connection:
+            cache = number(connection, "cache_size")
             connection.text_factory = decode
+            connection.execute(f"PRAGMA cache_size = {_LOOKING_CACHE}")
             try:
                 yield connection, damaged
             finally:
                 connection.text_factory = str
+                connection.execute(f"PRAGMA cache_size = {cache}")
 
     # -- commits of unknown outcome -------------------------------------------------------------------------------------------
     #

@@ -367,9 +367,8 @@ class _Postgres:
     def problems(self, connection: backend.Connection) -> list[str]:
         return [f"schema: {problem}" for problem in _problems(connection)]
 
-    def damage(self, connection: backend.Connection) -> list[str]:
+    def damage(self, connection: backend.Connection) -> None:
         del connection  # what looks at its indexes, amcheck, is an extension that may not be there, for those whom its owner lets use it
-        return []
 
     def identity(self, connection: backend.Connection) -> object:
         return tuple(connection.execute(_IDENTITY).fetchone())
