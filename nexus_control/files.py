@@ -49,11 +49,18 @@ def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
 
 
 def read_input(limit: int = MAX_FILE_BYTES) -> bytes:
-    """All of standard input. Raises FileRefused for more than `limit` bytes, and when it is closed or cannot be read."""
-    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] - in a process that was started without one
+    """All of standard input. Raises FileRefused for more than `limit` bytes, and when it is closed or cannot be read.
+
+    Text that a program put in its place (`io.StringIO`) is taken as UTF-8; what that cannot express becomes bytes that are no UTF-8.
+    """
+    # None in a process that was started without one.
+    if sys.stdin is None or sys.stdin.closed:  # pyright: ignore[reportUnnecessaryComparison]
         raise FileRefused("standard input is closed")
     try:
-        content = sys.stdin.buffer.read(limit + 1)
+        if hasattr(sys.stdin, "buffer"):
+            content = sys.stdin.buffer.read(limit + 1)
+        else:
+            content = sys.stdin.read(limit + 1).encode("utf-8", "surrogatepass")
     except OSError as error:
         raise FileRefused(f"standard input cannot be read: {error.strerror}") from None
     if len(content) > limit:

@@ -1,6 +1,7 @@
 """Verification of documents of unknown kind, as a function and as a command."""
 
 import copy
+import io
 import json
 import os
 import subprocess
@@ -412,6 +413,19 @@ def test_command_reads_standard_input_as_the_large_command_line_does(tmp_path: P
     assert (read.code, read.err) == (0, "")
     assert read.out == cli.without("", "verify", str(file), program="nexus_control").out.replace(str(file), "-", 1)
     assert cli.without("<&-", "verify", "-", program="nexus_control") == Ended(2, "", "FILE_NOT_READABLE: standard input is closed\n")
+
+
+def test_command_within_a_program_reads_text_that_stands_in_for_standard_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(GOOD)))
+    code, out, err = run(capsys, "-")
+    assert (code, err) == (0, "")
+    assert "ok bundle_digest" in out
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"goal": "\ud800"}'))
+    code, out, _ = run(capsys, "-")
+    assert code == 2
+    assert "can't decode byte 0xed" in out
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
 """Files from outside end, or are refused; files of ours are whole, or not there."""
 
 import errno
+import io
 import os
 import socket
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from nexus_control.errors import FileRefused
-from nexus_control.files import MAX_FILE_BYTES, read_file, write_file
+from nexus_control.files import MAX_FILE_BYTES, read_file, read_input, write_file
 
 
 def test_a_file_is_read_whole_up_to_its_limit(tmp_path: Path) -> None:
@@ -75,6 +77,24 @@ def test_a_file_that_is_not_there_or_has_an_impossible_name_is_refused(tmp_path:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(FileRefused, match="cannot be read: "):
         read_file(tmp_path / "loop")
+
+
+def test_text_that_a_program_put_in_place_of_standard_input_is_read_as_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"goal": "\u00fc"}'))
+    assert read_input() == b'{"goal": "\xc3\xbc"}'
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\u00fc\u00fc"))
+    with pytest.raises(FileRefused, match="standard input has more than 3 bytes"):
+        read_input(3)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ud800"))
+    assert read_input() == b"\xed\xa0\x80"  # no UTF-8, for the parser of the document to refuse
+
+
+def test_standard_input_that_was_closed_in_this_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (io.TextIOWrapper(io.BytesIO(b"text")), io.StringIO("text")):
+        stream.close()
+        monkeypatch.setattr(sys, "stdin", stream)
+        with pytest.raises(FileRefused, match="standard input is closed"):
+            read_input()
 
 
 def test_a_file_is_made_once_or_replaced_when_asked_to(tmp_path: Path) -> None:
