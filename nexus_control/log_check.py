@@ -6,21 +6,18 @@ root can tell (see SECURITY.md).
 """
 
 import heapq
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from nexus_control import merkle
-from nexus_control.backend import Connection, Dialect, require_cells
+from nexus_control.backend import Connection, Dialect
 from nexus_control.canonical_json import canonical_json
-from nexus_control.checkpoint import Checkpoint, parse_checkpoint, parse_note
-from nexus_control.errors import DecisionNotFound, HistoryAltered, MalformedEvent, MalformedNote
+from nexus_control.errors import DecisionNotFound, MalformedEvent
 from nexus_control.events import (
     ZERO_HASH,
-    are_event_cells,
     decode_payload,
     event_digest,
     event_record,
@@ -31,9 +28,9 @@ from nexus_control.events import (
 from nexus_control.header import COPY_COLUMNS, HeaderCopy, first_events_copy
 from nexus_control.schema import SQLITE
 from nexus_control.template import template_problems
-from nexus_control.tiles import TILE_LEAVES
+from nexus_control.tree_check import CheckedTree
 
-__all__ = ["IMPORTED", "ChainedRows", "LogVerification", "chained_events", "check_decision", "check_facts", "check_store"]
+__all__ = ["LogVerification", "check_decision", "check_facts", "check_store"]
 
 _ZEROS = bytes.fromhex(ZERO_HASH)
 _MOST_ERRORS = 1000
@@ -131,8 +128,6 @@ _SAME_PREV = """
     GROUP BY prev HAVING COUNT(*) > 1 ORDER BY 1"""
 _OF_DECISION = " WHERE {0}.decision_id = ? ORDER BY {0}.position"
 _LEAVES = "SELECT position, leaf_hash, kind FROM log ORDER BY position"
-_CHECKPOINTS = "SELECT number, size, note FROM checkpoints ORDER BY number"
-_TILES = "SELECT number, hash FROM log_tiles ORDER BY number"
 _FIRST_EVENTS = """
     SELECT event_type, actor_type, actor_id, payload FROM decision_events
     WHERE decision_id = ? AND generation = ? AND event_type IN ('DECISION_CREATED', 'POLICY_ATTACHED') ORDER BY seq"""
@@ -152,88 +147,9 @@ def check_decision(connection: Connection, decision_id: str, damaged: Iterable[s
     return found.result(max(links)[1], damaged)
 
 
-IMPORTED = """COALESCE(i.events, CASE WHEN d.imported_at IS NULL THEN 0 ELSE
-           (SELECT COUNT(*) FROM decision_events AS e WHERE e.decision_id = d.decision_id AND e.generation = d.generation) END)"""
-"""How many events of the header `d`, with the import `i` if there is one, an import brought."""
-
-_CHAIN_OF_NEWEST = f"""
-    SELECT d.created_at, d.tombstone, d.prev AS header_prev, d.chain AS header_chain, h.leaf_hash AS header_leaf, d.generation,
-           e.seq, e.event_type, e.ts, e.actor_type, e.actor_id, e.payload, e.digest, e.prev, e.chain, e.position, d.decision_id,
-           l.leaf_hash, {IMPORTED}, (SELECT COALESCE(MAX(position), 0) FROM log), (SELECT kind FROM log ORDER BY position DESC LIMIT 1),
-           (SELECT decision_id FROM decision_events WHERE position = (SELECT MAX(position) FROM log))
-    FROM (SELECT * FROM decisions WHERE decision_id = ? ORDER BY generation DESC LIMIT 1) AS d
-    LEFT JOIN log AS h ON h.position = d.position
-    LEFT JOIN decision_events AS e ON e.decision_id = d.decision_id AND e.generation = d.generation
-    LEFT JOIN log AS l ON l.position = e.position
-    LEFT JOIN imports AS i ON i.decision_id = d.decision_id AND i.generation = d.generation
-    ORDER BY e.seq"""
-
-
-class ChainedRows(NamedTuple):
-    """Event rows, and what else one look at a decision tells: its generation, how many events an import brought, the end of the log."""
-
-    events: list[tuple[Any, ...]]
-    generation: int
-    imported: int
-    position: int
-
-
-def chained_events(connection: Connection, decision_id: str) -> ChainedRows:
-    """The rows of the newest generation's events (`seq` to `decision_id` of the store's columns), each proven to follow from the header
-    through the rows before it and to be in the log, and the end of the log to be stored, and among them where it is theirs. Raises
-    DecisionNotFound, HistoryAltered, MalformedEvent.
-
-    What one query and two hashes a row can tell, so that it can be asked before every execution; `check_decision` says all that is wrong.
-    """
-    rows = connection.execute(_CHAIN_OF_NEWEST, (decision_id,)).fetchall()
-    if not rows:
-        raise DecisionNotFound(decision_id)
-    require_cells(rows[0][:4], (str, int, bytes, bytes), f"the header of {decision_id}")
-    require_cells((rows[0][5], *rows[0][18:20]), (int, int, int), f"the header of {decision_id}, or the record of its import,")
-    if rows[0][1]:
-        raise DecisionNotFound(decision_id)
-    created_at, _, prev, chain, leaf, generation = rows[0][:6]
-    record = generation_record(decision_id=decision_id, generation=generation, created_at=created_at, tombstone=False, prev_hash=prev.hex())
-    if not _is_recorded(record, chain, leaf):
-        raise HistoryAltered(f"{decision_id}: the header of generation {generation} is not what was recorded; `log verify` tells more")
-    events: list[tuple[Any, ...]] = [tuple(row[6:17]) for row in rows if row[6] is not None]
-    for expected, (row, event) in enumerate(zip(rows, events, strict=False)):
-        seq, event_type, ts, actor_type, actor_id, payload, digest, prev = event[:8]
-        if not are_event_cells(seq, event_type, ts, actor_type, actor_id, payload, digest, prev, event[8], event[10]):
-            raise MalformedEvent(f"event {seq!r:.100} of {decision_id} has a value of a type that no event has; `log verify` tells more")
-        if seq != expected or prev != chain:
-            raise HistoryAltered(f"{decision_id}: event {seq} does not follow the one before it; `log verify` tells more")
-        record = event_record(
-            decision_id=decision_id,
-            generation=generation,
-            seq=seq,
-            event_type=event_type,
-            ts=ts,
-            actor_type=actor_type,
-            actor_id=actor_id,
-            payload_json=payload,
-            prev_hash=prev.hex(),
-        )
-        chain = event[8]
-        if not _is_recorded(record, chain, row[17]):
-            decode_payload(payload)  # one that says nothing is its own error
-            raise HistoryAltered(f"{decision_id}: event {seq} is not what was recorded; `log verify` tells more")
-    imported, position, last_kind, last_owner = rows[0][18:]
-    # Of a decision's newest events nothing tells whether they are all there, unless the store ends with them.
-    if last_kind == "event" and last_owner is None:
-        raise HistoryAltered(f"the end of the log, position {position}, is an event that is not stored; `log verify` tells more")
-    if last_owner == decision_id and (not events or events[-1][9] != position):
-        raise HistoryAltered(f"{decision_id}: position {position}, its last event, is not among its events; `log verify` tells more")
-    return ChainedRows(events, generation, imported, position)
-
-
 def _hex(link: object) -> str:
     """A stored link as it is chained; what is no bytes is no link of any row."""
     return link.hex() if isinstance(link, bytes) else repr(link)
-
-
-def _is_recorded(record: bytes, chain: bytes, leaf: bytes | None) -> bool:
-    return sha256(record).digest() == chain and merkle.leaf_hash(record) == leaf
 
 
 def check_store(connection: Connection, damaged: Iterable[str] = (), dialect: Dialect = SQLITE) -> LogVerification:
@@ -269,7 +185,7 @@ def _checked(connection: Connection, damaged: Iterable[str], dialect: Dialect, d
 
 def _check_rows(connection: Connection, dialect: Dialect, found: _Findings) -> str:
     """Every fact against its leaf; gives the recomputed root."""
-    tree = _CheckedTree(connection, dialect, found)
+    tree = CheckedTree(connection, dialect, found.add)
     facts = _merged(connection, dialect, found)
     fact = next(facts, None)
     expected = 1
@@ -311,68 +227,6 @@ def _check_forks(connection: Connection, found: _Findings) -> None:
         found.add(f"decision {decision_id} generation {generation}: it has {number} events with the seq {seq}")
     for first, last in connection.execute(_SAME_PREV):
         found.add(f"log: positions {first} and {last} follow the same row")
-
-
-class _CheckedTree:
-    """The tree over recomputed leaves, compared with the stored checkpoints and tiles as it grows."""
-
-    def __init__(self, connection: Connection, dialect: Dialect, found: _Findings) -> None:
-        self._found = found
-        self._tree, self._tile = merkle.Frontier(), merkle.Frontier()
-        self._checkpoints = deque[tuple[int, Checkpoint]]()
-        for expected, (number, size, note) in enumerate(connection.execute(_CHECKPOINTS), 1):
-            if number != expected:
-                found.add(f"checkpoint {expected}: it is missing")
-            if type(note) is not str:
-                found.add(f"checkpoint {number}: it is no text")
-                continue
-            self._read_checkpoint(number, size, note)
-        self._tiles = deque[tuple[int, bytes]](dialect.stream(connection, _TILES))
-        self._pass_checkpoints()
-
-    def append(self, leaf: bytes) -> None:
-        self._tree.append(leaf)
-        self._tile.append(leaf)
-        self._pass_checkpoints()
-        if self._tile.size == TILE_LEAVES:
-            number = self._tree.size // TILE_LEAVES - 1
-            while self._tiles and self._tiles[0][0] == number:
-                if self._tiles.popleft()[1] != self._tile.root():
-                    self._found.add(f"tile {number}: the cached hash of positions {number * TILE_LEAVES + 1} to {self._tree.size} is wrong")
-            self._tile = merkle.Frontier()
-
-    def root(self) -> bytes:
-        return self._tree.root()
-
-    def finish(self) -> None:
-        """Name what the log did not reach."""
-        for number, checkpoint in self._checkpoints:
-            self._found.add(f"checkpoint {number}: it is of {checkpoint.size} entries, the log has {self._tree.size}")
-        for number, _ in self._tiles:
-            self._found.add(f"tile {number}: there are no such positions")
-
-    def _read_checkpoint(self, number: int, size: int, note: str) -> None:
-        try:
-            checkpoint = parse_checkpoint(parse_note(note))
-        except MalformedNote as problem:
-            self._found.add(f"checkpoint {number}: {problem}")
-            return
-        if checkpoint.size != size:
-            self._found.add(f"checkpoint {number}: its row says size {size}, its note {checkpoint.size}")
-        if self._checkpoints:
-            _, last = self._checkpoints[-1]
-            if checkpoint.origin != last.origin:
-                self._found.add(f"checkpoint {number}: it is of the log {checkpoint.origin!r}, the one before it of {last.origin!r}")
-            if checkpoint.size < last.size:
-                self._found.add(f"checkpoint {number}: it is of fewer entries than the one before it")
-                return
-        self._checkpoints.append((number, checkpoint))
-
-    def _pass_checkpoints(self) -> None:
-        while self._checkpoints and self._checkpoints[0][1].size == self._tree.size:
-            number, checkpoint = self._checkpoints.popleft()
-            if checkpoint.root != self._tree.root():
-                self._found.add(f"checkpoint {number}: the first {checkpoint.size} entries of the log had another root when it was made")
 
 
 _Fact = tuple[int, str, bytes]

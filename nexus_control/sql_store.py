@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nexus_control.backend import Backend, Connection, Dialect, insert, require_cells
+from nexus_control.chain_check import IMPORTED, chained_events
 from nexus_control.checkpoint import Checkpoint, SignedNote
 from nexus_control.errors import ConcurrencyError, DecisionNotFound, InputError, MalformedEvent, StoreUnreadable, brief
 from nexus_control.event_rows import (
@@ -40,7 +41,7 @@ from nexus_control.events import (
 )
 from nexus_control.header import HeaderCopy, ImportOrigin, first_events_copy
 from nexus_control.log import Log
-from nexus_control.log_check import IMPORTED, LogVerification, chained_events, check_decision, check_store
+from nexus_control.log_check import LogVerification, check_decision, check_store
 from nexus_control.template import TemplateStore
 
 __all__ = ["Append", "SqlStore"]

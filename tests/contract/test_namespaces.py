@@ -21,6 +21,7 @@ INTERNAL = {
     "bundle_checks",
     "case_export",
     "case_file",
+    "chain_check",
     "copying",
     "database",
     "documents",
@@ -59,6 +60,7 @@ INTERNAL = {
     "story",
     "streams",
     "tiles",
+    "tree_check",
     "verification",
 }
 """Engine modules without a mirror. A module that is not named here is published."""
