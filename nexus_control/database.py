@@ -1,4 +1,4 @@
-"""A SQLite database, opened once per thread: connections, transactions, and the write-ahead log.
+"""A SQLite database, opened once per thread: connections, blocks that use them, and forks.
 
 A file is opened with WAL and `synchronous=FULL`: a commit that returned is on the disk. Writers take the write lock when they begin
 (`BEGIN IMMEDIATE`), so what they read cannot change under them, and wait for each other up to the busy timeout. Between operations
@@ -8,8 +8,8 @@ no lock is held.
 import os
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from itertools import compress
 from operator import methodcaller
@@ -18,9 +18,10 @@ from types import TracebackType
 from typing import NoReturn, cast
 
 from nexus_control import fork
-from nexus_control.errors import CommitUnknown, InputError, StoreError
+from nexus_control.errors import CommitUnknown, InputError
 from nexus_control.files import is_file_name
 from nexus_control.migration import Schema
+from nexus_control.session import Session
 from nexus_control.sqlite import (
     BUSY_TIMEOUT_SECONDS,
     FAULTS,
@@ -29,9 +30,6 @@ from nexus_control.sqlite import (
     SqliteError,
     SqliteSchemaMissing,
     be_patient,
-    begin,
-    end,
-    limit_patience,
     make_first_commit,
     number,
     open_file,
@@ -39,104 +37,16 @@ from nexus_control.sqlite import (
     raise_named,
     refuse_stand_ins,
     require_ours,
-    start_log_over,
     switch_to_wal,
-    take_back,
 )
+from nexus_control.wal import WriteAheadLog
 
 __all__ = ["Database"]
 
-_COMMITS_PER_CHECKPOINT = 128
-"""So many commits later the write-ahead log, by then some 5 MB, is copied into the database file, by a thread of its own."""
-
 _CLOSED = "this store was closed; open a new one"
-
-_CHECKPOINT_PATIENCE_MS = 100
-"""So long the thread waits for a lock of others, each time. The writers of this process wait for the thread, not for its locks."""
 
 _LOOKING_CACHE = -32_768
 """`PRAGMA cache_size`, in KiB if negative, while all of a file is looked at: ids are random, and so is where their entries are."""
-
-
-class _Session:
-    """One open connection, and how deep its user stands in blocks of `transaction` or `snapshot`."""
-
-    __slots__ = (
-        "__weakref__",
-        "_commit",
-        "_forget",
-        "_undo",
-        "closed",
-        "connection",
-        "depth",
-        "doomed",
-        "in_use",
-        "owned",
-        "path",
-        "writing",
-    )
-
-    def __init__(self, connection: Connection, path: str, *, owned: bool, forget: Callable[[], object] = lambda: None) -> None:
-        self.connection = connection
-        self.path = path
-        self.owned = owned
-        self._forget = forget
-        self.closed = False
-        self.in_use = threading.RLock()  # held by whoever uses the connection
-        self.depth = 0
-        self.writing = False
-        self.doomed = False
-        self._commit = self._undo = ""
-
-    def enter(self, *, writing: bool) -> None:
-        """Begin a transaction, or join the one that is open."""
-        if not self.depth:
-            joins = not self.owned and self.connection.in_transaction
-            self._commit, self._undo = begin(self.connection, "BEGIN IMMEDIATE" if writing else "BEGIN", joins=joins)
-            self.writing, self.doomed = writing, False
-        elif writing and not self.writing:
-            raise RuntimeError("a transaction cannot begin inside a snapshot: what was read there may be old")
-        self.depth += 1
-
-    def leave(self, *, writing: bool, failed: bool) -> None:
-        """End what `enter` began: the outermost block commits or undoes, one inside it that failed dooms it."""
-        if self.depth > 1:
-            self.depth -= 1
-            self.doomed = self.doomed or (writing and failed)
-            return
-        try:
-            if not failed:
-                if self.doomed:
-                    raise RuntimeError("a block inside this transaction failed; nothing of it may be committed")
-                if self.writing:
-                    end(self.connection, self._commit, self.path)
-                else:
-                    self.connection.execute(self._commit)
-        except CommitUnknown:  # `end` undid what it could; an error of one more attempt must not take the place of this one
-            raise
-        except BaseException:
-            failed = True
-            raise
-        finally:
-            try:
-                # SQLite may have rolled back by itself (disk full, I/O error): then there is nothing left to undo.
-                if failed and self.connection.in_transaction:
-                    self.connection.execute(self._undo)
-            finally:
-                self.depth = 0
-
-    def close(self) -> None:
-        try:
-            if self.owned:
-                self.connection.close()
-        finally:
-            self.closed = True
-        self._forget()
-
-    def __del__(self) -> None:  # its thread has ended
-        if self.in_use.acquire(blocking=False):  # else a fork or `close`, which may still find it, closes it
-            self.close()
-            self.in_use.release()
 
 
 class Database:
@@ -176,20 +86,16 @@ class Database:
     def _start(self, adopted: Connection | None = None) -> None:
         self._closed = False
         self._local = threading.local()
-        self._sessions: weakref.WeakSet[_Session] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._opened: set[object] = set()  # a mark for each connection that may be open
         self._opening = threading.Lock()  # held while a connection is opened, and by a fork
         self._held_by_fork: list[object] = []  # empty when it is not a fork that holds it
-        self._checkpointer: threading.Thread | None = None
-        self._may_begin = _set_event()
-        self._commits = 0
-        self.in_doubt: set[object] = set()
-        """One for each commit of unknown outcome that is still to be taken back."""
+        self.wal = WriteAheadLog()
         self._identity: tuple[int, int] | None = None
-        self._shared: _Session | None = None
+        self._shared: Session | None = None
         if adopted is not None:
             self._schema.apply(adopted, self.path)
-            self._shared = _Session(adopted, self.path, owned=False)
+            self._shared = Session(adopted, self.path, owned=False)
             return
         fork.register(self)
         session = self._open()
@@ -198,7 +104,7 @@ class Database:
 
     # -- connections ----------------------------------------------------------------------------------------------------------
 
-    def _open(self) -> _Session:
+    def _open(self) -> Session:
         with self._opening:
             if self._closed:
                 raise SqliteClosed(_CLOSED)
@@ -218,7 +124,7 @@ class Database:
                 self._schema.apply(connection, self.path)
                 if is_first and not self._in_memory and not self._read_only:
                     make_first_commit(connection)  # here, where the store is opened: no call pays for more than its own
-                session = _Session(connection, self.path, owned=True, forget=partial(self._opened.discard, mark))
+                session = Session(connection, self.path, owned=True, forget=partial(self._opened.discard, mark))
             except BaseException as error:
                 if connection is not None:
                     connection.close()
@@ -243,7 +149,7 @@ class Database:
             if not read_only:
                 switch_to_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")
-                # Checkpoints are ours (`keep_wal_short`): inside a commit they would add two more syncs to somebody's call.
+                # Checkpoints are ours (`wal`): inside a commit they would add two more syncs to somebody's call.
                 connection.execute("PRAGMA wal_autocheckpoint = 0")
             if self._identity is None:
                 self._identity = _identity(self.path)
@@ -252,18 +158,39 @@ class Database:
             raise
         return connection
 
+    @contextmanager
+    def _for_checkpoint(self) -> Generator[Connection]:
+        """One more connection to the file. Raises StoreClosed where `close` or a fork could not wait until it is given back."""
+        if self._closed or self._held_by_fork:  # the start of the thread was interrupted, so that nobody knows of it
+            raise SqliteClosed(_CLOSED)
+        mark = object()
+        try:
+            self._opened.add(mark)
+            with closing(self._connect()) as connection:
+                yield connection
+        finally:
+            self._opened.discard(mark)
+
+    def keep_wal_short(self) -> None:
+        """After a commit: now and then have the write-ahead log copied into the file, beside the callers' work."""
+        if self._in_memory or not self.wal.is_due():
+            return
+        with self._opening:  # neither a fork nor `close`, which wait for the thread, may come between its making and its start
+            if not self._closed:
+                self.wal.begin_checkpoint(self._for_checkpoint)
+
     def _require_same_file(self) -> None:
         if self._identity is not None and _identity(self.path) != self._identity:
             raise SqliteError(
                 f"{self.path}: the file was removed or replaced while this store was open; put it back, or close the store and open it anew"
             )
 
-    def take(self) -> _Session:
+    def take(self) -> Session:
         """The session of this thread, with other threads and forks kept off its connection until its `in_use` is released."""
         while True:
             if self._closed:
                 raise SqliteClosed(_CLOSED)
-            session: _Session | None = self._shared or getattr(self._local, "session", None)
+            session: Session | None = self._shared or getattr(self._local, "session", None)
             if session is None or session.closed:
                 session = self._open()
             session.in_use.acquire()
@@ -300,7 +227,7 @@ class Database:
                     session.close()
             finally:
                 session.in_use.release()
-        self._wait_for_checkpoint()
+        self.wal.wait_for_checkpoint()
 
     def after_fork(self, *, in_child: bool) -> None:
         """Go on. In the child nothing of the parent's is used any more; what is in memory was copied, so it is the child's own."""
@@ -312,14 +239,15 @@ class Database:
                     self._opening.release()
             return
         inherited = [session for session in self._sessions if not session.closed]
-        self._opening, self._held_by_fork, self._may_begin, self._checkpointer = threading.Lock(), [], _set_event(), None
+        self._opening, self._held_by_fork = threading.Lock(), []
+        self.wal.forget_checkpoint()
         if self._shared is not None:
             if self._shared.closed:
                 return
             _copied.append(inherited)
             mark = object()
             self._opened = {mark}
-            self._shared = _Session(self._shared.connection, self.path, owned=True, forget=partial(self._opened.discard, mark))
+            self._shared = Session(self._shared.connection, self.path, owned=True, forget=partial(self._opened.discard, mark))
             self._sessions = weakref.WeakSet([self._shared])
             if self._shared.connection.in_transaction:  # of another thread, which is not here
                 self._shared.connection.execute("ROLLBACK")
@@ -339,7 +267,7 @@ class Database:
 
         None of a database in memory, which threads wait for, and in a thread that has no connection yet: opening one can take its time.
         """
-        session: _Session | None = getattr(self._local, "session", None)
+        session: Session | None = getattr(self._local, "session", None)
         return None if self._in_memory or session is None or session.closed else _AtOnce(self)
 
     def snapshot(self) -> AbstractContextManager[Connection]:
@@ -378,83 +306,6 @@ class Database:
                 connection.text_factory = str
                 connection.execute(f"PRAGMA cache_size = {cache}")
 
-    # -- commits of unknown outcome -------------------------------------------------------------------------------------------
-    #
-    # Nobody sees such a commit as long as a program has the file open, and each commit that succeeds, of any program, is written over it.
-    # But a command that only looks, and is refused for what it saw, commits nothing: after a crash what it did not see could be there. So
-    # one is made before the next block that writes begins. A block that began earlier comes before the commit that nobody knows of.
-
-    def take_back(self, session: _Session) -> None:
-        """Before a transaction while commits are in doubt. Raises CommitUnknown while the disk refuses it, StoreBusy."""
-        if not session.owned and session.connection.in_transaction:
-            return  # the owner's commit will be written over them
-        doubts = self.in_doubt.copy()  # other threads may add to it meanwhile
-        take_back(session.connection, self.path)
-        self.in_doubt.difference_update(doubts)
-
-    def _take_back_at_last(self, session: _Session) -> None:
-        """Before a connection is closed. Without waiting for another program that writes: its commit does the same."""
-        be_patient(session.connection, patient=False)
-        with suppress(Exception):
-            self.take_back(session)
-
-    # -- write-ahead log ------------------------------------------------------------------------------------------------------
-
-    def begin(self, session: _Session) -> None:
-        """Begin a transaction that writes, not while a checkpoint starts the log over: what is written then must be its commit."""
-        finished = True
-        while True:
-            if not self._may_begin.is_set():
-                finished = self._may_begin.wait(BUSY_TIMEOUT_SECONDS)
-            if self.in_doubt:
-                self.take_back(session)
-            session.enter(writing=True)
-            if self._may_begin.is_set() or not finished:
-                return
-            session.leave(writing=True, failed=True)
-
-    def keep_wal_short(self) -> None:
-        """After a commit: now and then have the write-ahead log copied into the database, beside the callers' work."""
-        self._commits += 1
-        if self._in_memory or self._commits % _COMMITS_PER_CHECKPOINT:
-            return
-        with self._opening:  # neither a fork nor `close`, which wait for the thread, may come between its making and its start
-            if not self._closed and (self._checkpointer is None or not self._checkpointer.is_alive()):
-                self._checkpointer = threading.Thread(target=self._checkpoint, name="nexus-checkpoint", daemon=True)
-                with suppress(RuntimeError):  # the system gives no more threads; the commit was made, and a later one tries again
-                    self._checkpointer.start()
-
-    def _wait_for_checkpoint(self) -> None:
-        if self._checkpointer is not None and self._checkpointer.is_alive():  # else it has ended, or could not be started
-            self._checkpointer.join()
-
-    def _checkpoint(self) -> None:
-        if self._closed or self._held_by_fork:  # these could not wait for a thread whose start was interrupted
-            return
-        mark = object()
-        try:
-            self._opened.add(mark)
-            with closing(self._connect()) as connection, closing(self._connect()) as reader:
-                # First without a lock; then, so that the log starts over, what was added meanwhile, with writers kept out. A reader with an
-                # old view prevents the second step, and writers must not wait for it.
-                # Whoever writes while all of the log is copied starts it over, and so syncs its header as well. Between the steps it never
-                # is: one commit is newer than what this reader sees, and so is not copied.
-                reader.execute("BEGIN")
-                number(reader, "user_version")
-                make_first_commit(connection)
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                limit_patience(connection, _CHECKPOINT_PATIENCE_MS)
-                self._may_begin.clear()
-                try:
-                    reader.execute("COMMIT")
-                    start_log_over(connection)
-                finally:
-                    self._may_begin.set()
-        except (*FAULTS, StoreError):
-            return  # nothing is lost: the log stays as it is, and a later commit tries again
-        finally:
-            self._opened.discard(mark)
-
     # -- end ------------------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -462,14 +313,11 @@ class Database:
         self._closed = True
         with self._opening:  # from here on no connection is opened, and no checkpoint begun
             sessions = list(self._sessions)
-        is_checkpointing = threading.current_thread() is self._checkpointer  # a finalizer closes, which any thread may run
-        if not is_checkpointing:
-            self._wait_for_checkpoint()
+        self.wal.wait_for_checkpoint()
         # One that is never given back (its thread is gone, in the middle of a block) is left to the garbage collector.
         for session in _taken(sessions, timeout=BUSY_TIMEOUT_SECONDS):
             try:
-                if self.in_doubt:
-                    self._take_back_at_last(session)
+                self.wal.take_back_at_last(session)
             finally:
                 try:
                     session.close()
@@ -489,7 +337,7 @@ class _Use:
     """A `with` block on the connection of this thread. Errors of SQLite leave it by name."""
 
     __slots__ = ("_database", "_session")
-    _session: _Session
+    _session: Session
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -532,7 +380,7 @@ class _Block(_Use):
         session = self._session = self._database.take()
         try:
             if self._writing and not session.depth:
-                self._database.begin(session)
+                self._database.wal.begin(session)
             else:
                 session.enter(writing=self._writing)
         except BaseException as error:
@@ -549,24 +397,18 @@ class _Block(_Use):
         except BaseException as problem:
             error = problem
             if self._writing and (isinstance(problem, CommitUnknown) or not isinstance(problem, Exception)):  # or it was interrupted
-                self._database.in_doubt.add(object())
+                self._database.wal.doubt()
             raise
         finally:
             super().__exit__(kind, error, trace)
 
 
-def _taken(sessions: list[_Session], **how: object) -> Iterator[_Session]:
+def _taken(sessions: list[Session], **how: object) -> Iterator[Session]:
     """Those whose `in_use` could be acquired, one after the other, each to be released.
 
     By iterators made in C: an interruption comes after a call, and must not come between this one and the `try` of whoever releases.
     """
     return compress(sessions, map(methodcaller("acquire", **how), [session.in_use for session in sessions]))
-
-
-def _set_event() -> threading.Event:
-    event = threading.Event()
-    event.set()
-    return event
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -578,7 +420,7 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-_unusable: dict[str, list[_Session]] = {}
+_unusable: dict[str, list[Session]] = {}
 """In a forked child: files that were in use during the fork, with the connections that must not be closed."""
 _copied: list[object] = []
 """In a forked child: the parent's sessions on memory databases, whose connections are in use under new ones."""

@@ -15,7 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -716,7 +716,7 @@ def test_a_child_that_outlives_its_parents_store_does_not_harm_the_file(path: Pa
 def test_children_that_come_and_go_while_threads_write_lose_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch, commits_per_checkpoint: int
 ) -> None:
-    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", commits_per_checkpoint)
+    monkeypatch.setattr("nexus_control.wal._COMMITS_PER_CHECKPOINT", commits_per_checkpoint)
     with closing(Database(path, SCHEMA)) as db:
         problems: list[BaseException] = []
 
@@ -903,7 +903,7 @@ def test_a_fork_that_is_interrupted_at_any_place_holds_nobody_up_and_leaves_no_f
     script = """
         import _weakrefset, contextlib, faulthandler, signal
         from interruption_testing import interrupting
-        from nexus_control import database
+        from nexus_control import database, session, wal
         from nexus_control.errors import StoreError
 
         faulthandler.dump_traceback_later(280, exit=True)
@@ -937,7 +937,7 @@ def test_a_fork_that_is_interrupted_at_any_place_holds_nobody_up_and_leaves_no_f
             other = threading.Thread(target=idle, args=(databases[0], opened, is_over))
             other.start()
             opened.wait()
-            trace, was_reached = interrupting(number // 3, fork, database, contextlib, _weakrefset)
+            trace, was_reached = interrupting(number // 3, fork, database, session, wal, contextlib, _weakrefset)
             sys.settrace(trace)
             code = forked(lambda: child(number))
             sys.settrace(None)
@@ -959,7 +959,7 @@ def test_a_fork_that_is_interrupted_at_any_place_holds_nobody_up_and_leaves_no_f
 @pytest.mark.parametrize("by", ["KeyboardInterrupt", "RuntimeError"])
 def test_a_file_whose_checkpoint_a_fork_could_not_wait_for_cannot_be_used_in_the_child(path: Path, by: str) -> None:
     script = """
-        from nexus_control import database
+        from nexus_control import wal
         from nexus_control.errors import StoreError
 
         begun, go_on = threading.Event(), threading.Event()
@@ -979,7 +979,7 @@ def test_a_file_whose_checkpoint_a_fork_could_not_wait_for_cannot_be_used_in_the
                     os.write(1, f"{refusal}\\n".encode())
 
         sys.unraisablehook = lambda what: None
-        database.limit_patience = stand
+        wal.limit_patience = stand
         db = Database(sys.argv[1], SCHEMA)
         for n in range(128):
             add(db, n)
@@ -1488,7 +1488,7 @@ def test_a_commit_of_unknown_outcome_is_not_forgotten_when_an_earlier_one_is_tak
             add(db, 1)
             with no_room_behind(log):
                 told.append(code_of(lambda: add(db, 2)))
-            monkeypatch.setattr("nexus_control.database.take_back", meanwhile)
+            monkeypatch.setattr("nexus_control.wal.take_back", meanwhile)
             told.append(code_of(lambda: look(db)))
             told.append(code_of(lambda: look(db)))
             return told
@@ -1673,7 +1673,7 @@ def test_the_write_ahead_log_stays_short_under_continuous_writing(path: Path) ->
 
 
 def test_a_checkpoint_that_fails_costs_nobody_anything(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1)
+    monkeypatch.setattr("nexus_control.wal._COMMITS_PER_CHECKPOINT", 1)
     with closing(Database(path, SCHEMA)) as db:
         add(db, 1)
         monkeypatch.setattr("nexus_control.database.switch_to_wal", fail)
@@ -1751,7 +1751,7 @@ def ignore(_: str) -> None:
 
 
 def test_no_checkpoint_begins_after_closing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1)
+    monkeypatch.setattr("nexus_control.wal._COMMITS_PER_CHECKPOINT", 1)
     db = Database(path, SCHEMA)
     numbers(db)
     wants_one, closing_looked, is_over, opened = threading.Event(), threading.Event(), threading.Event(), threading.Event()
@@ -1775,7 +1775,7 @@ def test_no_checkpoint_begins_after_closing(path: Path, monkeypatch: pytest.Monk
         opened.set()
         add(db, 1)
 
-    monkeypatch.setattr("nexus_control.database.limit_patience", stand)
+    monkeypatch.setattr("nexus_control.wal.limit_patience", stand)
     monkeypatch.setattr(db, "_opening", Watched(asked, given_back))
     writer, closer = threading.Thread(target=write, name="writer"), threading.Thread(target=db.close, name="closer")
     writer.start()
@@ -1791,7 +1791,7 @@ def test_no_checkpoint_begins_after_closing(path: Path, monkeypatch: pytest.Monk
 
 
 def test_closing_waits_for_a_checkpoint_that_begins_meanwhile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1)
+    monkeypatch.setattr("nexus_control.wal._COMMITS_PER_CHECKPOINT", 1)
     db = Database(path, SCHEMA)
     begins, closing_comes, go_on = threading.Event(), threading.Event(), threading.Event()
     order: list[str] = []
@@ -1812,11 +1812,11 @@ def test_closing_waits_for_a_checkpoint_that_begins_meanwhile(path: Path, monkey
         if name == "closer":
             closing_comes.set()
 
-    checkpoint = db._checkpoint  # pyright: ignore[reportPrivateUsage]
+    checkpoint = db.wal._checkpoint  # pyright: ignore[reportPrivateUsage]
 
-    def checkpoint_late() -> None:
+    def checkpoint_late(connect: Callable[[], AbstractContextManager[sqlite3.Connection]]) -> None:
         assert go_on.wait(60)
-        checkpoint()
+        checkpoint(connect)
         order.append("checkpoint")
 
     def close() -> None:
@@ -1825,7 +1825,7 @@ def test_closing_waits_for_a_checkpoint_that_begins_meanwhile(path: Path, monkey
 
     monkeypatch.setattr(threading.Thread, "start", start_late)
     monkeypatch.setattr(threading.Thread, "join", join_at_once)
-    monkeypatch.setattr(db, "_checkpoint", checkpoint_late)
+    monkeypatch.setattr(db.wal, "_checkpoint", checkpoint_late)
     monkeypatch.setattr(db, "_opening", Watched(asked, ignore))
     writer, closer = threading.Thread(target=add, args=(db, 1)), threading.Thread(target=close, name="closer")
     writer.start()
@@ -1851,7 +1851,7 @@ def test_a_checkpoint_whose_start_was_interrupted_opens_nothing_after_closing(pa
         opened.append(path)
         return open_file(path, must_exist=must_exist, read_only=read_only)
 
-    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1)
+    monkeypatch.setattr("nexus_control.wal._COMMITS_PER_CHECKPOINT", 1)
     db = Database(path, SCHEMA)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", interrupted)
@@ -1866,7 +1866,7 @@ def test_a_checkpoint_whose_start_was_interrupted_opens_nothing_after_closing(pa
 
 
 def test_a_finalizer_that_runs_in_the_checkpoint_can_close_the_database(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1)
+    monkeypatch.setattr("nexus_control.wal._COMMITS_PER_CHECKPOINT", 1)
     db = Database(path, SCHEMA)
     told: list[object] = []
 
@@ -1876,9 +1876,9 @@ def test_a_finalizer_that_runs_in_the_checkpoint_can_close_the_database(path: Pa
         except RuntimeError as problem:
             told.append(str(problem))
 
-    monkeypatch.setattr("nexus_control.database.limit_patience", finalize)
+    monkeypatch.setattr("nexus_control.wal.limit_patience", finalize)
     add(db, 1)
-    db._wait_for_checkpoint()  # pyright: ignore[reportPrivateUsage]
+    db.wal.wait_for_checkpoint()
     assert told == [None]
     with pytest.raises(StoreClosed):
         numbers(db)
@@ -1900,11 +1900,11 @@ def test_only_the_checkpoint_starts_the_log_over_whoever_writes_while_it_runs(pa
                 noted(lambda: add(other, 200))
         limit_patience(connection, patience)
 
-    monkeypatch.setattr("nexus_control.database.limit_patience", write_meanwhile)
+    monkeypatch.setattr("nexus_control.wal.limit_patience", write_meanwhile)
     with closing(Database(path, SCHEMA)) as db:
         for n in range(128):
             add(db, n)
-        db._wait_for_checkpoint()  # pyright: ignore[reportPrivateUsage]
+        db.wal.wait_for_checkpoint()
         assert salts == [salts[0]]
         noted(lambda: add(db, 128))
         assert len(salts) == 2
@@ -1921,7 +1921,7 @@ def test_a_writer_that_begins_just_before_the_log_starts_over_steps_back(path: P
                 checkpoint.execute("BEGIN IMMEDIATE")
                 told.append("started over")
                 checkpoint.execute("COMMIT")
-            db._may_begin.set()  # pyright: ignore[reportPrivateUsage]
+            db.wal._may_begin.set()  # pyright: ignore[reportPrivateUsage]
 
         other = threading.Thread(target=start_over)
 
@@ -1929,11 +1929,11 @@ def test_a_writer_that_begins_just_before_the_log_starts_over_steps_back(path: P
             ends = begin(connection, statement, joins=joins)
             told.append("begun")
             if other.ident is None:
-                db._may_begin.clear()  # pyright: ignore[reportPrivateUsage]
+                db.wal._may_begin.clear()  # pyright: ignore[reportPrivateUsage]
                 other.start()
             return ends
 
-        monkeypatch.setattr("nexus_control.database.begin", begin_first)
+        monkeypatch.setattr("nexus_control.session.begin", begin_first)
         add(db, 1)
         other.join(60)
         assert told == ["begun", "started over", "begun"]

@@ -97,7 +97,7 @@ def pages_per_run(file: Path, new_id: Callable[[], str] | None) -> float:
 
 
 def test_ids_in_order_let_a_commit_write_fewer_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexus_control.database._COMMITS_PER_CHECKPOINT", 1_000_000)  # after one, the log starts over
+    monkeypatch.setattr("nexus_control.wal._COMMITS_PER_CHECKPOINT", 1_000_000)  # after one, the log starts over
     number = Random(1)
     ordered = pages_per_run(tmp_path / "ordered", None)
     unordered = pages_per_run(tmp_path / "unordered", lambda: str(uuid.UUID(int=number.getrandbits(128), version=4)))

@@ -54,6 +54,7 @@ INTERNAL = {
     "run_evidence",
     "run_json",
     "schema",
+    "session",
     "signatures",
     "sql_store",
     "sqlite",
@@ -62,6 +63,7 @@ INTERNAL = {
     "tiles",
     "tree_check",
     "verification",
+    "wal",
 }
 """Engine modules without a mirror. A module that is not named here is published."""
 
