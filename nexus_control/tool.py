@@ -10,21 +10,13 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, cast
 
+from nexus_control.action_request import compose_request, merge_overrides
 from nexus_control.audit_export import FlightRecords, export_audit_package, render_audit_package
 from nexus_control.audit_record import audit_record
 from nexus_control.bundle import ConflictMode
 from nexus_control.canonical_json import canonical_json
-from nexus_control.decision import Decision, TemplateRef
-from nexus_control.errors import (
-    CodedError,
-    InputError,
-    InvalidPolicy,
-    ModeNotAllowed,
-    NexusError,
-    SignatureReplayed,
-    TemplateNotFound,
-    brief,
-)
+from nexus_control.decision import Decision
+from nexus_control.errors import CodedError, InputError, NexusError, SignatureReplayed, TemplateNotFound
 from nexus_control.events import Actor, EventType, parse_actor, parse_expires_at, require_text
 from nexus_control.execution import RouterProtocol, abandon_execution, execute_decision
 from nexus_control.export import export_decision, render_export
@@ -35,9 +27,8 @@ from nexus_control.integrity import prefixed, sha256_digest
 from nexus_control.judgement import judge_approval, judge_identity, judge_revocation, look_alikes
 from nexus_control.lifecycle import compute_blocking_reasons
 from nexus_control.past import past_of
-from nexus_control.policy import Policy
 from nexus_control.schema import LARGEST_INT
-from nexus_control.store import EventItem, EventStore, open_store
+from nexus_control.store import EventStore, open_store
 from nexus_control.template import Template, TemplateStore
 
 __all__ = ["NexusControlTools", "RouterProtocol", "ToolResult"]
@@ -158,44 +149,34 @@ class NexusControlTools:
         if not require_text(goal, "goal"):
             raise InputError("goal must not be empty")
         plan = _optional_text(plan, "plan")
-        plain = {
-            "min_approvals": min_approvals,
-            "allowed_modes": allowed_modes,
-            "require_adapter_capabilities": require_adapter_capabilities,
-            "max_steps": max_steps,
-            "labels": labels,
-        }
-        overrides = {
-            "min_approvals": override_min_approvals,
-            "allowed_modes": override_allowed_modes,
-            "require_adapter_capabilities": override_require_adapter_capabilities,
-            "max_steps": override_max_steps,
-            "labels": override_labels,
-        }
         template = None if template_name is None else self._template(require_text(template_name, "template_name"))
-        given = _merged_overrides(plain, overrides, has_template=template is not None)
-        policy = _effective_policy(given, template, mode)
-        if mode not in policy.allowed_modes:
-            raise ModeNotAllowed(f"mode {brief(mode)} is not in allowed_modes {list(policy.allowed_modes)}")
-        attached: dict[str, Any] = policy.to_dict()
-        data: dict[str, Any] = {"state": "pending_approval", "min_approvals": policy.min_approvals, "current_approvals": 0}
-        if template is not None:
-            applied = {key: attached[key] for key in given}
-            reference = {"template_name": template.name, "template_digest": template.digest()}
-            attached |= {**reference, "template_snapshot": template.to_snapshot(), "overrides_applied": applied}
-            data |= {**reference, **({"overrides_applied": applied} if applied else {})}
-        created = {"goal": goal, "plan": plan, "requested_mode": mode, "labels": list(policy.labels), **identity.members()}
-        items: list[EventItem] = [(EventType.DECISION_CREATED, who, created), (EventType.POLICY_ATTACHED, who, attached)]
+        given = merge_overrides(
+            {
+                "min_approvals": min_approvals,
+                "allowed_modes": allowed_modes,
+                "require_adapter_capabilities": require_adapter_capabilities,
+                "max_steps": max_steps,
+                "labels": labels,
+            },
+            {
+                "min_approvals": override_min_approvals,
+                "allowed_modes": override_allowed_modes,
+                "require_adapter_capabilities": override_require_adapter_capabilities,
+                "max_steps": override_max_steps,
+                "labels": override_labels,
+            },
+            has_template=template is not None,
+        )
+        request = compose_request(goal, plan, mode, given, template)
         request_id = self.store.new_id() if identity.envelope is None else identity.envelope.statement.decision_id
-        asked = Decision(request_id, goal=goal, plan=plan, requested_mode=mode, labels=list(policy.labels), policy=policy)
-        if template is not None:
-            asked.template_ref = TemplateRef(template.name, template.digest(), {}, {})
+        asked, data = request.decision(request_id), {"request_id": request_id, **request.summary()}
         if _flag(preview, "preview"):
-            return {"request_id": request_id, **data, "state": "preview", "action_digest": prefixed(asked.action_digest)}
+            return {**data, "state": "preview", "action_digest": prefixed(asked.action_digest)}
+        items = request.events(who, identity)
         with self.store.transaction():
             self._judge_request(asked, who, identity)
             self.store.append_events(request_id, items, create=True)
-        return {"request_id": request_id, **data}
+        return data
 
     def _judge_request(self, asked: Decision, who: Actor, identity: Identity) -> None:
         if identity.envelope is not None:
@@ -543,33 +524,6 @@ class NexusControlTools:
         if template is None:
             raise TemplateNotFound(f"Template not found: {name:.200}")
         return template
-
-
-def _merged_overrides(plain: dict[str, Any], overrides: dict[str, Any], *, has_template: bool) -> dict[str, Any]:
-    """The policy arguments that were given, under their plain names. Raises InputError for a contradiction."""
-    given = {key: value for key, value in plain.items() if value is not None}
-    for key, value in overrides.items():
-        if value is None:
-            continue
-        if not has_template:
-            raise InputError(f"override_{key} needs a template_name")
-        if key in given and (type(given[key]), given[key]) != (type(value), value):  # True is no 1 for a policy either
-            raise InputError(f"{key} and override_{key} are given with different values")
-        given[key] = value
-    return given
-
-
-def _effective_policy(given: dict[str, Any], template: Template | None, mode: object) -> Policy:
-    """The policy that will be attached. Raises InvalidPolicy."""
-    defaults: dict[str, Any] = {"allowed_modes": ["dry_run", "apply"] if mode == "apply" else ["dry_run"]}
-    if template is not None:
-        defaults = template.policy().to_dict()
-    policy = Policy(**{**defaults, **given})
-    try:
-        canonical_json(policy.to_dict())
-    except ValueError as problem:
-        raise InvalidPolicy(f"the policy cannot be stored: {problem}") from None
-    return policy
 
 
 def _standing(decision: Decision) -> dict[str, Any]:

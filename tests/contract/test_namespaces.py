@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INTERNAL = {
     "__init__",
     "__main__",
+    "action_request",
     "allowed_events",
     "audit_record",
     "auditor",
