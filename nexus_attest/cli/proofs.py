@@ -1,7 +1,8 @@
 """Commands around proofs that something was witnessed: proof export, verify."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -119,46 +120,26 @@ def _verify(
     Nothing in the file says whom to believe. It ends with 0 only when everything was shown that you demand; what was shown otherwise is the
     level: server (its writer's word), tree (bytes under a ledger header of its writer), quorum (enough validators of your publisher).
     """
+    _refuse_options(publisher or (), level, package, expect)
+    from nexus_attest.cli.attestations import binding_digest_of  # the attestation side
+    from nexus_attest.cli.files import read_file
+
+    trust = _trust(session, tuple(key.upper() for key in publisher or ()), tuple(account or ()), level)
+    document = _read_proof(file)
+    wanted = expect if package is None else binding_digest_of(read_file(package))
+    _end(session, file, _judge(document, trust, wanted))
+
+
+def _refuse_options(publishers: Sequence[str], level: str | None, package: Path | None, expect: str | None) -> None:
+    """Raise BadParameter for what cannot be meant, before anything is read."""
     if package is not None and expect is not None:
         raise typer.BadParameter("give the package or its digest, not both", param_hint="--expect")
     if expect is not None and not _DIGEST.fullmatch(expect):
         raise typer.BadParameter("a digest is sha256: and 64 lowercase hexadecimal digits", param_hint="--expect")
-    if wrong := [key for key in publisher or () if not _KEY.fullmatch(key.upper())]:
+    if wrong := [key for key in publishers if not _KEY.fullmatch(key.upper())]:
         raise typer.BadParameter(f"a public key is 33 bytes in hex, not {wrong[0][:80]!r}", param_hint="--publisher")
     if level is not None and level not in _LEVELS:
         raise typer.BadParameter(f"a level is one of {', '.join(_LEVELS)}", param_hint="--level")
-    from nexus_attest.attestation.errors import ProofRefused  # the attestation side
-    from nexus_attest.attestation.witness import WITNESS_PROOF_TYPE, WitnessJudge
-    from nexus_attest.attestation.xrpl.proof import MAX_PROOF_BYTES
-    from nexus_attest.cli.attestations import binding_digest_of
-    from nexus_attest.cli.files import read_file
-    from nexus_control.errors import MalformedBundle
-    from nexus_control.json_data import object_of, parse_json
-    from nexus_control.layers import Outcome
-
-    trust = _trust(session, tuple(key.upper() for key in publisher or ()), tuple(account or ()), level)
-    try:
-        document = object_of(parse_json(read_file(file, MAX_PROOF_BYTES)), "a proof")
-    except MalformedBundle as problem:
-        raise ProofRefused(str(problem)) from None
-    wanted = expect if package is None else binding_digest_of(read_file(package))
-    judge = WitnessJudge(trust)
-    if document.get("type") == WITNESS_PROOF_TYPE:
-        verdict = judge.judge(document, binding_digest=wanted)
-    elif wanted is None:
-        verdict = judge.judge_evidence("xrpl", document)
-    else:
-        raise typer.BadParameter(
-            "the proof of a transaction names no package; that takes a witness proof", param_hint="--package, --expect"
-        )
-    data = verdict.to_dict()
-    if verdict.outcome is Outcome.PASS:
-        session.show(data, lambda: _say(session, file, verdict))
-    elif verdict.outcome is Outcome.FAIL:
-        session.fail("VERIFICATION_FAILED", f"failed: {', '.join(verdict.failed)}", data, lambda: _say(session, file, verdict))
-    else:
-        text = f"not everything was shown: {'; '.join(gap.what for gap in verdict.gaps)}"
-        session.fail("VERIFICATION_INCOMPLETE", text, data, lambda: _say(session, file, verdict))
 
 
 def _trust(session: "Session", publishers: tuple[str, ...], accounts: tuple[str, ...], level: str | None) -> "TrustPolicy":
@@ -173,6 +154,45 @@ def _trust(session: "Session", publishers: tuple[str, ...], accounts: tuple[str,
     if level is not None:
         policy = replace(policy, ledgers=tuple(replace(ledger, level=cast("LedgerLevel", level)) for ledger in policy.ledgers))
     return policy
+
+
+def _read_proof(file: Path) -> dict[str, Any]:
+    from nexus_attest.attestation.errors import ProofRefused  # the attestation side
+    from nexus_attest.attestation.xrpl.proof import MAX_PROOF_BYTES
+    from nexus_attest.cli.files import read_file
+    from nexus_control.errors import MalformedBundle
+    from nexus_control.json_data import object_of, parse_json
+
+    try:
+        return object_of(parse_json(read_file(file, MAX_PROOF_BYTES)), "a proof")
+    except MalformedBundle as problem:
+        raise ProofRefused(str(problem)) from None
+
+
+def _judge(document: dict[str, Any], trust: "TrustPolicy", wanted: str | None) -> "Verdict":
+    """By its type; `wanted` is the binding digest that it must be about."""
+    from nexus_attest.attestation.witness import WITNESS_PROOF_TYPE, WitnessJudge  # the attestation side
+
+    judge = WitnessJudge(trust)
+    if document.get("type") == WITNESS_PROOF_TYPE:
+        return judge.judge(document, binding_digest=wanted)
+    if wanted is None:
+        return judge.judge_evidence("xrpl", document)
+    raise typer.BadParameter("the proof of a transaction names no package; that takes a witness proof", param_hint="--package, --expect")
+
+
+def _end(session: "Session", file: Path, verdict: "Verdict") -> None:
+    """Show the verdict, as what the command ends with."""
+    from nexus_control.layers import Outcome  # what help does without
+
+    data, say = verdict.to_dict(), partial(_say, session, file, verdict)
+    if verdict.outcome is Outcome.PASS:
+        session.show(data, say)
+    elif verdict.outcome is Outcome.FAIL:
+        session.fail("VERIFICATION_FAILED", f"failed: {', '.join(verdict.failed)}", data, say)
+    else:
+        text = f"not everything was shown: {'; '.join(gap.what for gap in verdict.gaps)}"
+        session.fail("VERIFICATION_INCOMPLETE", text, data, say)
 
 
 def _say(session: "Session", file: Path, verdict: "Verdict") -> None:
