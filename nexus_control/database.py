@@ -45,8 +45,9 @@ __all__ = ["Database"]
 
 _CLOSED = "this store was closed; open a new one"
 
-_LOOKING_CACHE = -32_768
-"""`PRAGMA cache_size`, in KiB if negative, while all of a file is looked at: ids are random, and so is where their entries are."""
+_LOOKING_CACHE = -16_384
+"""`PRAGMA cache_size`, in KiB if negative, while all of a file is looked at: ids are random, and so is where their entries are. What SQLite
+sorts may take as much again."""
 
 
 class Database:
