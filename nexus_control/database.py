@@ -109,7 +109,7 @@ class Database:
         with self._opening:
             if self._closed:
                 raise SqliteClosed(_CLOSED)
-            if self.path in _unusable:
+            if not self._in_memory and _identity(self.path) in _unusable:
                 raise SqliteError(f"{self.path}: in use when this process was forked; close the store before, or do not fork but spawn")
             connection: Connection | None = None
             is_first = self._identity is None
@@ -245,7 +245,7 @@ class Database:
         if self._shared is not None:
             if self._shared.closed:
                 return
-            _copied.append(inherited)
+            _kept.extend(inherited)
             mark = object()
             self._opened = {mark}
             self._shared = Session(self._shared.connection, self.path, owned=True, forget=partial(self._opened.discard, mark))
@@ -254,7 +254,10 @@ class Database:
                 self._shared.connection.execute("ROLLBACK")
             return
         if self._opened and not self._in_memory:
-            _unusable.setdefault(self.path, []).extend(inherited)  # and keep them from being closed
+            identity = self._identity or _identity(self.path)
+            if identity is not None:  # else what another thread was opening did not exist yet
+                _unusable.add(identity)
+            _kept.extend(inherited)
         self._opened, self._local, self._sessions = set(), threading.local(), weakref.WeakSet()
 
     # -- blocks ---------------------------------------------------------------------------------------------------------------
@@ -421,7 +424,7 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-_unusable: dict[str, list[Session]] = {}
-"""In a forked child: files that were in use during the fork, with the connections that must not be closed."""
-_copied: list[object] = []
-"""In a forked child: the parent's sessions on memory databases, whose connections are in use under new ones."""
+_unusable: set[tuple[int, int] | None] = set()
+"""In a forked child: files that were in use during the fork, whatever they are called."""
+_kept: list[Session] = []
+"""In a forked child: the parent's sessions, which must not be closed: on such files, or on memory databases that go on under new ones."""

@@ -763,6 +763,31 @@ def test_a_file_that_was_in_use_during_the_fork_cannot_be_used_in_the_child(path
 
 
 @needs_fork
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_file_that_was_in_use_during_the_fork_has_no_other_name_in_the_child(path: Path, link: Callable[[Path, Path], None]) -> None:
+    name = path.with_name("other.db")
+    with closing(Database(path, SCHEMA)) as db:
+        link(path, name)
+        with db.transaction():
+            answer = in_child(lambda: Database(name, SCHEMA).close())
+    assert answer == f"SqliteError: {name}: in use when this process was forked; close the store before, or do not fork but spawn"
+
+
+@needs_fork
+def test_a_file_that_takes_the_place_of_one_in_use_can_be_used_in_the_child(path: Path) -> None:
+    with closing(Database(path, SCHEMA)) as db, db.transaction():
+        for file in list(path.parent.iterdir()):
+            file.rename(file.with_name(f"moved-{file.name}"))
+
+        def child() -> list[int]:
+            with closing(Database(path, SCHEMA)) as fresh:
+                add(fresh, 1)
+                return numbers(fresh)
+
+        assert in_child(child) == [1]
+
+
+@needs_fork
 @needs_proc
 def test_a_fork_keeps_no_connection_open_over_it(file_db: Database, path: Path) -> None:
     add(file_db, 1)
