@@ -40,6 +40,7 @@ __all__ = [
     "event_record",
     "expiry_instant",
     "generation_record",
+    "in_utc",
     "parse_actor",
     "parse_expires_at",
     "parse_time",
@@ -56,12 +57,24 @@ _ACTOR_TYPES = ("human", "system")
 ExecutionMode = Literal["dry_run", "apply"]
 
 Clock = Callable[[], datetime]
-"""Gives the current time, timezone-aware UTC."""
+"""Gives the current time, with an offset."""
 
 
 def utc_now() -> datetime:
     """The system clock, timezone-aware UTC. The one place of the engine that reads it."""
     return datetime.now(UTC)
+
+
+def in_utc(clock: Clock) -> Clock:
+    """`clock`, its times brought to UTC. They raise InputError where they have no offset: nobody could tell when that was."""
+
+    def now() -> datetime:
+        moment = clock()
+        if moment.utcoffset() is None:
+            raise InputError(f"clock must give times with an offset, as datetime.now(UTC) does, got {moment.isoformat()}")
+        return moment.astimezone(UTC)
+
+    return now
 
 
 class EventType(StrEnum):

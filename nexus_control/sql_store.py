@@ -34,6 +34,7 @@ from nexus_control.events import (
     Clock,
     EventType,
     StoredEvent,
+    in_utc,
     parse_time,
     require_page,
     require_text,
@@ -101,12 +102,12 @@ class Append:
 class SqlStore:
     """Decisions and their events in one database; a subclass opens it.
 
-    `clock` gives timezone-aware UTC times, `new_id` new decision ids; both are for tests to own. Usable from several threads, as a
+    `clock` gives timezone-aware times, `new_id` new decision ids; both are for tests to own. Usable from several threads, as a
     context manager, and until `close`. Besides what each method names, all of them raise `StoreError` when the database cannot do its work.
     """
 
     def __init__(self, backend: Backend, dialect: Dialect, *, clock: Clock = utc_now, new_id: Callable[[], str] | None = None) -> None:
-        self.clock = clock
+        self.clock = in_utc(clock)
         self.new_id: Callable[[], str] = new_id if new_id is not None else _uuid4
         self._database = backend
         self._dialect = dialect

@@ -19,7 +19,7 @@ __all__ = ["ConcurrencyError", "DecisionStore", "EventItem", "EventStore", "Impo
 class DecisionStore(SqlStore):
     """Decisions and their events in one SQLite database: `:memory:` (private to this object) or a file (shared with other processes).
 
-    `clock` gives timezone-aware UTC times, `new_id` new decision ids; both are for tests to own. Usable from several threads, as a
+    `clock` gives timezone-aware times, `new_id` new decision ids; both are for tests to own. Usable from several threads, as a
     context manager, and until `close`. With `read_only` nothing is written to a file, neither now nor later: one without a store of this
     release is refused (SchemaMissing). Besides what each method names, all of them raise `StoreError` when SQLite cannot do its work.
     """

@@ -24,6 +24,7 @@ from nexus_control.events import (
     are_event_cells,
     decode_payload,
     event_digest,
+    in_utc,
     parse_actor,
     parse_time,
     require_page,
@@ -175,7 +176,7 @@ class TemplateStore:
 
     def __init__(self, conn: SqliteConnection | Backend, *, clock: Clock = utc_now, dialect: Dialect = SQLITE) -> None:
         self._database: Backend = Database.adopt(conn, SCHEMA) if isinstance(conn, SqliteConnection) else conn
-        self._clock = clock
+        self._clock = in_utc(clock)
         self._dialect = dialect
 
     def create_template(

@@ -3,7 +3,7 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -415,6 +415,41 @@ class StoreContract(ABC):
             store.append_events("dec-1", [created()], create=True, expected_seq=1)
         assert not store.decision_exists("dec-1")
         assert seqs(store.append_events("dec-1", [created()], create=True, expected_seq=0)) == [0]
+
+    # -- the clock
+
+    def test_a_clock_without_an_offset_is_refused_with_an_example_and_nothing_is_written(self, folder: Path) -> None:
+        clock = SetClock()
+        store = self.open(folder, clock)
+        store.append_events("dec-1", [created()], create=True)
+        root = store.log_root()
+        clock.now = datetime(2025, 1, 2)
+        naive = r"clock must give times with an offset, as datetime.now\(UTC\) does, got 2025-01-02T00:00:00$"
+        with pytest.raises(InputError, match=naive):
+            append(store, "dec-1")
+        with pytest.raises(InputError, match=naive):
+            store.create_decision("dec-2")
+        with pytest.raises(InputError, match=naive):
+            store.delete_decision("dec-1")
+        with pytest.raises(InputError, match=naive):
+            store.clock()
+        assert store.log_root() == root
+        assert not store.decision_exists("dec-2")
+        clock.now = datetime(2025, 1, 2, tzinfo=UTC)
+        assert append(store, "dec-1").seq == 1
+        store.close()
+
+    def test_times_of_a_clock_with_another_offset_are_told_and_stored_in_utc(self, folder: Path) -> None:
+        clock = SetClock()
+        store = self.open(folder, clock)
+        clock.now = datetime(2025, 1, 1, 1, tzinfo=timezone(timedelta(hours=2)))
+        event, *_ = store.append_events("dec-1", [created()], create=True)
+        assert event.ts.isoformat() == "2024-12-31T23:00:00+00:00"
+        assert store.get_events("dec-1") == [event]
+        assert store.list_generations("dec-1")[0]["created_at"] == "2024-12-31T23:00:00+00:00"
+        assert store.clock().isoformat() == "2024-12-31T23:00:00+00:00"
+        assert store.verify_log().ok
+        store.close()
 
     # -- generations
 
