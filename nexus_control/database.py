@@ -89,7 +89,7 @@ class Database:
         self._local = threading.local()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._opened: set[object] = set()  # a mark for each connection that may be open
-        self._opening = threading.Lock()  # held while a connection is opened, and by a fork
+        self._opening = threading.RLock()  # held while a connection is opened, and by a fork; a finalizer may close meanwhile
         self._held_by_fork: list[object] = []  # empty when it is not a fork that holds it
         self.wal = WriteAheadLog()
         self._identity: tuple[int, int] | None = None
@@ -125,6 +125,8 @@ class Database:
                 self._schema.apply(connection, self.path)
                 if is_first and not self._in_memory and not self._read_only:
                     make_first_commit(connection)  # here, where the store is opened: no call pays for more than its own
+                if self._closed:  # meanwhile, by a finalizer in this thread
+                    raise SqliteClosed(_CLOSED)
                 session = Session(connection, self.path, owned=True, forget=partial(self._opened.discard, mark))
             except BaseException as error:
                 if connection is not None:
@@ -240,7 +242,7 @@ class Database:
                     self._opening.release()
             return
         inherited = [session for session in self._sessions if not session.closed]
-        self._opening, self._held_by_fork = threading.Lock(), []
+        self._opening, self._held_by_fork = threading.RLock(), []
         self.wal.forget_checkpoint()
         if self._shared is not None:
             if self._shared.closed:

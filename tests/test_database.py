@@ -806,10 +806,11 @@ def test_children_of_children_use_the_file_too(file_db: Database) -> None:
 
 
 FORKED = """
-import os, sys, threading, warnings
+import os, sys, threading, warnings, weakref
 from contextlib import closing
-from nexus_control import fork
+from nexus_control import database, fork
 from nexus_control.database import Database
+from nexus_control.errors import StoreClosed
 from test_database import SCHEMA, add, no_thread, numbers, open_descriptors
 
 START = threading.Thread.start
@@ -831,6 +832,12 @@ def in_thread(work):
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
+
+def is_held(lock):
+    # Whether another thread would have to wait for it.
+    found = []
+    in_thread(lambda: found.append(not lock.acquire(blocking=False)) or found[0] or lock.release())
+    return found[0]
 
 """
 
@@ -915,7 +922,7 @@ def test_a_fork_that_is_interrupted_before_it_took_a_lock_leaves_that_lock_to_it
         db._opening = Interrupted(lock)
         print(forked(lambda: None))
         db._opening = lock
-        print(lock.locked(), ignored)
+        print(is_held(lock), ignored)
         in_thread(lambda: add(db, 1))
         print(numbers(db))
     """
@@ -928,7 +935,7 @@ def test_a_fork_that_is_interrupted_at_any_place_holds_nobody_up_and_leaves_no_f
     script = """
         import _weakrefset, contextlib, faulthandler, signal
         from interruption_testing import interrupting
-        from nexus_control import database, session, wal
+        from nexus_control import session, wal
         from nexus_control.errors import StoreError
 
         faulthandler.dump_traceback_later(280, exit=True)
@@ -1046,10 +1053,10 @@ def test_a_fork_that_is_interrupted_while_another_one_is_on_leaves_everything_to
         lock, fork._registering = fork._registering, Interrupted()
         print(forked(lambda: add(db, 1)))
         fork._registering = lock
-        print(db._opening.locked())
+        print(is_held(db._opening))
         go_on.set()
         other.join()
-        print(db._opening.locked())
+        print(is_held(db._opening))
         add(db, 2)
         print(forked(lambda: add(db, 3)), numbers(db))
     """
@@ -1071,6 +1078,63 @@ def test_a_finalizer_can_close_a_database_while_another_one_is_opened(path: Path
             print(numbers(db))
     """
     assert told_by(script, path) == "[1]\n"
+
+
+@needs_fork
+def test_a_finalizer_can_close_a_database_during_a_fork(path: Path) -> None:
+    script = """
+        class Finalizer:
+            # As if garbage was found while a fork is on.
+            def before_fork(self):
+                db.close()
+
+            def after_fork(self, *, in_child):
+                db.close()
+
+        class Members(list):
+            # In this order; the last one is told first.
+            add = list.append
+
+            def discard(self, member):
+                self[:] = [one for one in self if one is not member]
+
+        def use():
+            with closing(Database(sys.argv[1], SCHEMA)) as other:
+                add(other, len(numbers(other)))
+                os.write(1, f"{numbers(other)}\\n".encode())
+
+        db = Database(sys.argv[1], SCHEMA)
+        add(db, 0)
+        fork._members = Members([Finalizer(), db])
+        print(forked(use), flush=True)
+        fork._members = weakref.WeakSet()
+        use()
+        try:
+            numbers(db)
+        except StoreClosed as closed:
+            print(closed)
+    """
+    assert told_by(script, path) == "[0, 1]\n0\n[0, 1, 2]\nthis store was closed; open a new one\n"
+
+
+@needs_proc
+def test_a_finalizer_can_close_a_database_while_a_thread_opens_it(path: Path) -> None:
+    script = """
+        def finalize(connection, tables):
+            db.close()
+
+        def use():
+            try:
+                numbers(db)
+            except StoreClosed as closed:
+                print(closed)
+
+        db = Database(sys.argv[1], SCHEMA)
+        database.refuse_stand_ins = finalize
+        in_thread(use)
+        print(open_descriptors(db.path))
+    """
+    assert told_by(script, path) == "this store was closed; open a new one\n0\n"
 
 
 @needs_fork
