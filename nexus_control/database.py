@@ -227,7 +227,7 @@ class Database:
         for session in _taken([] if self._in_memory else list(self._sessions), blocking=False):
             try:
                 if not session.depth:
-                    session.close()
+                    self._end(session)
             finally:
                 session.in_use.release()
         self.wal.wait_for_checkpoint()
@@ -323,14 +323,17 @@ class Database:
         # One that is never given back (its thread is gone, in the middle of a block) is left to the garbage collector.
         for session in _taken(sessions, timeout=BUSY_TIMEOUT_SECONDS):
             try:
-                self.wal.take_back_at_last(session)
+                self._end(session)
             finally:
-                try:
-                    session.close()
-                finally:
-                    session.in_use.release()
+                session.in_use.release()
         if not self._opened:
             fork.unregister(self)
+
+    def _end(self, session: Session) -> None:
+        try:
+            self.wal.take_back_at_last(session)
+        finally:
+            session.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open store cannot be copied or pickled; open another one on the same file")

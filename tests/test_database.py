@@ -1627,6 +1627,26 @@ def test_closing_tries_once_more_to_take_back_a_commit_of_unknown_outcome_and_sa
 
 
 @needs_fork
+def test_a_fork_takes_back_a_commit_of_unknown_outcome_before_it_closes_the_connection(path: Path) -> None:
+    def child() -> list[object]:
+        log = Path(f"{path}-wal")
+        with closing(foreign(path)) as other:
+            db = Database(path, SCHEMA)
+            add(db, 1)
+            assert other.execute("SELECT COUNT(*) FROM t").fetchone()[0] == 1  # has the file open from here on, and keeps the log
+            size = log.stat().st_size
+            with no_room_behind(log):
+                told = [code_of(lambda: add(db, 2))]
+                sizes = [log.stat().st_size - size]
+            told.append(in_child(lambda: "forked"))
+            db.close()
+            sizes.append(log.stat().st_size - size)
+            return [*told, *sizes, other.execute("SELECT COUNT(*) FROM t").fetchone()[0]]
+
+    assert in_child(child) == ["COMMIT_UNKNOWN", "forked", 0, 24 + 4096, 1]
+
+
+@needs_fork
 def test_closing_waits_for_no_other_program_to_take_back_a_commit_of_unknown_outcome(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nexus_control.sqlite.BUSY_TIMEOUT_SECONDS", 3600)
 
