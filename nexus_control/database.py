@@ -59,16 +59,18 @@ class Database:
     waits for the calls that other threads are in.
 
     With `read_only` nothing is written to a file, whatever is asked: one without this schema is refused (SchemaMissing), one that is not
-    there an error. SQLite may still put the two files beside it by which processes see each other.
+    there an error. SQLite may still put the two files beside it by which processes see each other. With `first_commit` opening makes one
+    that changes nothing, if the disk and other writers let it: no later one of this thread syncs more than itself then.
     """
 
-    def __init__(self, path: str | Path, schema: Schema, *, read_only: bool = False) -> None:
+    def __init__(self, path: str | Path, schema: Schema, *, read_only: bool = False, first_commit: bool = False) -> None:
         text: object = os.fspath(path) if isinstance(cast("object", path), os.PathLike) else path
         if not isinstance(text, str) or not is_file_name(text):
             raise InputError(f"db_path must be a path or a non-empty text, got {path!r:.100}")
         self._schema = schema
         self._read_only = read_only
         self._in_memory = text == ":memory:"
+        self._first_commit = first_commit and not read_only and not self._in_memory
         # Absolute, because a connection opened later, after a change of directory, must reach the same file.
         self.path = text if self._in_memory else str(Path(text).absolute())
         self._start()
@@ -80,6 +82,7 @@ class Database:
         self._schema = schema
         self._read_only = False
         self._in_memory = True
+        self._first_commit = False
         self.path = "<connection>"
         self._start(connection)
         return self
@@ -123,7 +126,7 @@ class Database:
                         "a command that records makes one, or brings an older one to this release"
                     )
                 self._schema.apply(connection, self.path)
-                if is_first and not self._in_memory and not self._read_only:
+                if is_first and self._first_commit:
                     make_first_commit(connection)  # here, where the store is opened: no call pays for more than its own
                 if self._closed:  # meanwhile, by a finalizer in this thread
                     raise SqliteClosed(_CLOSED)
@@ -387,13 +390,18 @@ class _Block(_Use):
 
     def __enter__(self) -> Connection:
         session = self._session = self._database.take()
+        is_outermost = not session.depth
         try:
-            if self._writing and not session.depth:
+            if self._writing and is_outermost:
                 self._database.wal.begin(session)
             else:
                 session.enter(writing=self._writing)
         except BaseException as error:
-            super().__exit__(type(error), error, None)
+            try:
+                if is_outermost and session.depth:
+                    session.leave(writing=self._writing, failed=True)
+            finally:
+                super().__exit__(type(error), error, None)
             raise
         return session.connection
 

@@ -172,7 +172,7 @@ def _checked(connection: Connection, damaged: Iterable[str], dialect: Dialect, d
         found.add(problem)
     try:
         root = _check_rows(connection, dialect, found)
-        if damage != []:  # else the indexes are known to have every row, and no two of one key
+        if damage is None or weaknesses:  # else the indexes are known to have every row, and no two of one key
             _check_forks(connection, found)
         for problem in template_problems(connection):
             found.add(problem)

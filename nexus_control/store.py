@@ -21,7 +21,9 @@ class DecisionStore(SqlStore):
 
     `clock` gives timezone-aware times, `new_id` new decision ids; both are for tests to own. Usable from several threads, as a
     context manager, and until `close`. With `read_only` nothing is written to a file, neither now nor later: one without a store of this
-    release is refused (SchemaMissing). Besides what each method names, all of them raise `StoreError` when SQLite cannot do its work.
+    release is refused (SchemaMissing). Without, opening a file commits once, which changes nothing of what is stored, so that no call has
+    to sync more than its own commit; `first_commit=False` leaves that out, for who opens a store for a call or two. Besides what each
+    method names, all of them raise `StoreError` when SQLite cannot do its work.
     """
 
     def __init__(
@@ -29,10 +31,11 @@ class DecisionStore(SqlStore):
         db_path: str | Path = ":memory:",
         *,
         read_only: bool = False,
+        first_commit: bool = True,
         clock: Clock = utc_now,
         new_id: Callable[[], str] | None = None,
     ) -> None:
-        super().__init__(Database(db_path, SCHEMA, read_only=read_only), SQLITE, clock=clock, new_id=new_id)
+        super().__init__(Database(db_path, SCHEMA, read_only=read_only, first_commit=first_commit), SQLITE, clock=clock, new_id=new_id)
 
 
 def open_store(place: str | Path) -> EventStore:

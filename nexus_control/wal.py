@@ -4,13 +4,13 @@ SQLite's own checkpoints are off: they would add syncs to somebody's call (docs/
 """
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
 from nexus_control.errors import StoreError
 from nexus_control.session import Session
 from nexus_control.sqlite import (
-    BUSY_TIMEOUT_SECONDS,
     FAULTS,
     Connection,
     be_patient,
@@ -27,7 +27,11 @@ _COMMITS_PER_CHECKPOINT = 128
 """So many commits later the log, by then some 5 MB, is copied into the database file, by a thread of its own."""
 
 _CHECKPOINT_PATIENCE_MS = 100
-"""So long the thread waits for a lock of others, each time. The writers of this process wait for the thread, not for its locks."""
+"""So long the thread waits for a lock of others, each time."""
+
+_LOOK_EVERY_SECONDS = 0.001
+_LOOKS = 1000
+"""So often the writers of this process look whether the thread has started the log over. Then one of them does."""
 
 
 class WriteAheadLog:
@@ -39,15 +43,19 @@ class WriteAheadLog:
         self.forget_checkpoint()
 
     def begin(self, session: Session) -> None:
-        """Begin a transaction that writes, not while a checkpoint starts the log over: what is written then must be its commit."""
-        finished = True
+        """Begin a transaction that writes, not while a checkpoint starts the log over: its commit should be the first of the log.
+
+        Who was interrupted here may stand in the transaction already.
+        """
+        patience = _LOOKS
         while True:
-            if not self._may_begin.is_set():
-                finished = self._may_begin.wait(BUSY_TIMEOUT_SECONDS)
+            while self._is_starting_over and patience:
+                time.sleep(_LOOK_EVERY_SECONDS)
+                patience -= 1
             if self._doubts:
                 self._take_back(session)
             session.enter(writing=True)
-            if self._may_begin.is_set() or not finished:
+            if not self._is_starting_over or not patience:
                 return
             session.leave(writing=True, failed=True)
 
@@ -101,8 +109,8 @@ class WriteAheadLog:
     def forget_checkpoint(self) -> None:
         """At first, and in the child of a fork: its thread is not here."""
         self._thread: threading.Thread | None = None
-        self._may_begin = threading.Event()
-        self._may_begin.set()
+        # Looked at, not waited for with a lock: a finalizer that runs in the thread, or an interruption, could leave that taken.
+        self._is_starting_over = False
 
     def _checkpoint(self, connect: Callable[[], AbstractContextManager[Connection]]) -> None:
         try:
@@ -116,11 +124,11 @@ class WriteAheadLog:
                 make_first_commit(connection)
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 limit_patience(connection, _CHECKPOINT_PATIENCE_MS)
-                self._may_begin.clear()
+                self._is_starting_over = True
                 try:
                     reader.execute("COMMIT")
                     start_log_over(connection)
                 finally:
-                    self._may_begin.set()
+                    self._is_starting_over = False
         except (*FAULTS, StoreError):
             return  # nothing is lost: the log stays as it is, and a later commit tries again

@@ -258,6 +258,27 @@ def test_a_store_in_a_folder_that_is_missing_is_an_error_of_the_store(cli: Here)
     assert not (cli.folder / "no").exists()
 
 
+def test_a_command_that_only_reads_leaves_every_byte_of_the_store(cli: Here) -> None:
+    request_id = cli.request()
+    content = cli.db.read_bytes()
+    commands = [
+        ["list"],
+        ["status", request_id],
+        ["inspect", request_id],
+        ["template", "list"],
+        ["log", "verify"],
+        ["log", "verify", request_id],
+        ["log", "prove", "1"],
+        ["bundle", "export", request_id],
+        ["doctor"],
+        ["backup", "copy.db"],
+        ["migrate", str(cli.db), "other.db"],
+    ]
+    for command in commands:
+        cli(*command)
+        assert (command, cli.db.read_bytes() == content) == (command, True)
+
+
 @pytest.mark.parametrize("content", [b"hello", b"x" * 100_000, b"SQLite format 3\x00" + b"\xff" * 5000])
 def test_a_store_that_is_no_database_is_unreadable(cli: Here, content: bytes) -> None:
     cli.db.write_bytes(content)

@@ -17,10 +17,15 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from interruption_testing import interrupting
 from store_testing import environment, foreign, in_child, quick_folder
 
+import nexus_control.database
+import nexus_control.session
+import nexus_control.wal
 from nexus_control.database import Database
 from nexus_control.errors import (
     CommitUnknown,
@@ -34,7 +39,7 @@ from nexus_control.errors import (
     StoreUnreadable,
 )
 from nexus_control.migration import Schema
-from nexus_control.sqlite import APPLICATION_ID, begin, limit_patience, open_file, take_back
+from nexus_control.sqlite import APPLICATION_ID, begin, limit_patience, open_file, start_log_over, take_back
 from nexus_control.store import DecisionStore
 
 TABLE = "CREATE TABLE IF NOT EXISTS t (n INTEGER NOT NULL UNIQUE, text TEXT) STRICT"
@@ -1994,28 +1999,29 @@ def test_a_finalizer_that_runs_in_the_checkpoint_can_close_the_database(path: Pa
     db.close()
 
 
-def test_only_the_checkpoint_starts_the_log_over_whoever_writes_while_it_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at", ["limit_patience", "start_log_over"])
+def test_only_the_checkpoint_starts_the_log_over_whoever_writes_while_it_runs(path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     """Whoever starts it over syncs its header as well as the commit."""
     salts: list[bytes] = []
+    step: Callable[..., None] = {"limit_patience": limit_patience, "start_log_over": start_log_over}[at]
 
-    def noted(write: Callable[[], object]) -> None:
+    def noted(db: Database, n: int) -> None:
         before = salt(path)
-        write()
+        add(db, n)
         salts.extend({before, salt(path)})
 
-    def write_meanwhile(connection: sqlite3.Connection, patience: int) -> None:
-        if threading.current_thread().name == "nexus-checkpoint":
-            with closing(Database(path, SCHEMA)) as other:
-                noted(lambda: add(other, 200))
-        limit_patience(connection, patience)
+    def write_before(*arguments: object) -> None:
+        with closing(Database(path, SCHEMA)) as other:  # as another process would
+            noted(other, 200)
+        step(*arguments)
 
-    monkeypatch.setattr("nexus_control.wal.limit_patience", write_meanwhile)
+    monkeypatch.setattr(f"nexus_control.wal.{at}", write_before)
     with closing(Database(path, SCHEMA)) as db:
         for n in range(128):
             add(db, n)
         db.wal.wait_for_checkpoint()
         assert salts == [salts[0]]
-        noted(lambda: add(db, 128))
+        noted(db, 128)
         assert len(salts) == 2
         assert salts[0] != salts[1]
         assert numbers(db) == [*range(129), 200]
@@ -2025,28 +2031,118 @@ def test_a_writer_that_begins_just_before_the_log_starts_over_steps_back(path: P
     told: list[str] = []
     with closing(Database(path, SCHEMA)) as db:
 
-        def start_over() -> None:
-            with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as checkpoint:
-                checkpoint.execute("BEGIN IMMEDIATE")
-                told.append("started over")
-                checkpoint.execute("COMMIT")
-            db.wal._may_begin.set()  # pyright: ignore[reportPrivateUsage]
-
-        other = threading.Thread(target=start_over)
-
         def begin_first(connection: sqlite3.Connection, statement: str, *, joins: bool) -> tuple[str, str]:
             ends = begin(connection, statement, joins=joins)
             told.append("begun")
-            if other.ident is None:
-                db.wal._may_begin.clear()  # pyright: ignore[reportPrivateUsage]
-                other.start()
+            db.wal._is_starting_over = len(told) == 1  # pyright: ignore[reportPrivateUsage]
             return ends
 
+        def start_over(_: float) -> None:
+            with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as checkpoint:
+                checkpoint.execute("BEGIN IMMEDIATE")
+                told.append("started over")
+                checkpoint.execute("COMMIT")
+            db.wal._is_starting_over = False  # pyright: ignore[reportPrivateUsage]
+
         monkeypatch.setattr("nexus_control.session.begin", begin_first)
+        monkeypatch.setattr("nexus_control.wal.time", SimpleNamespace(sleep=start_over))
         add(db, 1)
-        other.join(60)
         assert told == ["begun", "started over", "begun"]
         assert numbers(db) == [1]
+
+
+@pytest.mark.parametrize("starts_over", [False, True], ids=["", "while the log starts over"])
+def test_an_interruption_at_any_place_where_a_transaction_begins_leaves_none_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch, starts_over: bool
+) -> None:
+    def begin_first(connection: sqlite3.Connection, statement: str, *, joins: bool) -> tuple[str, str]:
+        ends = begin(connection, statement, joins=joins)
+        log._is_starting_over = starts_over and not has_begun  # pyright: ignore[reportPrivateUsage]
+        has_begun.append(True)
+        return ends
+
+    def started_over(_: float) -> None:
+        log._is_starting_over = False  # pyright: ignore[reportPrivateUsage]
+
+    monkeypatch.setattr("nexus_control.session.begin", begin_first)
+    monkeypatch.setattr("nexus_control.wal.time", SimpleNamespace(sleep=started_over))
+    number, was_reached = 0, lambda: True
+    while was_reached():
+        number += 1
+        has_begun: list[bool] = []
+        with closing(Database(path, SCHEMA)) as db:
+            log, block, tracer = db.wal, db.transaction(), sys.gettrace()
+            trace, was_reached = interrupting(number, nexus_control.database, nexus_control.session, nexus_control.wal)
+            sys.settrace(trace)
+            try:
+                block.__enter__()
+            except KeyboardInterrupt:
+                sys.settrace(tracer)
+            else:
+                sys.settrace(tracer)
+                block.__exit__(None, None, None)
+            started_over(0)
+            add(db, number)
+            with closing(Database(path, SCHEMA)) as other:
+                assert numbers(other) == list(range(1, number + 1)), number
+    assert number > 10
+
+
+def test_writers_of_the_process_are_kept_off_while_the_log_starts_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    with closing(Database(path, SCHEMA)) as db:
+
+        def write() -> None:
+            add(db, 128)
+            told.append("written")
+
+        writer = threading.Thread(target=write)
+
+        def start_over(connection: sqlite3.Connection) -> None:
+            writer.start()
+            writer.join(0.1)
+            told.append("starts over")
+            start_log_over(connection)
+            told.append("has started over")
+
+        monkeypatch.setattr("nexus_control.wal.start_log_over", start_over)
+        before = salt(path)
+        for n in range(128):
+            add(db, n)
+        db.wal.wait_for_checkpoint()
+        after = salt(path)
+        writer.join(60)
+        assert told == ["starts over", "has started over", "written"]
+        assert (before == after, salt(path) == after) == (False, True)
+
+
+def test_a_reader_that_soon_ends_is_waited_for_so_that_the_log_starts_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, is_over = threading.Event(), threading.Event()
+    with closing(Database(path, SCHEMA)) as db, closing(Database(path, SCHEMA)) as other:
+
+        def read() -> None:
+            with other.snapshot():
+                numbers(other)
+                opened.set()
+                assert is_over.wait(60)
+                time.sleep(0.02)
+
+        def start_over(connection: sqlite3.Connection) -> None:
+            connection.execute("PRAGMA busy_timeout = 60000")
+            is_over.set()
+            start_log_over(connection)
+
+        monkeypatch.setattr("nexus_control.wal.start_log_over", start_over)
+        reader = threading.Thread(target=read)
+        before = salt(path)
+        for n in range(128):
+            if n == 127:
+                reader.start()
+                assert opened.wait(60)
+            add(db, n)
+        db.wal.wait_for_checkpoint()
+        reader.join(60)
+        assert salt(path) != before
 
 
 def salt(path: Path) -> bytes:

@@ -88,7 +88,7 @@ def _store(place: str, *, must_exist: bool) -> SqlStore:
     require_file_or_nothing(path)
     if must_exist and not path.exists():
         raise StoreMissing(f"there is no store at {path}")
-    return DecisionStore(path)
+    return DecisionStore(path, first_commit=False)
 
 
 class _Progress:

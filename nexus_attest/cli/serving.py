@@ -93,6 +93,7 @@ def _service(session: Session, opened: ExitStack, adapters: Path | None, runs: P
         session.never_write()
     else:
         session.allow_new_store()
+        session.keep_open()
     opened.callback(session.store.close)
     watching = session.observer
     if watching is not None:

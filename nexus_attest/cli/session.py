@@ -40,6 +40,7 @@ class Session:
         self._trust = trust
         self._may_create = False
         self._only_reads = False
+        self._stays_open = False
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -98,7 +99,7 @@ class Session:
             return self._open.enter_context(PostgresStore(self.store_address, create=self._may_create))
         may_create = self._may_create and (self.store_file.exists() or _moved_aside(self.store_file) is None)
         path = self.store_file if may_create else self.existing_store_path
-        return self._open.enter_context(DecisionStore(path, read_only=self._only_reads))
+        return self._open.enter_context(DecisionStore(path, read_only=self._only_reads, first_commit=self._stays_open))
 
     @cached_property
     def tools(self) -> NexusControlTools:
@@ -137,6 +138,10 @@ class Session:
     def never_write(self) -> None:
         """Have the store opened for reading only: what would write to it is refused."""
         self._only_reads = True
+
+    def keep_open(self) -> None:
+        """Have the store opened for many calls."""
+        self._stays_open = True
 
     def make_local_folder(self) -> None:
         """Before something is kept at or beside `store_path`: for a store on a server its folder is made, for this user alone."""

@@ -129,7 +129,7 @@ def _diagnosed(paths: Paths, *, quick: bool, now: datetime) -> Iterator[Finding]
         )
         return
     try:
-        with DecisionStore(store) as opened:
+        with DecisionStore(store, first_commit=False) as opened:
             yield from _checkpoints(paths, opened)
             yield from _executions(paths, opened, now)
         if "attestation_intents" in found.tables:
