@@ -44,6 +44,8 @@ class Session:
         if not self.depth:
             joins = not self.owned and self.connection.in_transaction
             self._commit, self._undo = begin(self.connection, "BEGIN IMMEDIATE" if writing else "BEGIN", joins=joins)
+            if not writing and not joins:
+                self._commit = self._undo  # after a page that could not be read SQLite refuses to commit, though nothing was written
             self.writing, self.doomed = writing, False
         elif writing and not self.writing:
             raise RuntimeError("a transaction cannot begin inside a snapshot: what was read there may be old")

@@ -10,9 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 ENGINE = (
-    *("allowed_events", "audit_package", "authorization", "bundle_checks", "case_file", "checkpoint", "documents", "evidence"),
-    *("flight_checks", "flight_shape", "flight_subject", "history", "identity", "in_toto", "layers", "likeness", "log_evidence"),
-    *("merkle", "past", "router_record", "run_evidence", "signatures", "story", "tiles", "verification"),
+    *("allowed_events", "audit_package", "authorization", "bundle_checks", "canonical_json", "case_file"),
+    *("chain_check", "checkpoint", "documents", "evidence"),
+    *("flight_checks", "flight_shape", "flight_subject", "history", "identity", "in_toto", "integrity", "layers", "likeness"),
+    *("log_check", "log_evidence"),
+    *("merkle", "past", "router_record", "run_evidence", "signatures", "story", "tiles", "tree_check", "verification"),
 )
 PRODUCT = (
     *("ed25519", "reader", "trust", "trust_file", "attestation/inclusion", "attestation/witness"),
@@ -29,7 +31,8 @@ TESTS = (
     *("test_attestation_xrpl_signer", "test_cli_proofs"),
     *("test_allowed_events", "test_attacks", "test_audit_package", "test_bundle", "test_checkpoint", "test_cli_cases", "test_ed25519"),
     *("test_evidence", "test_flight_checks", "test_identity", "test_likeness", "test_log", "test_log_checkpoints", "test_merkle"),
-    *("test_past", "test_reader_knowledge"),
+    *("test_canonical_json", "test_execution", "test_integrity", "test_past", "test_reader_knowledge", "test_tamper_index"),
+    *("test_tamper_store", "test_tamper_types"),
     *("test_router_flight_record", "test_tamper_package", "test_trust", "test_trust_file"),
 )
 

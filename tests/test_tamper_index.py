@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from store_testing import ALICE, BOB, foreign, new_store
 
-from nexus_control.errors import StoreUnreadable
+from nexus_control.database import Database
+from nexus_control.errors import DecisionNotFound, StoreUnreadable
+from nexus_control.log_check import check_facts
+from nexus_control.schema import SCHEMA
 from nexus_control.store import DecisionStore
 from nexus_control.tool import NexusControlTools
 
@@ -139,3 +142,32 @@ def test_a_log_whose_positions_are_no_numbers_is_named(tmp_path: Path, position:
         if kind != "NoneType":
             with pytest.raises(StoreUnreadable, match=f"the end of the log has a {kind} where a int belongs"):
                 store.log_root()
+
+
+def test_a_page_that_cannot_be_read_is_an_error_where_nothing_said_before_that_there_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    decision_id = revoked(path)
+    content = bytearray(path.read_bytes())
+    page = content.index(b'{"goal":"rotate"') // 4096 * 4096
+    content[page : page + 4096] = b"\xff" * 4096
+    path.write_bytes(content)
+    database = Database(path, SCHEMA, read_only=True)
+    with pytest.raises(StoreUnreadable, match="malformed"), database.lenient_snapshot() as (connection, damaged):
+        check_facts(connection, damaged)
+    database.close()
+    with DecisionStore(path, read_only=True) as store:
+        verification = store.verify_log()
+        assert (verification.ok, verification.head) == (False, None)
+        assert verification.errors[0].startswith("structure: ")
+        with pytest.raises(StoreUnreadable, match="malformed"):
+            store.history(decision_id, chained=True)
+
+
+def test_a_decision_that_was_deleted_has_no_history_to_be_proven(tmp_path: Path) -> None:
+    with new_store(tmp_path / "store.db") as store:
+        store.create_decision("d")
+        assert store.history("d", chained=True).events == []
+        store.delete_decision("d")
+        for chained in (False, True):
+            with pytest.raises(DecisionNotFound):
+                store.history("d", chained=chained)
