@@ -44,6 +44,7 @@ from nexus_control.wal import WriteAheadLog
 __all__ = ["Database"]
 
 _CLOSED = "this store was closed; open a new one"
+_FORKED = "{}: in use when this process was forked; close the store before, or do not fork but spawn"
 
 _LOOKING_CACHE = -16_384
 """`PRAGMA cache_size`, in KiB if negative, while all of a file is looked at: ids are random, and so is where their entries are. What SQLite
@@ -113,7 +114,7 @@ class Database:
             if self._closed:
                 raise SqliteClosed(_CLOSED)
             if not self._in_memory and _identity(self.path) in _unusable:
-                raise SqliteError(f"{self.path}: in use when this process was forked; close the store before, or do not fork but spawn")
+                raise SqliteError(_FORKED.format(self.path))
             connection: Connection | None = None
             is_first = self._identity is None
             mark = object()
@@ -128,9 +129,14 @@ class Database:
                 self._schema.apply(connection, self.path)
                 if is_first and self._first_commit:
                     make_first_commit(connection)  # here, where the store is opened: no call pays for more than its own
-                if self._closed:  # meanwhile, by a finalizer in this thread
-                    raise SqliteClosed(_CLOSED)
+                if mark not in self._opened:  # a finalizer in this thread forked, and this is the child
+                    _kept.append(connection)
+                    connection = None
+                    raise SqliteError(_FORKED.format(self.path))
                 session = Session(connection, self.path, owned=True, forget=partial(self._opened.discard, mark))
+                self._sessions.add(session)
+                if self._closed:  # by a finalizer in this thread
+                    raise SqliteClosed(_CLOSED)
             except BaseException as error:
                 if connection is not None:
                     connection.close()
@@ -138,7 +144,6 @@ class Database:
                 if isinstance(error, FAULTS):
                     raise_named(error, self.path)
                 raise
-            self._sessions.add(session)
         self._local.session = session
         return session
 
@@ -382,7 +387,7 @@ class _AtOnce(_Use):
 class _Block(_Use):
     """As `_Use`, inside a transaction that is read from or written to."""
 
-    __slots__ = ("_writing",)
+    __slots__ = ("_depth", "_writing")
 
     def __init__(self, database: Database, *, writing: bool) -> None:
         self._database = database
@@ -390,16 +395,15 @@ class _Block(_Use):
 
     def __enter__(self) -> Connection:
         session = self._session = self._database.take()
-        is_outermost = not session.depth
+        self._depth = session.depth
         try:
-            if self._writing and is_outermost:
+            if self._writing and not self._depth:
                 self._database.wal.begin(session)
             else:
                 session.enter(writing=self._writing)
         except BaseException as error:
             try:
-                if is_outermost and session.depth:
-                    session.leave(writing=self._writing, failed=True)
+                session.undo_interrupted(self._depth)
             finally:
                 super().__exit__(type(error), error, None)
             raise
@@ -408,13 +412,16 @@ class _Block(_Use):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         session = self._session
         try:
-            session.leave(writing=self._writing, failed=error is not None)
-            if self._writing and not session.depth and error is None:
+            session.leave(to=self._depth, writing=self._writing, failed=error is not None)
+            if self._writing and not self._depth and error is None:
                 self._database.keep_wal_short()
         except BaseException as problem:
             error = problem
-            if self._writing and (isinstance(problem, CommitUnknown) or not isinstance(problem, Exception)):  # or it was interrupted
+            interrupted = not isinstance(problem, Exception)
+            if self._writing and (isinstance(problem, CommitUnknown) or interrupted):
                 self._database.wal.doubt()
+            if interrupted:
+                session.undo_interrupted(self._depth)
             raise
         finally:
             super().__exit__(kind, error, trace)
@@ -439,5 +446,6 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 _unusable: set[tuple[int, int] | None] = set()
 """In a forked child: files that were in use during the fork, whatever they are called."""
-_kept: list[Session] = []
-"""In a forked child: the parent's sessions, which must not be closed: on such files, or on memory databases that go on under new ones."""
+_kept: list[object] = []
+"""In a forked child: the parent's sessions and connections, which must not be closed: on such files, or on memory databases that go on
+under new ones."""

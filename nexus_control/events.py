@@ -72,7 +72,10 @@ def in_utc(clock: Clock) -> Clock:
         moment = clock()
         if moment.utcoffset() is None:
             raise InputError(f"clock must give times with an offset, as datetime.now(UTC) does, got {moment.isoformat()}")
-        return moment.astimezone(UTC)
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError:
+            raise InputError(f"clock must give times of the years 1 to 9999 in UTC, got {moment.isoformat()}") from None
 
     return now
 

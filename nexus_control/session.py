@@ -37,7 +37,7 @@ class Session:
         self.depth = 0
         self.writing = False
         self.doomed = False
-        self._commit = self._undo = ""
+        self._commit, self._undo = "COMMIT", "ROLLBACK"
 
     def enter(self, *, writing: bool) -> None:
         """Begin a transaction, or join the one that is open."""
@@ -51,10 +51,10 @@ class Session:
             raise RuntimeError("a transaction cannot begin inside a snapshot: what was read there may be old")
         self.depth += 1
 
-    def leave(self, *, writing: bool, failed: bool) -> None:
-        """End what `enter` began: the outermost block commits or undoes, one inside it that failed dooms it."""
-        if self.depth > 1:
-            self.depth -= 1
+    def leave(self, *, to: int, writing: bool, failed: bool) -> None:
+        """End what `enter` began at the depth `to`: the outermost block, 0, commits or undoes, one inside it that failed dooms it."""
+        if to:
+            self.depth = to
             self.doomed = self.doomed or (writing and failed)
             return
         try:
@@ -77,6 +77,11 @@ class Session:
                     self.connection.execute(self._undo)
             finally:
                 self.depth = 0
+
+    def undo_interrupted(self, to: int) -> None:
+        """Bring it back to the depth `to`, where an interruption came after `enter` began or before `leave` did."""
+        if self.depth > to or (not to and self.owned and self.connection.in_transaction):
+            self.leave(to=to, writing=self.writing, failed=True)
 
     def close(self) -> None:
         try:

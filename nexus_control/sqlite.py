@@ -69,7 +69,7 @@ _LOOK_EVERY_MS = 1
 """How often a connection looks whether a lock is free. SQLite itself looks less and less often, in the end every 100 ms, so that writers
 without a pause would keep all others out for seconds; and telling it before each transaction takes as long as beginning one."""
 
-_BUSY, _READ_ONLY, _FULL, _CANNOT_OPEN = 5, 8, 13, 14
+_BUSY, _READ_ONLY, _FULL, _CANNOT_OPEN, _AUTH = 5, 8, 13, 14, 23
 _BUSY_SNAPSHOT = 517
 _RESTORE = "the file was changed by others; `nexus-attest log verify` tells more, a backup brings it back"
 
@@ -214,6 +214,8 @@ class _OwnConnection(sqlite3.Connection):
 
     is_open = False
     is_patient = True
+    was_denied = False
+    """Whether its authorizer ever said no, rather than be interrupted, which SQLite takes for a no as well."""
     patience_ms = 0
     """How long a statement may wait for the locks of others."""
 
@@ -221,7 +223,9 @@ class _OwnConnection(sqlite3.Connection):
         """As its parent's. A statement that found the file locked has done nothing, and is tried again until the patience is over."""
         try:
             return super().execute(sql, parameters)
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", None) == _AUTH and not self.was_denied:
+                raise KeyboardInterrupt from error
             if not self.is_patient or not _is_locked(error):
                 raise
         deadline = time.monotonic() + self.patience_ms / 1000
@@ -301,8 +305,11 @@ def refuse_stand_ins(connection: Connection, tables: Collection[str]) -> None:
 
     def judge(action: int, _: str | None, __: str | None, ___: str | None, inside: str | None) -> int:
         # `inside` is the view, trigger or common table expression in which the access stands.
-        refused = action == sqlite3.SQLITE_RECURSIVE or (inside is not None and inside.lower() in tables)
-        return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_RECURSIVE or (inside is not None and inside.lower() in tables):
+            if isinstance(connection, _OwnConnection):
+                connection.was_denied = True
+            return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
 
     connection.set_authorizer(judge)
 

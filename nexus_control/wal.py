@@ -57,7 +57,7 @@ class WriteAheadLog:
             session.enter(writing=True)
             if not self._is_starting_over or not patience:
                 return
-            session.leave(writing=True, failed=True)
+            session.leave(to=0, writing=True, failed=True)
 
     # -- commits of unknown outcome -------------------------------------------------------------------------------------------
     #

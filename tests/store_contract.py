@@ -433,6 +433,9 @@ class StoreContract(ABC):
             store.delete_decision("dec-1")
         with pytest.raises(InputError, match=naive):
             store.clock()
+        clock.now = datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))
+        with pytest.raises(InputError, match=r"clock must give times of the years 1 to 9999 in UTC, got 0001-01-01T00:00:00\+01:00$"):
+            append(store, "dec-1")
         assert store.log_root() == root
         assert not store.decision_exists("dec-2")
         clock.now = datetime(2025, 1, 2, tzinfo=UTC)

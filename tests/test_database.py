@@ -15,9 +15,10 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from interruption_testing import interrupting
@@ -25,6 +26,7 @@ from store_testing import environment, foreign, in_child, quick_folder
 
 import nexus_control.database
 import nexus_control.session
+import nexus_control.sqlite
 import nexus_control.wal
 from nexus_control.database import Database
 from nexus_control.errors import (
@@ -39,6 +41,7 @@ from nexus_control.errors import (
     StoreUnreadable,
 )
 from nexus_control.migration import Schema
+from nexus_control.session import Session
 from nexus_control.sqlite import APPLICATION_ID, begin, limit_patience, open_file, start_log_over, take_back
 from nexus_control.store import DecisionStore
 
@@ -2051,41 +2054,143 @@ def test_a_writer_that_begins_just_before_the_log_starts_over_steps_back(path: P
         assert numbers(db) == [1]
 
 
+def interrupted_at(number: int, call: Callable[[], object]) -> tuple[bool, bool]:
+    """Whether the call was interrupted at this place of the modules below, and whether it has that many."""
+    tracer = sys.gettrace()
+    trace, was_reached = interrupting(number, nexus_control.database, nexus_control.session, nexus_control.sqlite, nexus_control.wal)
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        sys.settrace(tracer)
+        return True, True
+    finally:
+        sys.settrace(tracer)
+    return False, was_reached()
+
+
+def require_free(path: Path) -> None:
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+
+
 @pytest.mark.parametrize("starts_over", [False, True], ids=["", "while the log starts over"])
 def test_an_interruption_at_any_place_where_a_transaction_begins_leaves_none_open(
     path: Path, monkeypatch: pytest.MonkeyPatch, starts_over: bool
 ) -> None:
     def begin_first(connection: sqlite3.Connection, statement: str, *, joins: bool) -> tuple[str, str]:
         ends = begin(connection, statement, joins=joins)
-        log._is_starting_over = starts_over and not has_begun  # pyright: ignore[reportPrivateUsage]
+        db.wal._is_starting_over = starts_over and not has_begun  # pyright: ignore[reportPrivateUsage]
         has_begun.append(True)
         return ends
 
     def started_over(_: float) -> None:
-        log._is_starting_over = False  # pyright: ignore[reportPrivateUsage]
+        db.wal._is_starting_over = False  # pyright: ignore[reportPrivateUsage]
 
     monkeypatch.setattr("nexus_control.session.begin", begin_first)
     monkeypatch.setattr("nexus_control.wal.time", SimpleNamespace(sleep=started_over))
-    number, was_reached = 0, lambda: True
-    while was_reached():
+    number, has_place = 0, True
+    while has_place:
         number += 1
         has_begun: list[bool] = []
         with closing(Database(path, SCHEMA)) as db:
-            log, block, tracer = db.wal, db.transaction(), sys.gettrace()
-            trace, was_reached = interrupting(number, nexus_control.database, nexus_control.session, nexus_control.wal)
-            sys.settrace(trace)
-            try:
-                block.__enter__()
-            except KeyboardInterrupt:
-                sys.settrace(tracer)
-            else:
-                sys.settrace(tracer)
+            block = db.transaction()
+            was_interrupted, has_place = interrupted_at(number, block.__enter__)
+            if not was_interrupted:
                 block.__exit__(None, None, None)
             started_over(0)
+            require_free(path)
             add(db, number)
             with closing(Database(path, SCHEMA)) as other:
                 assert numbers(other) == list(range(1, number + 1)), number
     assert number > 10
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["", "inside another one"])
+def test_an_interruption_at_any_place_where_a_transaction_ends_leaves_none_open(path: Path, nested: bool) -> None:
+    number, has_place = 1, True  # the first place is before the first step of `__exit__`, where nothing of it can help
+    while has_place:
+        number += 1
+        with closing(Database(path, SCHEMA)) as db:
+            outer = db.transaction() if nested else nullcontext()
+            with suppress(KeyboardInterrupt), outer:
+                block = db.transaction()
+                block.__enter__().execute(INSERT, (-number, ""))
+                was_interrupted, has_place = interrupted_at(number, lambda block=block: block.__exit__(None, None, None))
+                if was_interrupted:
+                    raise KeyboardInterrupt
+            require_free(path)
+            add(db, number)
+            with closing(Database(path, SCHEMA)) as other:
+                assert number in numbers(other), number
+    assert number > (5 if nested else 10)
+
+
+def test_an_interruption_while_a_statement_is_judged_is_no_refusal(path: Path) -> None:
+    with closing(Database(path, SCHEMA)) as db:
+
+        def say_no(*_: object) -> int:
+            raise KeyboardInterrupt
+
+        with db.reading() as connection:
+            connection.set_authorizer(say_no)
+            with pytest.raises(KeyboardInterrupt):
+                connection.execute("SELECT n + 1 FROM t")
+            connection.set_authorizer(None)
+            assert connection.execute("SELECT n + 2 FROM t").fetchall() == []
+
+
+@needs_fork
+def test_a_fork_while_its_thread_opens_a_connection_leaves_that_one_to_the_parent(path: Path) -> None:
+    script = """
+        from nexus_control import database
+        from nexus_control.errors import StoreError
+
+        make, children = database.make_first_commit, []
+
+        def fork_here(connection):
+            make(connection)
+            children.append(os.fork())
+
+        database.make_first_commit = fork_here
+        try:
+            db = Database(sys.argv[1], SCHEMA, first_commit=True)
+        except StoreError as refusal:
+            os.write(1, f"{refusal}\\n".encode())
+            os._exit(0)
+        os.waitpid(children[0], 0)
+        add(db, 1)
+        print(numbers(db))
+    """
+    refusal = f"{path}: in use when this process was forked; close the store before, or do not fork but spawn\n"
+    assert told_by(script, path) == f"{refusal}[1]\n"
+
+
+def test_a_connection_that_is_opened_while_a_finalizer_closes_the_database_is_closed_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = Database(path, SCHEMA)
+
+    def close_meanwhile(*arguments: Any, **more: Any) -> Session:
+        session = Session(*arguments, **more)
+        db.close()
+        return session
+
+    monkeypatch.setattr("nexus_control.database.Session", close_meanwhile)
+    told: list[str] = []
+
+    def read() -> None:
+        try:
+            numbers(db)
+        except StoreClosed as problem:
+            told.append(str(problem))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join(60)
+    assert told == ["this store was closed; open a new one"]
+    assert db._opened == set()  # pyright: ignore[reportPrivateUsage]
 
 
 def test_writers_of_the_process_are_kept_off_while_the_log_starts_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
