@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from http_server import Script, raw, service
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tsa_testing import (
     NOW,
@@ -463,8 +463,11 @@ def test_any_bytes_are_a_token_or_refused_by_name(data: bytes) -> None:
 
 
 @given(st.integers(min_value=-(2**70), max_value=2**70))
+@example(-128)
+@example(-(2**15))
+@example(128)
 def test_numbers_are_read_as_they_are_written(number: int) -> None:
-    size = number.bit_length() // 8 + 1
+    size = (number if number >= 0 else ~number).bit_length() // 8 + 1  # X.690 8.3.2: the fewest bytes
     assert read(tlv(2, number.to_bytes(size, signed=True)))[0].integer("it") == number
 
 
