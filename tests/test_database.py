@@ -2058,14 +2058,15 @@ def interrupted_at(number: int, call: Callable[[], object]) -> tuple[bool, bool]
     """Whether the call was interrupted at this place of the modules below, and whether it has that many."""
     tracer = sys.gettrace()
     trace, was_reached = interrupting(number, nexus_control.database, nexus_control.session, nexus_control.sqlite, nexus_control.wal)
+    gc.disable()  # the finalizer of another test's garbage is no place of this call
     sys.settrace(trace)
     try:
         call()
     except KeyboardInterrupt:
-        sys.settrace(tracer)
         return True, True
     finally:
         sys.settrace(tracer)
+        gc.enable()
     return False, was_reached()
 
 
