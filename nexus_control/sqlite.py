@@ -225,6 +225,7 @@ class _OwnConnection(sqlite3.Connection):
             return super().execute(sql, parameters)
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", None) == _AUTH and not self.was_denied:
+                super().execute(sql, parameters)  # refused again where a name in the file is no text, which the driver cannot ask about
                 raise KeyboardInterrupt from error
             if not self.is_patient or not _is_locked(error):
                 raise

@@ -2132,8 +2132,12 @@ def test_an_interruption_while_a_statement_is_judged_is_no_refusal(path: Path) -
     with closing(Database(path, SCHEMA)) as db:
 
         def say_no(*_: object) -> int:
-            raise KeyboardInterrupt
+            if not asked:
+                asked.append(True)
+                raise KeyboardInterrupt
+            return sqlite3.SQLITE_OK
 
+        asked: list[bool] = []
         with db.reading() as connection:
             connection.set_authorizer(say_no)
             with pytest.raises(KeyboardInterrupt):
@@ -2192,6 +2196,15 @@ def test_a_connection_that_is_opened_while_a_finalizer_closes_the_database_is_cl
     thread.join(60)
     assert told == ["this store was closed; open a new one"]
     assert db._opened == set()  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_trigger_whose_name_is_no_text_is_refused_by_name_and_is_no_interruption(path: Path) -> None:
+    Database(path, SCHEMA).close()
+    with closing(foreign(path)) as other:
+        other.execute("CREATE TRIGGER ttXtt AFTER INSERT ON t BEGIN SELECT COUNT(*) FROM t; END")
+    path.write_bytes(path.read_bytes().replace(b"ttXtt", b"tt\xfftt"))
+    with closing(Database(path, SCHEMA)) as db, pytest.raises(StoreUnreadable, match="not authorized"):
+        add(db, 1)
 
 
 def test_writers_of_the_process_are_kept_off_while_the_log_starts_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
