@@ -33,7 +33,7 @@ from nexus_attest.key_errors import (
     PassphraseWrong,
 )
 from nexus_control.errors import MalformedBundle, MalformedEvent
-from nexus_control.events import Clock, parse_time, utc_now
+from nexus_control.events import Clock, in_utc, parse_time, utc_now
 from nexus_control.files import write_file
 from nexus_control.json_data import parse_json
 
@@ -153,7 +153,7 @@ def new_key(
         name=name,
         key_id=ed25519.key_id_of(public_key),
         public_key=public_key,
-        created_at=clock(),
+        created_at=in_utc(clock)(),
         retired_at=None,
         _secret=_locked(seed, passphrase, ops, memory) if passphrase else {"kdf": "none", "seed": _text(seed)},
     )
@@ -205,7 +205,7 @@ def retire_key(path: Path, *, clock: Clock = utc_now) -> StoredKey:
     key = read_key(path)
     if key.retired_at is not None:
         raise KeyRetired(f"key {key.name} was retired at {key.retired_at.isoformat()}")
-    retired = replace(key, retired_at=clock(), _secret=None)
+    retired = replace(key, retired_at=in_utc(clock)(), _secret=None)
     _write(path, retired, over=True)
     return retired
 

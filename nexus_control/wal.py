@@ -39,7 +39,9 @@ class WriteAheadLog:
 
     def __init__(self) -> None:
         self._commits = 0
-        self._doubts: set[object] = set()  # one for each commit of unknown outcome that is still to be taken back
+        # One for each commit of unknown outcome that is still to be taken back, with its session: that stays open when its thread ends, for
+        # `take_back_at_last`.
+        self._doubts: dict[object, Session] = {}
         self.forget_checkpoint()
 
     def begin(self, session: Session) -> None:
@@ -65,9 +67,9 @@ class WriteAheadLog:
     # But a command that only looks, and is refused for what it saw, commits nothing: after a crash what it did not see could be there. So
     # one is made before the next block that writes begins. A block that began earlier comes before the commit that nobody knows of.
 
-    def doubt(self) -> None:
+    def doubt(self, session: Session) -> None:
         """After a commit of unknown outcome."""
-        self._doubts.add(object())
+        self._doubts[object()] = session
 
     def take_back_at_last(self, session: Session) -> None:
         """Before a connection is closed. Without waiting for another program that writes: its commit does the same."""
@@ -83,7 +85,8 @@ class WriteAheadLog:
             return  # the owner's commit will be written over them
         doubts = self._doubts.copy()  # other threads may add to it meanwhile
         take_back(session.connection, session.path)
-        self._doubts.difference_update(doubts)
+        for doubt in doubts:
+            self._doubts.pop(doubt, None)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,19 @@ def state(queue: AttestationQueue, queue_id: str) -> tuple[str, int, str | None]
     found = queue.get_status(queue_id)
     assert found is not None
     return found["status"], found["last_attempt"], found["last_error_code"]
+
+
+def test_times_of_a_clock_with_another_offset_are_stored_in_utc_and_those_of_one_without_are_refused() -> None:
+    with AttestationQueue(clock=lambda: datetime(2025, 1, 15, 17, 30, tzinfo=timezone(timedelta(hours=5, minutes=30)))) as queue:
+        found = queue.get_status(queue.enqueue(intent()))
+        assert found is not None
+        assert found["created_at"] == NOON
+    with AttestationQueue(clock=lambda: datetime(2025, 1, 15, 12)) as queue:
+        with pytest.raises(InputError, match=r"clock must give times with an offset, .* got 2025-01-15T12:00:00$"):
+            queue.enqueue(intent())
+        with pytest.raises(InputError, match="with an offset"), queue.claimed("q"):
+            pass
+        assert queue.get_status("sha256:" + intent().intent_digest()) is None
 
 
 def test_the_id_is_the_prefixed_digest_and_the_same_intent_is_queued_once(queue: AttestationQueue) -> None:

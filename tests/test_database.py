@@ -1614,8 +1614,8 @@ def test_what_is_to_be_taken_back_waits_while_another_program_writes(path: Path,
 
 
 @needs_fork
-@pytest.mark.parametrize("mended", [True, False])
-def test_closing_tries_once_more_to_take_back_a_commit_of_unknown_outcome_and_says_nothing(path: Path, mended: bool) -> None:
+@pytest.mark.parametrize(("end", "mended"), [("close", True), ("close", False), ("fork", True)])
+def test_before_a_connection_is_closed_a_commit_of_unknown_outcome_is_taken_back_if_it_can_be(path: Path, end: str, mended: bool) -> None:
     def child() -> list[object]:
         log = Path(f"{path}-wal")
         with closing(foreign(path)) as other:
@@ -1623,35 +1623,37 @@ def test_closing_tries_once_more_to_take_back_a_commit_of_unknown_outcome_and_sa
             add(db, 1)
             assert other.execute("SELECT COUNT(*) FROM t").fetchone()[0] == 1  # has the file open from here on, and keeps the log
             size = log.stat().st_size
+            ends: dict[str, Callable[[], object]] = {"close": db.close, "fork": lambda: in_child(lambda: "forked")}
             with no_room_behind(log):
                 told = [code_of(lambda: add(db, 2))]
                 if not mended:
-                    told.append(code_of(db.close))
+                    told.append(code_of(ends[end]))
             if mended:
-                told.append(code_of(db.close))
-            return [*told, log.stat().st_size - size, other.execute("SELECT COUNT(*) FROM t").fetchone()[0]]
+                told.append(code_of(ends[end]))
+            grown = log.stat().st_size - size
+            db.close()
+            return [*told, grown, other.execute("SELECT COUNT(*) FROM t").fetchone()[0]]
 
     assert in_child(child) == ["COMMIT_UNKNOWN", "ok", 24 + 4096 if mended else 0, 1]
 
 
 @needs_fork
-def test_a_fork_takes_back_a_commit_of_unknown_outcome_before_it_closes_the_connection(path: Path) -> None:
+def test_a_commit_of_unknown_outcome_is_taken_back_at_the_end_though_its_thread_has_ended(path: Path) -> None:
     def child() -> list[object]:
-        log = Path(f"{path}-wal")
+        log, told, opened = Path(f"{path}-wal"), list[object](), list[Database]()
         with closing(foreign(path)) as other:
-            db = Database(path, SCHEMA)
-            add(db, 1)
-            assert other.execute("SELECT COUNT(*) FROM t").fetchone()[0] == 1  # has the file open from here on, and keeps the log
+            run_in_thread(lambda: opened.append(Database(path, SCHEMA)))
+            (db,) = opened
+            run_in_thread(lambda: add(db, 1))
+            assert other.execute("SELECT COUNT(*) FROM t").fetchone()[0] == 1
             size = log.stat().st_size
             with no_room_behind(log):
-                told = [code_of(lambda: add(db, 2))]
-                sizes = [log.stat().st_size - size]
-            told.append(in_child(lambda: "forked"))
+                run_in_thread(lambda: told.append(code_of(lambda: add(db, 2))))
+            gc.collect()  # the error knows the connection, and itself
             db.close()
-            sizes.append(log.stat().st_size - size)
-            return [*told, *sizes, other.execute("SELECT COUNT(*) FROM t").fetchone()[0]]
+            return [*told, log.stat().st_size - size, len(db._opened)]  # pyright: ignore[reportPrivateUsage]
 
-    assert in_child(child) == ["COMMIT_UNKNOWN", "forked", 0, 24 + 4096, 1]
+    assert in_child(child) == ["COMMIT_UNKNOWN", 32 + 24 + 4096, 0]
 
 
 @needs_fork
@@ -2070,6 +2072,34 @@ def interrupted_at(number: int, call: Callable[[], object]) -> tuple[bool, bool]
     return False, was_reached()
 
 
+def test_an_interruption_before_the_end_of_a_read_keeps_nobody_from_closing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nexus_control.database.BUSY_TIMEOUT_SECONDS", 0.1)
+    for block_of in (Database.reading, Database.at_once, Database.snapshot, Database.transaction):
+        db = Database(path, SCHEMA)
+        block = block_of(db)
+        assert block is not None
+        block.__enter__()
+        assert interrupted_at(1, lambda block=block: block.__exit__(None, None, None)) == (True, True)
+        del block
+        run_in_thread(db.close)
+        assert db._opened == set()  # pyright: ignore[reportPrivateUsage]
+
+
+def test_an_interruption_before_a_block_ends_that_is_let_go_of_late_undoes_no_later_block(path: Path) -> None:
+    with closing(Database(path, SCHEMA)) as db:
+        held: list[AbstractContextManager[sqlite3.Connection]] = []
+        with suppress(KeyboardInterrupt), db.transaction():
+            held.append(db.transaction())
+            held[0].__enter__().execute(INSERT, (1, ""))
+            assert interrupted_at(1, lambda: held[0].__exit__(None, None, None)) == (True, True)
+            raise KeyboardInterrupt
+        with db.transaction() as connection:
+            connection.execute(INSERT, (2, ""))
+            held.clear()
+        with closing(Database(path, SCHEMA)) as other:
+            assert numbers(other) == [2]
+
+
 def require_free(path: Path) -> None:
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -2110,7 +2140,7 @@ def test_an_interruption_at_any_place_where_a_transaction_begins_leaves_none_ope
 
 @pytest.mark.parametrize("nested", [False, True], ids=["", "inside another one"])
 def test_an_interruption_at_any_place_where_a_transaction_ends_leaves_none_open(path: Path, nested: bool) -> None:
-    number, has_place = 1, True  # the first place is before the first step of `__exit__`, where nothing of it can help
+    number, has_place = 0, True  # the first place is before the first step of `__exit__`
     while has_place:
         number += 1
         with closing(Database(path, SCHEMA)) as db:
@@ -2119,6 +2149,7 @@ def test_an_interruption_at_any_place_where_a_transaction_ends_leaves_none_open(
                 block = db.transaction()
                 block.__enter__().execute(INSERT, (-number, ""))
                 was_interrupted, has_place = interrupted_at(number, lambda block=block: block.__exit__(None, None, None))
+                del block
                 if was_interrupted:
                     raise KeyboardInterrupt
             require_free(path)

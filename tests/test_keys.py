@@ -23,7 +23,7 @@ from nexus_attest.key_errors import (
     PassphraseWrong,
 )
 from nexus_attest.keys import LocalKey, StoredKey, decoded_seed, list_keys, new_key, open_key, read_key, retire_key
-from nexus_control.errors import NexusError
+from nexus_control.errors import InputError, NexusError
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 SEED = bytes(range(32))
@@ -390,3 +390,17 @@ def test_no_error_and_no_repr_holds_a_secret(folder: Path) -> None:
     tell(lambda: open_key(protected.path, lambda: passphrase + "x"))
     assert passphrase not in protected.path.read_text()
     assert not [(secret, text) for text in told for secret in secrets if secret in text]
+
+
+def test_a_clock_without_an_offset_makes_no_key_and_retires_none(folder: Path) -> None:
+    def naive() -> datetime:
+        return datetime(2026, 6, 1)
+
+    with pytest.raises(InputError, match="clock must give times with an offset"):
+        new_key(folder, "late", None, clock=naive, ops=OPS, memory=MEMORY)
+    assert list_keys(folder) == []
+    key = made(folder)
+    before = key.path.read_bytes()
+    with pytest.raises(InputError, match="clock must give times with an offset"):
+        retire_key(key.path, clock=naive)
+    assert key.path.read_bytes() == before

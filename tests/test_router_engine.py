@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ def fake() -> FakeAdapter:
 def engine(fake: FakeAdapter) -> Iterator[RunEngine]:
     with RunEngine([fake], clock=ticking_clock(), new_id=counted_ids()) as router:
         yield router
+
+
+def test_a_clock_without_an_offset_lets_nothing_run(fake: FakeAdapter) -> None:
+    with RunEngine([fake], clock=lambda: datetime(2026, 6, 1)) as engine:
+        with pytest.raises(InputError, match="clock must give times with an offset"):
+            apply(engine)
+        assert fake.calls == []
 
 
 def apply(engine: RunEngine, plan: str | None = PLAN, **more: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from nexus_attest.attestation.members import compact_utc, intent_key, require_st
 from nexus_attest.attestation.receipt import AttestationReceipt, ReceiptStatus
 from nexus_attest.attestation.storage import AttestationStorage
 from nexus_control.canonical_json import canonical_json
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 from nexus_control.integrity import prefixed
 
 __all__ = ["AttestationQueue", "QueuedIntent"]
@@ -50,7 +50,7 @@ class AttestationQueue:
         self, db_path: str | Path = ":memory:", *, clock: Clock = utc_now, new_id: Callable[[], str] = lambda: secrets.token_hex(16)
     ) -> None:
         self._storage = AttestationStorage(db_path)
-        self._clock = clock
+        self._clock = in_utc(clock)
         self._new_id = new_id
 
     @property

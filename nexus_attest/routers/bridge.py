@@ -34,7 +34,7 @@ from nexus_attest.routers.run_store import RunStore, event_of, event_row, new_ro
 from nexus_attest.routers.steps import line
 from nexus_attest.routers.stop_signals import ctrl_c_deferred
 from nexus_control.errors import StoreError
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 from nexus_control.flight_record import Run, RunEvent, router_request, run_response
 from nexus_control.plan import DefaultCall, Plan
 
@@ -83,7 +83,7 @@ class NexusRouterBridge:
         else:
             self._ours = adapters_by_id(cast("Iterable[Adapter]", adapters))
         self._default_calls = dict(default_calls or {})
-        self._clock = clock
+        self._clock = in_utc(clock)
         self._new_id = new_id
         self._under_way: set[threading.Event] = set()
         self._stopped = threading.Event()

@@ -33,7 +33,7 @@ from nexus_attest.routers.run_store import EventRow, NewEvent, RunRecorder, RunS
 from nexus_attest.routers.steps import AdapterBroken, RunSteps
 from nexus_attest.routers.stop_signals import ctrl_c_deferred
 from nexus_control.errors import InputError, StoreError
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 from nexus_control.flight_record import Run, RunEvent, run_response
 
 __all__ = ["RunEngine", "Watch"]
@@ -79,7 +79,7 @@ class RunEngine:
             raise InputError("run_timeout_s must be a positive number of seconds, or None")
         self._run_timeout_s = run_timeout_s
         self._watch = watch
-        self._clock = clock
+        self._clock = in_utc(clock)
         self._new_id = new_id or _uuid4
         self._event_ids = event_ids if new_id is None else partial(_ignoring_time, new_id)
         self._under_way: dict[str, threading.Event] = {}

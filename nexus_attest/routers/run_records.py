@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 from nexus_attest.routers.errors import RunNotFound
 from nexus_attest.routers.run_store import RunStore
 from nexus_control.errors import InputError, StoreUnreadable
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 from nexus_control.flight_record import Run, RunEvent
 
 __all__ = ["RunRecords", "RunSummary"]
@@ -77,7 +77,7 @@ class RunRecords:
         if not Path(db_path).exists():
             raise RunNotFound(f"there is no file of runs at {db_path}")
         self._store = RunStore(db_path)
-        self._clock = clock
+        self._clock = in_utc(clock)
 
     def runs(self, *, limit: int = 100, offset: int = 0, status: str | None = None) -> list[RunSummary]:
         """Runs, newest first, all or those of one status: RUNNING, COMPLETED or FAILED. Raises InputError for another one."""
