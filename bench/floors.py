@@ -31,7 +31,7 @@ class WriteFloor:
 
 
 class SameRowsFloor:
-    """The rows of a stored decision, inserted once more under another id into the engine's own tables: their indexes, constraints and
+    """The rows of a stored decision, inserted once more under another id into the engine's own tables: their keys, indexes, constraints and
     triggers, and none of the engine.
     """
 
@@ -40,30 +40,58 @@ class SameRowsFloor:
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._facts = [fact for table in ("decisions", "decision_events") for fact in self._facts_of(table, decision_id)]
+        (self._position,) = self._connection.execute("SELECT MAX(position) FROM log").fetchone()
+        self._seq = len(self._facts)
 
-    def _facts_of(self, table: str, decision_id: str) -> list[tuple[str, dict[str, object], str]]:
-        """For each row of the decision: the statement that inserts another one, its values, and the kind of its leaf."""
-        columns = _stored_columns(self._connection, table)
-        insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{column}' for column in columns)})"
-        select = f"SELECT {', '.join(columns)} FROM {table} WHERE decision_id = ? ORDER BY position"
+    def _facts_of(self, table: str, decision_id: str) -> list[tuple[str, list[object], str]]:
+        """For each row of the decision: the statement that inserts another one, its values but for the first two, the kind of its leaf."""
+        own = ["decision_id", "position", *(["seq"] if table == "decision_events" else [])]
+        columns = [*own, *(column for column in _stored_columns(self._connection, table) if column not in own)]
+        insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+        select = f"SELECT {', '.join(columns[2:])} FROM {table} WHERE decision_id = ? ORDER BY position"
         kind = "generation" if table == "decisions" else "event"
-        return [(insert, dict(zip(columns, row, strict=True)), kind) for row in self._connection.execute(select, (decision_id,))]
+        return [(insert, list(row), kind) for row in self._connection.execute(select, (decision_id,))]
 
     def again(self, commits: Sequence[slice]) -> None:
-        """All rows, each slice of them in one transaction."""
-        name = token_hex(18)  # as long as the ids of the engine
-        (position,) = self._connection.execute("SELECT MAX(position) FROM log").fetchone()
+        """All rows, each slice of them in one transaction; the first begins with the header."""
+        name = _new_id()
         for commit in commits:
             self._connection.execute("BEGIN IMMEDIATE")
-            for insert, values, kind in self._facts[commit]:
-                position += 1
-                self._connection.execute(insert, values | {"decision_id": name, "position": position})
-                self._connection.execute("INSERT INTO log (position, leaf_hash, kind) VALUES (?, ?, ?)", (position, bytes(32), kind))
+            for fact in self._facts[commit]:
+                self._insert(name, *fact)
             self._connection.execute("COMMIT")
+
+    def prepare(self, rows: slice, count: int) -> list[str]:
+        """So many decisions that have these rows, the header first; gives their ids."""
+        names = [_new_id() for _ in range(count)]
+        self._connection.execute("BEGIN IMMEDIATE")
+        for name in names:
+            for fact in self._facts[rows]:
+                self._insert(name, *fact)
+        self._connection.execute("COMMIT")
+        return names
+
+    def append(self, name: str, number: int) -> None:
+        """The row with this number, an event, as one more of a prepared decision, in one transaction."""
+        insert, values, kind = self._facts[number]
+        self._seq += 1
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._insert(name, insert, [self._seq, *values[1:]], kind)
+        self._connection.execute("COMMIT")
+
+    def _insert(self, name: str, insert: str, values: list[object], kind: str) -> None:
+        self._position += 1
+        self._connection.execute(insert, (name, self._position, *values))
+        self._connection.execute("INSERT INTO log (position, leaf_hash, kind) VALUES (?, ?, ?)", (self._position, bytes(32), kind))
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+def _new_id() -> str:
+    """An id as long as the engine's."""
+    return token_hex(18)
 
 
 class ReadFloor:

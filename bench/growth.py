@@ -32,19 +32,25 @@ _LENGTHS = (500, 1000, 2000, 4000)
 _TOTALS = (1000, 10_000, 100_000)
 _FEW = 3
 _SLOW_ROUNDS = 5
-_GOAL = 1.05
+GOAL = 1.05
+"""The largest exponent that growth may have."""
+
 _ONE_REPLAY = 1.5
 """One replay, the check, the event and the commit take less than this times one replay; two replays take more."""
 
 
+BY_LENGTH: dict[str, Callable[[int], list[EventItem]]] = {"events": partial(approval_items, approvers=_FEW), "approvers": approval_items}
+"""What makes a decision long: three people who approve and revoke, or many who approve once."""
+
+
 def growth_with_events(settings: Settings) -> Iterator[Result]:
-    """Decisions of different length, made long by three people who approve and revoke."""
-    yield from _by_length(settings, "events", partial(approval_items, approvers=_FEW))
+    """The time of decisions of different length. Without a goal: `bench.instructions` tells more exactly."""
+    yield from _by_length(settings, "events")
 
 
 def growth_with_approvers(settings: Settings) -> Iterator[Result]:
-    """Decisions with different numbers of approvers, one approval each."""
-    yield from _by_length(settings, "approvers", approval_items)
+    """The same for decisions with different numbers of approvers."""
+    yield from _by_length(settings, "approvers")
 
 
 def growth_with_decisions(settings: Settings) -> Iterator[Result]:
@@ -54,7 +60,7 @@ def growth_with_decisions(settings: Settings) -> Iterator[Result]:
     for name, make in _STORE_OPERATIONS.items():
         operations = [make(NexusControlTools(store)) for store in stores]
         rounds = settings.size(_SLOW_ROUNDS, 2) if name == "verify_log" else None
-        yield growth(f"{name} by decisions", settings, totals, operations, _GOAL, rounds=rounds)
+        yield growth(f"{name} by decisions", settings, totals, operations, GOAL, rounds=rounds)
     for store in stores:
         store.close()
 
@@ -73,18 +79,18 @@ def approve_once(settings: Settings) -> Iterator[Result]:
             )
 
 
-def _by_length(settings: Settings, dimension: str, items: Callable[[int], list[EventItem]]) -> Iterator[Result]:
-    lengths = settings.size(_LENGTHS, (20, 40))
+def _by_length(settings: Settings, dimension: str) -> Iterator[Result]:
+    lengths, items = settings.size(_LENGTHS, (20, 40)), BY_LENGTH[dimension]
     with DecisionStore() as store:
         tools = NexusControlTools(store)
         still_open = [decision_with(tools, length, items) for length in lengths]
         executed = [executed_decision_with(tools, length, items) for length in lengths]
-        for name, make in _OPEN_OPERATIONS.items():
+        for name, make in OPEN_OPERATIONS.items():
             operations = [make(tools, decision_id) for decision_id in still_open]
-            yield growth(f"{name} by {dimension}", settings, lengths, operations, _GOAL)
-        for name, make in _EXECUTED_OPERATIONS.items():
+            yield growth(f"{name} by {dimension}", settings, lengths, operations, None)
+        for name, make in EXECUTED_OPERATIONS.items():
             operations = [make(tools, decision_id) for decision_id in executed]
-            yield growth(f"{name} by {dimension}", settings, lengths, operations, _GOAL)
+            yield growth(f"{name} by {dimension}", settings, lengths, operations, None)
 
 
 class _RollBack(Exception):
@@ -157,7 +163,7 @@ def _verify_log(tools: NexusControlTools, decision_id: str) -> Operation:
 
 
 # Without `execute`, which happens once and in no transaction that could be undone: `full_flow` and `bench.load` time it.
-_OPEN_OPERATIONS: dict[str, Callable[[NexusControlTools, str], Operation]] = {
+OPEN_OPERATIONS: dict[str, Callable[[NexusControlTools, str], Operation]] = {
     "append_event": _append,
     "approve": _approve,
     "revoke_approval": _revoke,
@@ -165,7 +171,7 @@ _OPEN_OPERATIONS: dict[str, Callable[[NexusControlTools, str], Operation]] = {
     "inspect": _inspect,
     "list_requests(1)": _list,
 }
-_EXECUTED_OPERATIONS: dict[str, Callable[[NexusControlTools, str], Operation]] = {
+EXECUTED_OPERATIONS: dict[str, Callable[[NexusControlTools, str], Operation]] = {
     "export_audit_record": _record,
     "export_bundle": _bundle,
     "import_bundle": _import,

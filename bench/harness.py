@@ -112,7 +112,7 @@ def ratio(
 
 
 def growth(
-    name: str, settings: Settings, sizes: Sequence[int], operations: Sequence[Operation], goal: float, *, rounds: int | None = None
+    name: str, settings: Settings, sizes: Sequence[int], operations: Sequence[Operation], goal: float | None, *, rounds: int | None = None
 ) -> Result:
     """The exponent k of time = c * size ** k: the slope of the line through the medians, both axes logarithmic.
 

@@ -1,6 +1,7 @@
-"""What a durable write costs. Floor: INSERT and COMMIT of as many rows of the same text size, by `sqlite3` alone, on the same disk.
+"""What a durable write costs.
 
-What writes whole decisions is measured a second time, against the same rows in the engine's own tables, with their keys and indexes.
+Floor: INSERT and COMMIT of as many rows by `sqlite3` alone, on the same disk. The goals are for the same rows in the engine's own tables,
+with the keys and indexes that these must have; for comparison, rows of the same text size in two tables that have none.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -24,15 +25,24 @@ _REQUEST, _APPROVAL = slice(0, 3), slice(3, 4)
 _FLOW = (_REQUEST, _APPROVAL, slice(4, 5), slice(5, 7), slice(7, 8))
 """Which facts (header and seven events) each commit of a flow writes: request, two approvals, claim and outcome of the execution."""
 
+_TURNS = 100
+"""So many decisions are appended to in turn."""
+
 _PAYLOAD = {"expires_at": None, "comment": "Checked against the change calendar"}
 
 
 def append_event(settings: Settings) -> Iterator[Result]:
-    """One event, to a hundred decisions in turn."""
+    """One event, to each of some decisions in turn."""
     with _Files(settings, "append_event") as files:
         with files.store.transaction():
-            turn = cycle([request(files.tools) for _ in range(100)])
-        yield files.ratio(lambda: files.store.append_event(next(turn), EventType.APPROVAL_GRANTED, ALICE, _PAYLOAD), [_APPROVAL], goal=2)
+            turn = cycle([request(files.tools) for _ in range(_TURNS)])
+        same = cycle(files.rows.prepare(_REQUEST, _TURNS))
+        yield from files.ratios(
+            lambda: files.store.append_event(next(turn), EventType.APPROVAL_GRANTED, ALICE, _PAYLOAD),
+            lambda: files.rows.append(next(same), _APPROVAL.start),
+            [_APPROVAL],
+            goal=2,
+        )
 
 
 def append_logged(settings: Settings) -> Iterator[Result]:
@@ -78,15 +88,19 @@ def _no_leaves() -> Generator[None]:
 def request_decision(settings: Settings) -> Iterator[Result]:
     """A new decision: its header and two events."""
     with _Files(settings, "request") as files:
-        yield from files.both_ratios(lambda: request(files.tools), [_REQUEST], goal=2)
+        yield from files.ratios(lambda: request(files.tools), lambda: files.rows.again([_REQUEST]), [_REQUEST], goal=2)
 
 
 def approve_decision(settings: Settings) -> Iterator[Result]:
     """The first approval of a decision: it is read, judged and appended to."""
     with _Files(settings, "approve") as files:
+        rounds = 2 * (settings.most_rounds + 1)
         with files.store.transaction():
-            turn = iter([request(files.tools) for _ in range(settings.most_rounds + 1)])
-        yield files.ratio(lambda: approve(files.tools, next(turn)), [_APPROVAL], goal=2)
+            turn = iter([request(files.tools) for _ in range(rounds)])
+        same = iter(files.rows.prepare(_REQUEST, rounds))
+        yield from files.ratios(
+            lambda: approve(files.tools, next(turn)), lambda: files.rows.append(next(same), _APPROVAL.start), [_APPROVAL], goal=2
+        )
 
 
 def full_flow(settings: Settings) -> Iterator[Result]:
@@ -97,7 +111,7 @@ def full_flow(settings: Settings) -> Iterator[Result]:
             package = package_with(files.tools, flow(files.tools))
             verified(verify_audit_package(package, strict=True, expected_binding_digest=package["integrity"]["binding_digest"]))
 
-        yield from files.both_ratios(everything, _FLOW, goal=3)
+        yield from files.ratios(everything, lambda: files.rows.again(_FLOW), _FLOW, goal=3)
 
 
 class _Files:
@@ -110,7 +124,7 @@ class _Files:
         with DecisionStore(rows) as typical:
             decision_id = flow(NexusControlTools(typical))
         self._facts = fact_texts(rows, decision_id)
-        self._rows = SameRowsFloor(rows, decision_id)
+        self.rows = SameRowsFloor(rows, decision_id)
         self._bare = WriteFloor(settings.directory / f"{name}-floor.db")
         self.store = DecisionStore(path)
         self.tools = NexusControlTools(self.store)
@@ -121,20 +135,17 @@ class _Files:
     def __exit__(self, *_: object) -> None:
         self.store.close()
         self._bare.close()
-        self._rows.close()
+        self.rows.close()
 
-    def ratio(self, operation: Operation, commits: Sequence[slice], goal: float) -> Result:
-        """The operation against as many rows in tables without indexes: these facts of a typical decision, each slice in one commit."""
+    def ratios(self, operation: Operation, same_rows: Operation, commits: Sequence[slice], goal: float) -> Iterator[Result]:
+        """The operation against the same rows in the same tables, which the goal is for, and against as many in tables without indexes:
+        these facts of a typical decision, each slice in one commit.
+        """
+        yield ratio(self._name, self._settings, operation, same_rows, goal, clock=perf_counter)
         texts = [self._facts[commit] for commit in commits]
 
-        def floor() -> None:
+        def bare() -> None:
             for group in texts:
                 self._bare.commit(group)
 
-        return ratio(self._name, self._settings, operation, floor, goal, clock=perf_counter)
-
-    def both_ratios(self, operation: Operation, commits: Sequence[slice], goal: float) -> Iterator[Result]:
-        """The same, and against the same rows in the same tables; `commits` must begin with the header."""
-        yield self.ratio(operation, commits, goal)
-        name = f"{self._name}, same rows, same tables"
-        yield ratio(name, self._settings, operation, lambda: self._rows.again(commits), goal, clock=perf_counter)
+        yield ratio(f"{self._name}, over two bare tables", self._settings, operation, bare, None, clock=perf_counter)
