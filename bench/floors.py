@@ -71,12 +71,12 @@ class SameRowsFloor:
         self._connection.execute("COMMIT")
         return names
 
-    def append(self, name: str, number: int) -> None:
-        """The row with this number, an event, as one more of a prepared decision, in one transaction."""
-        insert, values, kind = self._facts[number]
-        self._seq += 1
+    def append(self, name: str, rows: slice) -> None:
+        """These rows, which are events, as further ones of a prepared decision, in one transaction."""
         self._connection.execute("BEGIN IMMEDIATE")
-        self._insert(name, insert, [self._seq, *values[1:]], kind)
+        for insert, values, kind in self._facts[rows]:
+            self._seq += 1
+            self._insert(name, insert, [self._seq, *values[1:]], kind)
         self._connection.execute("COMMIT")
 
     def _insert(self, name: str, insert: str, values: list[object], kind: str) -> None:

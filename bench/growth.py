@@ -44,12 +44,12 @@ BY_LENGTH: dict[str, Callable[[int], list[EventItem]]] = {"events": partial(appr
 
 
 def growth_with_events(settings: Settings) -> Iterator[Result]:
-    """The time of decisions of different length. Without a goal: `bench.instructions` tells more exactly."""
+    """How the time of each operation grows with the length of a decision. Without a goal: `bench.instructions` tells more exactly."""
     yield from _by_length(settings, "events")
 
 
 def growth_with_approvers(settings: Settings) -> Iterator[Result]:
-    """The same for decisions with different numbers of approvers."""
+    """The same with the number of approvers."""
     yield from _by_length(settings, "approvers")
 
 

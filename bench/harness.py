@@ -106,9 +106,13 @@ def ratio(
 ) -> Result:
     """The median time of the operation in units of the median time of its floor."""
     ours, least = by_turns(settings, operation, floor, clock=clock)
-    value = median(ours) / median(least)
+    return ratio_of(name, ours, least, goal)
+
+
+def ratio_of(name: str, ours: Sequence[float], least: Sequence[float], goal: float | None) -> Result:
+    """The same of times that were measured by turns."""
     detail = f"{milliseconds(ours)}, floor {milliseconds(least)}, {len(ours)} rounds"
-    return Result(name=name, unit="x floor", value=value, goal=goal, detail=detail)
+    return Result(name=name, unit="x floor", value=median(ours) / median(least), goal=goal, detail=detail)
 
 
 def growth(

@@ -48,14 +48,14 @@ def growth_in_instructions(settings: Settings) -> Iterator[Result]:
         path = settings.directory / f"{dimension}.db"
         with DecisionStore(path) as store:
             tools = NexusControlTools(store)
-            ids = {False: [decision_with(tools, length, items) for length in lengths]}
-            ids[True] = [executed_decision_with(tools, length, items) for length in lengths]
+            still_open = [decision_with(tools, length, items) for length in lengths]
+            executed = [executed_decision_with(tools, length, items) for length in lengths]
         for name in settings.size((*OPEN_OPERATIONS, *EXECUTED_OPERATIONS), ("status",)):
             title = f"work of {name} by {dimension}"
             if valgrind is None:
                 yield Result(name=title, unit="exponent", goal=GOAL, detail="valgrind is not installed")
                 continue
-            decisions = zip(ids[name in EXECUTED_OPERATIONS], lengths, strict=True)
+            decisions = zip(executed if name in EXECUTED_OPERATIONS else still_open, lengths, strict=True)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 short, long = pool.map(_per_call, [_Case(path, name, decision_id, length) for decision_id, length in decisions])
             value = math.log(long / short) / math.log(lengths[1] / lengths[0])

@@ -1,7 +1,7 @@
 """What a durable write costs.
 
 Floor: INSERT and COMMIT of as many rows by `sqlite3` alone, on the same disk. The goals are for the same rows in the engine's own tables,
-with the keys and indexes that these must have; for comparison, rows of the same text size in two tables that have none.
+with their keys and indexes; for comparison, rows of the same text size in two tables that have a position for a key, and nothing else.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Self
 
 from bench.floors import SameRowsFloor, WriteFloor, fact_texts
-from bench.harness import Operation, Result, Settings, ratio
+from bench.harness import Operation, Result, Settings, by_turns, ratio, ratio_of
 from bench.workload import ALICE, approve, flow, package_with, request, verified
 from nexus_control import event_rows
 from nexus_control.audit_package import verify_audit_package
@@ -32,14 +32,14 @@ _PAYLOAD = {"expires_at": None, "comment": "Checked against the change calendar"
 
 
 def append_event(settings: Settings) -> Iterator[Result]:
-    """One event, to each of some decisions in turn."""
+    """One event, to a hundred decisions in turn."""
     with _Files(settings, "append_event") as files:
         with files.store.transaction():
             turn = cycle([request(files.tools) for _ in range(_TURNS)])
         same = cycle(files.rows.prepare(_REQUEST, _TURNS))
         yield from files.ratios(
             lambda: files.store.append_event(next(turn), EventType.APPROVAL_GRANTED, ALICE, _PAYLOAD),
-            lambda: files.rows.append(next(same), _APPROVAL.start),
+            lambda: files.rows.append(next(same), _APPROVAL),
             [_APPROVAL],
             goal=2,
         )
@@ -51,7 +51,7 @@ def append_logged(settings: Settings) -> Iterator[Result]:
         turns: list[Iterator[str]] = []
         for store in (logged, plain):
             with store.transaction():
-                turns.append(cycle([request(NexusControlTools(store)) for _ in range(100)]))
+                turns.append(cycle([request(NexusControlTools(store)) for _ in range(_TURNS)]))
 
         def with_log() -> None:
             logged.append_event(next(turns[0]), EventType.APPROVAL_GRANTED, ALICE, _PAYLOAD)
@@ -94,12 +94,12 @@ def request_decision(settings: Settings) -> Iterator[Result]:
 def approve_decision(settings: Settings) -> Iterator[Result]:
     """The first approval of a decision: it is read, judged and appended to."""
     with _Files(settings, "approve") as files:
-        rounds = 2 * (settings.most_rounds + 1)
+        rounds = settings.most_rounds + 1
         with files.store.transaction():
             turn = iter([request(files.tools) for _ in range(rounds)])
         same = iter(files.rows.prepare(_REQUEST, rounds))
         yield from files.ratios(
-            lambda: approve(files.tools, next(turn)), lambda: files.rows.append(next(same), _APPROVAL.start), [_APPROVAL], goal=2
+            lambda: approve(files.tools, next(turn)), lambda: files.rows.append(next(same), _APPROVAL), [_APPROVAL], goal=2
         )
 
 
@@ -138,14 +138,15 @@ class _Files:
         self.rows.close()
 
     def ratios(self, operation: Operation, same_rows: Operation, commits: Sequence[slice], goal: float) -> Iterator[Result]:
-        """The operation against the same rows in the same tables, which the goal is for, and against as many in tables without indexes:
-        these facts of a typical decision, each slice in one commit.
+        """The operation against the same rows in the same tables, which the goal is for, and against as many in bare tables: these facts
+        of a typical decision, each slice in one commit.
         """
-        yield ratio(self._name, self._settings, operation, same_rows, goal, clock=perf_counter)
         texts = [self._facts[commit] for commit in commits]
 
         def bare() -> None:
             for group in texts:
                 self._bare.commit(group)
 
-        yield ratio(f"{self._name}, over two bare tables", self._settings, operation, bare, None, clock=perf_counter)
+        ours, same, least = by_turns(self._settings, operation, same_rows, bare, clock=perf_counter)
+        yield ratio_of(self._name, ours, same, goal)
+        yield ratio_of(f"{self._name}, over two bare tables", ours, least, None)

@@ -353,34 +353,20 @@ class Database:
 class _Use:
     """A `with` block on the connection of this thread. Errors of SQLite leave it by name."""
 
-    __slots__ = ("_database", "_session", "_stands")
+    __slots__ = ("_database", "_session")
     _session: Session
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._stands = False
 
     def __enter__(self) -> Connection:
         session = self._session = self._database.take()
-        self._stands = True
         return session.connection
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stands = False
         self._session.in_use.release()
         if isinstance(error, FAULTS):
             raise_named(error, self._database.path)
-
-    def __del__(self) -> None:
-        # An interruption came before the first step of `__exit__`. In another thread, in whose garbage this was, nothing can be done.
-        if self._stands and self._session.in_use.acquire(blocking=False):
-            try:
-                self._give_up()
-            finally:
-                self._session.in_use.release()
-
-    def _give_up(self) -> None:
-        self.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
 
 
 class _AtOnce(_Use):
@@ -401,7 +387,7 @@ class _AtOnce(_Use):
 class _Block(_Use):
     """As `_Use`, inside a transaction that is read from or written to."""
 
-    __slots__ = ("_depth", "_serial", "_writing")
+    __slots__ = ("_depth", "_writing")
 
     def __init__(self, database: Database, *, writing: bool) -> None:
         super().__init__(database)
@@ -415,8 +401,6 @@ class _Block(_Use):
                 self._database.wal.begin(session)
             else:
                 session.enter(writing=self._writing)
-            self._serial = session.serial
-            self._stands = True
         except BaseException as error:
             try:
                 session.undo_interrupted(self._depth)
@@ -434,21 +418,13 @@ class _Block(_Use):
         except BaseException as problem:
             error = problem
             interrupted = not isinstance(problem, Exception)
-            if self._writing and (isinstance(problem, CommitUnknown) or interrupted):
+            if self._writing and not self._depth and (isinstance(problem, CommitUnknown) or interrupted):
                 self._database.wal.doubt(session)
             if interrupted:
                 session.undo_interrupted(self._depth)
             raise
         finally:
             super().__exit__(kind, error, trace)
-
-    def _give_up(self) -> None:
-        # Later than the interruption, when its traceback is let go of: the outer block may be over, and another one stand.
-        session = self._session
-        if (session.serial, session.depth) == (self._serial, self._depth + 1):
-            super()._give_up()
-        else:
-            super().__exit__(None, None, None)
 
 
 def _taken(sessions: list[Session], **how: object) -> Iterator[Session]:

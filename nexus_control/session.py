@@ -24,7 +24,6 @@ class Session:
         "in_use",
         "owned",
         "path",
-        "serial",
         "writing",
     )
 
@@ -36,7 +35,6 @@ class Session:
         self.closed = False
         self.in_use = threading.RLock()  # held by whoever uses the connection
         self.depth = 0
-        self.serial = 0  # of the outermost block
         self.writing = False
         self.doomed = False
         self._commit, self._undo = "COMMIT", "ROLLBACK"
@@ -49,7 +47,6 @@ class Session:
             if not writing and not joins:
                 self._commit = self._undo  # after a page that could not be read SQLite refuses to commit, though nothing was written
             self.writing, self.doomed = writing, False
-            self.serial += 1
         elif writing and not self.writing:
             raise RuntimeError("a transaction cannot begin inside a snapshot: what was read there may be old")
         self.depth += 1

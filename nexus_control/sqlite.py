@@ -225,7 +225,8 @@ class _OwnConnection(sqlite3.Connection):
             return super().execute(sql, parameters)
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", None) == _AUTH and not self.was_denied:
-                super().execute(sql, parameters)  # refused again where a name in the file is no text, which the driver cannot ask about
+                if self._is_refused(sql, parameters):
+                    raise
                 raise KeyboardInterrupt from error
             if not self.is_patient or not _is_locked(error):
                 raise
@@ -237,6 +238,14 @@ class _OwnConnection(sqlite3.Connection):
             except sqlite3.OperationalError as error:
                 if not _is_locked(error) or time.monotonic() >= deadline:
                     raise
+
+    def _is_refused(self, sql: str, parameters: Any) -> bool:
+        """Whether it is refused again: so where a name in the file is no text, which the driver cannot ask the authorizer about."""
+        try:
+            super().execute(f"EXPLAIN {sql}", parameters)
+        except sqlite3.DatabaseError as error:
+            return getattr(error, "sqlite_errorcode", None) == _AUTH
+        return False
 
     def __del__(self) -> None:
         if self.is_open:  # what could not be opened cannot be closed

@@ -2072,34 +2072,6 @@ def interrupted_at(number: int, call: Callable[[], object]) -> tuple[bool, bool]
     return False, was_reached()
 
 
-def test_an_interruption_before_the_end_of_a_read_keeps_nobody_from_closing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nexus_control.database.BUSY_TIMEOUT_SECONDS", 0.1)
-    for block_of in (Database.reading, Database.at_once, Database.snapshot, Database.transaction):
-        db = Database(path, SCHEMA)
-        block = block_of(db)
-        assert block is not None
-        block.__enter__()
-        assert interrupted_at(1, lambda block=block: block.__exit__(None, None, None)) == (True, True)
-        del block
-        run_in_thread(db.close)
-        assert db._opened == set()  # pyright: ignore[reportPrivateUsage]
-
-
-def test_an_interruption_before_a_block_ends_that_is_let_go_of_late_undoes_no_later_block(path: Path) -> None:
-    with closing(Database(path, SCHEMA)) as db:
-        held: list[AbstractContextManager[sqlite3.Connection]] = []
-        with suppress(KeyboardInterrupt), db.transaction():
-            held.append(db.transaction())
-            held[0].__enter__().execute(INSERT, (1, ""))
-            assert interrupted_at(1, lambda: held[0].__exit__(None, None, None)) == (True, True)
-            raise KeyboardInterrupt
-        with db.transaction() as connection:
-            connection.execute(INSERT, (2, ""))
-            held.clear()
-        with closing(Database(path, SCHEMA)) as other:
-            assert numbers(other) == [2]
-
-
 def require_free(path: Path) -> None:
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -2140,7 +2112,7 @@ def test_an_interruption_at_any_place_where_a_transaction_begins_leaves_none_ope
 
 @pytest.mark.parametrize("nested", [False, True], ids=["", "inside another one"])
 def test_an_interruption_at_any_place_where_a_transaction_ends_leaves_none_open(path: Path, nested: bool) -> None:
-    number, has_place = 0, True  # the first place is before the first step of `__exit__`
+    number, has_place = 1, True  # the first place is before the first step of `__exit__`, where nothing of it can help
     while has_place:
         number += 1
         with closing(Database(path, SCHEMA)) as db:
@@ -2149,7 +2121,6 @@ def test_an_interruption_at_any_place_where_a_transaction_ends_leaves_none_open(
                 block = db.transaction()
                 block.__enter__().execute(INSERT, (-number, ""))
                 was_interrupted, has_place = interrupted_at(number, lambda block=block: block.__exit__(None, None, None))
-                del block
                 if was_interrupted:
                     raise KeyboardInterrupt
             require_free(path)
@@ -2227,6 +2198,28 @@ def test_a_connection_that_is_opened_while_a_finalizer_closes_the_database_is_cl
     thread.join(60)
     assert told == ["this store was closed; open a new one"]
     assert db._opened == set()  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("after", ["a lock", "a stored row"])
+def test_an_interruption_while_a_statement_is_judged_stays_one_and_does_nothing(path: Path, after: str) -> None:
+    Database(path, SCHEMA).close()
+    connection, _ = open_file(str(path), must_exist=True)
+    with closing(connection), closing(foreign(path)) as other:
+
+        def say_no(*_: object) -> int:
+            if not asked:
+                asked.append(True)
+                raise KeyboardInterrupt
+            return sqlite3.SQLITE_OK
+
+        asked: list[bool] = []
+        if after == "a lock":
+            other.execute("BEGIN IMMEDIATE")
+        limit_patience(connection, 0)
+        connection.set_authorizer(say_no)
+        with pytest.raises(KeyboardInterrupt):
+            connection.execute(INSERT, (1, ""))
+        assert connection.execute("SELECT COUNT(*) FROM t").fetchone()[0] == 0
 
 
 def test_a_trigger_whose_name_is_no_text_is_refused_by_name_and_is_no_interruption(path: Path) -> None:

@@ -17,7 +17,7 @@ from nexus_attest.attestation.witness import Level, Testimony
 from nexus_attest.trust import TrustPolicy
 from nexus_control.canonical_json import canonical_json_bytes
 from nexus_control.errors import InputError
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 from nexus_control.integrity import content_digest, prefixed, sha256_digest
 from nexus_control.json_data import decode_json
 from nexus_control.layers import Gap
@@ -88,7 +88,7 @@ class SelfWitness:
     def __init__(self, queue: AttestationQueue, *, name: str = "local", clock: Clock = utc_now) -> None:
         self.name = name
         self._stamps = StampStore(queue.storage)
-        self._clock = clock
+        self._clock = in_utc(clock)
 
     async def witness(self, statement: Statement) -> bytes:
         """The next stamp of its list."""

@@ -5,15 +5,15 @@ from typing import Any, cast
 
 from nexus_attest.attestation.errors import InvalidAttestationRecord
 from nexus_control.errors import InputError
-from nexus_control.events import Clock, in_utc, utc_now
+from nexus_control.events import Clock, utc_now
 from nexus_control.integrity import DIGEST_PATTERN
 
 __all__ = ["compact_utc", "intent_key", "members_of", "require_digest", "require_str"]
 
 
 def compact_utc(clock: Clock = utc_now) -> str:
-    """The time as queue, receipts and exchange records write it: UTC, whole seconds, `+00:00`. Raises InputError for one without offset."""
-    return in_utc(clock)().strftime("%Y-%m-%dT%H:%M:%S+00:00")
+    """The time as queue, receipts and exchange records write it: UTC, whole seconds, `+00:00`."""
+    return clock().strftime("%Y-%m-%dT%H:%M:%S+00:00")
 
 
 def intent_key(value: object) -> str:

@@ -24,7 +24,7 @@ from nexus_attest.attestation.stamp_store import StampStore, StoredStamp
 from nexus_attest.attestation.xrpl.batch import BatchSettings, Progress, close_batch, give_way
 from nexus_attest.attestation.xrpl.submission_store import Batch, Member, SlotState, SubmissionStore
 from nexus_control.errors import InputError
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 
 __all__ = ["StampWitness"]
 
@@ -54,7 +54,7 @@ class StampWitness:
         self._witness = witness
         self._settings = BatchSettings(network=witness.name) if settings is None else settings
         self._beside = beside
-        self._clock = clock
+        self._clock = in_utc(clock)
         self._owner = new_id()
         self._lane = f"{witness.backend}:{witness.name}"
         self._stopped: str | None = None
@@ -148,6 +148,7 @@ class StampWitness:
         found = self._stamps.of_batch(batch.batch_id, self._lane)
         if found is None:
             statement = _statement(batch)
+            self._clock()  # one whose times cannot be recorded is refused before the witness is asked
             evidence = await self._witness.witness(statement)
             self._shown(statement, evidence)
             self._stamps.add(batch.batch_id, self._lane, evidence, compact_utc(self._clock))

@@ -15,14 +15,13 @@ import tempfile
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC
 from pathlib import Path
 
 from nexus_attest.operations.errors import BackupExists, BackupUnsound, StoreExists, StoreInUse
 from nexus_attest.routers.run_store import FOREIGN_TABLES
 from nexus_control.copying import copy_store
 from nexus_control.errors import FileRefused, SchemaTooNew, StoreBusy, StoreUnreadable
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 from nexus_control.file_copy import Examination, LogHead, copy_file, examine_file, only_user
 from nexus_control.files import give_name, sync_folder
 from nexus_control.sql_store import SqlStore
@@ -151,7 +150,7 @@ def restore(backup: Path, store: Path, *, replace: bool = False, progress: Progr
         raise StoreExists(f"there is a store at {store}; with --replace it is moved aside, and kept")
     with _verified(backup, store.parent, progress) as (copy, head):
         _sync_file(copy)
-        aside = store.with_name(f"{store.name}.{clock().astimezone(UTC):%Y%m%dT%H%M%S%f}Z.replaced")
+        aside = store.with_name(f"{store.name}.{in_utc(clock)():%Y%m%dT%H%M%S%f}Z.replaced")
         _require_free(aside, of=aside)
         before = kept = None
         if os.path.lexists(store):

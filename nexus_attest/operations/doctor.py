@@ -21,7 +21,7 @@ from nexus_attest.operations.backup import runs_beside
 from nexus_attest.routers.run_records import RunRecords
 from nexus_attest.routers.run_store import FOREIGN_TABLES
 from nexus_control.errors import MalformedEvent, NexusError, StoreError, StoreUnreadable
-from nexus_control.events import Clock, EventType, parse_time, utc_now
+from nexus_control.events import Clock, EventType, in_utc, parse_time, utc_now
 from nexus_control.execution import request_under_way
 from nexus_control.file_copy import Examination, examine_file, newest_time
 from nexus_control.sql_store import SqlStore
@@ -92,7 +92,7 @@ def diagnose(paths: Paths, *, store: SqlStore | None = None, quick: bool = False
 
     `store` is one on a server, already open; without it the file is looked at that `paths` names.
     """
-    now = clock()
+    now = in_utc(clock)()
     findings = list(_diagnosed(paths, quick=quick, now=now) if store is None else _served(paths, store, quick=quick, now=now))
     return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
 

@@ -130,6 +130,7 @@ class NexusRouterBridge:
             execution_id=execution_id,
         )
         adapter, steps = self._resolve(request)
+        self._clock()  # one whose times cannot be recorded is refused before anything runs
         kept: tuple[Run, list[RunEvent]] | None = None
         raised: Exception | None = None
         cancelled = threading.Event()

@@ -16,7 +16,7 @@ from nexus_attest.attestation.tsa.token import MAX_TOKEN_BYTES, Answer, Token
 from nexus_attest.trust import Authority
 from nexus_control import __version__
 from nexus_control.errors import InputError
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 from nexus_control.markdown import printable
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class TimestampAuthority:
         self._authority = authority
         self._timeout = timeout
         self._clock_skew = timedelta(seconds=clock_skew)
-        self._clock = clock
+        self._clock = in_utc(clock)
 
     async def witness(self, statement: Statement) -> bytes:
         """A time-stamp for the statement, as evidence.

@@ -25,7 +25,7 @@ from nexus_attest.attestation.xrpl.signer import XRPLSigner
 from nexus_attest.attestation.xrpl.submission import SubmissionSettings, Submitter
 from nexus_attest.attestation.xrpl.submission_store import Attempt, AttemptState, Batch, Member, Slot, SlotState, SubmissionStore
 from nexus_control.errors import InputError
-from nexus_control.events import Clock, require_text, utc_now
+from nexus_control.events import Clock, in_utc, require_text, utc_now
 
 __all__ = ["BatchSettings", "BatchWitness", "Progress", "Proof", "Settled", "close_batch", "give_way"]
 
@@ -123,7 +123,7 @@ class BatchWitness:
         self._submitter = Submitter(self._store, nodes, signer, account=account, settings=submission, clock=clock)
         self._account = self._submitter.account
         self._prove = prove
-        self._clock = clock
+        self._clock = in_utc(clock)
         self._owner = new_id()
 
     async def cycle(self) -> Progress:

@@ -23,7 +23,7 @@ from nexus_attest.attestation.xrpl.proof_check import check_proof, pruned
 from nexus_attest.attestation.xrpl.proof_store import ProofStore
 from nexus_attest.attestation.xrpl.validators import Manifest, PublishedList, Validation, ValidatorList, hex_bytes, quorum_of
 from nexus_attest.trust import Ledger
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 
 __all__ = ["ProofCollector"]
 
@@ -56,7 +56,7 @@ class ProofCollector:
         self._tries = tries
         self._pause = pause
         self._reach = min(reach, MAX_HEADERS)
-        self._clock = clock
+        self._clock = in_utc(clock)
         self._sleep = sleep
 
     async def __call__(self, anchor: Anchor) -> Proof | None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from nexus_attest.attestation.errors import LedgerUnavailable, NotATransaction, WrongNetwork
 from nexus_attest.attestation.xrpl.codec import decode_object, transaction_id
 from nexus_attest.attestation.xrpl.transport import HttpxTransport, JsonRpcTransport
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 
 __all__ = ["AccountState", "Found", "LedgerNode", "LedgerNodes", "Submission", "ValidatedLedger"]
 
@@ -219,7 +219,7 @@ class LedgerNodes:
             raise LedgerUnavailable("no server of the ledger is configured")
         self._places = [_Place(node) for node in nodes]
         self._expected = network_id
-        self._clock = clock
+        self._clock = in_utc(clock)
         self._jitter = jitter
         self._first_wait = first_wait
 

@@ -27,7 +27,7 @@ from nexus_attest.attestation.xrpl.validators import (
     hex_bytes,
     published_lists,
 )
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 from nexus_control.json_data import decode_json
 
 __all__ = ["ValidationRecorder"]
@@ -85,7 +85,7 @@ class ValidationRecorder:
         self._nodes = nodes
         self._keep_seconds = keep_hours * _HOUR
         self._list_seconds = list_hours * _HOUR
-        self._clock = clock
+        self._clock = in_utc(clock)
         self._jitter = jitter
         self._get = get
         self._signing: set[str] = set()  # keys of listed validators

@@ -34,7 +34,7 @@ from nexus_attest.attestation.xrpl.signer import SignResult, XRPLSigner
 from nexus_attest.attestation.xrpl.submission_store import Attempt, AttemptState, Batch, Slot, SlotState, SubmissionStore
 from nexus_attest.key_errors import SignerFailed
 from nexus_control.errors import InputError
-from nexus_control.events import Clock, utc_now
+from nexus_control.events import Clock, in_utc, utc_now
 
 __all__ = ["SubmissionSettings", "Submitter"]
 
@@ -104,7 +104,7 @@ class Submitter:
         self._nodes = nodes
         self._signer = signer
         self._settings = SubmissionSettings() if settings is None else settings
-        self._clock = clock
+        self._clock = in_utc(clock)
         self._network: int | None = None
         self._sendings = Sendings(self._expiry_answers)
         self._key_refused: str | None = None  # the transaction for which the last of so many servers as must did not take the key
