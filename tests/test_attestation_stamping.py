@@ -5,7 +5,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +256,16 @@ def test_a_second_witness_stamps_what_the_ledger_confirmed_and_changes_nothing_e
         assert (replayed.final_tx_hash, replayed.confirmed, replayed.timeline_consistent) == (ledger.proof["tx_hash"], True, True)
     assert set(world.statuses()) == {"CONFIRMED"}
     assert cycled(second).batch_id is None
+
+
+def test_a_witness_is_not_asked_where_no_time_can_be_recorded() -> None:
+    world = World(max_members=3)
+    world.queue.enqueue(intent(1))
+    world.run()
+    scripted = Scripted()
+    with pytest.raises(InputError, match="clock must give times with an offset"):
+        cycled(StampWitness(world.queue, scripted, beside=True, clock=lambda: datetime(2026, 6, 1)))
+    assert scripted.asked == []
 
 
 def test_a_ledger_and_a_second_witness_run_in_one_loop() -> None:

@@ -38,7 +38,7 @@ from nexus_attest.operations import (
 )
 from nexus_attest.routers.event_ids import event_ids
 from nexus_attest.routers.run_store import RunRecorder, RunStore
-from nexus_control.errors import FileRefused, StoreUnreadable
+from nexus_control.errors import FileRefused, InputError, StoreUnreadable
 from nexus_control.events import Actor, EventType
 from nexus_control.file_copy import LogHead, copy_file, examine_file
 from nexus_control.store import DecisionStore
@@ -300,6 +300,21 @@ def test_a_store_that_somebody_has_open_is_not_moved(tmp_path: Path) -> None:
             restore(tmp_path / "b.db", tmp_path / "s.db", replace=True)
         assert store.decision_exists("later")
         store.create_decision("still works")
+    assert names(tmp_path) == ["b.db", "s.db"]
+
+
+def test_a_clock_without_an_offset_moves_no_store_and_is_not_judged_by(tmp_path: Path) -> None:
+    def naive() -> datetime:
+        return datetime(2026, 3, 1, 12)
+
+    fill(tmp_path / "s.db")
+    back_up(tmp_path / "s.db", tmp_path / "b.db")
+    later = fill(tmp_path / "s.db", "d2")
+    with pytest.raises(InputError, match="clock must give times with an offset"):
+        restore(tmp_path / "b.db", tmp_path / "s.db", replace=True, clock=naive)
+    with pytest.raises(InputError, match="clock must give times with an offset"):
+        diagnose(Paths(store=tmp_path / "s.db"), clock=naive)
+    assert examine_file(tmp_path / "s.db").head == later
     assert names(tmp_path) == ["b.db", "s.db"]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,13 @@ def test_what_nexus_router_would_run_or_half_run_is_refused_before(
 def test_wrong_arguments_are_input_errors(bridge: NexusRouterBridge, changed: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         bridge.run(**asked(**changed))
+
+
+def test_a_clock_without_an_offset_lets_nothing_run(package: Package, fake: Any, tmp_path: Path) -> None:
+    with NexusRouterBridge(package.registry(fake), db_path=tmp_path / "runs.db", clock=lambda: datetime(2026, 6, 1)) as bridge:
+        with pytest.raises(InputError, match="clock must give times with an offset"):
+            bridge.run(**ASK)
+        assert fake.call_log == []
 
 
 def test_a_dry_run_calls_nothing_and_is_on_the_record(bridge: NexusRouterBridge, fake: Any) -> None:

@@ -148,7 +148,6 @@ class StampWitness:
         found = self._stamps.of_batch(batch.batch_id, self._lane)
         if found is None:
             statement = _statement(batch)
-            self._clock()  # one whose times cannot be recorded is refused before the witness is asked
             evidence = await self._witness.witness(statement)
             self._shown(statement, evidence)
             self._stamps.add(batch.batch_id, self._lane, evidence, compact_utc(self._clock))
