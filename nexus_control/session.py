@@ -54,7 +54,7 @@ class Session:
     def leave(self, *, to: int, writing: bool, failed: bool) -> None:
         """End what `enter` began at the depth `to`: the outermost block, 0, commits or undoes, one inside it that failed dooms it."""
         if to:
-            self.depth = to
+            self.depth = min(self.depth, to)  # the outermost may be over already
             self.doomed = self.doomed or (writing and failed)
             return
         try:

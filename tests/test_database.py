@@ -2072,6 +2072,25 @@ def interrupted_at(number: int, call: Callable[[], object]) -> tuple[bool, bool]
     return False, was_reached()
 
 
+@pytest.mark.parametrize("block", [Database.snapshot, Database.transaction])
+def test_after_a_block_that_outlived_the_one_around_it_a_later_one_is_still_all_or_nothing(
+    path: Path, block: Callable[[Database], AbstractContextManager[sqlite3.Connection]]
+) -> None:
+    def held() -> Generator[None]:
+        with block(db):
+            yield
+
+    with closing(Database(path, SCHEMA)) as db:
+        with db.transaction():
+            inner = held()
+            next(inner)
+        inner.close()
+        with suppress(LookupError), db.transaction() as connection:
+            connection.execute(INSERT, (1, ""))
+            raise LookupError
+        assert numbers(db) == []
+
+
 def require_free(path: Path) -> None:
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
